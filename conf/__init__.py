@@ -1,0 +1,1 @@
+"""Configuration as data: the YAML files that Hydra composes. Nothing imports this package."""
