@@ -1,0 +1,31 @@
+"""What a finished run says on the terminal, at its end and again in `lab show`."""
+
+import itertools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_summary(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], verdict: Sequence[str], figures: Sequence[Path]
+) -> None:
+    """Print a table for each value of the first column, then the verdict, then where the figures are."""
+    # a file or pipe has no width: tables there need not be cut to that of an old terminal
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    if title:
+        console.print(title, style="bold", highlight=False)
+    for label, block in itertools.groupby(rows, key=lambda row: row[0]):
+        table = Table(title=label or None, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
+        for name in columns[1:]:
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in block:
+            table.add_row(*row[1:])
+        console.print(table)
+        console.print()
+    for line in verdict:
+        console.print(f"- {line}", highlight=False)
+    for path in figures:
+        console.print(f"figure: {path}", highlight=False, soft_wrap=True)

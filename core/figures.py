@@ -1,0 +1,72 @@
+"""The house style of figures: sizes of a printed column, colours that everybody can tell apart, numbers kept."""
+
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lab.core.files import write_atomically
+from lab.core.tables import write_columns
+
+# Okabe and Ito's colours, without yellow, which is faint on white; markers tell curves apart where colour cannot
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+_COLUMN_INCHES = 3.5
+_STYLE: dict[Any, Any] = {
+    "axes.grid": True,
+    "axes.labelsize": 8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 8,
+    "errorbar.capsize": 1.5,
+    "figure.constrained_layout.use": True,
+    "font.size": 8,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.5,
+    "legend.fontsize": 6.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.0,
+    # fonts that a printer can edit and search, not outlines
+    "pdf.fonttype": 42,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw and save figures inside this."""
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def new_figure(*, num_panels: int) -> tuple[Figure, Sequence[Axes]]:
+    """Panels side by side; one fills a printed column, two fill a page."""
+    figure = Figure(figsize=(_COLUMN_INCHES * num_panels, 2.7))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, num_panels, squeeze=False)
+    return figure, list(axes[0])
+
+
+def save_figure(figure: Figure, directory: Path, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write NAME.pdf, NAME.png (300 dots an inch) and NAME.parquet with the plotted numbers.
+
+    Raises:
+        RunError: if the disk is full or the folder cannot be written.
+    """
+    # the subsetter of fonts tells the log about every glyph
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
+    # without a date the same numbers give the same file
+    for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix, dpi=300, metadata=metadata)
+        write_atomically(directory / f"{name}.{suffix}", buffer.getvalue())
+    write_columns(directory / f"{name}.parquet", columns)

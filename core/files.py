@@ -1,0 +1,57 @@
+"""Writing files so that a reader finds the old content or the new, never a part of either."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from lab.core.errors import RunError
+
+# what the user can cure: no room, a quota, a read-only file system, no permission, a file where a folder should be
+_CURABLE = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EFBIG: "the file is larger than allowed; raise the limit on file sizes (ulimit -f)",
+    errno.EROFS: "the file system is read-only; set LAB_OUTPUTS to a folder that can be written",
+    errno.EACCES: "permission denied; set LAB_OUTPUTS to a folder that can be written",
+    errno.EPERM: "permission denied; set LAB_OUTPUTS to a folder that can be written",
+    errno.ENOTDIR: "a part of the path is a file; set LAB_OUTPUTS to a folder that can be written",
+    errno.EEXIST: "a file is in the way; set LAB_OUTPUTS to a folder that can be written",
+}
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write beside `path`, flush to the disk, rename into place.
+
+    Raises:
+        RunError: if the disk is full or the folder cannot be written; what was there before is intact.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; a result is as readable as any other file of the user
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise as_run_error(error, path) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def as_run_error(error: OSError, path: Path) -> Exception:
+    """`error` as one line with its cure if the user can do something about it, else `error` itself."""
+    cure = _CURABLE.get(error.errno or 0)
+    return error if cure is None else RunError(f"{path} cannot be written: {cure}")
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

@@ -1,0 +1,230 @@
+"""A run records itself in one directory, and goes on where it stopped.
+
+config.json        the resolved configuration; a run is continued under the same one only
+overrides.json     what was typed, for resume=
+provenance.json    what ran: commit, versions, machine; source.patch beside it holds uncommitted changes
+status.json        running, finished, failed or interrupted, and since when
+metrics.jsonl      every result as it came, one object a line; appended to, never rewritten while running
+table.parquet      the results, sorted and typed, once all are there
+summary.json       what was printed at the end
+figures/           PDF, PNG, and the plotted numbers
+"""
+
+import fcntl
+import json
+import os
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from lab.core.errors import RunError
+from lab.core.files import as_run_error, write_atomically
+
+Row = dict[str, Any]
+
+_SCHEMA_VERSION = 1
+
+
+class Run:
+    """An open run directory, held by this process alone until it is left.
+
+    Attributes:
+        directory: where everything is written.
+        rows: what earlier attempts recorded, in the order in which it came.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: Mapping[str, Any],
+        overrides: Sequence[str],
+        provenance: Mapping[str, Any],
+        patch: str,
+    ) -> None:
+        """Start a run, or open the one that is there.
+
+        Args:
+            directory: of this run alone.
+            config: the resolved configuration; a run goes on under the same one only.
+            overrides: what was typed, for resume=.
+            provenance: what runs.
+            patch: uncommitted changes of the source, empty if there are none.
+
+        Raises:
+            RunError: if the directory cannot be written, is open in another process, is damaged, or belongs to a
+                different configuration.
+        """
+        self.directory = directory
+        self._metrics = directory / "metrics.jsonl"
+        self._status: Row = {"schema_version": _SCHEMA_VERSION, "started": _now()}
+        self._old_handler: Any = None
+        self._lock = _lock(directory)
+        try:
+            self._open(config, overrides, provenance, patch)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(
+        self, config: Mapping[str, Any], overrides: Sequence[str], provenance: Mapping[str, Any], patch: str
+    ) -> None:
+        path = self.directory / "config.json"
+        is_begun = path.exists() or self._metrics.exists()
+        if is_begun:
+            _refuse_other_config(path, config)
+            self._status["started"] = _read_json(self.directory / "status.json").get("started", _now())
+        self.rows = self._recover()
+        if not is_begun:
+            write_atomically(self.directory / "overrides.json", json.dumps(list(overrides)) + "\n")
+        write_atomically(self.directory / "provenance.json", _dump(provenance))
+        if patch:
+            write_atomically(self.directory / "source.patch", patch)
+        self._write_status("running")
+        # last of all: a run that was killed before is begun anew
+        if not is_begun:
+            write_atomically(path, _dump(config))
+
+    def __enter__(self) -> Self:
+        # a cluster ends a job with SIGTERM: the same way out as Ctrl-C
+        if threading.current_thread() is threading.main_thread():
+            self._old_handler = signal.signal(signal.SIGTERM, _interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._old_handler is not None:
+            signal.signal(signal.SIGTERM, self._old_handler)
+        try:
+            if kind is None:
+                self._write_status("finished")
+            elif issubclass(kind, KeyboardInterrupt):
+                self._write_status("interrupted")
+            else:
+                self._write_status(
+                    "failed", error=f"{kind.__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                )
+        except RunError:
+            # a full disk already ends the run with an error of its own
+            if kind is None:
+                raise
+        finally:
+            self._lock.close()
+
+    def log(self, rows: Sequence[Row]) -> None:
+        """Append rows to metrics.jsonl in one write; infinity and NaN as Python's json and pandas read them.
+
+        Raises:
+            RunError: if the disk is full.
+        """
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        try:
+            with open(self._metrics, "ab", buffering=0) as file:
+                written = file.write(lines)
+                if written != len(lines):
+                    file.write(lines[written:])
+        except OSError as error:
+            raise as_run_error(error, self._metrics) from error
+        self.rows += rows
+
+    def keep(self, rows: Sequence[Row]) -> None:
+        """Go on from these of the recorded rows alone: the others belong to work that was cut short."""
+        if len(rows) != len(self.rows):
+            write_atomically(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
+            self.rows = list(rows)
+
+    def save_summary(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], verdict: Sequence[str]) -> None:
+        """Keep the table and the sentences that end the run, for `lab show`."""
+        summary = {"columns": list(columns), "rows": [list(row) for row in rows], "verdict": list(verdict)}
+        write_atomically(self.directory / "summary.json", _dump(summary))
+
+    def set_headline(self, title: str, headline: str) -> None:
+        """Title and main result in a few words, for `lab runs`."""
+        self._status |= {"title": title, "headline": headline}
+
+    def _recover(self) -> list[Row]:
+        """Rows on disk; a last line that a kill tore is dropped."""
+        if not self._metrics.exists():
+            return []
+        lines = self._metrics.read_bytes().split(b"\n")
+        torn = lines.pop() != b""
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise RunError(
+                    f"{self._metrics} is damaged in line {number}; delete that line, or start a new run without resume"
+                )
+            rows.append(row)
+        if torn:
+            write_atomically(self._metrics, b"\n".join([*lines, b""]))
+        return rows
+
+    def _write_status(self, status: str, **more: Any) -> None:
+        self._status |= {"status": status, "updated": _now(), "process": os.getpid()}
+        write_atomically(self.directory / "status.json", _dump(self._status | more))
+
+
+def _lock(directory: Path) -> Any:
+    path = directory / ".lock"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")  # noqa: SIM115  (held open until the run is left)
+    except OSError as error:
+        raise as_run_error(error, path) from error
+    try:
+        # the kernel lets go of it when the process ends, however it ends
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise RunError(f"{directory} is open in another process; wait for it, or start a new run") from error
+    return file
+
+
+def _refuse_other_config(path: Path, config: Mapping[str, Any]) -> None:
+    known, new = _flat(_read_json(path)), _flat(json.loads(_dump(config)))
+    for key in sorted(known.keys() | new.keys()):
+        old_value, new_value = known.get(key, "absent"), new.get(key, "absent")
+        if old_value != new_value:
+            raise RunError(
+                f"{path.parent} holds a run with {key}={old_value}, not {new_value}; keep that value or start a new run"
+            )
+
+
+def _read_json(path: Path) -> Row:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is missing or damaged; start a new run without resume") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged: it holds no object; start a new run without resume")
+    return content
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: value
+        for name, part in tree.items()
+        for key, value in _flat(part, f"{prefix}{'.' * bool(prefix)}{name}").items()
+    }
+
+
+def _dump(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, default=str) + "\n"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

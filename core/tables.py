@@ -1,0 +1,45 @@
+"""Rows of results as Parquet: typed columns, written at once or not at all."""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lab.core.errors import RunError
+from lab.core.files import write_atomically
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows; columns in the order in which they first appear, null where a row has none.
+
+    Raises:
+        RunError: if the disk is full or the folder cannot be written.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    write_columns(path, {name: [row.get(name) for row in rows] for name in names})
+
+
+def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write columns of one length.
+
+    Raises:
+        RunError: if the disk is full or the folder cannot be written.
+    """
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table.
+
+    Raises:
+        RunError: if the file is missing or no Parquet.
+    """
+    try:
+        return pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path} is missing or damaged; run the job again with resume to write it") from error

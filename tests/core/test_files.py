@@ -1,0 +1,97 @@
+"""A reader finds the old file or the new one, never a part of either, and a full disk is one line."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab.core import files
+from lab.core.errors import RunError
+from lab.core.files import write_atomically
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a" / "b" / "file.json", "ä")
+    assert (tmp_path / "a" / "b" / "file.json").read_bytes() == "ä".encode()
+
+
+def test_a_result_is_as_readable_as_any_other_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    write_atomically(tmp_path / "ours", "")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Crash(BaseException):
+        pass
+
+    def crash(source: str, target: Path) -> None:
+        assert Path(source).read_text() == "new", "the new content is complete before it gets the name"
+        raise Crash
+
+    write_atomically(tmp_path / "file", "old")
+    monkeypatch.setattr(files.os, "replace", crash)
+    with pytest.raises(Crash):
+        write_atomically(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_atomically(tmp_path / "file", "old")
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(RunError, match=r"file cannot be written: the disk is full; free some space"):
+        write_atomically(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_limit_on_file_size_leaves_the_old_file(tmp_path: Path) -> None:
+    program = """
+import resource, signal, sys
+from pathlib import Path
+from lab.core.errors import RunError
+from lab.core.files import write_atomically
+path = Path(sys.argv[1])
+write_atomically(path, b"old")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_atomically(path, b"x" * 5000)
+except RunError as error:
+    print(error)
+"""
+    words = [sys.executable, "-c", program, str(tmp_path / "file")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "file cannot be written: the file is larger than allowed" in done.stdout
+    assert (tmp_path / "file").read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("")
+    with pytest.raises(RunError, match=r"outputs/run/file cannot be written: .* LAB_OUTPUTS"):
+        write_atomically(tmp_path / "outputs" / "run" / "file", "new")
+    with pytest.raises(RunError, match=r"outputs/file cannot be written: .* LAB_OUTPUTS"):
+        write_atomically(tmp_path / "outputs" / "file", "new")
+
+
+def test_an_error_that_the_user_cannot_cure_is_not_ours_to_explain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(handle: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(files.os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_atomically(tmp_path / "file", "new")

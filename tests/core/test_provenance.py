@@ -1,0 +1,74 @@
+"""Provenance says what ran, and never stops a run."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy
+import pytest
+
+from lab.core import provenance
+from lab.core.provenance import collect, installed_version, processor_name
+
+
+def test_provenance_names_versions_threads_and_seeds() -> None:
+    record, _ = collect(seeds={"seed": 3}, backends={"linear_algebra": "numpy"})
+    assert record["versions"]["numpy"] == numpy.__version__
+    assert record["versions"]["ssm-lab"]
+    assert record["seeds"] == {"seed": 3}
+    assert record["backends"] == {"linear_algebra": "numpy"}
+    assert record["threads"]["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
+    assert json.loads(json.dumps(record)) == record
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of one commit that holds core/module.py, in place of ours."""
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "module.py").write_text("old = 1\n")
+    identity = ["-c", "user.name=tester", "-c", "user.email=tester@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "core" / "provenance.py"))
+    return tmp_path
+
+
+def test_a_clean_checkout_has_a_commit_and_no_patch(repository: Path) -> None:
+    record, patch = collect(seeds={}, backends={})
+    assert len(record["commit"]) == 40
+    assert (record["is_dirty"], patch) == (False, "")
+
+
+def test_the_patch_holds_changes_and_new_files(repository: Path) -> None:
+    (repository / "core" / "module.py").write_text("new = 2\n")
+    (repository / "core" / "added.py").write_text("added = 3\n")
+    record, patch = collect(seeds={}, backends={})
+    assert record["is_dirty"]
+    assert "+new = 2" in patch
+    assert "+added = 3" in patch
+    # collecting changes nothing: the new file is as untracked as it was
+    status = subprocess.run(
+        ["git", "-C", str(repository), "status", "--porcelain"], capture_output=True, text=True, check=True
+    )
+    assert "?? core/added.py" in status.stdout
+
+
+def test_an_installed_copy_without_a_repository_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "core" / "provenance.py"))
+    record, patch = collect(seeds={}, backends={})
+    assert (record["commit"], record["is_dirty"], patch) == (None, False, "")
+
+
+def test_a_machine_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    record, patch = collect(seeds={}, backends={})
+    assert (record["commit"], patch) == (None, "")
+
+
+def test_what_is_not_installed_has_no_version() -> None:
+    assert installed_version("no-such-distribution-of-ours") is None
+
+
+def test_the_processor_has_a_name() -> None:
+    assert processor_name()

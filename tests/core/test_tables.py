@@ -1,0 +1,54 @@
+"""Tables come back as they were written."""
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.core.errors import RunError
+from lab.core.tables import read_table, write_columns, write_table
+
+CELLS = st.fixed_dictionaries(
+    {"width": st.integers(-(2**63), 2**63 - 1), "risk": st.floats(allow_nan=False), "label": st.text()},
+    optional={"gap": st.floats(allow_nan=False)},
+)
+
+
+@given(rows=st.lists(CELLS, min_size=1))
+def test_rows_come_back_bit_for_bit(rows: list[dict[str, object]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("table") / "table.parquet"
+    write_table(path, rows)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    # a value that a row does not have is null, and -0.0 is told from 0.0 by its text
+    assert repr(read_table(path)) == repr([{name: row.get(name) for name in names} for row in rows])
+
+
+def test_infinity_and_nan_come_back(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.parquet", [{"a": math.inf}, {"a": -math.inf}, {"a": math.nan}, {"a": None}])
+    first, second, third, fourth = (row["a"] for row in read_table(tmp_path / "t.parquet"))
+    assert (first, second, fourth) == (math.inf, -math.inf, None)
+    assert math.isnan(third)
+
+
+def test_columns_keep_their_order(tmp_path: Path) -> None:
+    write_columns(tmp_path / "t.parquet", {"z": [1, 2], "a": [3.0, 4.0]})
+    assert [list(row) for row in read_table(tmp_path / "t.parquet")] == [["z", "a"]] * 2
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 and no more"])
+def test_a_table_that_is_none_is_refused_by_its_path(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RunError, match=r"table\.parquet is missing or damaged"):
+        read_table(path)
+
+
+def test_a_failed_write_leaves_the_old_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    write_table(path, [{"a": 1}])
+    with pytest.raises(ValueError, match="Could not convert"):
+        write_columns(path, {"a": [1, 2, "text"]})
+    assert read_table(path) == [{"a": 1}]
