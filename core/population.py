@@ -55,6 +55,10 @@ class Population(ABC):
         """tr B_p' Sigma_p B_p: how much of `target_trace` the best linear head on `width` features explains."""
 
     @abstractmethod
+    def squared_norm(self, width: int) -> float:
+        """||B_p||_F^2."""
+
+    @abstractmethod
     def spectrum(self, width: int) -> Spectrum:
         """Eigenvalues of Sigma_p and the signal along each eigenvector."""
 
@@ -103,15 +107,20 @@ class FactorPopulation(Population):
 
     @override
     def signal(self, width: int) -> float:
-        gram = self.loading[:width].T @ self.loading[:width]
-        return float(np.sum((gram @ self.latent_coefficients(width)) * self.reduced_cross(width)))
+        known = self.at(width)
+        return float(np.sum((known.loading_gram @ known.latent_coefficients) * known.reduced_cross))
+
+    @override
+    def squared_norm(self, width: int) -> float:
+        known = self.at(width)
+        return float(np.sum(known.latent_coefficients * (known.loading_gram @ known.latent_coefficients)))
 
     @override
     def spectrum(self, width: int) -> Spectrum:
         # all but q of the p directions carry noise alone: q x q algebra is enough
         root = linalg.cholesky(self.latent_covariance, lower=True)
         left, singular, _ = linalg.svd(self.loading[:width] @ root, full_matrices=False)
-        projected = left.T @ (self.loading[:width] @ self.latent_coefficients(width))
+        projected = left.T @ (self.loading[:width] @ self.at(width).latent_coefficients)
         eigenvalues = np.full(width, self.noise_variance)
         eigenvalues[: singular.size] += singular**2
         squared_coefficients = np.zeros(width)
@@ -123,22 +132,44 @@ class FactorPopulation(Population):
         loading = self.loading[:width]
         covariance = loading @ self.latent_covariance @ loading.T
         covariance[np.diag_indices_from(covariance)] += self.noise_variance
-        return covariance, loading @ self.latent_coefficients(width)
+        return covariance, loading @ self.at(width).latent_coefficients
 
-    def latent_coefficients(self, width: int) -> Float64[ndarray, "q r"]:
-        """H with B_p = W_p H: H = (s I + P W_p'W_p)^-1 F, F of `reduced_cross`."""
-        loading = self.loading[:width]
-        system = self.latent_covariance @ (loading.T @ loading)
-        system[np.diag_indices_from(system)] += self.noise_variance
-        return np.linalg.solve(system, self.reduced_cross(width))
+    def at(self, width: int) -> "FactorWidth":
+        """What a width needs of q x q algebra, computed once and kept: a sweep asks for it at every draw."""
+        if width not in self._known:
+            loading = self.loading[:width]
+            gram = loading.T @ loading
+            system = self.latent_covariance @ gram
+            system[np.diag_indices_from(system)] += self.noise_variance
+            cross = self._reduced_cross(width)
+            self._known[width] = FactorWidth(gram, cross, np.linalg.solve(system, cross))
+        return self._known[width]
 
-    def reduced_cross(self, width: int) -> Float64[ndarray, "q r"]:
-        """F with F F' = E[z y'] E[z y']' and at most q columns: a next token of 2,000 entries costs no more than q."""
+    @cached_property
+    def _known(self) -> "dict[int, FactorWidth]":
+        return {}
+
+    def _reduced_cross(self, width: int) -> Float64[ndarray, "q r"]:
         cross = self.cross[:, : self.num_outputs(width)]
         if cross.shape[1] <= cross.shape[0]:
             return cross
         (triangle,) = linalg.qr(cross.T, mode="r", check_finite=False)
         return np.ascontiguousarray(triangle[: cross.shape[0]].T)
+
+
+@dataclass(frozen=True, slots=True)
+class FactorWidth:
+    """A `FactorPopulation` at one width.
+
+    Attributes:
+        loading_gram: W_p'W_p.
+        reduced_cross: F with F F' = E[z y'] E[z y']' and at most q columns: 2,000 outputs cost no more than q.
+        latent_coefficients: H with B_p = W_p H: H = (s I + P W_p'W_p)^-1 F.
+    """
+
+    loading_gram: Float64[ndarray, "q q"]
+    reduced_cross: Float64[ndarray, "q r"]
+    latent_coefficients: Float64[ndarray, "q r"]
 
 
 @dataclass(frozen=True)
@@ -171,6 +202,10 @@ class DiagonalPopulation(Population):
     @override
     def signal(self, width: int) -> float:
         return float(self.variances[:width] @ self._squared_coefficients[:width])
+
+    @override
+    def squared_norm(self, width: int) -> float:
+        return float(self._squared_coefficients[:width].sum())
 
     @override
     def spectrum(self, width: int) -> Spectrum:
@@ -220,6 +255,10 @@ class ModePopulation(Population):
         return float(self.variances[:width] @ self.squared_coefficients[:width])
 
     @override
+    def squared_norm(self, width: int) -> float:
+        return float(self.squared_coefficients[:width].sum())
+
+    @override
     def spectrum(self, width: int) -> Spectrum:
         return Spectrum(self.variances[:width], self.squared_coefficients[:width])
 
@@ -260,6 +299,10 @@ class DensePopulation(Population):
         return float(np.sum(self.cross[:width] * self.coefficients(width)))
 
     @override
+    def squared_norm(self, width: int) -> float:
+        return float(np.sum(self.coefficients(width) ** 2))
+
+    @override
     def spectrum(self, width: int) -> Spectrum:
         eigenvalues, vectors = linalg.eigh(self.covariance[:width, :width])
         return Spectrum(eigenvalues, np.sum((vectors.T @ self.coefficients(width)) ** 2, axis=1))
@@ -269,6 +312,12 @@ class DensePopulation(Population):
         return self.covariance[:width, :width], self.coefficients(width)
 
     def coefficients(self, width: int) -> Float64[ndarray, "p m"]:
-        """B_p = Sigma_p^-1 E[x y']_1:p."""
-        factor = linalg.cho_factor(self.covariance[:width, :width], lower=True)
-        return linalg.cho_solve(factor, self.cross[:width])
+        """B_p = Sigma_p^-1 E[x y']_1:p, computed once and kept: a sweep asks for it at every draw."""
+        if width not in self._known:
+            factor = linalg.cho_factor(self.covariance[:width, :width], lower=True)
+            self._known[width] = linalg.cho_solve(factor, self.cross[:width])
+        return self._known[width]
+
+    @cached_property
+    def _known(self) -> dict[int, Float64[ndarray, "p m"]]:
+        return {}

@@ -1,0 +1,203 @@
+"""Random HMMs: transition matrices with a stated spectral radius, loadings, and the tables of discrete HMMs.
+
+Plain numpy, so that a process which draws linear-Gaussian problems never pays for torch.
+"""
+
+# Letters: q state entries, p features, S hidden states, V tokens, M permutations.
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from scipy import special
+
+from lab.core import checks
+from lab.core.errors import InputError
+
+_GOLDEN_RATIO = (1 + 5**0.5) / 2
+
+
+class DiscreteTables(NamedTuple):
+    """What defines a discrete HMM, in the order of `DiscreteHmm`'s arguments.
+
+    Attributes:
+        initial: p(h_1).
+        transition: p(h_{t+1} | h_t), one row for each h_t.
+        emission: p(x_t | h_t), one row for each h_t.
+    """
+
+    initial: Float64[ndarray, " S"]
+    transition: Float64[ndarray, "S S"]
+    emission: Float64[ndarray, "S V"]
+
+
+def orthogonal_transition(state_dim: int, spectral_radius: float, rng: np.random.Generator) -> Float64[ndarray, "q q"]:
+    """rho O with O uniform over all orthogonal matrices: every direction decays alike, and rotates.
+
+    Raises:
+        InputError: for a dimension below 1 or a radius outside [0, 1).
+    """
+    return checks.number_in_unit_interval("spectral_radius", spectral_radius) * _random_rotation(state_dim, rng)
+
+
+def symmetric_transition(
+    state_dim: int, spectral_radius: float, rng: np.random.Generator, *, lowest_eigenvalue: float = 0.0
+) -> Float64[ndarray, "q q"]:
+    """O diag(a) O' with a evenly spaced from `lowest_eigenvalue` to the spectral radius, both included: slow modes.
+
+    One dimension alone has the spectral radius.
+
+    Raises:
+        InputError: for a dimension below 1, a radius outside [0, 1), or a lowest eigenvalue outside [-radius, radius].
+    """
+    radius = checks.number_in_unit_interval("spectral_radius", spectral_radius)
+    lowest = _lowest_eigenvalue(lowest_eigenvalue, radius)
+    rotation = _random_rotation(state_dim, rng)
+    matrix = (rotation * np.linspace(radius, lowest, state_dim)) @ rotation.T
+    return (matrix + matrix.T) / 2
+
+
+def general_transition(state_dim: int, spectral_radius: float, rng: np.random.Generator) -> Float64[ndarray, "q q"]:
+    """A Gaussian matrix, scaled to the spectral radius: complex modes of all moduli, not orthogonal to each other.
+
+    Raises:
+        InputError: for a dimension below 1 or a radius outside [0, 1).
+    """
+    radius = checks.number_in_unit_interval("spectral_radius", spectral_radius)
+    size = checks.whole_number("state_dim", state_dim)
+    matrix = rng.standard_normal((size, size))
+    return matrix * (radius / checks.spectral_radius(matrix))
+
+
+def diagonal_transition(
+    state_dim: int, spectral_radius: float, *, lowest_eigenvalue: float = 0.0
+) -> Float64[ndarray, "q q"]:
+    """A symmetric transition in its own coordinates; a larger one contains a smaller one.
+
+    Eigenvalues follow the golden-ratio sequence, which fills (lowest, radius) evenly for any number of them and stays
+    inside.
+
+    Raises:
+        InputError: for a dimension below 1, a radius outside [0, 1), or a lowest eigenvalue outside [-radius, radius].
+    """
+    radius = checks.number_in_unit_interval("spectral_radius", spectral_radius)
+    lowest = _lowest_eigenvalue(lowest_eigenvalue, radius)
+    return np.diag(lowest + (radius - lowest) * _even(checks.whole_number("state_dim", state_dim)))
+
+
+def rotation_transition(state_dim: int, spectral_radius: float) -> Float64[ndarray, "q q"]:
+    """An orthogonal transition in its own coordinates: rho times rotations of the planes (1, 2), (3, 4), ...
+
+    Angles follow the golden-ratio sequence in (0, pi), so that a larger transition contains a smaller one. An odd last
+    coordinate stands alone and keeps its sign.
+
+    Raises:
+        InputError: for a dimension below 1 or a radius outside [0, 1).
+    """
+    radius = checks.number_in_unit_interval("spectral_radius", spectral_radius)
+    size = checks.whole_number("state_dim", state_dim)
+    matrix = np.eye(size)
+    for plane, angle in enumerate(np.pi * _even(size // 2)):
+        cosine, sine = np.cos(angle), np.sin(angle)
+        matrix[2 * plane : 2 * plane + 2, 2 * plane : 2 * plane + 2] = [[cosine, -sine], [sine, cosine]]
+    return radius * matrix
+
+
+def gaussian_loading(num_features: int, state_dim: int, rng: np.random.Generator) -> Float64[ndarray, "p q"]:
+    """W with independent entries N(0, 1/q): a state of unit variance gives features of unit variance.
+
+    Row after row from the stream, so that a wider model extends a narrower one.
+
+    Raises:
+        InputError: for a size below 1.
+    """
+    size = checks.whole_number("state_dim", state_dim)
+    return rng.standard_normal((checks.whole_number("num_features", num_features), size)) / np.sqrt(size)
+
+
+def dirichlet_tables(
+    num_states: int,
+    num_tokens: int,
+    rng: np.random.Generator,
+    *,
+    transition_concentration: float,
+    emission_concentration: float,
+) -> DiscreteTables:
+    """Rows drawn from symmetric Dirichlet laws; the first state has the law of a transition row.
+
+    Args:
+        num_states: S.
+        num_tokens: V.
+        rng: source of randomness.
+        transition_concentration: Dirichlet parameter; below 1 few successors take most of the mass.
+        emission_concentration: the same for the tokens of a state.
+
+    Raises:
+        InputError: for a size below 1 or a concentration that is not positive.
+    """
+    states = checks.whole_number("num_states", num_states)
+    tokens = checks.whole_number("num_tokens", num_tokens)
+    transition_alpha = checks.positive_number("transition_concentration", transition_concentration)
+    emission_alpha = checks.positive_number("emission_concentration", emission_concentration)
+    return DiscreteTables(
+        initial=rng.dirichlet(np.full(states, transition_alpha)),
+        transition=rng.dirichlet(np.full(states, transition_alpha), size=states),
+        emission=rng.dirichlet(np.full(tokens, emission_alpha), size=states),
+    )
+
+
+def permutation_tables(
+    num_states: int,
+    num_tokens: int,
+    rng: np.random.Generator,
+    *,
+    start_temperature: float,
+    transition_temperature: float,
+    emission_temperature: float,
+) -> DiscreteTables:
+    """The generator of Wei, Xie and Ma (arXiv 2106.09226), as in their published code.
+
+    With U uniform on (0, 1): p(h_1) = softmax((U - 1/2) / start), the transition is a mixture of S random permutations
+    with weights softmax((U - 1/2) / transition), and emission rows are softmax((U - 1/2) / emission). The transition is
+    doubly stochastic.
+
+    Raises:
+        InputError: for a size below 1 or a temperature that is not positive.
+    """
+    states = checks.whole_number("num_states", num_states)
+    tokens = checks.whole_number("num_tokens", num_tokens)
+    start = checks.positive_number("start_temperature", start_temperature)
+    transition = checks.positive_number("transition_temperature", transition_temperature)
+    emission = checks.positive_number("emission_temperature", emission_temperature)
+    initial = special.softmax((rng.random(states) - 0.5) / start)
+    weights = special.softmax((rng.random(states) - 0.5) / transition)
+    mixture = np.zeros((states, states))
+    for weight in weights:
+        mixture[np.arange(states), rng.permutation(states)] += weight
+    return DiscreteTables(
+        initial=initial,
+        transition=mixture,
+        emission=special.softmax((rng.random((states, tokens)) - 0.5) / emission, axis=1),
+    )
+
+
+def _random_rotation(state_dim: int, rng: np.random.Generator) -> Float64[ndarray, "q q"]:
+    size = checks.whole_number("state_dim", state_dim)
+    rotation, triangle = np.linalg.qr(rng.standard_normal((size, size)))
+    # without the signs of the triangle's diagonal the law would depend on LAPACK's choice (Mezzadri, math-ph/0609050)
+    return rotation * np.where(np.diag(triangle) < 0, -1.0, 1.0)
+
+
+def _lowest_eigenvalue(value: float, radius: float) -> float:
+    lowest = checks.real_number("lowest_eigenvalue", value)
+    if not -radius <= lowest <= radius:
+        raise InputError(
+            f"lowest_eigenvalue={lowest:g} must lie in [-{radius:g}, {radius:g}]; give a number in between"
+        )
+    return lowest
+
+
+def _even(num_points: int) -> Float64[ndarray, " k"]:
+    """Points that fill (0, 1) evenly for any number of them: Weyl's sequence of the golden ratio."""
+    return np.mod(np.arange(1, num_points + 1) / _GOLDEN_RATIO, 1.0)

@@ -1,0 +1,160 @@
+"""Decompositions behind every head: singular values with a stated tolerance, and one decomposition for all ridges.
+
+All in float64. Near p = n the smallest singular values approach zero and decide the answer, so nothing here forms X'X
+for the minimum-norm head: that would square the condition number.
+"""
+
+# Letters: n rows, p features, k singular values, r rank, m outputs, L ridge strengths.
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from scipy import linalg
+
+from lab.core import checks
+from lab.core.errors import InputError
+
+# A singular value that is kept although it is this small against the largest carries rounding as if it were signal.
+_SMALL_BUT_KEPT = 1e-8
+
+# A Gram matrix knows squared singular values to the machine epsilon times the largest: with every n lambda above this
+# share of it, filtered quantities keep ten digits.
+_GRAM_IS_ENOUGH = 1e-6
+
+
+class Svd(NamedTuple):
+    """X = left diag(singular) right, cut to the numerical rank.
+
+    Attributes:
+        left: orthonormal columns.
+        singular: falling, all above rtol times the first.
+        right: orthonormal rows.
+        rtol: the share of the largest singular value below which one counted as zero.
+    """
+
+    left: Float64[ndarray, "n r"]
+    singular: Float64[ndarray, " r"]
+    right: Float64[ndarray, "r p"]
+    rtol: float
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return self.singular.size
+
+
+class RightSpectrum(NamedTuple):
+    """The right side of a decomposition of X: X'X = right' diag(singular^2) right.
+
+    Attributes:
+        singular: above the tolerance.
+        right: orthonormal rows.
+    """
+
+    singular: Float64[ndarray, " r"]
+    right: Float64[ndarray, "r p"]
+
+
+def default_rank_tolerance(num_rows: int, num_features: int) -> float:
+    """max(n, p) times the machine epsilon: what rounding leaves of a zero singular value (also SciPy's choice)."""
+    return max(num_rows, num_features) * float(np.finfo(np.float64).eps)
+
+
+def thin_svd(features: Float64[ndarray, "n p"], *, rtol: float) -> Svd:
+    """Singular value decomposition up to the numerical rank.
+
+    A warning is given when a singular value is kept that is below 1e-8 of the largest.
+
+    Raises:
+        InputError: if the features are no finite real matrix, or rtol is outside [0, 1).
+    """
+    matrix = checks.real_array("features", features, shape=(None, None))
+    tolerance = checks.number_in_unit_interval("rtol", rtol)
+    if 0 in matrix.shape:
+        raise InputError(f"features have shape {matrix.shape}; give at least one row and one column")
+    try:
+        left, singular, right = linalg.svd(matrix, full_matrices=False, check_finite=False)
+    except np.linalg.LinAlgError:
+        # divide and conquer fails to converge for a few matrices on which plain QR iteration does not
+        left, singular, right = linalg.svd(matrix, full_matrices=False, check_finite=False, lapack_driver="gesvd")
+    rank = int(np.count_nonzero(singular > tolerance * singular[0]))
+    if rank and singular[rank - 1] < _SMALL_BUT_KEPT * singular[0]:
+        warnings.warn(
+            f"a singular value of {singular[rank - 1] / singular[0]:.1e} times the largest counts as signal; if it is "
+            f"rounding, raise rtol={tolerance:.1e}",
+            stacklevel=2,
+        )
+    return Svd(left[:, :rank], singular[:rank], right[:rank], tolerance)
+
+
+def right_spectrum(features: Float64[ndarray, "n p"], *, smallest_ridge: float, rtol: float) -> RightSpectrum:
+    """Singular values and right vectors, by the smaller Gram matrix where every ridge strength is large enough for it.
+
+    Args:
+        features: X.
+        smallest_ridge: the least lambda of (X'X + n lambda I)^-1 that they will be used with.
+        rtol: share of the largest singular value below which one counts as zero.
+
+    Raises:
+        InputError: as `thin_svd`.
+    """
+    gram_spectrum = _gram_spectrum(features, smallest_ridge)
+    if gram_spectrum is None:
+        svd = thin_svd(features, rtol=rtol)
+        return RightSpectrum(svd.singular, svd.right)
+    squared, vectors = gram_spectrum
+    # what rounding makes of a zero is as good as any other tiny value under a ridge of this size
+    kept = squared > max(rtol**2, np.finfo(np.float64).eps * max(features.shape)) * squared[-1]
+    singular = np.sqrt(squared[kept])
+    if features.shape[0] < features.shape[1]:
+        return RightSpectrum(singular, (vectors[:, kept] / singular).T @ features)
+    return RightSpectrum(singular, vectors[:, kept].T)
+
+
+def ridge_weights(
+    features: Float64[ndarray, "n p"],
+    targets: Float64[ndarray, "n m"],
+    strengths: Float64[ndarray, " L"],
+    *,
+    rtol: float,
+) -> Float64[ndarray, "L p m"]:
+    """(X'X + n lambda I)^-1 X'Y for every lambda, from one decomposition; X^+ Y for lambda = 0.
+
+    Raises:
+        InputError: as `thin_svd`, and for strengths that are negative or not finite.
+    """
+    num_rows, num_features = features.shape
+    num_strengths, num_outputs = strengths.size, targets.shape[1]
+    gram_spectrum = _gram_spectrum(features, float(strengths.min()))
+    if gram_spectrum is None:
+        svd = thin_svd(features, rtol=rtol)
+        inner, outer = svd.left.T @ targets, svd.right.T
+        # [r, L]
+        filters = svd.singular[:, None] / (svd.singular[:, None] ** 2 + num_rows * strengths)
+    else:
+        squared, outer = gram_spectrum
+        wide = num_rows < num_features
+        inner = outer.T @ (targets if wide else features.T @ targets)
+        filters = 1 / (np.maximum(squared, 0.0)[:, None] + num_rows * strengths)
+    # all strengths in one product: [r, L m]
+    stacked = (filters[:, :, None] * inner[:, None, :]).reshape(inner.shape[0], -1)
+    weights = outer @ stacked
+    if gram_spectrum is not None and num_rows < num_features:
+        weights = features.T @ weights
+    return np.moveaxis(weights.reshape(num_features, num_strengths, num_outputs), 1, 0)
+
+
+def _gram_spectrum(
+    features: Float64[ndarray, "n p"], smallest_ridge: float
+) -> tuple[Float64[ndarray, " k"], Float64[ndarray, "k k"]] | None:
+    """Eigenvalues (rising) and vectors of the smaller Gram matrix; None where it would cost too many digits."""
+    num_rows, num_features = features.shape
+    # the trace bounds the largest eigenvalue from above, and is there before any decomposition
+    if smallest_ridge * num_rows < _GRAM_IS_ENOUGH * float(np.sum(features**2)):
+        return None
+    gram = features @ features.T if num_rows < num_features else features.T @ features
+    squared, vectors = linalg.eigh(gram, check_finite=False, overwrite_a=True, driver="evd")
+    return squared, vectors

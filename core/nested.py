@@ -1,0 +1,194 @@
+"""Exact risk of the heads of all widths of one draw: narrow models share the work of wide ones.
+
+Excess risk given the features needs no targets and no test set (`heads.conditional_risk`). For widths p that take the
+first p columns of one X it needs no decomposition of its own either:
+
+- p <= n, minimum norm: one QR of X serves every width. With X = Q R and Sigma = U'U, M = U R^-1 is upper triangular and
+  its leading blocks belong to the narrower models: tr(Sigma_p (X_p'X_p)^-1) is a running sum of its squared columns.
+- p > n, minimum norm: K = X_p X_p' grows by the product of the new columns, and its inverse by an update of low rank.
+- with ridge: one decomposition of the smaller Gram matrix a width, for all strengths.
+
+Where these would lose digits (rank-deficient or nearly so), the width is solved by SVD instead, and says so.
+"""
+
+# Letters: n rows, d features, p width, w widths, r ridge strengths.
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+from scipy.linalg import lapack
+
+from lab.core import checks
+from lab.core.errors import InputError
+from lab.core.heads import conditional_risk
+from lab.core.linalg import default_rank_tolerance
+from lab.core.nested_ridge import ridge_risks
+from lab.core.nested_wide import WideGram
+from lab.core.population import Population
+
+# ||X||_F^2 ||X^+||_F^2 bounds the squared condition number from above; the QR route keeps its digits well beyond this
+_LARGEST_QR_CONDITION = 1e20
+
+
+@dataclass(frozen=True, slots=True)
+class NestedRisk:
+    """Exact excess risk given the features, for every width (rows) and ridge strength (columns), summed over outputs.
+
+    Attributes:
+        bias: see `heads.ConditionalRisk`.
+        variance: see `heads.ConditionalRisk`.
+        squared_weight_norm: E||Bhat||_F^2 given the features.
+        rank: numerical rank of the features.
+        method: how each width was solved: "qr", "cholesky", "spectrum" or "svd".
+    """
+
+    bias: Float64[ndarray, "w r"]
+    variance: Float64[ndarray, "w r"]
+    squared_weight_norm: Float64[ndarray, "w r"]
+    rank: Int64[ndarray, " w"]
+    method: tuple[str, ...]
+
+    @property
+    def excess(self) -> Float64[ndarray, "w r"]:
+        """Bias plus variance."""
+        return self.bias + self.variance
+
+
+def nested_risk(
+    features: Float64[ndarray, "n d"],
+    population: Population,
+    widths: Sequence[int],
+    *,
+    ridge: Sequence[float] = (0.0,),
+    rtol: float | None,
+) -> NestedRisk:
+    """Risk of the heads on the first p features, for all p in `widths`.
+
+    The result for a width does not depend on which others are asked for, to the last bit, as long as X has at least as
+    many columns as rows. Columns that lie one after the other in memory (X stored feature after feature) are fastest.
+
+    Args:
+        features: X; the rows are independent draws of the population.
+        population: second moments of features and targets.
+        widths: p, each from 1 to d.
+        ridge: lambda of (X'X + n lambda I)^-1 X'Y; 0 is the minimum-norm head.
+        rtol: share of the largest singular value below which one counts as zero; None for `default_rank_tolerance` of
+            each width.
+
+    Raises:
+        InputError: if a width or strength is out of range, or something is not finite.
+    """
+    matrix = np.asfortranarray(checks.real_array("features", features, shape=(None, None)))
+    _check(matrix, population, widths, ridge)
+    if rtol is None:
+        tolerances = [default_rank_tolerance(matrix.shape[0], width) for width in widths]
+    else:
+        tolerances = [checks.number_in_unit_interval("rtol", rtol)] * len(widths)
+    shape = (len(widths), len(ridge))
+    result = NestedRisk(np.empty(shape), np.empty(shape), np.empty(shape), np.empty(len(widths), np.int64), ())
+    methods = [""] * len(widths)
+    zero = [column for column, strength in enumerate(ridge) if strength == 0]
+    positive = [column for column, strength in enumerate(ridge) if strength > 0]
+    if zero:
+        _minimum_norm(matrix, population, widths, tolerances, result, methods, zero)
+    if positive:
+        strengths = np.array([ridge[column] for column in positive])
+        for row, width in enumerate(widths):
+            risks = ridge_risks(matrix[:, :width], population, strengths, rtol=tolerances[row])
+            result.bias[row, positive] = risks.bias
+            result.variance[row, positive] = risks.variance
+            result.squared_weight_norm[row, positive] = risks.squared_weight_norm
+            if not zero:
+                result.rank[row], methods[row] = risks.rank, "spectrum"
+    return NestedRisk(result.bias, result.variance, result.squared_weight_norm, result.rank, tuple(methods))
+
+
+def _minimum_norm(
+    features: Float64[ndarray, "n d"],
+    population: Population,
+    widths: Sequence[int],
+    tolerances: Sequence[float],
+    result: NestedRisk,
+    methods: list[str],
+    columns: list[int],
+) -> None:
+    num_rows = features.shape[0]
+    narrow = _narrow(features, population) if min(widths) <= num_rows else None
+    wide = WideGram(features, population)
+    for row in np.argsort(widths):
+        width = widths[row]
+        values = None
+        if narrow is not None and width <= num_rows:
+            values, rank, method = narrow.at(width, tolerances[row]), width, "qr"
+        elif width > num_rows:
+            values, rank, method = wide.at(width), num_rows, "cholesky"
+        if values is None:
+            sigma, best = population.dense(width)
+            risk = conditional_risk(
+                features[:, :width],
+                sigma,
+                best,
+                noise_trace=population.noise_trace(width),
+                ridge=0.0,
+                rtol=tolerances[row],
+            )
+            values = (risk.bias, risk.variance, risk.squared_weight_norm)
+            rank, method = risk.rank, "svd"
+        for column in columns:
+            result.bias[row, column], result.variance[row, column], result.squared_weight_norm[row, column] = values
+        result.rank[row], methods[row] = rank, method
+
+
+@dataclass(frozen=True, slots=True)
+class _Narrow:
+    """Running sums over the columns of one QR: entry p - 1 belongs to width p."""
+
+    population: Population
+    weighted: Float64[ndarray, " k"]
+    inverse: Float64[ndarray, " k"]
+    squared_condition: Float64[ndarray, " k"]
+
+    def at(self, width: int, rtol: float) -> tuple[float, float, float] | None:
+        """Bias (none), variance and squared weight norm; None where the features are nearly rank-deficient."""
+        largest = min(_LARGEST_QR_CONDITION, 1 / max(rtol, np.finfo(np.float64).eps) ** 2)
+        if width > self.weighted.size or not self.squared_condition[width - 1] < largest:
+            return None
+        noise_trace = self.population.noise_trace(width)
+        norm = self.population.squared_norm(width) + noise_trace * float(self.inverse[width - 1])
+        return 0.0, noise_trace * float(self.weighted[width - 1]), norm
+
+
+def _narrow(features: Float64[ndarray, "n d"], population: Population) -> _Narrow:
+    """One QR of as many columns as there are rows, whatever the grid is: its rounding depends on their number."""
+    num_columns = min(features.shape)
+    factored, _, _, _ = lapack.dgeqrf(features[:, :num_columns], overwrite_a=False)
+    triangle = np.asfortranarray(np.triu(factored[:num_columns]))
+    # a zero on the diagonal ends what this route can do; columns before it are not concerned
+    diagonal = np.abs(np.diag(triangle))
+    kept = int(np.argmax(diagonal == 0)) if (diagonal == 0).any() else num_columns
+    inverse, _ = lapack.dtrtri(triangle[:kept, :kept])
+    root = np.linalg.cholesky(population.dense(num_columns)[0]).T
+    weighted = root[:kept, :kept] @ inverse
+    with np.errstate(over="ignore", invalid="ignore"):
+        inverse_sums = np.cumsum(np.sum(inverse**2, axis=0))
+        squared_condition = np.cumsum(np.sum(triangle[:kept, :kept] ** 2, axis=0)) * inverse_sums
+        return _Narrow(population, np.cumsum(np.sum(weighted**2, axis=0)), inverse_sums, squared_condition)
+
+
+def _check(
+    features: Float64[ndarray, "n d"], population: Population, widths: Sequence[int], ridge: Sequence[float]
+) -> None:
+    most = min(features.shape[1], population.num_features)
+    if len(widths) == 0:
+        raise InputError("widths is empty; give at least one model size")
+    for width in widths:
+        if not 1 <= width <= most:
+            raise InputError(f"widths contains {width}, expected 1 to {most}, the features there are")
+    if len(ridge) == 0:
+        raise InputError("ridge is empty; give at least one strength, 0 for the minimum-norm head")
+    for strength in ridge:
+        if not 0 <= strength < np.inf:
+            raise InputError(f"ridge contains {strength}, expected finite numbers of 0 or more")

@@ -1,0 +1,249 @@
+"""Minimum-norm heads with more features than rows: n x n matrices that grow with the width.
+
+With K = X X' and G = X Sigma X', the variance is tr Sigma_e tr(K^-1 G K^-1), the mean head is D = X'K^-1 X B, and the
+bias is the Sigma-weighted square of D - B.
+"""
+
+# Letters: n rows, d features, p width, q latent dimension, m outputs.
+
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from scipy import linalg
+from scipy.linalg import blas, lapack
+
+from lab.core.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation, Population
+
+# K^-1 is kept at multiples of this width, and what a width has beyond the last of them is added to it apart: a result
+# does not depend on which other widths are asked for, and n x n factorisations are few.
+_BLOCK = 64
+
+# An update subtracts from K^-1: once its trace has fallen to this share of the last one that was factorised, what was
+# rounding has grown by as much, and it is factorised anew.
+_FRESH_UNTIL = 0.2
+
+# tr K tr K^-1 bounds the condition number of K from above, by a factor of some hundred on random features. K squares
+# the condition of X, so that what lies beyond is left to the SVD.
+_LARGEST_CONDITION = 1e9
+
+# below this share of ||B||^2, ||B||^2 - ||D||^2 has lost too many digits to stand for ||D - B||^2
+_CANCELS_BELOW = 1e-5
+
+
+class WideGram:
+    """K and what goes with it for one draw; ask for rising widths."""
+
+    def __init__(self, features: Float64[ndarray, "n d"], population: Population) -> None:
+        self._features = features
+        self._population = population
+        num_rows = features.shape[0]
+        self._gram = np.zeros((num_rows, num_rows), order="F")
+        self._num_summed = 0
+        self._base: Float64[ndarray, "n n"] | None = None
+        self._fresh_trace = 0.0
+        self._extra = _extra(features, population)
+
+    def at(self, width: int) -> tuple[float, float, float] | None:
+        """Bias, variance and squared weight norm at a width above n; None where K is nearly singular."""
+        whole = width - width % _BLOCK
+        while self._num_summed < whole:
+            self._add(slice(self._num_summed, self._num_summed + _BLOCK))
+        rest = slice(whole, width)
+        if self._base is not None:
+            inverse: _Inverse | None = _updated(self._base, self._features[:, rest])
+        else:
+            gram = _add_product(self._gram, self._features[:, rest], overwrite=False)
+            direct = _inverse(gram)
+            inverse = None if direct is None else _Inverse(direct, None)
+        if inverse is None:
+            return None
+        bias, weighted_trace, mean_norm = self._extra.at(width, rest, inverse)
+        noise_trace = self._population.noise_trace(width)
+        return bias, noise_trace * weighted_trace, mean_norm + noise_trace * inverse.trace
+
+    def _add(self, block: slice) -> None:
+        """Go on by one block of columns."""
+        self._gram = _add_product(self._gram, self._features[:, block], overwrite=True)
+        self._extra.add(block)
+        self._num_summed = block.stop
+        if self._base is not None:
+            self._base = _updated(self._base, self._features[:, block]).whole()
+        if self._base is None or np.trace(self._base) < _FRESH_UNTIL * self._fresh_trace:
+            self._base = _inverse(self._gram) if block.stop > self._gram.shape[0] else None
+            self._fresh_trace = 0.0 if self._base is None else float(np.trace(self._base))
+
+
+class _Inverse:
+    """K^-1 = base - half half', without writing it out where products are enough."""
+
+    def __init__(self, base: Float64[ndarray, "n n"], half: Float64[ndarray, "n k"] | None) -> None:
+        self._base = base
+        self._half = half
+        self.trace = float(np.trace(base)) - (0.0 if half is None else float(np.sum(half**2)))
+
+    def times(self, columns: Float64[ndarray, "n k"]) -> Float64[ndarray, "n k"]:
+        """K^-1 columns."""
+        product = self._base @ columns
+        return product if self._half is None else product - self._half @ (self._half.T @ columns)
+
+    def whole(self) -> Float64[ndarray, "n n"]:
+        """K^-1, written out."""
+        return self._base if self._half is None else self._base - self._half @ self._half.T
+
+
+def _inverse(gram: Float64[ndarray, "n n"]) -> Float64[ndarray, "n n"] | None:
+    """K^-1 from the lower triangle of K; None where K is too close to singular."""
+    factor, info = lapack.dpotrf(gram, lower=1, clean=0, overwrite_a=0)
+    if info != 0:
+        return None
+    inverse, info = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    if info != 0 or not np.trace(gram) * np.trace(inverse) < _LARGEST_CONDITION:
+        return None
+    # the upper triangle still holds what the factorisation left there
+    np.copyto(inverse, inverse.T, where=~np.tri(inverse.shape[0], dtype=bool))
+    return inverse
+
+
+def _updated(base: Float64[ndarray, "n n"], columns: Float64[ndarray, "n k"]) -> _Inverse:
+    """(K + C C')^-1 = K^-1 - V (I + C'V)^-1 V' with V = K^-1 C (Woodbury): k is small."""
+    if columns.shape[1] == 0:
+        return _Inverse(base, None)
+    moved = base @ columns
+    system = columns.T @ moved
+    system[np.diag_indices_from(system)] += 1
+    factor = linalg.cholesky(system, lower=True, check_finite=False)
+    return _Inverse(base, linalg.solve_triangular(factor, moved.T, lower=True, check_finite=False).T)
+
+
+class _Extra(Protocol):
+    """What a population adds to K."""
+
+    def add(self, block: slice) -> None:
+        """Sum up a whole block of columns."""
+        ...
+
+    def at(self, width: int, rest: slice, inverse: _Inverse) -> tuple[float, float, float]:
+        """Bias, tr(K^-1 G K^-1) and ||D||^2; `rest` are the columns beyond the last block."""
+        ...
+
+
+class _FactorExtra:
+    """Sigma = W P W' + s I: all but K is of the size of the latent state."""
+
+    def __init__(self, features: Float64[ndarray, "n d"], population: FactorPopulation) -> None:
+        self._features = features
+        self._population = population
+        self._root = linalg.cholesky(population.latent_covariance, lower=True)
+        self._loaded = np.zeros((features.shape[0], population.loading.shape[1]))
+
+    def add(self, block: slice) -> None:
+        self._loaded += self._features[:, block] @ self._population.loading[block]
+
+    def at(self, width: int, rest: slice, inverse: _Inverse) -> tuple[float, float, float]:
+        population, known = self._population, self._population.at(width)
+        latent, noise = known.latent_coefficients, population.noise_variance
+        loaded = self._loaded + self._features[:, rest] @ population.loading[rest]
+        solved = inverse.times(loaded)
+        weighted_trace = noise * inverse.trace + float(np.sum((solved @ self._root) ** 2))
+        solved_targets = solved @ latent
+        mean_norm = float(np.sum((loaded @ latent) * solved_targets))
+        best_norm = population.squared_norm(width)
+        error_norm = best_norm - mean_norm
+        if error_norm < _CANCELS_BELOW * best_norm:
+            error = self._features[:, :width].T @ solved_targets - population.loading[:width] @ latent
+            error_norm = float(np.sum(error**2))
+        seen = self._root.T @ (loaded.T @ solved_targets - known.loading_gram @ latent)
+        return noise * error_norm + float(np.sum(seen**2)), weighted_trace, mean_norm
+
+
+class _IsotropicModesExtra:
+    """Sigma = c I and B B' diagonal."""
+
+    def __init__(self, features: Float64[ndarray, "n d"], population: ModePopulation) -> None:
+        self._features = features
+        self._population = population
+        self._is_even = np.ptp(population.squared_coefficients) == 0
+        self._target_gram = np.zeros((features.shape[0],) * 2, order="F")
+
+    def add(self, block: slice) -> None:
+        if not self._is_even:
+            self._target_gram = _add_product(self._target_gram, self._scaled(block), overwrite=True)
+
+    def at(self, width: int, rest: slice, inverse: _Inverse) -> tuple[float, float, float]:
+        squared = self._population.squared_coefficients[:width]
+        if self._is_even:
+            mean_norm = float(squared[0]) * self._features.shape[0]
+        else:
+            gram = _add_product(self._target_gram, self._scaled(rest), overwrite=False)
+            gram = np.tril(gram) + np.tril(gram, -1).T
+            mean_norm = float(np.sum(inverse.whole() * gram))
+        variance = float(self._population.variances[0])
+        return variance * (float(squared.sum()) - mean_norm), variance * inverse.trace, mean_norm
+
+    def _scaled(self, block: slice) -> Float64[ndarray, "n k"]:
+        return np.asfortranarray(self._features[:, block] * np.sqrt(self._population.squared_coefficients[block]))
+
+
+class _GeneralExtra:
+    """Any Sigma: G is summed up with K, and D - B is written out."""
+
+    def __init__(self, features: Float64[ndarray, "n d"], population: Population) -> None:
+        self._features = features
+        self._population = population
+        self._weighted = np.zeros((features.shape[0],) * 2)
+
+    def add(self, block: slice) -> None:
+        self._weighted += self._products(block)
+
+    def at(self, width: int, rest: slice, inverse: _Inverse) -> tuple[float, float, float]:
+        weighted = self._weighted + self._products(rest)
+        whole_inverse = inverse.whole()
+        weighted_trace = float(np.sum((whole_inverse @ weighted) * whole_inverse))
+        features, coefficients = self._features[:, :width], self._coefficients(width)
+        mean_head = features.T @ (whole_inverse @ (features @ coefficients))
+        error = mean_head - coefficients
+        return float(np.sum(error * self._times_sigma(error))), weighted_trace, float(np.sum(mean_head**2))
+
+    def _products(self, block: slice) -> Float64[ndarray, "n n"]:
+        """X_p Sigma_p X_p' less the same of the columns before the block."""
+        new = self._features[:, block]
+        if isinstance(self._population, DiagonalPopulation | ModePopulation):
+            return (new * self._population.variances[block]) @ new.T
+        assert isinstance(self._population, DensePopulation), "the other populations have sums of their own"
+        before = slice(0, block.start)
+        sigma = self._population.covariance
+        half = (self._features[:, before] @ sigma[before, block] + new @ sigma[block, block] / 2) @ new.T
+        return half + half.T
+
+    def _coefficients(self, width: int) -> Float64[ndarray, "p m"]:
+        if isinstance(self._population, DiagonalPopulation):
+            return self._population.coefficients[:width]
+        return self._population.dense(width)[1]
+
+    def _times_sigma(self, error: Float64[ndarray, "p m"]) -> Float64[ndarray, "p m"]:
+        if isinstance(self._population, DiagonalPopulation | ModePopulation):
+            return self._population.variances[: error.shape[0], None] * error
+        assert isinstance(self._population, DensePopulation), "the other populations have sums of their own"
+        return self._population.covariance[: error.shape[0], : error.shape[0]] @ error
+
+
+def _extra(features: Float64[ndarray, "n d"], population: Population) -> _Extra:
+    if isinstance(population, FactorPopulation):
+        return _FactorExtra(features, population)
+    if isinstance(population, ModePopulation) and np.ptp(population.variances) == 0:
+        return _IsotropicModesExtra(features, population)
+    return _GeneralExtra(features, population)
+
+
+def _add_product(
+    total: Float64[ndarray, "n n"], columns: Float64[ndarray, "n k"], *, overwrite: bool
+) -> Float64[ndarray, "n n"]:
+    """total + columns columns', lower triangle only."""
+    if columns.shape[1] == 0:
+        return total
+    added: Float64[ndarray, "n n"] = blas.dsyrk(
+        1.0, np.asfortranarray(columns), beta=1.0, c=total, lower=1, overwrite_c=overwrite
+    )
+    return added
