@@ -1,0 +1,143 @@
+"""From the command line to a Hydra job: bad input ends with one line and exit code 2 before anything is written."""
+
+import contextlib
+import importlib
+import io
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
+from lab.cli.resume import resumed
+from lab.core.errors import ConfigError, LabError
+from lab.core.files import as_run_error
+from lab.experiments.spec import Experiment
+
+# points of a sweep that are checked before the first one starts; composing one takes about 0.1 s
+_MOST_CHECKED = 200
+
+_INTERRUPTED = 130
+
+
+def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
+    """Run `experiment` under Hydra with `arguments` as its command line: overrides, `resume=RUN`, and Hydra's flags.
+
+    Exits with 2 and one line for what the user can cure, with 130 when interrupted.
+    """
+    with one_line_errors():
+        _load(experiment.register)()
+        overrides, flags = _split(resumed(arguments))
+        if not flags or flags == ["--multirun"]:
+            _check_every_point(experiment, overrides, is_multirun=bool(flags))
+        import hydra
+
+        # the undecorated function pickles by name, which is what launchers send to another machine
+        entry = hydra.main(version_base="1.3", config_path="pkg://lab.conf", config_name=experiment.config)(
+            _load(experiment.job)
+        )
+        with _command_line([f"lab {experiment.command}", *flags, *overrides]):
+            entry()
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what the user can cure into one line on stderr and exit code 2; let everything else rise."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("lab: interrupted; what is recorded is kept, and resume=RUN goes on", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    except Exception as error:
+        message = _message(error)
+        if message is None:
+            raise
+        print(f"lab: {' '.join(message.split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _message(error: Exception) -> str | None:
+    """What the user can do about an error, None if nothing."""
+    if isinstance(error, LabError):
+        return str(error)
+    # before OSError: Hydra's error for an option that does not exist is one
+    message = hydra_message(error)
+    if message is not None or not isinstance(error, OSError):
+        return message
+    known = as_run_error(error, Path(error.filename or "the output folder"))
+    return str(known) if isinstance(known, LabError) else None
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides, and Hydra's flags; argparse lets flags stand between overrides only if they are told apart first."""
+    from hydra._internal.utils import get_args_parser
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed, unknown = get_args_parser().parse_known_intermixed_args(list(arguments))
+    except SystemExit as error:
+        raise ConfigError(said.getvalue().rstrip().rpartition("error: ")[2]) from error
+    for word in unknown:
+        if word.startswith("-"):
+            raise ConfigError(f"{word}: there is no such flag; --help lists the keys and the flags")
+    overrides = [*parsed.overrides, *unknown]
+    rest = list(overrides)
+    flags = []
+    for word in arguments:
+        if rest and word == rest[0]:
+            rest.pop(0)
+        else:
+            flags.append("--multirun" if word == "-m" else word)
+    return overrides, flags
+
+
+def _check_every_point(experiment: Experiment, overrides: Sequence[str], *, is_multirun: bool) -> None:
+    """Compose and check each point of a sweep, so that a bad one is refused before the first has started."""
+    from hydra import compose, initialize_config_module
+
+    check = _load(experiment.check)
+    with initialize_config_module("lab.conf", version_base="1.3"):
+        fixed, axes = _sweep_axes(overrides) if is_multirun else (list(overrides), [])
+        first = compose(experiment.config, overrides=[*fixed, *(axis[0] for axis in axes)], return_hydra_config=True)
+        if is_multirun or str(first.hydra.mode).endswith("MULTIRUN"):
+            params = [f"{key}={value}" for key, value in (first.hydra.sweeper.get("params") or {}).items()]
+            more_fixed, more_axes = _sweep_axes(params)
+            fixed, axes = fixed + more_fixed, axes + more_axes
+        points = itertools.product(*axes)
+        for point in itertools.islice(points, _MOST_CHECKED):
+            check(compose(experiment.config, overrides=[*fixed, *point]))
+
+
+def _sweep_axes(overrides: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Overrides of one value, and for each that sweeps its values as overrides."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    fixed, axes = [], []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            fixed.append(override.input_line or "")
+    return fixed, axes
+
+
+@contextlib.contextmanager
+def _command_line(words: Sequence[str]) -> Iterator[None]:
+    """Give hydra.main the command line that it reads, and keep it from printing errors in its own way."""
+    old, sys.argv = sys.argv, list(words)
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        with contextlib.redirect_stderr(WithoutHydrasLine(sys.stderr)):
+            yield
+    finally:
+        sys.argv = old
+
+
+def _load(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return loaded

@@ -1,0 +1,114 @@
+"""`lab doctor`: what this machine can run, on one screen, and the command that adds what is missing."""
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lab.core.provenance import installed_version, processor_name
+
+# mamba-ssm's build looks for a CUDA compiler and a prebuilt wheel unless it is told not to; its Mamba-2 kernels are
+# Triton and need neither
+_MAMBA = (
+    "pip install packaging ninja wheel einops && MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE "
+    "pip install --no-build-isolation --no-deps 'mamba-ssm>=2.3,<2.3.2'"
+)
+_CONV = (
+    "pip install packaging ninja wheel && CAUSAL_CONV1D_FORCE_BUILD=TRUE "
+    "pip install --no-build-isolation 'causal-conv1d>=1.4' (needs nvcc)"
+)
+_BENCH_PEERS = ("scikit-learn", "dynamax", "hmmlearn", "pomegranate")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        subject: what was looked for.
+        found: version or state, or what is missing.
+        cure: the command that adds it; empty if nothing is missing.
+    """
+
+    subject: str
+    found: str
+    cure: str = ""
+
+
+def print_report() -> None:
+    """Print all findings."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings():
+        # as plain text: brackets of an extra are no markup
+        table.add_row(finding.subject, Text(finding.found))
+        if finding.cure:
+            table.add_row("", Text(f"add it: {finding.cure}", style="dim"))
+    Console().print(table, highlight=False)
+
+
+def findings() -> list[Finding]:
+    """Everything the report says."""
+    threads = ", ".join(
+        f"{name}={os.environ.get(name, 'unset')}" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    )
+    return [
+        Finding("lab", f"{version('ssm-lab')} on Python {platform.python_version()} ({sys.executable})"),
+        Finding("processor", f"{processor_name()}, {len(os.sched_getaffinity(0))} cores for this process"),
+        Finding("threads", threads),
+        *_torch(),
+        _package("triton", "GPU kernels cannot run", "pip install triton"),
+        _package("mamba-ssm", "state-space models run on the portable path", _MAMBA),
+        _package("causal-conv1d", "convolutions run on the portable path", _CONV),
+        _program("C++ compiler", "c++", "torch.compile and extensions are not used", "apt-get install g++"),
+        _program("Slurm", "sbatch", "jobs run on this machine only", "apt-get install slurm-wlm"),
+        _package("hydra-submitit-launcher", "hydra/launcher=slurm_cpu is missing", "pip install -e '.[slurm]'"),
+        _bench_peers(),
+        _font(),
+    ]
+
+
+def _torch() -> list[Finding]:
+    installed = installed_version("torch")
+    if installed is None:
+        return [Finding("torch", "missing", "pip install 'torch>=2.7,<2.14'")]
+    import torch
+
+    if not torch.cuda.is_available():
+        build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
+        return [Finding("torch", f"{installed} ({build} build)"), Finding("devices", "cpu; no CUDA device is visible")]
+    names = ", ".join(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count()))
+    return [Finding("torch", f"{installed} (CUDA {torch.version.cuda})"), Finding("devices", f"cpu, {names}")]
+
+
+def _package(distribution: str, without: str, cure: str) -> Finding:
+    installed = installed_version(distribution)
+    return Finding(distribution, installed) if installed else Finding(distribution, f"missing: {without}", cure)
+
+
+def _program(subject: str, command: str, without: str, cure: str) -> Finding:
+    path = shutil.which(command)
+    return Finding(subject, path) if path else Finding(subject, f"missing: {without}", cure)
+
+
+def _bench_peers() -> Finding:
+    missing = [name for name in _BENCH_PEERS if installed_version(name) is None]
+    if not missing:
+        return Finding("bench peers", "all installed")
+    return Finding("bench peers", f"missing for `lab bench`: {', '.join(missing)}", "pip install -e '.[bench]'")
+
+
+def _font() -> Finding:
+    if find_spec("matplotlib") is None:
+        return Finding("figures", "matplotlib is missing", "pip install 'matplotlib>=3.8'")
+    from matplotlib.font_manager import FontProperties, findfont
+
+    return Finding("figures", f"font {os.path.basename(findfont(FontProperties()))}, drawn without a display")

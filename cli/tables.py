@@ -1,0 +1,105 @@
+"""`lab runs` and `lab show`: recorded runs as tables. A damaged run is shown as such and never ends the listing."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lab.cli.resume import find_run, outputs_root, run_directories
+from lab.core.console import print_summary
+from lab.core.errors import RunError
+
+
+def print_runs(study: str, limit: int) -> None:
+    """List runs under the output folder, the newest first."""
+    root = outputs_root()
+    directories = run_directories(root / study if study else root)
+    console = Console()
+    if not directories:
+        console.print(f"no runs under {root}; `lab hmm-risk sweep` makes one")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    # a name is there to be copied: it stays in one piece
+    for name in ("run", "status", "age"):
+        table.add_column(name, no_wrap=True)
+    for name in ("title", "result"):
+        table.add_column(name, overflow="fold")
+    for directory in directories[:limit]:
+        status = _read(directory / "status.json")
+        if status is None:
+            table.add_row(str(directory.relative_to(root)), "unreadable", "", "", "")
+        else:
+            table.add_row(
+                str(directory.relative_to(root)),
+                _status(directory, status),
+                _age(status.get("updated")),
+                str(status.get("title", "")),
+                str(status.get("headline", status.get("error", ""))),
+            )
+    console.print(table)
+
+
+def print_run(name: str) -> None:
+    """Print what a run printed at its end, and where its files are.
+
+    Raises:
+        RunError: if there is no such run, or its summary is damaged.
+    """
+    directory = find_run(name)
+    points = [path for path in run_directories(directory) if path != directory]
+    if points and not (directory / "status.json").exists():
+        for point in sorted(points):
+            print_run(str(point))
+        return
+    status = _read(directory / "status.json")
+    if status is None:
+        raise RunError(f"{directory}/status.json is missing or damaged: this is no run; `lab runs` lists them")
+    summary = _read(directory / "summary.json")
+    if summary is None:
+        state = _status(directory, status)
+        raise RunError(f"{directory} is {state} and has no table yet; resume={directory.name} goes on with it")
+    try:
+        figures = sorted((directory / "figures").glob("*.p[nd][gf]"))
+        print_summary(str(status.get("title", "")), summary["columns"], summary["rows"], summary["verdict"], figures)
+    except (KeyError, TypeError, IndexError) as error:
+        raise RunError(f"{directory}/summary.json is damaged; resume={directory.name} writes it again") from error
+    Console().print(f"table: {directory / 'table.parquet'}", highlight=False, soft_wrap=True)
+
+
+def _status(directory: Path, status: dict[str, Any]) -> str:
+    """What the run last said of itself; one that says running and holds no lock was killed."""
+    import fcntl
+
+    said = str(status.get("status", "unreadable"))
+    if said != "running":
+        return said
+    try:
+        with open(directory / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return "killed"
+    except OSError:
+        return "running"
+    return "killed"
+
+
+def _age(moment: Any) -> str:
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(str(moment))).total_seconds()
+    except ValueError:
+        return ""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

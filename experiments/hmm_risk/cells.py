@@ -1,0 +1,333 @@
+"""A sweep as a list of cells: one problem each, with every grid but width, ridge and replicate resolved."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from typing import Any
+
+from lab.core.errors import ConfigError
+from lab.experiments.hmm_risk.config import (
+    DiscreteConfig,
+    HmmRiskConfig,
+    LinearGaussianConfig,
+    Loading,
+    RepresentationConfig,
+    RepresentationName,
+    SizeMap,
+    Start,
+    TaskConfig,
+    TaskName,
+    Transition,
+    as_list,
+    refuse_unless,
+)
+
+_GAUSSIAN = (RepresentationName.last_token, RepresentationName.context_window, RepresentationName.kalman_state)
+
+# the functions of figures.py, which a worker process has no need to import
+FIGURE_NAMES = (
+    "excess_risk",
+    "total_risk",
+    "fixed_problem_excess",
+    "bias_variance",
+    "total_and_excess",
+    "downstream",
+    "dependence",
+    "context",
+    "snr_map",
+)
+
+# how a value of a grid is said in a legend; a grid with one value is not said at all
+_LEGEND = {
+    "num_train": "n = {}",
+    "tokens_per_sequence": "T = {}",
+    "context_length": "context {}",
+    "observation_noise": "noise {:g}",
+    "snr": "SNR {:g}",
+    "num_states": "S = {}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One problem of a sweep. Fields are those of HmmRiskConfig, with one value where that has a grid.
+
+    Attributes:
+        index: position in the sweep; rows of the table carry it.
+        curve: the label of `curves`, empty where there is none.
+        label: what a legend says: the curve and the grid values that tell it from the others.
+        widths: p, in rising order.
+    """
+
+    index: int
+    curve: str
+    label: str
+    hmm: LinearGaussianConfig | DiscreteConfig
+    representation: RepresentationConfig
+    task: TaskConfig
+    num_train: int
+    widths: tuple[int, ...]
+    tokens_per_sequence: int
+    context_length: int
+    observation_noise: float
+    snr: float | None
+    ridge: tuple[float | str, ...]
+    replicates: int
+    num_test: int | None
+    population_sequences: int
+    rank_tolerance: float | None
+    per_output: bool
+    seed: int
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether the data are tokens of a discrete HMM."""
+        return isinstance(self.hmm, DiscreteConfig)
+
+    @property
+    def num_features(self) -> int:
+        """d: the width of the full model, if nothing else is said enough for the threshold p = n to lie within it."""
+        if self.representation.num_features is not None:
+            return self.representation.num_features
+        if self.representation.name is RepresentationName.kalman_state:
+            assert isinstance(self.hmm, LinearGaussianConfig), "checked with the cell"
+            return self.hmm.state_dim or self.widths[-1]
+        if self.representation.name in (RepresentationName.posterior, RepresentationName.next_token_law):
+            return self.widths[-1]
+        if isinstance(self.hmm, LinearGaussianConfig) and self.hmm.loading is Loading.identity and self.hmm.state_dim:
+            return self.hmm.state_dim
+        # at least n, so that the rounding of narrow widths does not depend on how wide the grid is
+        return max(self.widths[-1], self.num_train)
+
+
+def expand(config: HmmRiskConfig) -> list[Cell]:
+    """All cells of a sweep, checked.
+
+    Raises:
+        ConfigError: for a combination that no problem has.
+    """
+    for name in config.figures:
+        refuse_unless(name in FIGURE_NAMES, "figures", name, f"choose from {', '.join(FIGURE_NAMES)}")
+    points: list[tuple[str, HmmRiskConfig, dict[str, Any]]] = []
+    for curve, overrides in (config.curves or {"": {}}).items():
+        curve_config = _with_overrides(config, curve, overrides)
+        points += [(curve, curve_config, point) for point in _grid_points(curve_config)]
+    # what is on the x axis is no part of a curve's name
+    on_axis = {"num_states"} | ({"context_length"} if "context" in config.figures else set())
+    varying = {key for key in _LEGEND if key not in on_axis and len({str(point[key]) for _, _, point in points}) > 1}
+    cells = []
+    for index, (curve, curve_config, point) in enumerate(points):
+        cell = _cell(index, curve, curve_config, point, varying)
+        check_cell(cell)
+        cells.append(cell)
+    return cells
+
+
+def _with_overrides(config: HmmRiskConfig, curve: str, overrides: Any) -> HmmRiskConfig:
+    from omegaconf import OmegaConf  # noqa: PLC0415  (worker processes read cells and need no OmegaConf)
+    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
+    if not isinstance(overrides, dict):
+        raise ConfigError(f"curves.{curve}={overrides}: give the keys in which this curve differs, such as {{snr: 5}}")
+    base = OmegaConf.structured(replace(config, curves={}))
+    try:
+        merged = OmegaConf.to_object(OmegaConf.merge(base, overrides))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"curves.{curve}: {str(error).splitlines()[0]}") from error
+    assert isinstance(merged, HmmRiskConfig), "the schema is a HmmRiskConfig"
+    return merged
+
+
+def _grid_points(config: HmmRiskConfig) -> Iterator[dict[str, Any]]:
+    grids = {key: as_list(getattr(config, key)) for key in _LEGEND if key != "num_states"}
+    if config.snr is not None and config.task.name is TaskName.next_state:
+        # the ratio decides the noise: the grid of observation_noise is not one more axis
+        grids["observation_noise"] = grids["observation_noise"][:1]
+    grids["num_states"] = as_list(config.hmm.num_states) if isinstance(config.hmm, DiscreteConfig) else [None]
+    for values in product(*grids.values()):
+        yield dict(zip(grids, values, strict=True))
+
+
+def _cell(index: int, curve: str, config: HmmRiskConfig, point: dict[str, Any], varying: set[str]) -> Cell:
+    hmm = config.hmm
+    widths = config.widths_at(point["num_train"])
+    if isinstance(hmm, DiscreteConfig):
+        hmm = replace(hmm, num_states=point["num_states"])
+        # a posterior is as wide as there are states, a next-token law as there are tokens: there is no other model size
+        if config.representation.name is RepresentationName.posterior:
+            widths = (hmm.num_states,)
+        elif config.representation.name is RepresentationName.next_token_law:
+            widths = (hmm.num_tokens,)
+    words = [_LEGEND[key].format(point[key]) for key in _LEGEND if key in varying and point[key] is not None]
+    shared = {name: getattr(config, name) for name in _SHARED}
+    return Cell(
+        index=index,
+        curve=curve,
+        label=", ".join([curve, *words] if curve else words),
+        hmm=hmm,
+        num_train=point["num_train"],
+        widths=widths,
+        tokens_per_sequence=point["tokens_per_sequence"],
+        context_length=point["context_length"],
+        observation_noise=float(point["observation_noise"]),
+        snr=point["snr"],
+        ridge=tuple(config.ridge),
+        **shared,
+    )
+
+
+_SHARED = {field.name for field in fields(Cell)} & {field.name for field in fields(HmmRiskConfig)} - {
+    "hmm",
+    "num_train",
+    "widths",
+    "tokens_per_sequence",
+    "context_length",
+    "observation_noise",
+    "snr",
+    "ridge",
+}
+
+
+def check_cell(cell: Cell) -> None:
+    """Refuse a combination of keys that describes no problem.
+
+    Raises:
+        ConfigError: naming the key, its value and the cure.
+    """
+    names = [name.value for name in RepresentationName if (name in _GAUSSIAN) is not cell.is_discrete]
+    refuse_unless(
+        cell.representation.name.value in names,
+        "representation",
+        cell.representation.name.value,
+        f"this hmm has the representations {', '.join(names)}",
+    )
+    if isinstance(cell.hmm, DiscreteConfig):
+        _check_discrete(cell)
+    else:
+        _check_gaussian(cell, cell.hmm)
+    refuse_unless(
+        cell.widths[-1] <= cell.num_features,
+        "representation.num_features",
+        cell.num_features,
+        f"the grid asks for width {cell.widths[-1]}; give that or more",
+    )
+
+
+def _check_discrete(cell: Cell) -> None:
+    refuse_unless(cell.snr is None, "snr", cell.snr, "a discrete HMM has no such number; give null")
+    refuse_unless(
+        cell.tokens_per_sequence == 1,
+        "tokens_per_sequence",
+        cell.tokens_per_sequence,
+        "a discrete HMM gives one",
+    )
+    refuse_unless("optimal" not in cell.ridge, "ridge", "optimal", "a discrete HMM has no theory; give numbers")
+    if cell.representation.name is RepresentationName.lifted_posterior:
+        _needs_noise(cell, "lifting the posterior")
+    if cell.task.name is TaskName.downstream_label:
+        refuse_unless(cell.task.num_outputs >= 2, "task.num_outputs", cell.task.num_outputs, "give 2 classes or more")
+        refuse_unless(
+            cell.num_test is not None, "num_test", None, "accuracy is measured on test rows; give num_test=2000"
+        )
+
+
+def _check_gaussian(cell: Cell, hmm: LinearGaussianConfig) -> None:
+    name = cell.representation.name
+    if cell.snr is not None:
+        _check_snr(cell, hmm)
+    if hmm.loading is Loading.identity:
+        refuse_unless(
+            name is RepresentationName.last_token, "representation", name.value, "identity loading has last_token only"
+        )
+        refuse_unless(
+            hmm.start is Start.stationary, "hmm.start", hmm.start.value, "identity loading needs a stationary start"
+        )
+        _check_identity_task(cell, hmm)
+    else:
+        _needs_noise(cell, "a Gaussian loading")
+    if name is RepresentationName.context_window:
+        refuse_unless(
+            cell.representation.window <= cell.context_length,
+            "representation.window",
+            cell.representation.window,
+            f"the context has {cell.context_length} tokens; raise context_length",
+        )
+    if name is RepresentationName.kalman_state:
+        assert hmm.state_dim is not None, "only identity loading has no state_dim"
+        refuse_unless(
+            cell.widths[-1] <= hmm.state_dim, "widths", cell.widths[-1], f"the state has {hmm.state_dim} entries"
+        )
+    if name is not RepresentationName.last_token and cell.task.name is TaskName.next_token:
+        raise ConfigError("task=next_token: a token as wide as the model needs representation=last_token")
+    if cell.tokens_per_sequence > 1:
+        _check_dependent(cell, hmm)
+
+
+def _check_snr(cell: Cell, hmm: LinearGaussianConfig) -> None:
+    assert cell.snr is not None, "the caller asks only then"
+    if cell.task.name is TaskName.downstream_label:
+        return
+    grows = hmm.loading is Loading.identity and hmm.state_dim is None and hmm.transition is Transition.orthogonal
+    if not grows:
+        raise ConfigError(
+            f"snr={cell.snr}: this problem's signal-to-noise ratio changes with the width; set observation_noise, "
+            "or use hmm=orthogonal_modes or task=downstream_label"
+        )
+    largest = hmm.spectral_radius**2 / (1 - hmm.spectral_radius**2)
+    refuse_unless(
+        cell.snr <= largest, "snr", cell.snr, f"hmm.spectral_radius={hmm.spectral_radius} allows {largest:.4g} at most"
+    )
+
+
+def _check_identity_task(cell: Cell, hmm: LinearGaussianConfig) -> None:
+    if hmm.state_dim is None:
+        refuse_unless(
+            cell.task.name is TaskName.next_state,
+            "task",
+            cell.task.name.value,
+            "a state that grows has next_state",
+        )
+        refuse_unless(
+            cell.representation.size_map is SizeMap.nested,
+            "representation.size_map",
+            cell.representation.size_map.value,
+            "a state that grows has no full model to project; give hmm.state_dim",
+        )
+    else:
+        refuse_unless(
+            cell.task.name is TaskName.downstream_label,
+            "task",
+            cell.task.name.value,
+            "identity loading with a fixed state_dim predicts a downstream_label",
+        )
+        refuse_unless(
+            cell.num_features <= hmm.state_dim,
+            "hmm.state_dim",
+            hmm.state_dim,
+            f"the model has {cell.num_features} features; give that or more",
+        )
+
+
+def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
+    key = f"tokens_per_sequence={cell.tokens_per_sequence}"
+    rows = cell.num_train
+    if rows % cell.tokens_per_sequence:
+        raise ConfigError(f"{key} does not divide num_train={rows}; give a divisor")
+    if cell.representation.name is not RepresentationName.last_token or cell.task.name is not TaskName.next_state:
+        raise ConfigError(f"{key}: dependent rows need representation=last_token and task=next_state")
+    if cell.representation.size_map is not SizeMap.nested:
+        raise ConfigError(f"{key}: dependent rows need representation.size_map=nested")
+    if hmm.start is not Start.stationary:
+        raise ConfigError(f"{key}: dependent rows need hmm.start=stationary")
+    if tuple(cell.ridge) != (0.0,):
+        raise ConfigError(f"{key}: dependent rows are for the minimum-norm head; give ridge=[0]")
+    _needs_noise(cell, "dependent rows")
+
+
+def _needs_noise(cell: Cell, what: str) -> None:
+    refuse_unless(
+        cell.observation_noise > 0 or cell.snr is not None,
+        "observation_noise",
+        cell.observation_noise,
+        f"{what} needs a positive standard deviation, so that the features have full rank",
+    )

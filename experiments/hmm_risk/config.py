@@ -1,0 +1,336 @@
+"""What `lab hmm-risk sweep` can be asked: one dataclass for each configuration group, checked on its own."""
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from lab.core.config import register_schema
+from lab.core.errors import ConfigError
+
+
+class Transition(Enum):
+    """The family of the transition matrix A."""
+
+    orthogonal = "orthogonal"
+    symmetric = "symmetric"
+    general = "general"
+
+
+class Loading(Enum):
+    """How the state becomes a representation: W with entries N(0, 1/q), or one feature for each state coordinate."""
+
+    gaussian = "gaussian"
+    identity = "identity"
+
+
+class Start(Enum):
+    """The law of the first state: N(0, I) as in the paper, or the stationary law."""
+
+    identity = "identity"
+    stationary = "stationary"
+
+
+class Generator(Enum):
+    """How a discrete HMM is drawn: rows from Dirichlet laws, or the mixture of permutations of Wei, Xie and Ma."""
+
+    dirichlet = "dirichlet"
+    permutations = "permutations"
+
+
+class RepresentationName(Enum):
+    """What the frozen model hands to the head."""
+
+    last_token = "last_token"
+    context_window = "context_window"
+    kalman_state = "kalman_state"
+    posterior = "posterior"
+    next_token_law = "next_token_law"
+    lifted_posterior = "lifted_posterior"
+
+
+class SizeMap(Enum):
+    """How a narrower model relates to a wider one: its first features, or random orthonormal directions."""
+
+    nested = "nested"
+    random_projection = "random_projection"
+
+
+class TaskName(Enum):
+    """What the head predicts."""
+
+    next_state = "next_state"
+    next_token = "next_token"
+    downstream_label = "downstream_label"
+
+
+def refuse_unless(condition: bool, key: str, value: object, expected: str) -> None:
+    """Raise a ConfigError that names key, value and cure, unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{key}={value}: {expected}")
+
+
+@dataclass(kw_only=True, slots=True)
+class LinearGaussianConfig:
+    """The paper's data: z_{t+1} = A z_t + e_t, x_t = W z_t + u_t (arXiv 2410.00699)."""
+
+    transition: Transition = Transition.orthogonal
+    loading: Loading = Loading.gaussian
+    state_dim: int | None = 50
+    """q, entries of the hidden state; null: as many as the representation is wide (identity loading only)."""
+    spectral_radius: float = 0.8
+    """Largest modulus of A's eigenvalues, below 1."""
+    lowest_eigenvalue: float = 0.05
+    """Symmetric A: eigenvalues spread evenly between this and spectral_radius."""
+    state_noise: float | None = None
+    """Standard deviation of e_t; null: e_t ~ N(0, I - A A'), so that every state entry has unit variance."""
+    start: Start = Start.stationary
+
+    def __post_init__(self) -> None:
+        refuse_unless(
+            self.state_dim is None or self.state_dim >= 1, "hmm.state_dim", self.state_dim, "give 1 or more, or null"
+        )
+        refuse_unless(
+            0 <= self.spectral_radius < 1,
+            "hmm.spectral_radius",
+            self.spectral_radius,
+            "give a number in [0, 1), so that the state has a stationary law",
+        )
+        refuse_unless(
+            0 <= self.lowest_eigenvalue <= self.spectral_radius or self.transition is not Transition.symmetric,
+            "hmm.lowest_eigenvalue",
+            self.lowest_eigenvalue,
+            f"give a number between 0 and hmm.spectral_radius={self.spectral_radius}",
+        )
+        refuse_unless(
+            self.state_noise is None or (self.state_noise > 0 and math.isfinite(self.state_noise)),
+            "hmm.state_noise",
+            self.state_noise,
+            "give a positive standard deviation, or null for unit state variance",
+        )
+        if self.transition is Transition.general and self.state_noise is None:
+            raise ConfigError(
+                "hmm.state_noise=null: unit state variance needs I - A A' positive, which a general A does not "
+                "grant; give a standard deviation such as hmm.state_noise=0.6"
+            )
+        if self.loading is Loading.identity and self.transition is Transition.general:
+            raise ConfigError("hmm.transition=general: identity loading needs modes; use orthogonal or symmetric")
+        if self.loading is Loading.identity and self.state_noise is not None:
+            raise ConfigError(f"hmm.state_noise={self.state_noise}: identity loading has unit variance; give null")
+        if self.loading is Loading.gaussian and self.state_dim is None:
+            raise ConfigError("hmm.state_dim=null: only hmm.loading=identity grows with the width; give a number")
+
+
+@dataclass(kw_only=True, slots=True)
+class DiscreteConfig:
+    """A language as a discrete HMM: S hidden states, V tokens (Wei, Xie and Ma, arXiv 2106.09226)."""
+
+    generator: Generator = Generator.dirichlet
+    num_states: Any = 30
+    """S, or a list of S."""
+    num_tokens: int = 50
+    """V."""
+    transition_concentration: float = 1.0
+    """Dirichlet parameter of the transition rows; smaller is closer to deterministic."""
+    emission_concentration: float = 0.1
+    """Dirichlet parameter of the emission rows; smaller is sharper."""
+    start_temperature: float = 10.0
+    """Softmax temperature of the first state's law (permutations)."""
+    transition_temperature: float = 0.05
+    """Softmax temperature of the permutations' weights (permutations)."""
+    emission_temperature: float = 0.1
+    """Softmax temperature of the emission rows (permutations)."""
+
+    def __post_init__(self) -> None:
+        for size in as_list(self.num_states):
+            refuse_unless(
+                isinstance(size, int) and size >= 1, "hmm.num_states", size, "give whole numbers of 1 or more"
+            )
+        refuse_unless(self.num_tokens >= 1, "hmm.num_tokens", self.num_tokens, "give 1 or more")
+        for name in (
+            "transition_concentration",
+            "emission_concentration",
+            "start_temperature",
+            "transition_temperature",
+            "emission_temperature",
+        ):
+            value = getattr(self, name)
+            refuse_unless(0 < value < math.inf, f"hmm.{name}", value, "give a positive number")
+
+
+@dataclass(kw_only=True, slots=True)
+class RepresentationConfig:
+    """The frozen language model: what of the sequence reaches the head."""
+
+    name: RepresentationName = RepresentationName.last_token
+    window: int = 1
+    """Tokens in a context window."""
+    observation_dim: int | None = None
+    """Kalman state: entries of each observed token x_t."""
+    size_map: SizeMap = SizeMap.nested
+    num_features: int | None = None
+    """d, width of the full model that narrower ones are part of; null: the widest of the grid."""
+
+    def __post_init__(self) -> None:
+        refuse_unless(
+            self.num_features is None or self.num_features >= 1,
+            "representation.num_features",
+            self.num_features,
+            "give 1 or more, or null",
+        )
+        refuse_unless(self.window >= 1, "representation.window", self.window, "give 1 token or more")
+        if self.name is RepresentationName.kalman_state:
+            refuse_unless(
+                self.observation_dim is not None and self.observation_dim >= 1,
+                "representation.observation_dim",
+                self.observation_dim,
+                "the Kalman state needs the number of entries of a token; give 1 or more",
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class TaskConfig:
+    """The head's target."""
+
+    name: TaskName = TaskName.next_state
+    num_outputs: int = 1
+    """Downstream label: entries of y = C z_T + noise (linear-Gaussian), or classes (discrete)."""
+    decay: float = 0.0
+    """Downstream label: the j-th state coordinate carries signal in proportion to j^-decay."""
+
+    def __post_init__(self) -> None:
+        refuse_unless(self.num_outputs >= 1, "task.num_outputs", self.num_outputs, "give 1 or more")
+        refuse_unless(0 <= self.decay < math.inf, "task.decay", self.decay, "give 0 or more")
+
+
+@dataclass(kw_only=True, slots=True)
+class HmmRiskConfig:
+    """`lab hmm-risk sweep`: which problems, which grids, how many draws."""
+
+    title: str = ""
+    """Printed over the table and in `lab runs`."""
+    hmm: Any = None
+    """LinearGaussianConfig or DiscreteConfig: the configuration group decides."""
+    representation: RepresentationConfig = field(default_factory=RepresentationConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+
+    num_train: Any = 400
+    """n, training rows; or a list."""
+    gammas: list[float] | None = None
+    """Model sizes as gamma = p/n; each is rounded to a whole width."""
+    widths: list[int] | None = None
+    """Model sizes p; when given, they stand instead of gammas."""
+    tokens_per_sequence: Any = 1
+    """Rows that one sequence gives; above 1 the rows depend on each other. Or a list."""
+    context_length: Any = 1
+    """Tokens read before the predicted one (with one row a sequence); or a list."""
+    observation_noise: Any = 0.5
+    """Standard deviation of u_t; or a list."""
+    snr: Any = None
+    """tr B' Sigma B / tr Sigma_e; or a list. Sets the observation noise (state that grows with the width) or the label
+    noise (downstream label)."""
+    ridge: list[Any] = field(default_factory=lambda: [0.0])
+    """Strengths lambda of (X'X + n lambda I)^-1 X'Y; 0 is the minimum-norm head, `optimal` the best for each width."""
+    replicates: int = 20
+    """Independent draws of the training rows."""
+    num_test: int | None = None
+    """Test rows for a Monte-Carlo check of the closed form at every width; null: no check."""
+    population_sequences: int = 100_000
+    """Discrete HMM: sequences from which the second moments are estimated."""
+    rank_tolerance: float | None = None
+    """Singular values below this share of the largest count as zero; null: max(n, p) times the machine epsilon."""
+    per_output: bool = True
+    """Whether risks are divided by the number of outputs."""
+    seed: int = 0
+    workers: int | None = None
+    """Processes; null: one for each core."""
+
+    curves: dict[str, Any] = field(default_factory=dict)
+    """Several problems in one run: a label, and the keys in which it differs from the rest of this configuration."""
+    figures: list[str] = field(default_factory=lambda: ["excess_risk", "bias_variance", "total_risk"])
+
+    def __post_init__(self) -> None:
+        if self.hmm is None:
+            raise ConfigError("hmm is missing: choose a configuration of the group, such as hmm=orthogonal")
+        for key in ("num_train", "tokens_per_sequence", "context_length"):
+            for value in _grid(key, getattr(self, key)):
+                refuse_unless(_is_whole(value) and value >= 1, key, value, "give whole numbers above 0")
+        for value in _grid("observation_noise", self.observation_noise):
+            refuse_unless(
+                _is_number(value) and value >= 0, "observation_noise", value, "give a standard deviation of 0 or more"
+            )
+        if self.snr is not None:
+            for value in _grid("snr", self.snr):
+                refuse_unless(_is_number(value) and value > 0, "snr", value, "give positive numbers")
+        refuse_unless(self.replicates >= 2, "replicates", self.replicates, "give 2 or more: one has no standard error")
+        refuse_unless(self.seed >= 0, "seed", self.seed, "give 0 or more")
+        refuse_unless(self.workers is None or self.workers >= 1, "workers", self.workers, "give 1 or more, or null")
+        refuse_unless(self.num_test is None or self.num_test >= 2, "num_test", self.num_test, "give 2 or more, or null")
+        refuse_unless(
+            self.population_sequences >= 1000, "population_sequences", self.population_sequences, "give 1,000 or more"
+        )
+        refuse_unless(
+            self.rank_tolerance is None or 0 <= self.rank_tolerance < 1,
+            "rank_tolerance",
+            self.rank_tolerance,
+            "give a number in [0, 1), or null",
+        )
+        _check_sizes(self.gammas, self.widths)
+        _check_ridge(self.ridge)
+
+    def widths_at(self, num_train: int) -> tuple[int, ...]:
+        """The widths p of the grid, in rising order, for n rows."""
+        if self.widths is not None:
+            return tuple(self.widths)
+        assert self.gammas is not None, "checked in __post_init__"
+        return tuple(sorted({max(1, round(gamma * num_train)) for gamma in self.gammas}))
+
+
+def register() -> None:
+    """Store the schemas, so that Hydra refuses a misspelt key with its full path."""
+    register_schema("hmm_risk_schema", HmmRiskConfig)
+    register_schema("linear_gaussian_schema", LinearGaussianConfig, group="hmm")
+    register_schema("discrete_schema", DiscreteConfig, group="hmm")
+
+
+def as_list(value: Any) -> list[Any]:
+    """A grid key's value as a list: one number is a grid of one point."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _grid(key: str, value: Any) -> list[Any]:
+    values = as_list(value)
+    refuse_unless(len(values) > 0, key, value, "the grid is empty; give at least one value")
+    refuse_unless(len(set(map(str, values))) == len(values), key, value, "give each value once")
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_sizes(gammas: list[float] | None, widths: list[int] | None) -> None:
+    if widths is None and gammas is None:
+        raise ConfigError("gammas=null and widths=null: give one of them, such as 'gammas=[0.5,1,2]'")
+    if widths is not None:
+        refuse_unless(len(widths) > 0, "widths", widths, "the grid is empty; give at least one width")
+        refuse_unless(min(widths) >= 1, "widths", widths, "give whole numbers above 0")
+        refuse_unless(widths == sorted(set(widths)), "widths", widths, "give each width once, in rising order")
+    elif gammas is not None:
+        refuse_unless(len(gammas) > 0, "gammas", gammas, "the grid is empty; give at least one gamma = p/n")
+        for gamma in gammas:
+            refuse_unless(0 < gamma < math.inf, "gammas", gamma, "gamma = p/n must be positive and finite")
+
+
+def _check_ridge(strengths: list[Any]) -> None:
+    for strength in _grid("ridge", strengths):
+        refuse_unless(
+            strength == "optimal" or (_is_number(strength) and strength >= 0),
+            "ridge",
+            strength,
+            "give strengths of 0 or more, or `optimal`",
+        )

@@ -1,0 +1,65 @@
+"""A cell of the sweep whose sequences give several rows each: exact risk and theory that know of the dependence."""
+
+from typing_extensions import override
+
+from lab.core.errors import ConfigError
+from lab.experiments.hmm_risk.cells import Cell
+from lab.experiments.hmm_risk.dependent import dependent_risk
+from lab.experiments.hmm_risk.dependent_exact import dependent_risk_given_features
+from lab.experiments.hmm_risk.gaussian import WindowProblem
+from lab.experiments.hmm_risk.measure import IndependentRows, Row
+from lab.experiments.hmm_risk.modes import ModeProblem
+from lab.experiments.hmm_risk.problem import Problem
+from lab.experiments.hmm_risk.token_rows import HmmTokenRows, ModeTokenRows, TokenRows
+
+
+class DependentRows(IndependentRows):
+    """T rows a sequence, for the minimum-norm head; the theory of independent rows stays beside as a contrast."""
+
+    def __init__(self, cell: Cell, problem: Problem) -> None:
+        super().__init__(cell, problem)
+        self._rows = _token_rows(cell, problem)
+
+    @override
+    def theory(self) -> list[Row]:
+        rows = super().theory()
+        for row in rows:
+            risk = dependent_risk(self._rows, row["width"], num_train=self.cell.num_train)
+            scale = self.scale(row["width"])
+            row["theory_independent_rows"] = row["theory_excess_risk"]
+            row["theory_exact"] = float("nan")
+            row |= {
+                "theory_excess_risk": scale * risk.excess,
+                "theory_bias": scale * risk.bias,
+                "theory_variance": scale * risk.variance,
+                "theory_prediction_risk": scale * risk.excess + row["noise_floor"],
+                "theory_fixed_problem_excess": scale * risk.excess + row["misspecification"],
+            }
+        return rows
+
+    @override
+    def measure(self, replicate: int) -> list[Row]:
+        train = self.problem.rows("train", replicate, self.cell.num_train)
+        risk = dependent_risk_given_features(self._rows, train.features, self.cell.widths)
+        return [
+            self.measured_row(replicate, width, 0)
+            | {
+                "bias": self.scale(width) * float(risk.bias[w]),
+                "variance": self.scale(width) * float(risk.variance[w]),
+                "weight_norm": float(risk.squared_weight_norm[w] ** 0.5),
+                "effective_rank": min(width, self.cell.num_train),
+                "solved_by": "sequences",
+            }
+            for w, width in enumerate(self.cell.widths)
+        ]
+
+
+def _token_rows(cell: Cell, problem: Problem) -> TokenRows:
+    if isinstance(problem, ModeProblem):
+        modes = problem.modes
+        odd = [width for width in cell.widths if width % 2]
+        if modes.angle is not None and odd:
+            raise ConfigError(f"widths contains {odd[0]}: modes that rotate in planes come in pairs; give even widths")
+        return ModeTokenRows(modes.decay, problem.observation_noise, cell.tokens_per_sequence, modes.angle)
+    assert isinstance(problem, WindowProblem), "checked with the cell"
+    return HmmTokenRows(problem.hmm, cell.tokens_per_sequence)

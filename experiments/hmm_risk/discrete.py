@@ -1,0 +1,255 @@
+"""Heads on the posterior of a discrete HMM: the language-model view of the study (Wei, Xie and Ma, arXiv 2106.09226).
+
+Given the tokens so far, the law of what follows is linear in the posterior f of the hidden state: E[y | tokens] = G' f.
+The risk of a head given the sequences is therefore exact, with noise that differs from row to row; only the second
+moment E[f f'] has no closed form and is estimated once for each HMM.
+"""
+
+# Letters: n rows, p width, S states, V tokens, m outputs, N sequences.
+
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from scipy import linalg
+
+from lab.core.heads import LinearHead, conditional_risk
+from lab.core.hmm_discrete import DiscreteHmm
+from lab.core.hmm_families import dirichlet_tables, permutation_tables
+from lab.core.population import Spectrum
+from lab.core.seeds import Seeds
+from lab.experiments.hmm_risk.cells import Cell
+from lab.experiments.hmm_risk.config import DiscreteConfig, Generator, RepresentationName, TaskName
+from lab.experiments.hmm_risk.measure import CellWork, Row, rank_tolerance, ridge_label
+from lab.experiments.hmm_risk.theory import asymptotic_risk
+
+# filtering all sequences of the second moments at once would hold sequences x states x length numbers
+_CHUNK = 10_000
+
+
+class DiscreteRows(CellWork):
+    """One row a sequence, from the exact filter of a discrete HMM."""
+
+    def __init__(self, cell: Cell, hmm: DiscreteConfig) -> None:
+        self.cell = cell
+        self._seeds = Seeds(cell.seed)
+        self._hmm = _draw_hmm(hmm, self._seeds)
+        self._predicts_label = cell.task.name is TaskName.downstream_label
+
+    def theory(self) -> list[Row]:
+        """The Gaussian curve over the same second moments: a reference, since posteriors are not Gaussian."""
+        return [row for width in self.cell.widths for row in self._theory_rows(width)]
+
+    def measure(self, replicate: int) -> list[Row]:
+        """Exact risk given the sequences; for a downstream label, accuracy and log-loss on test sequences."""
+        if self._predicts_label:
+            return self._measure_label(replicate)
+        posteriors = self._posteriors(f"train/{replicate}", self.cell.num_train)
+        features = self._features(posteriors, "train", replicate)
+        means = posteriors @ self._outcome
+        row_noise = 1 - np.sum(means**2, axis=1)
+        rows = []
+        for width in self.cell.widths:
+            covariance, coefficients, _ = self._moments(width)
+            for ridge in self.cell.ridge:
+                tolerance = rank_tolerance(self.cell, width)
+                risk = conditional_risk(
+                    features[:, :width],
+                    covariance,
+                    coefficients,
+                    row_noise=row_noise,
+                    mean_targets=means,
+                    ridge=float(ridge),
+                    rtol=tolerance,
+                )
+                rows.append(
+                    self._row(replicate, width, ridge, tolerance)
+                    | {
+                        "bias": self._scale * risk.bias,
+                        "variance": self._scale * risk.variance,
+                        "weight_norm": float(np.sqrt(risk.squared_weight_norm)),
+                        "effective_rank": risk.rank,
+                        "solved_by": "svd",
+                    }
+                )
+        return rows
+
+    def _measure_label(self, replicate: int) -> list[Row]:
+        train, test = (
+            self._labelled(stream, replicate, num_rows)
+            for stream, num_rows in (("train", self.cell.num_train), ("test", self.cell.num_test or 0))
+        )
+        one_hot = np.eye(self.cell.task.num_outputs)[train[1]]
+        rows = []
+        for width in self.cell.widths:
+            for ridge in self.cell.ridge:
+                tolerance = rank_tolerance(self.cell, width)
+                head = LinearHead.fit(train[0][:, :width], one_hot, ridge=float(ridge), rtol=tolerance)
+                scores = head.predict(test[0][:, :width])
+                # a linear head's scores are no probabilities: clipped to where the log-loss of a miss is 7 nats
+                likelihood = np.clip(scores[np.arange(test[1].size), test[1]], 1e-3, 1 - 1e-3)
+                rows.append(
+                    self._row(replicate, width, ridge, tolerance)
+                    | {
+                        "accuracy": float(np.mean(scores.argmax(axis=1) == test[1])),
+                        "log_loss": float(-np.log(likelihood).mean()),
+                        "weight_norm": head.weight_norm,
+                        "effective_rank": head.rank,
+                        "solved_by": "svd",
+                    }
+                )
+        return rows
+
+    def _row(self, replicate: int, width: int, ridge: float | str, tolerance: float) -> Row:
+        return {
+            "cell": self.cell.index,
+            "replicate": replicate,
+            "width": width,
+            "ridge": ridge_label(ridge),
+            "rank_tolerance": tolerance,
+        }
+
+    def _theory_rows(self, width: int) -> list[Row]:
+        rows = []
+        for ridge in self.cell.ridge:
+            row: Row = {
+                "cell": self.cell.index,
+                "width": width,
+                "ridge": ridge_label(ridge),
+                "ridge_strength": float(ridge),
+                "observation_noise": self.cell.observation_noise if self._is_lifted else 0.0,
+                "num_outputs": self._num_outputs,
+                "gaussian_reference": True,
+            }
+            if not self._predicts_label:
+                covariance, coefficients, noise_trace = self._moments(width)
+                eigenvalues, vectors = linalg.eigh(covariance)
+                signals = np.sum((vectors.T @ coefficients) ** 2, axis=1)
+                spectrum = Spectrum(np.maximum(eigenvalues, 0.0), signals)
+                risk = asymptotic_risk(spectrum, noise_trace, num_train=self.cell.num_train, ridge=float(ridge))
+                _, _, full_noise = self._moments(self.cell.widths[-1])
+                misspecification = self._scale * (noise_trace - full_noise)
+                signal = 1 - noise_trace
+                row |= {
+                    "snr": signal / noise_trace,
+                    "noise_floor": self._scale * noise_trace,
+                    "misspecification": misspecification,
+                    "null_risk": self._scale,
+                    "theory_excess_risk": self._scale * risk.excess,
+                    "theory_bias": self._scale * risk.bias,
+                    "theory_variance": self._scale * risk.variance,
+                    "theory_prediction_risk": self._scale * risk.total,
+                    "theory_fixed_problem_excess": self._scale * risk.excess + misspecification,
+                }
+            rows.append(row)
+        return rows
+
+    @property
+    def _is_lifted(self) -> bool:
+        return self.cell.representation.name is RepresentationName.lifted_posterior
+
+    @property
+    def _num_outputs(self) -> int:
+        return self.cell.task.num_outputs if self._predicts_label else self._outcome.shape[1]
+
+    @property
+    def _scale(self) -> float:
+        return 1 / self._num_outputs if self.cell.per_output else 1.0
+
+    @cached_property
+    def _outcome(self) -> Float64[ndarray, "S m"]:
+        """G with E[y | tokens] = G' f: the next hidden state, or the next token."""
+        transition = self._hmm.transition.numpy()
+        return transition if self.cell.task.name is TaskName.next_state else transition @ self._hmm.emission.numpy()
+
+    @cached_property
+    def _map(self) -> Float64[ndarray, "d S"]:
+        """M with features = M f, before noise."""
+        if self._is_lifted:
+            return self._seeds.numpy("loading").standard_normal((self.cell.num_features, self._hmm.num_states))
+        if self.cell.representation.name is RepresentationName.next_token_law:
+            return np.ascontiguousarray((self._hmm.transition @ self._hmm.emission).numpy().T)
+        return np.eye(self._hmm.num_states)
+
+    @cached_property
+    def _second_moment(self) -> Float64[ndarray, "S S"]:
+        """E[f f'], not centred: the head has no intercept."""
+        total = np.zeros((self._hmm.num_states, self._hmm.num_states))
+        num_sequences = self.cell.population_sequences
+        for index, start in enumerate(range(0, num_sequences, _CHUNK)):
+            posteriors = self._posteriors(f"population/{index}", min(_CHUNK, num_sequences - start))
+            total += posteriors.T @ posteriors
+        return total / num_sequences
+
+    def _moments(self, width: int) -> tuple[Float64[ndarray, "p p"], Float64[ndarray, "p m"], float]:
+        """Sigma_p, the best head B_p, and the least risk E||y - B_p' x||^2 (a one-hot y has norm 1)."""
+        mapping = self._map[:width]
+        covariance = mapping @ self._second_moment @ mapping.T
+        cross = mapping @ self._second_moment @ self._outcome
+        if self._is_lifted:
+            covariance[np.diag_indices_from(covariance)] += self.cell.observation_noise**2
+            coefficients = linalg.solve(covariance, cross, assume_a="pos")
+        elif width == self._hmm.num_states and self.cell.representation.name is RepresentationName.posterior:
+            coefficients = self._outcome
+        else:
+            # a next-token law spans as many directions as there are states: the rest of B is free, and zero
+            coefficients = linalg.pinvh(covariance, rtol=1e-12) @ cross
+        return covariance, coefficients, 1 - float(np.sum(cross * coefficients))
+
+    def _posteriors(self, stream: str, num_sequences: int) -> Float64[ndarray, "N S"]:
+        tokens = self._hmm.sample(num_sequences, self.cell.context_length, self._seeds.torch(f"{stream}/tokens")).tokens
+        return self._hmm.filter_last(tokens).numpy()
+
+    def _features(self, posteriors: Float64[ndarray, "n S"], stream: str, replicate: int) -> Float64[ndarray, "n d"]:
+        if not self._is_lifted:
+            return posteriors @ self._map.T
+        # feature after feature from the stream, so that a wider model extends a narrower one
+        noise = self._seeds.numpy(f"{stream}/observation", replicate).standard_normal(
+            (self.cell.num_features, posteriors.shape[0])
+        )
+        return (self._map @ posteriors.T + self.cell.observation_noise * noise).T
+
+    def _labelled(self, stream: str, replicate: int, num_rows: int) -> tuple[Float64[ndarray, "n d"], ndarray]:
+        """Features of the last posterior, and the class argmax_c <w_c, A p(h_1 | tokens)> of each sequence.
+
+        A is applied as in Wei, Xie and Ma's code, which does not invert it to go back in time.
+        """
+        generator = self._seeds.torch(f"{stream}/{replicate}/tokens")
+        tokens = self._hmm.sample(num_rows, self.cell.context_length, generator).tokens
+        features = self._features(self._hmm.filter_last(tokens).numpy(), stream, replicate)
+        first = self._hmm.smooth_first(tokens).numpy()
+        scores = first @ self._hmm.transition.numpy().T @ self._class_weights.T
+        return features, scores.argmax(axis=1)
+
+    @cached_property
+    def _class_weights(self) -> Float64[ndarray, "m S"]:
+        """Six entries of each class, drawn with replacement, are standard normal; the others are zero."""
+        rng = self._seeds.numpy("class_weights")
+        weights = np.zeros((self.cell.task.num_outputs, self._hmm.num_states))
+        for row in weights:
+            entries = rng.integers(self._hmm.num_states, size=6)
+            row[entries] = rng.standard_normal(6)
+        return weights
+
+
+def _draw_hmm(hmm: DiscreteConfig, seeds: Seeds) -> DiscreteHmm:
+    rng = seeds.numpy("hmm", hmm.num_states)
+    if hmm.generator is Generator.dirichlet:
+        tables = dirichlet_tables(
+            hmm.num_states,
+            hmm.num_tokens,
+            rng,
+            transition_concentration=hmm.transition_concentration,
+            emission_concentration=hmm.emission_concentration,
+        )
+    else:
+        tables = permutation_tables(
+            hmm.num_states,
+            hmm.num_tokens,
+            rng,
+            start_temperature=hmm.start_temperature,
+            transition_temperature=hmm.transition_temperature,
+            emission_temperature=hmm.emission_temperature,
+        )
+    return DiscreteHmm.from_tables(tables)

@@ -1,0 +1,182 @@
+"""A linear-Gaussian HMM with a state of fixed size, seen through a Gaussian loading."""
+
+# Letters: n rows, d features of the full model, q state entries, m outputs, N sequences, T tokens a sequence, L window.
+
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from lab.core.hmm_families import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
+from lab.core.hmm_gaussian import LinearGaussianHmm, observe, unit_variance_noise
+from lab.core.hmm_kalman import KalmanFilter
+from lab.core.population import DensePopulation, FactorPopulation, Population
+from lab.core.seeds import Seeds
+from lab.experiments.hmm_risk.cells import Cell
+from lab.experiments.hmm_risk.config import LinearGaussianConfig, Start, TaskName, Transition
+from lab.experiments.hmm_risk.problem import Problem, Rows
+
+
+class GaussianProblem(Problem):
+    """What the representations of a linear-Gaussian HMM share: the state's law and the task."""
+
+    def __init__(self, cell: Cell, hmm: LinearGaussianConfig, token_dim: int) -> None:
+        self.cell = cell
+        self.seeds = Seeds(cell.seed)
+        self.observation_noise = cell.observation_noise
+        self.hmm = _build_hmm(hmm, token_dim, cell.observation_noise, self.seeds)
+
+    @property
+    def length(self) -> int:
+        """Tokens simulated: those of all rows of a sequence, or the context of its one row."""
+        return max(self.cell.tokens_per_sequence, self.cell.context_length)
+
+    @cached_property
+    def target_map(self) -> Float64[ndarray, "m q"]:
+        """R with E[y | z_T] = R z_T."""
+        if self.cell.task.name is TaskName.next_state:
+            return self.hmm.transition
+        if self.cell.task.name is TaskName.next_token:
+            return self.hmm.loading @ self.hmm.transition
+        sizes = np.arange(1, self.hmm.state_dim + 1) ** (-self.cell.task.decay / 2)
+        shape = (self.cell.task.num_outputs, self.hmm.state_dim)
+        return self.seeds.numpy("readout").choice([-1.0, 1.0], size=shape) * sizes / np.linalg.norm(sizes)
+
+    def target_variances(self) -> Float64[ndarray, " m"]:
+        """E[y_j^2]."""
+        if self.cell.task.name is TaskName.downstream_label:
+            readout, noise = self.target_map, 0.0
+            covariance = self.hmm.state_covariance(self.length)
+        else:
+            is_token = self.cell.task.name is TaskName.next_token
+            readout = self.hmm.loading if is_token else np.eye(self.hmm.state_dim)
+            noise = self.observation_noise**2 if is_token else 0.0
+            covariance = self.hmm.state_covariance(self.length + 1)
+        return np.sum((readout @ covariance) * readout, axis=1) + noise
+
+    def targets(
+        self, now: Float64[ndarray, "n q"], following: Float64[ndarray, "n q"], stream: str, replicate: int
+    ) -> Float64[ndarray, "n m"]:
+        """y for rows whose states are z_T and z_{T+1}."""
+        if self.cell.task.name is TaskName.next_state:
+            return following
+        if self.cell.task.name is TaskName.downstream_label:
+            return now @ self.target_map.T
+        return self.hmm.observe(following, self.seeds.numpy(f"{stream}/next_observation", replicate))
+
+    def states(self, stream: str, replicate: int, num_sequences: int) -> Float64[ndarray, "N T+1 q"]:
+        """z_1 .. z_{T+1} of every sequence."""
+        return self.hmm.sample_states(num_sequences, self.length + 1, self.seeds.numpy(f"{stream}/state", replicate))
+
+
+class WindowProblem(GaussianProblem):
+    """The last token, or the last L: features are linear in L states, plus noise of their own."""
+
+    def __init__(self, cell: Cell, hmm: LinearGaussianConfig) -> None:
+        self._window = cell.representation.window
+        super().__init__(cell, hmm, token_dim=-(-cell.num_features // self._window))
+
+    @cached_property
+    def population(self) -> Population:
+        """Sigma = W P W' + s I, with P of the states in the window, the newest first."""
+        covariances = [self.hmm.state_covariance(self.length - lag) for lag in range(self._window)]
+        powers = [np.linalg.matrix_power(self.hmm.transition, lag) for lag in range(self._window)]
+        blocks = [
+            [
+                powers[older - newer] @ covariances[older]
+                if older >= newer
+                else (powers[newer - older] @ covariances[newer]).T
+                for older in range(self._window)
+            ]
+            for newer in range(self._window)
+        ]
+        return FactorPopulation(
+            loading=self._loading,
+            latent_covariance=np.block(blocks),
+            noise_variance=self.observation_noise**2,
+            cross=np.vstack([covariances[lag] @ powers[lag].T for lag in range(self._window)]) @ self.target_map.T,
+            target_variances=self.target_variances(),
+            outputs_follow_width=self.cell.task.name is TaskName.next_token,
+        )
+
+    def rows(self, stream: str, replicate: int, num_rows: int) -> Rows:
+        """One row for each token of a sequence, or one for its last token."""
+        num_sequences = num_rows // self.cell.tokens_per_sequence
+        states = self.states(stream, replicate, num_sequences)
+        if self.cell.tokens_per_sequence > 1:
+            now = states[:, :-1].reshape(num_rows, -1)
+            following = states[:, 1:].reshape(num_rows, -1)
+            seen = now
+        else:
+            now, following = states[:, -2], states[:, -1]
+            seen = states[:, -2 : -2 - self._window : -1].reshape(num_rows, -1)
+        rng = self.seeds.numpy(f"{stream}/observation", replicate)
+        features = observe(seen, self._loading, self.observation_noise, rng)
+        return Rows(features, self.targets(now, following, stream, replicate))
+
+    @cached_property
+    def _loading(self) -> Float64[ndarray, "d Lq"]:
+        """Feature i is entry i // L of the token i mod L steps back, so that the first p features see every token."""
+        token_dim, state_dim = self.hmm.loading.shape
+        loading = np.zeros((token_dim, self._window, self._window, state_dim))
+        for lag in range(self._window):
+            loading[:, lag, lag] = self.hmm.loading
+        return loading.reshape(token_dim * self._window, -1)[: self.cell.num_features]
+
+
+class KalmanProblem(GaussianProblem):
+    """The Bayes filter's state E[z_T | x_1 .. x_T]: the best that a frozen model could hand over."""
+
+    def __init__(self, cell: Cell, hmm: LinearGaussianConfig) -> None:
+        assert cell.representation.observation_dim is not None, "checked with the configuration"
+        super().__init__(cell, hmm, token_dim=cell.representation.observation_dim)
+        self._filter = KalmanFilter(self.hmm, self.length)
+
+    @cached_property
+    def population(self) -> Population:
+        """Cov(zhat) = P_T - P_{T|T}; E[zhat z_T'] is the same matrix, by orthogonality of the error."""
+        covariance = self.hmm.state_covariance(self.length) - self._filter.filtered_covariance(self.length)
+        covariance = (covariance + covariance.T) / 2
+        width = self.cell.num_features
+        return DensePopulation(
+            covariance=covariance[:width, :width],
+            cross=covariance[:width] @ self.target_map.T,
+            target_variance=float(self.target_variances().sum()),
+        )
+
+    def rows(self, stream: str, replicate: int, num_rows: int) -> Rows:
+        """One row for each sequence."""
+        states = self.states(stream, replicate, num_rows)
+        rng = self.seeds.numpy(f"{stream}/observation", replicate)
+        shape = (num_rows, self.length, self.hmm.loading.shape[0])
+        observations = states[:, :-1] @ self.hmm.loading.T + self.observation_noise * rng.standard_normal(shape)
+        features = self._filter.last_state(observations)[:, : self.cell.num_features]
+        return Rows(features, self.targets(states[:, -2], states[:, -1], stream, replicate))
+
+
+def _build_hmm(hmm: LinearGaussianConfig, token_dim: int, noise: float, seeds: Seeds) -> LinearGaussianHmm:
+    assert hmm.state_dim is not None, "only identity loading has no state_dim"
+    rng = seeds.numpy("transition")
+    if hmm.transition is Transition.orthogonal:
+        transition = orthogonal_transition(hmm.state_dim, hmm.spectral_radius, rng)
+    elif hmm.transition is Transition.symmetric:
+        transition = symmetric_transition(
+            hmm.state_dim, hmm.spectral_radius, rng, lowest_eigenvalue=hmm.lowest_eigenvalue
+        )
+    else:
+        transition = general_transition(hmm.state_dim, hmm.spectral_radius, rng)
+    if hmm.state_noise is None:
+        state_noise_covariance = unit_variance_noise(transition)
+    else:
+        state_noise_covariance = hmm.state_noise**2 * np.eye(hmm.state_dim)
+    result = LinearGaussianHmm.stationary(
+        transition,
+        gaussian_loading(token_dim, hmm.state_dim, seeds.numpy("loading")),
+        state_noise_covariance=state_noise_covariance,
+        observation_noise=noise,
+    )
+    if hmm.start is Start.stationary:
+        return result
+    return replace(result, initial_covariance=np.eye(hmm.state_dim))

@@ -1,0 +1,145 @@
+"""The work of a cell: its theory, and the exact risk of its heads on one draw of the training rows."""
+
+# Letters: w widths, r ridge strengths.
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from lab.core.heads import LinearHead, monte_carlo_risk
+from lab.core.linalg import default_rank_tolerance
+from lab.core.nested import nested_risk
+from lab.experiments.hmm_risk.cells import Cell
+from lab.experiments.hmm_risk.curves import TheoryCurve, optimal_ridges, theory_curve
+from lab.experiments.hmm_risk.problem import Problem, Rows
+
+Row = dict[str, Any]
+
+
+class CellWork(ABC):
+    """What one cell contributes to the table."""
+
+    @abstractmethod
+    def theory(self) -> list[Row]:
+        """A row for every width and ridge strength: what is known before any training row is drawn."""
+
+    @abstractmethod
+    def measure(self, replicate: int) -> list[Row]:
+        """A row for every width and ridge strength: bias, variance and size of the head on one draw."""
+
+
+class IndependentRows(CellWork):
+    """One row a sequence: the closed form given the features, and the asymptotic theory over it."""
+
+    def __init__(self, cell: Cell, problem: Problem) -> None:
+        self.cell = cell
+        self.problem = problem
+
+    def theory(self) -> list[Row]:
+        """Theory for every width and ridge strength."""
+        curve = self._theory_curve()
+        return [
+            self._theory_row(curve, w, r) for w in range(len(self.cell.widths)) for r in range(len(self.cell.ridge))
+        ]
+
+    def measure(self, replicate: int) -> list[Row]:
+        """Exact risk given the features of one draw; with `num_test`, also that of a fitted head on test rows."""
+        cell = self.cell
+        train = self.problem.rows("train", replicate, cell.num_train)
+        test = None if cell.num_test is None else self.problem.rows("test", replicate, cell.num_test)
+        rows = []
+        for widths, ridges in self._blocks():
+            risk = nested_risk(train.features, self.problem.population, widths, ridge=ridges, rtol=cell.rank_tolerance)
+            for w, width in enumerate(widths):
+                for r, ridge in enumerate(ridges):
+                    row = self.measured_row(replicate, width, r) | {
+                        "bias": self.scale(width) * float(risk.bias[w, r]),
+                        "variance": self.scale(width) * float(risk.variance[w, r]),
+                        "weight_norm": float(risk.squared_weight_norm[w, r] ** 0.5),
+                        "effective_rank": int(risk.rank[w]),
+                        "solved_by": risk.method[w],
+                    }
+                    rows.append(row if test is None else row | self._test_row(train, test, width, ridge))
+        return rows
+
+    def scale(self, width: int) -> float:
+        """What a risk summed over outputs is multiplied with."""
+        return 1 / self.problem.population.num_outputs(width) if self.cell.per_output else 1.0
+
+    def measured_row(self, replicate: int, width: int, r: int) -> Row:
+        """The columns that say which head a measured row is about."""
+        return {
+            "cell": self.cell.index,
+            "replicate": replicate,
+            "width": width,
+            "ridge": ridge_label(self.cell.ridge[r]),
+            "rank_tolerance": rank_tolerance(self.cell, width),
+        }
+
+    def _blocks(self) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+        """Widths and the strengths that they share: all of them, unless the best strength is asked for."""
+        strengths = self._strengths()
+        if np.all(strengths == strengths[:1]):
+            return [(self.cell.widths, tuple(strengths[0].tolist()))]
+        return [((width,), tuple(strengths[w].tolist())) for w, width in enumerate(self.cell.widths)]
+
+    def _theory_curve(self) -> TheoryCurve:
+        return theory_curve(
+            self.problem.population, self.cell.widths, num_train=self.cell.num_train, ridges=self._strengths()
+        )
+
+    def _theory_row(self, curve: TheoryCurve, w: int, r: int) -> Row:
+        scale = self.scale(self.cell.widths[w])
+        return {
+            "cell": self.cell.index,
+            "width": self.cell.widths[w],
+            "ridge": ridge_label(self.cell.ridge[r]),
+            "ridge_strength": float(curve.ridges[w, r]),
+            "observation_noise": self.problem.observation_noise,
+            "snr": float(curve.snr[w]),
+            "num_outputs": int(curve.num_outputs[w]),
+            "noise_floor": scale * float(curve.noise_trace[w]),
+            "misspecification": scale * float(curve.misspecification[w]),
+            "null_risk": scale * float(curve.signal[w] + curve.noise_trace[w]),
+            "gaussian_reference": False,
+            "theory_excess_risk": scale * float(curve.excess[w, r]),
+            "theory_bias": scale * float(curve.bias[w, r]),
+            "theory_variance": scale * float(curve.variance[w, r]),
+            "theory_prediction_risk": scale * float(curve.total[w, r]),
+            "theory_fixed_problem_excess": scale * float(curve.fixed_problem_excess[w, r]),
+            "theory_exact": scale * float(curve.exact_excess[w]) if curve.ridges[w, r] == 0 else np.nan,
+            "theory_independent_rows": np.nan,
+        }
+
+    def _strengths(self) -> Float64[ndarray, "w r"]:
+        columns = [
+            optimal_ridges(self.problem.population, self.cell.widths, num_train=self.cell.num_train)
+            if ridge == "optimal"
+            else np.full(len(self.cell.widths), float(ridge))
+            for ridge in self.cell.ridge
+        ]
+        return np.column_stack(columns)
+
+    def _test_row(self, train: Rows, test: Rows, width: int, ridge: float) -> Row:
+        num_outputs = self.problem.population.num_outputs(width)
+        targets = train.targets[:, :num_outputs]
+        tolerance = rank_tolerance(self.cell, width)
+        head = LinearHead.fit(train.features[:, :width], targets, ridge=ridge, rtol=tolerance)
+        risk = monte_carlo_risk(head, test.features[:, :width], test.targets[:, :num_outputs])
+        scale = self.scale(width)
+        return {"test_risk": scale * risk.mean, "test_standard_error": scale * risk.standard_error}
+
+
+def ridge_label(ridge: float | str) -> str:
+    """A ridge strength as the table's key: 0 and 0.0 are the same strength."""
+    return ridge if isinstance(ridge, str) else f"{float(ridge):g}"
+
+
+def rank_tolerance(cell: Cell, width: int) -> float:
+    """The share of the largest singular value below which one counts as zero."""
+    if cell.rank_tolerance is not None:
+        return cell.rank_tolerance
+    return default_rank_tolerance(cell.num_train, width)

@@ -1,0 +1,68 @@
+"""What a cell of the sweep must offer: second moments for the theory and the exact risk, and draws of rows."""
+
+# Letters: n rows, d features of the full model, m outputs.
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+
+from lab.core.population import Population
+from lab.core.seeds import Seeds
+from lab.experiments.hmm_risk.curves import projected
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Pairs of a representation and what follows it.
+
+    Attributes:
+        features: columns in the order in which a wider model adds them.
+        targets: all outputs of the full model; a problem that grows with the model keeps the first of them.
+    """
+
+    features: Float64[ndarray, "n d"]
+    targets: Float64[ndarray, "n m"]
+
+
+class Problem(ABC):
+    """A linear-Gaussian problem.
+
+    Attributes:
+        observation_noise: standard deviation of each feature's own noise.
+    """
+
+    observation_noise: float
+
+    @property
+    @abstractmethod
+    def population(self) -> Population:
+        """Second moments of features and targets at every width."""
+
+    @abstractmethod
+    def rows(self, stream: str, replicate: int, num_rows: int) -> Rows:
+        """Draw rows from the streams that `stream` and `replicate` name."""
+
+
+class ProjectedProblem(Problem):
+    """The same rows seen through random directions: phi = S'x with Gaussian S, of which a width keeps the first."""
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        self._problem = problem
+        self.observation_noise = problem.observation_noise
+        num_features = problem.population.num_features
+        normals = Seeds(seed).numpy("projection").standard_normal((num_features, num_features))
+        self._directions = normals.T / np.sqrt(num_features)
+
+    @cached_property
+    def population(self) -> Population:
+        """Second moments given the directions."""
+        return projected(self._problem.population, self._directions)
+
+    def rows(self, stream: str, replicate: int, num_rows: int) -> Rows:
+        """Rows of the full model, projected."""
+        rows = self._problem.rows(stream, replicate, num_rows)
+        return Rows(rows.features @ self._directions, rows.targets)

@@ -1,0 +1,157 @@
+"""The job of `lab hmm-risk sweep`: every unit of work, recorded as it is done, then table, figures and verdict."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lab.core.config import to_typed
+from lab.core.console import print_summary
+from lab.core.provenance import collect
+from lab.core.runs import Run
+from lab.core.tables import write_table
+from lab.experiments.hmm_risk.cells import Cell, expand
+from lab.experiments.hmm_risk.config import HmmRiskConfig
+from lab.experiments.hmm_risk.work import Unit, do_all, units
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+Row = dict[str, Any]
+
+_log = logging.getLogger(__name__)
+
+# columns that a cell gives to each of its rows
+_FROM_CELL = ("label", "curve", "num_train", "tokens_per_sequence", "context_length")
+
+
+def check(config: "DictConfig") -> None:
+    """Refuse a configuration that describes no problem, before anything is written.
+
+    Raises:
+        ConfigError: naming key, value and cure.
+    """
+    expand(to_typed(config, HmmRiskConfig))
+
+
+def run(config: "DictConfig") -> float:
+    """Run or continue one sweep in Hydra's run directory.
+
+    Returns:
+        The largest relative gap between measured excess risk and theory away from p = n, which a sweeper may minimise;
+        NaN where there is no theory.
+
+    Raises:
+        LabError: for what the user can cure; what was recorded before is intact.
+    """
+    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    settings = to_typed(config, HmmRiskConfig)
+    cells = expand(settings)
+    hydra = HydraConfig.get()
+    resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(resolved, dict), "a composed configuration is a mapping"
+    # how many processes work makes no difference to the result: a run may go on with more of them
+    content = {str(key): value for key, value in resolved.items() if key != "workers"}
+    provenance, patch = collect(seeds={"seed": settings.seed}, backends={"linear_algebra": "numpy, scipy"})
+    directory = Path(hydra.runtime.output_dir)
+    with Run(directory, content, list(hydra.overrides.task), provenance, patch) as record:
+        _work(record, settings, cells)
+        return _report(record, settings, cells)
+
+
+def _work(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
+    every_unit = list(units(cells))
+    done = recorded_units(record.rows, every_unit, cells)
+    finished = {(unit.cell, replicate) for unit in done for replicate in unit.replicates or (None,)}
+    record.keep([row for row in record.rows if (row["cell"], row.get("replicate")) in finished])
+    todo = [unit for unit in every_unit if unit not in done]
+    if done:
+        _log.info("%d of %d units of work are recorded and are not done again", len(done), len(every_unit))
+    workers = settings.workers or len(os.sched_getaffinity(0))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("draws", total=len(every_unit), completed=len(done))
+        for _, rows in do_all(cells, todo, workers):
+            record.log(rows)
+            progress.advance(task)
+
+
+def recorded_units(rows: Sequence[Row], every_unit: Sequence[Unit], cells: Sequence[Cell]) -> set[Unit]:
+    """The units of which every row is there; of a unit that was cut short, none counts."""
+    counts: dict[tuple[int, int | None], int] = {}
+    for row in rows:
+        key = (row["cell"], row.get("replicate"))
+        counts[key] = counts.get(key, 0) + 1
+    done = set()
+    for unit in every_unit:
+        size = len(cells[unit.cell].widths) * len(cells[unit.cell].ridge)
+        if all(counts.get((unit.cell, replicate)) == size for replicate in unit.replicates or (None,)):
+            done.add(unit)
+    return done
+
+
+def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
+    """Measured rows with their theory, ordered by cell, width, ridge and replicate."""
+    theory = {(row["cell"], row["width"], row["ridge"]): row for row in rows if row["kind"] == "theory"}
+    table = []
+    for row in rows:
+        if row["kind"] == "theory":
+            continue
+        cell = cells[row["cell"]]
+        known = theory[row["cell"], row["width"], row["ridge"]]
+        joined = {
+            "cell": cell.index,
+            **{name: getattr(cell, name) for name in _FROM_CELL},
+            "width": row["width"],
+            "gamma": row["width"] / cell.num_train,
+            **{key: value for key, value in row.items() if key not in ("kind", "cell", "width")},
+            **{key: value for key, value in known.items() if key not in ("kind", "cell", "width", "ridge")},
+        }
+        if "bias" in row:
+            excess = row["bias"] + row["variance"]
+            joined |= {
+                "excess_risk": excess,
+                "prediction_risk": excess + known["noise_floor"],
+                "fixed_problem_excess": excess + known["misspecification"],
+            }
+        table.append(joined)
+    return sorted(table, key=lambda row: (row["cell"], row["width"], row["ridge"], row["replicate"]))
+
+
+def _report(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> float:
+    """Table, figures, verdict: made anew from what is recorded, so that a resumed run ends as any other."""
+    # matplotlib takes as long to load as a small sweep: not before there is something to draw
+    from lab.core.figures import house_style, save_figure  # noqa: PLC0415
+    from lab.experiments.hmm_risk.figures import FIGURES, Sheet  # noqa: PLC0415
+    from lab.experiments.hmm_risk.report import headline, largest_gap, summary_table  # noqa: PLC0415
+    from lab.experiments.hmm_risk.summary import curves  # noqa: PLC0415
+    from lab.experiments.hmm_risk.verdict import verdict  # noqa: PLC0415
+
+    table = table_rows(record.rows, cells)
+    write_table(record.directory / "table.parquet", table)
+    lines = curves(table)
+    unit = "per output" if settings.per_output else "(sum over outputs)"
+    folder = record.directory / "figures"
+    with house_style():
+        for name in settings.figures:
+            figure, columns = FIGURES[name](Sheet(lines, unit))
+            save_figure(figure, folder, name, columns)
+    sentences = verdict(lines, is_one_problem="fixed_problem_excess" in settings.figures)
+    header, body = summary_table(lines)
+    record.save_summary(header, body, sentences)
+    record.set_headline(settings.title, headline(lines))
+    print_summary(settings.title, header, body, sentences, [folder / f"{name}.png" for name in settings.figures])
+    return largest_gap(lines)

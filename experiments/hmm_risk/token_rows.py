@@ -1,0 +1,332 @@
+"""Every token of a sequence gives a row (x_t, y_t), y_t read off the next state: what is known of such rows exactly.
+
+Sequences are independent and start in the stationary law; rows of one sequence are not independent. Given all tokens
+x_1 .. x_T of a sequence its targets are Gaussian: their means are those of the smoother, and differ from the best
+linear prediction B'x_t by what the other tokens say; their covariance is the same for every sequence. A width p keeps
+the first p features, and both moments are those given the p features that the model sees.
+"""
+
+# Letters: n rows in the order (sequence, token), N sequences, T tokens, d features of the widest model, p width,
+# q state entries, m outputs, k latent factors, c components (modes, or planes of two modes).
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Num
+from numpy import ndarray
+from numpy.typing import ArrayLike
+from scipy import linalg
+from typing_extensions import override
+
+from lab.core import checks
+from lab.core.errors import InputError
+from lab.core.hmm_gaussian import LinearGaussianHmm
+from lab.core.hmm_kalman import KalmanFilter
+
+
+class ExpectedTargets(NamedTuple):
+    """What is to be expected of the targets of some training rows.
+
+    Attributes:
+        given_sequence: E[y_t | x_1 .. x_T].
+        given_token: E[y_t | x_t] = B_p'x_t.
+    """
+
+    given_sequence: Float64[ndarray, "n m"]
+    given_token: Float64[ndarray, "n m"]
+
+
+class TokenRows(ABC):
+    """The law of all rows of a sequence, at every width up to `num_features`.
+
+    Attributes:
+        length: T.
+    """
+
+    length: int
+
+    @property
+    @abstractmethod
+    def noise_variance(self) -> float:
+        """s in Sigma_p = F_p F_p' + s I."""
+
+    @property
+    @abstractmethod
+    def num_features(self) -> int:
+        """The widest representation."""
+
+    @abstractmethod
+    def factor(self, width: int) -> Float64[ndarray, "p k"]:
+        """F_p in Sigma_p = F_p F_p' + s I; without columns if features are uncorrelated and alike."""
+
+    @abstractmethod
+    def coefficients(self, width: int) -> Float64[ndarray, "p m"]:
+        """B_p, the best linear head on one token."""
+
+    @abstractmethod
+    def noise_trace(self, width: int) -> float:
+        """tr Sigma_e,p: the risk of B_p."""
+
+    @abstractmethod
+    def sequence_noise(self, width: int) -> Float64[ndarray, "T T"]:
+        """Omega_ts = tr Cov(y_t, y_s | x_1 .. x_T), summed over outputs."""
+
+    @abstractmethod
+    def expected_targets(self, features: Float64[ndarray, "n d"], widths: Sequence[int]) -> Iterator[ExpectedTargets]:
+        """The means of the targets of every row, for one width after another."""
+
+    def _check_width(self, width: int) -> int:
+        if not 1 <= width <= self.num_features:
+            raise InputError(f"width={width} must be from 1 to {self.num_features}, the features there are")
+        return width
+
+
+class HmmTokenRows(TokenRows):
+    """A state of fixed size: x_t = W_p z_t + u_t and y_t = C z_{t+1}, with a stationary start.
+
+    Args:
+        hmm: its loading is that of the widest model.
+        length: T.
+        readout: C; None for the next state itself. Only C'C matters for risks summed over outputs, so C = W gives the
+            squared distance between the predicted and the true mean of the next token.
+
+    Raises:
+        InputError: if the start is not stationary, there is no observation noise, or an argument does not fit.
+    """
+
+    def __init__(self, hmm: LinearGaussianHmm, length: int, *, readout: ArrayLike | None = None) -> None:
+        if not hmm.is_stationary:
+            raise InputError(
+                "hmm.initial_covariance is not the stationary one, so that rows of one sequence differ in law; build "
+                "it with LinearGaussianHmm.stationary"
+            )
+        if hmm.observation_noise == 0:
+            raise InputError("hmm.observation_noise=0 leaves redundant features; give a positive standard deviation")
+        self.hmm = hmm
+        self.length = checks.whole_number("length", length)
+        size = hmm.state_dim
+        self.readout = np.eye(size) if readout is None else checks.real_array("readout", readout, shape=(None, size))
+        if self.readout.shape[0] > size:
+            # as many outputs as state entries will do: with C = Q R the risk of R z is that of C z
+            _, self.readout = np.linalg.qr(self.readout)
+        self._filters: dict[int, KalmanFilter] = {}
+        self._sequence_noise: dict[int, Float64[ndarray, "T T"]] = {}
+
+    @property
+    @override
+    def num_features(self) -> int:
+        return self.hmm.num_features
+
+    @property
+    @override
+    def noise_variance(self) -> float:
+        return self.hmm.observation_noise**2
+
+    @cached_property
+    def lag_covariances(self) -> Float64[ndarray, "T_plus_1 q q"]:
+        """Cov(z_{t+l}, z_t) = A^l P for l = 0 .. T."""
+        covariances = np.empty((self.length + 1, self.hmm.state_dim, self.hmm.state_dim))
+        covariances[0] = self.hmm.initial_covariance
+        for lag in range(self.length):
+            covariances[lag + 1] = self.hmm.transition @ covariances[lag]
+        return covariances
+
+    @override
+    def factor(self, width: int) -> Float64[ndarray, "p k"]:
+        return self.hmm.loading[: self._check_width(width)] @ self._state_root
+
+    @override
+    def coefficients(self, width: int) -> Float64[ndarray, "p m"]:
+        # (F F' + s I)^-1 F = F (F'F + s I)^-1 needs no p x p matrix
+        factor = self.factor(width)
+        system = factor.T @ factor
+        system[np.diag_indices_from(system)] += self.noise_variance
+        target = self._state_root.T @ self.hmm.transition.T @ self.readout.T
+        return factor @ linalg.solve(system, target, assume_a="pos")
+
+    @override
+    def noise_trace(self, width: int) -> float:
+        root = self.hmm.loading[: self._check_width(width)] @ self.hmm.initial_covariance @ self.hmm.transition.T
+        explained = np.sum((root @ self.readout.T) * self.coefficients(width))
+        return float(np.sum((self.readout @ self.hmm.initial_covariance) * self.readout) - explained)
+
+    @override
+    def sequence_noise(self, width: int) -> Float64[ndarray, "T T"]:
+        if width not in self._sequence_noise:
+            joint = self._filter(width).smoothed_covariance()[1:, 1:]
+            metric = self.readout.T @ self.readout
+            self._sequence_noise[width] = np.tensordot(joint, metric, axes=2)
+        return self._sequence_noise[width]
+
+    @override
+    def expected_targets(self, features: Float64[ndarray, "n d"], widths: Sequence[int]) -> Iterator[ExpectedTargets]:
+        for width in widths:
+            seen = features[:, : self._check_width(width)]
+            states = self._filter(width).smooth(seen.reshape(-1, self.length, width))[:, 1:]
+            yield ExpectedTargets(
+                given_sequence=states.reshape(seen.shape[0], -1) @ self.readout.T,
+                given_token=seen @ self.coefficients(width),
+            )
+
+    @cached_property
+    def _state_root(self) -> Float64[ndarray, "q q"]:
+        values, vectors = np.linalg.eigh(self.hmm.initial_covariance)
+        return vectors * np.sqrt(np.maximum(values, 0.0))
+
+    def _filter(self, width: int) -> KalmanFilter:
+        if width not in self._filters:
+            narrow = replace(self.hmm, loading=self.hmm.loading[: self._check_width(width)])
+            self._filters[width] = KalmanFilter(narrow, self.length)
+        return self._filters[width]
+
+
+@dataclass(frozen=True)
+class ModeTokenRows(TokenRows):
+    """As many independent modes as features: x_t = z_t + u_t and y_t = z_{t+1}, at every width a problem of its own.
+
+    Modes have unit stationary variance. A real mode has the autocovariance a^|l|; two modes that rotate in a plane,
+    written as one complex number, have (a exp(i angle))^l.
+
+    Attributes:
+        decay: a of every mode, between -1 and 1; the two modes of a plane share it, and it is not negative.
+        observation_noise: standard deviation of each entry of u_t, positive.
+        length: T.
+        angle: rotation of each plane, radians; None for real modes. Widths are then even, and a last mode without a
+            partner is left out.
+
+    Raises:
+        InputError: if an argument is outside these bounds or does not fit.
+    """
+
+    decay: Float64[ndarray, " d"]
+    observation_noise: float
+    length: int
+    angle: Float64[ndarray, " planes"] | None = None
+
+    def __post_init__(self) -> None:
+        decay = checks.real_array("decay", self.decay, shape=(None,))
+        if decay.size == 0 or np.abs(decay).max() >= 1:
+            raise InputError(f"decay={decay} must hold numbers between -1 and 1; give one or more")
+        checks.positive_number("observation_noise", self.observation_noise)
+        checks.whole_number("length", self.length)
+        if self.angle is not None:
+            num_planes = decay.size // 2
+            angle = checks.real_array("angle", self.angle, shape=((decay.size + 1) // 2,))
+            object.__setattr__(self, "angle", angle[:num_planes])
+            decay = decay[: 2 * num_planes]
+            if num_planes == 0 or decay.min() < 0 or np.any(decay[0::2] != decay[1::2]):
+                raise InputError(f"decay={decay} must hold one number of 0 or more twice for every plane; repeat it")
+        object.__setattr__(self, "decay", decay)
+
+    @property
+    @override
+    def num_features(self) -> int:
+        return self.decay.size
+
+    @property
+    @override
+    def noise_variance(self) -> float:
+        return 1 + self.observation_noise**2
+
+    @property
+    def modes_per_component(self) -> int:
+        """2 for planes, 1 for real modes."""
+        return 1 if self.angle is None else 2
+
+    def num_components(self, width: int) -> int:
+        """Planes, or real modes, among the first `width` features.
+
+        Raises:
+            InputError: if the width is out of range or cuts through a plane.
+        """
+        if self._check_width(width) % self.modes_per_component:
+            raise InputError(f"width={width} sees only one of the two modes of a plane; give an even width")
+        return width // self.modes_per_component
+
+    @cached_property
+    def autocovariance(self) -> Num[ndarray, "c T_plus_1"]:
+        """E[z_{t+l} conj(z_t)] for l = 0 .. T, per unit of variance; complex for planes."""
+        return self._moduli[:, None] ** np.arange(self.length + 1) * self._phases
+
+    @override
+    def factor(self, width: int) -> Float64[ndarray, "p k"]:
+        return np.zeros((self._check_width(width), 0))
+
+    @override
+    def coefficients(self, width: int) -> Float64[ndarray, "p m"]:
+        # row i of B is what feature i alone predicts
+        return self._from_components(self._given_token(self._components(np.eye(width), self.num_components(width))))
+
+    @override
+    def noise_trace(self, width: int) -> float:
+        num_components = self.num_components(width)
+        explained = self.modes_per_component * float(np.sum(self._moduli[:num_components] ** 2)) / self.noise_variance
+        return width - explained
+
+    @override
+    def sequence_noise(self, width: int) -> Float64[ndarray, "T T"]:
+        return self._cumulative_noise[self.num_components(width) - 1]
+
+    @override
+    def expected_targets(self, features: Float64[ndarray, "n d"], widths: Sequence[int]) -> Iterator[ExpectedTargets]:
+        num_rows, num_components = features.shape[0], self.num_components(max(widths))
+        seen = self._components(features, num_components)
+        given_token = self._from_components(self._given_token(seen))
+        # in a frame that turns with its plane a rotating mode is a real one
+        steps = self._phases[:num_components, None]
+        turned = seen.reshape(num_components, -1, self.length) * steps[..., :-1].conj()
+        smoothed = (turned @ self._gains[:num_components].swapaxes(1, 2)) * steps[..., 1:]
+        given_sequence = self._from_components(smoothed.reshape(num_components, num_rows))
+        for width in widths:
+            self.num_components(width)
+            yield ExpectedTargets(given_sequence[:, :width], given_token[:, :width])
+
+    @cached_property
+    def _moduli(self) -> Float64[ndarray, " c"]:
+        return self.decay[:: self.modes_per_component]
+
+    @cached_property
+    def _phases(self) -> Num[ndarray, "c T_plus_1"]:
+        if self.angle is None:
+            return np.ones((self.decay.size, self.length + 1))
+        return np.exp(1j * self.angle[:, None] * np.arange(self.length + 1))
+
+    @cached_property
+    def _gains(self) -> Float64[ndarray, "c T T"]:
+        """G with E[z_{t+1} | x] = sum_s G_ts x_s, in the turned frame."""
+        ahead, present = self._turned_covariances()
+        present[:, np.arange(self.length), np.arange(self.length)] += self.observation_noise**2
+        return np.linalg.solve(present, ahead.swapaxes(1, 2)).swapaxes(1, 2)
+
+    @cached_property
+    def _cumulative_noise(self) -> Float64[ndarray, "c T T"]:
+        """Omega with the first component, the first two, and so on."""
+        ahead, present = self._turned_covariances()
+        left = present - self._gains @ ahead.swapaxes(1, 2)
+        times = np.arange(self.length)
+        # the trace of a rotation by phi is 2 cos(phi)
+        turns = self._phases[:, np.abs(np.subtract.outer(times, times))].real
+        return np.cumsum(self.modes_per_component * left * turns, axis=0)
+
+    def _turned_covariances(self) -> tuple[Float64[ndarray, "c T T"], Float64[ndarray, "c T T"]]:
+        """Cov(z_{t+1}, z_s) and Cov(z_t, z_s) for t, s = 1 .. T."""
+        times = np.arange(self.length)
+        lags = np.subtract.outer(times, times)
+        moduli = self._moduli[:, None, None]
+        return moduli ** np.abs(lags + 1), moduli ** np.abs(lags)
+
+    def _given_token(self, seen: Num[ndarray, "c n"]) -> Num[ndarray, "c n"]:
+        return (self.autocovariance[: seen.shape[0], 1] / self.noise_variance)[:, None] * seen
+
+    def _components(self, features: Float64[ndarray, "n d"], num_components: int) -> Num[ndarray, "c n"]:
+        columns = features.T[: num_components * self.modes_per_component]
+        return columns if self.angle is None else columns[0::2] + 1j * columns[1::2]
+
+    def _from_components(self, values: Num[ndarray, "c n"]) -> Float64[ndarray, "n d"]:
+        if self.angle is None:
+            return values.T
+        return np.stack([values.real, values.imag], axis=1).reshape(-1, values.shape[1]).T

@@ -1,0 +1,133 @@
+"""Where the work of a sweep is done: units of it, in this process or in several, each with one BLAS thread."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+from lab.experiments.hmm_risk.cells import Cell
+from lab.experiments.hmm_risk.config import DiscreteConfig, LinearGaussianConfig, Loading, RepresentationName, SizeMap
+from lab.experiments.hmm_risk.gaussian import KalmanProblem, WindowProblem
+from lab.experiments.hmm_risk.measure import CellWork, IndependentRows
+from lab.experiments.hmm_risk.modes import ModeProblem
+from lab.experiments.hmm_risk.problem import Problem, ProjectedProblem
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The smallest piece of work that is recorded: the theory of a cell, or some of its replicates.
+
+    Attributes:
+        cell: index of the cell.
+        replicates: which draws; none for the theory.
+    """
+
+    cell: int
+    replicates: tuple[int, ...] = ()
+
+
+def build_problem(cell: Cell) -> Problem:
+    """The problem of a linear-Gaussian cell."""
+    assert isinstance(cell.hmm, LinearGaussianConfig), "a discrete HMM has work of its own"
+    if cell.hmm.loading is Loading.identity:
+        problem: Problem = ModeProblem(cell, cell.hmm)
+    elif cell.representation.name is RepresentationName.kalman_state:
+        problem = KalmanProblem(cell, cell.hmm)
+    else:
+        problem = WindowProblem(cell, cell.hmm)
+    if cell.representation.size_map is SizeMap.random_projection:
+        return ProjectedProblem(problem, cell.seed)
+    return problem
+
+
+def build_work(cell: Cell) -> CellWork:
+    """What does the work of a cell."""
+    if isinstance(cell.hmm, DiscreteConfig):
+        # only a discrete HMM needs torch, which takes 2 s to load
+        from lab.experiments.hmm_risk.discrete import DiscreteRows  # noqa: PLC0415
+
+        return DiscreteRows(cell, cell.hmm)
+    if cell.tokens_per_sequence > 1:
+        from lab.experiments.hmm_risk.dependent_rows import DependentRows  # noqa: PLC0415
+
+        return DependentRows(cell, build_problem(cell))
+    return IndependentRows(cell, build_problem(cell))
+
+
+class Workshop:
+    """Does units of a sweep, and keeps what several units of one cell share."""
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._cells = cells
+        self._works: dict[int, CellWork] = {}
+
+    def do(self, unit: Unit) -> list[Row]:
+        """The rows of one unit."""
+        work = self._works.get(unit.cell)
+        if work is None:
+            work = self._works[unit.cell] = build_work(self._cells[unit.cell])
+        if not unit.replicates:
+            return [{"kind": "theory", **row} for row in work.theory()]
+        return [{"kind": "measured", **row} for replicate in unit.replicates for row in work.measure(replicate)]
+
+
+def units(cells: Sequence[Cell]) -> Iterator[Unit]:
+    """All work of a sweep. A discrete HMM's replicates stay together: its second moments cost more than they do."""
+    for cell in cells:
+        yield Unit(cell.index)
+        if cell.is_discrete:
+            yield Unit(cell.index, tuple(range(cell.replicates)))
+        else:
+            yield from (Unit(cell.index, (replicate,)) for replicate in range(cell.replicates))
+
+
+def do_all(cells: Sequence[Cell], todo: Sequence[Unit], num_workers: int) -> Iterator[tuple[Unit, list[Row]]]:
+    """Do the units in `num_workers` processes, as they come; results do not depend on how many there are."""
+    if num_workers == 1 or len(todo) <= 1:
+        workshop = Workshop(cells)
+        for unit in todo:
+            yield unit, workshop.do(unit)
+        return
+    # spawned and not forked: the progress bar is a thread, and a fork beside threads can hang
+    executor = ProcessPoolExecutor(
+        min(num_workers, len(todo)),
+        get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(tuple(cells), os.getpid()),
+    )
+    try:
+        futures: dict[Future[list[Row]], Unit] = {executor.submit(_do_in_worker, unit): unit for unit in todo}
+        for future in as_completed(futures):
+            yield futures.pop(future), future.result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+_workshop: Workshop | None = None
+
+
+def _start_worker(cells: tuple[Cell, ...], parent: int) -> None:
+    global _workshop
+    _workshop = Workshop(cells)
+    # Ctrl-C reaches the whole terminal: the command that was typed decides what becomes of its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A killed command must not leave workers behind: they hold each other's pipes open and would wait for ever."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _do_in_worker(unit: Unit) -> list[Row]:
+    assert _workshop is not None, "the pool starts workers with _start_worker"
+    return _workshop.do(unit)

@@ -1,0 +1,341 @@
+"""The command as it is typed: what it prints, what it writes, and how it refuses."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.cli.dispatch import run_hydra_job
+from lab.cli.main import runs, show
+from lab.experiments.hmm_risk import SPEC
+from lab.experiments.hmm_risk.config import HmmRiskConfig
+
+Lab = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+TINY = (
+    "num_train=20",
+    "widths=[5,10,40]",
+    "replicates=2",
+    "observation_noise=0.5",
+    "figures=[excess_risk]",
+    "workers=1",
+)
+FILES = {
+    ".lock",
+    "config.json",
+    "figures",
+    "lab.log",
+    "metrics.jsonl",
+    "overrides.json",
+    "provenance.json",
+    "status.json",
+    "summary.json",
+    "table.parquet",
+}
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def sweep(lab: Lab, *arguments: str, **options: Any) -> Any:
+    return lab("hmm-risk", "sweep", *arguments, **options)
+
+
+def run_folders(outputs: Path) -> list[Path]:
+    return sorted(outputs.glob("hmm_risk/runs/*"))
+
+
+def files_under(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} if folder.exists() else {}
+
+
+def check_refused(done: Any, *words: str) -> None:
+    """One line that names key and value, and exit code 2."""
+    assert done.code == 2, done.err
+    assert done.err.startswith("lab: ")
+    assert done.err.count("\n") == 1
+    for word in words:
+        assert word in done.err
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, lab_command: tuple[str, ...]) -> tuple[Path, str]:
+    """The output folder of one finished tiny sweep, not to be changed, and what it printed."""
+    outputs = tmp_path_factory.mktemp("finished") / "outputs"
+    done = subprocess.run(
+        [*lab_command, "hmm-risk", "sweep", *TINY],
+        cwd=outputs.parent,
+        env={**os.environ, "LAB_OUTPUTS": str(outputs)},
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return outputs, done.stdout
+
+
+@pytest.fixture
+def recorded(finished_run: tuple[Path, str], outputs: Path) -> Path:
+    """A copy of the finished run, in this test's output folder."""
+    subprocess.run(["cp", "-a", str(finished_run[0]), str(outputs)], check=True)
+    (folder,) = run_folders(outputs)
+    return folder
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("hmm-risk", "sweep", "--help")])
+def test_help_loads_nothing_heavy_and_answers_at_once(arguments: tuple[str, ...]) -> None:
+    program = """
+import resource, sys
+from lab.cli.main import app
+app(sys.argv[1:], standalone_mode=False)
+loaded = {"numpy", "scipy", "torch", "hydra", "omegaconf", "matplotlib", "pyarrow"} & set(sys.modules)
+print(",".join(sorted(loaded)), file=sys.stderr)
+"""
+    seconds = []
+    for _ in range(2):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.stderr.strip() == ""
+        assert "Usage:" in done.stdout
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    # the better of two: the first may have to read everything from the disk
+    assert min(seconds) < 0.3
+
+
+def test_the_commands_are_those_that_are_documented(lab: Lab) -> None:
+    done = lab("--help")
+    listed = [line.split()[0] for line in done.out.partition("Commands:")[2].splitlines() if line.strip()]
+    assert sorted(listed) == ["bench", "doctor", "hmm-risk", "runs", "show", "version"]
+
+
+def test_the_help_of_a_sweep_teaches_groups_keys_and_examples(lab: Lab) -> None:
+    text = sweep(lab, "--help").out
+    for group in ("hmm", "representation", "task"):
+        for option in (CONF / group).glob("*.yaml"):
+            assert option.stem in text
+    words = text.replace(",", " ").split()
+    missing = {field.name for field in fields(HmmRiskConfig)} - set(words)
+    assert missing == set()
+    assert text.partition("Examples:")[2].count("lab hmm-risk sweep") >= 3
+
+
+def test_a_sweep_writes_one_directory_with_everything_in_it(finished_run: tuple[Path, str]) -> None:
+    outputs, printed = finished_run
+    (folder,) = run_folders(outputs)
+    assert {path.name for path in folder.iterdir()} >= FILES
+    assert {path.suffix for path in (folder / "figures").iterdir()} == {".pdf", ".png", ".parquet"}
+    assert json.loads((folder / "status.json").read_text())["status"] == "finished"
+    assert json.loads((folder / "overrides.json").read_text()) == list(TINY)
+    assert str(folder / "figures" / "excess_risk.png") in printed
+    # three widths, two replicates, and the theory of each width
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 9
+    assert list(outputs.parent.iterdir()) == [outputs], "nothing is written beside the output folder"
+
+
+def test_a_resumed_run_that_is_finished_does_nothing_twice(lab: Lab, recorded: Path) -> None:
+    before = files_under(recorded)
+    done = sweep(lab, f"resume={recorded.name[-6:]}")
+    assert done.code == 0, done.err
+    after = files_under(recorded)
+    for name in ("metrics.jsonl", "table.parquet", "config.json", "overrides.json", "summary.json"):
+        assert after[recorded / name] == before[recorded / name]
+
+
+@pytest.mark.parametrize(
+    "at", [pytest.param("front", marks=pytest.mark.slow), "middle", pytest.param("end", marks=pytest.mark.slow)]
+)
+def test_the_flag_of_a_sweep_may_stand_anywhere(at: str, lab: Lab, outputs: Path) -> None:
+    words = ["num_train=20,24", *TINY[1:]]
+    words.insert({"front": 0, "middle": 2, "end": len(words)}[at], "--multirun" if at == "end" else "-m")
+    done = sweep(lab, *words)
+    assert done.code == 0, done.err
+    points = sorted(outputs.glob("hmm_risk/sweeps/*/[0-9]*"))
+    assert [json.loads((point / "config.json").read_text())["num_train"] for point in points] == [20, 24]
+
+
+@pytest.mark.parametrize("words", [("--cfg", "job", "num_train=37"), ("num_train=37", "--cfg", "job")])
+def test_the_configuration_is_printed_and_nothing_runs(words: tuple[str, ...], lab: Lab, outputs: Path) -> None:
+    done = sweep(lab, *words)
+    assert done.code == 0, done.err
+    assert "num_train: 37" in done.out
+    assert not outputs.exists()
+
+
+def test_hydra_tells_where_defaults_come_from(lab: Lab, outputs: Path) -> None:
+    done = sweep(lab, "--info", "defaults")
+    assert done.code == 0, done.err
+    assert "hmm/orthogonal_modes" in done.out
+    assert not outputs.exists()
+
+
+def test_runs_are_listed(lab: Lab, recorded: Path) -> None:
+    (recorded.parent / "20200101-000000-000000").mkdir()
+    (recorded.parent / "20200101-000000-000000" / "status.json").write_text("{torn")
+    done = lab("runs", env={"COLUMNS": "200"})
+    assert done.code == 0, done.err
+    newest, oldest = (line for line in done.out.splitlines() if "hmm_risk/runs" in line)
+    assert recorded.name in newest
+    assert "finished" in newest
+    assert "unreadable" in oldest
+    assert lab("runs", "--study", "hmm_risk", "--limit", "1", env={"COLUMNS": "200"}).out.count("hmm_risk/runs/") == 1
+
+
+def test_an_empty_output_folder_has_no_runs(lab: Lab) -> None:
+    done = lab("runs")
+    assert (done.code, done.out.startswith("no runs under")) == (0, True)
+
+
+def test_a_run_is_shown_as_it_ended(lab: Lab, recorded: Path, finished_run: tuple[Path, str]) -> None:
+    done = lab("show", recorded.name[-6:])
+    assert done.code == 0, done.err
+    table = finished_run[1].partition("figure:")[0]
+    assert done.out.startswith(table)
+    assert str(recorded / "figures" / "excess_risk.png") in done.out
+    assert str(recorded / "table.parquet") in done.out
+
+
+@pytest.mark.parametrize("name", ["status.json", "summary.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"columns": 3}', b"\xff\x00"])
+def test_a_damaged_run_is_listed_and_refused(
+    name: str, content: bytes, recorded: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (recorded / name).write_bytes(content)
+    runs(study="", limit=20)
+    assert recorded.name in capfd.readouterr().out
+    if name == "summary.json" or not content.startswith(b'{"'):
+        with pytest.raises(SystemExit) as left:
+            show(str(recorded))
+        check_refused(Finished(int(str(left.value.code)), "", capfd.readouterr().err), str(recorded))
+
+
+def test_the_doctor_says_what_runs_here(lab: Lab, outputs: Path) -> None:
+    done = lab("doctor")
+    assert done.code == 0, done.err
+    for word in ("torch", "devices", "mamba-ssm", "causal-conv1d", "Slurm", "font"):
+        assert word in done.out
+    assert not outputs.exists()
+
+
+REFUSED = {
+    "unknown key": (["replicate=3"], ["replicate", "did you mean replicates"]),
+    "unknown inner key": (["hmm.spectral_radios=0.5"], ["hmm.spectral_radios", "did you mean", "spectral_radius"]),
+    "added unknown key": (["+replicate=3"], ["replicate"]),
+    "wrong type": (["replicates=many"], ["replicates", "many"]),
+    "wrong inner type": (["hmm.spectral_radius=[1]"], ["hmm.spectral_radius"]),
+    "fraction where a whole number is meant": (["num_train=20.5"], ["num_train=20.5", "whole numbers"]),
+    "word in a grid": (["gammas=[0.5,wide]"], ["gammas", "wide"]),
+    "empty gammas": (["gammas=[]"], ["gammas=[]", "empty"]),
+    "empty widths": (["widths=[]"], ["widths=[]", "empty"]),
+    "empty grid": (["observation_noise=[]"], ["observation_noise=[]", "empty"]),
+    "gamma of zero": (["gammas=[0,1]"], ["gammas=0", "positive"]),
+    "negative gamma": (["gammas=[1,-0.5]"], ["gammas=-0.5", "positive"]),
+    "gamma that is no number": (["gammas=[nan]"], ["gammas=nan", "positive"]),
+    "no sizes": (["gammas=null"], ["gammas=null", "widths=null"]),
+    "no rows": (["num_train=0"], ["num_train=0", "above 0"]),
+    "unstable transition": (["hmm.spectral_radius=1"], ["hmm.spectral_radius=1.0", "[0, 1)"]),
+    "negative ridge": (["ridge=[-1]"], ["ridge=-1", "0 or more"]),
+    "negative noise": (["observation_noise=-1"], ["observation_noise=-1", "0 or more"]),
+    "negative seed": (["seed=-1"], ["seed=-1", "0 or more"]),
+    "one replicate": (["replicates=1"], ["replicates=1", "2 or more"]),
+    "unsorted widths": (["widths=[4,2]"], ["widths=[4, 2]", "rising order"]),
+    "unknown option": (["hmm=cyclic"], ["hmm/cyclic", "orthogonal"]),
+    "unknown group": (["weather=sunny"], ["weather"]),
+    "unknown experiment": (["experiment=hmm_risk/f99"], ["experiment/hmm_risk/f99"]),
+    "unknown figure": (["figures=[pie]"], ["figures=pie", "excess_risk"]),
+    "words that do not fit together": (["representation=posterior"], ["representation=posterior", "last_token"]),
+    "no override": (["num_train"], ["num_train"]),
+    "broken override": (["gammas=[1"], ["gammas=[1"]),
+    "unknown flag": (["--fast"], ["--fast"]),
+    "bad point of a sweep": (["-m", "num_train=20,0"], ["num_train=0", "above 0"]),
+    "unknown option in a sweep": (["hmm=orthogonal_modes,cyclic", "-m"], ["hmm/cyclic"]),
+    "sweep without its flag": (["num_train=20,30"], ["num_train", "20,30"]),
+    "resume of nothing": (["resume=20200101"], ["20200101", "lab runs"]),
+    "resume of an empty name": (["resume="], ["resume="]),
+}
+
+
+@pytest.mark.parametrize(("words", "named"), REFUSED.values(), ids=REFUSED.keys())
+def test_bad_input_is_one_line_and_nothing_is_written(
+    words: list[str],
+    named: list[str],
+    outputs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    # in this process, for speed; a few of them are typed as well
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        run_hydra_job(SPEC, words)
+    printed = capfd.readouterr()
+    check_refused(Finished(int(str(left.value.code)), printed.out, printed.err), *named)
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize("name", ["unknown key", "unknown option in a sweep", "unknown flag", "resume of nothing"])
+def test_bad_input_as_typed_is_one_line_and_nothing_is_written(name: str, lab: Lab, tmp_path: Path) -> None:
+    words, named = REFUSED[name]
+    check_refused(sweep(lab, *words), *named)
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize("depth", ["outputs", "outputs/hmm_risk", "outputs/hmm_risk/runs"])
+def test_an_output_folder_that_cannot_be_written_is_refused(depth: str, lab: Lab, tmp_path: Path) -> None:
+    in_the_way = tmp_path / depth
+    in_the_way.parent.mkdir(parents=True, exist_ok=True)
+    in_the_way.write_text("a file")
+    before = sorted(tmp_path.rglob("*"))
+    check_refused(sweep(lab, *TINY), str(in_the_way), "LAB_OUTPUTS")
+    check_refused(sweep(lab, "-m", *TINY), "LAB_OUTPUTS") if depth != "outputs/hmm_risk/runs" else None
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused(lab: Lab, outputs: Path) -> None:
+    outputs.mkdir(mode=0o500)
+    check_refused(sweep(lab, *TINY), str(outputs), "permission")
+
+
+@pytest.mark.parametrize("name", ["config.json", "status.json", "overrides.json", "metrics.jsonl"])
+def test_resuming_a_damaged_run_is_refused(name: str, lab: Lab, recorded: Path) -> None:
+    (recorded / name).write_text("{torn\n")
+    before = (recorded / "metrics.jsonl").read_bytes()
+    check_refused(sweep(lab, f"resume={recorded}"), str(recorded / name))
+    assert (recorded / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_goes_on_under_its_own_configuration_only(lab: Lab, recorded: Path) -> None:
+    before = files_under(recorded)
+    check_refused(sweep(lab, f"resume={recorded}", "num_train=24"), "num_train=24", "resume=")
+    assert files_under(recorded) == before
+    check_refused(sweep(lab, *TINY, "seed=1", f"hydra.run.dir={recorded}"), str(recorded), "seed=0", "not 1")
+    kept = ("metrics.jsonl", "table.parquet", "config.json", "overrides.json", "status.json")
+    assert {name: (recorded / name).read_bytes() for name in kept} == {name: before[recorded / name] for name in kept}
+
+
+def test_the_end_of_two_names_is_refused(lab: Lab, recorded: Path) -> None:
+    other = recorded.parent / f"0{recorded.name}"
+    subprocess.run(["cp", "-a", str(recorded), str(other)], check=True)
+    check_refused(lab("show", recorded.name), recorded.name, "2 runs")
+
+
+def test_showing_what_is_no_run_is_refused(lab: Lab, tmp_path: Path) -> None:
+    check_refused(lab("show", "nothing"), "nothing", "lab runs")
+    check_refused(lab("show", str(tmp_path)), str(tmp_path), "lab runs")

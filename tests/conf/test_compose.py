@@ -1,0 +1,55 @@
+"""Every shipped configuration composes, and every experiment describes problems that exist."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from lab.core.config import to_typed
+from lab.experiments.hmm_risk.cells import expand
+from lab.experiments.hmm_risk.config import HmmRiskConfig, register
+
+CONF = Path(__file__).parents[2] / "conf"
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment" / "hmm_risk").glob("f*.yaml"))
+
+
+def composed(*overrides: str) -> HmmRiskConfig:
+    register()
+    with initialize_config_module("lab.conf", version_base="1.3"):
+        return to_typed(compose("hmm_risk", overrides=list(overrides)), HmmRiskConfig)
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def test_there_is_an_experiment_for_each_figure() -> None:
+    assert [name[:3] for name in EXPERIMENTS] == [f"f{number:02}" for number in range(1, 12)]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_describes_problems_that_exist(name: str) -> None:
+    config = composed(f"experiment=hmm_risk/{name}")
+    assert expand(config)
+    assert config.title.startswith(f"F{int(name[1:3])}:")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_says_what_to_expect_how_long_it_takes_and_how_to_run_it(name: str) -> None:
+    text = (CONF / "experiment" / "hmm_risk" / f"{name}.yaml").read_text()
+    assert "Expected" in text
+    assert "on two cores" in text
+    assert f"lab hmm-risk sweep experiment=hmm_risk/{name}" in text
+
+
+def test_all_names_every_experiment() -> None:
+    text = OmegaConf.load(CONF / "experiment" / "hmm_risk" / "all.yaml")
+    (names,) = text.hydra.sweeper.params.values()
+    assert names.split(",") == EXPERIMENTS
+
+
+@pytest.mark.parametrize("name", options("hmm"))
+def test_every_hmm_composes_with_a_representation_of_its_own(name: str) -> None:
+    representation = "posterior" if name in ("dirichlet", "permutations") else "last_token"
+    assert expand(composed(f"hmm={name}", f"representation={representation}"))

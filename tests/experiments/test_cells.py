@@ -1,0 +1,133 @@
+"""Grids become cells, and combinations that describe no problem are refused by key, value and cure."""
+
+from typing import Any
+
+import pytest
+
+from lab.core.errors import ConfigError
+from lab.experiments.hmm_risk.cells import expand
+from lab.experiments.hmm_risk.config import (
+    DiscreteConfig,
+    HmmRiskConfig,
+    LinearGaussianConfig,
+    Loading,
+    RepresentationConfig,
+    RepresentationName,
+    SizeMap,
+    TaskConfig,
+    TaskName,
+    Transition,
+)
+
+
+def modes(**fields: Any) -> LinearGaussianConfig:
+    return LinearGaussianConfig(**({"loading": Loading.identity, "state_dim": None, "spectral_radius": 0.95} | fields))
+
+
+def config(**fields: Any) -> HmmRiskConfig:
+    return HmmRiskConfig(**({"hmm": LinearGaussianConfig(), "gammas": [0.5, 2.0], "num_train": 100} | fields))
+
+
+def test_grids_multiply_and_legends_name_what_varies() -> None:
+    cells = expand(config(hmm=modes(), snr=[1, 5], num_train=[100, 200]))
+    assert [cell.label for cell in cells] == ["n = 100, SNR 1", "n = 100, SNR 5", "n = 200, SNR 1", "n = 200, SNR 5"]
+    assert [cell.widths for cell in cells] == [(50, 200), (50, 200), (100, 400), (100, 400)]
+    assert [cell.index for cell in cells] == [0, 1, 2, 3]
+
+
+def test_one_point_needs_no_legend() -> None:
+    (cell,) = expand(config())
+    assert cell.label == ""
+
+
+def test_widths_stand_instead_of_gammas() -> None:
+    (cell,) = expand(config(widths=[3, 7]))
+    assert cell.widths == (3, 7)
+
+
+def test_curves_change_nested_keys_only_where_they_say_so() -> None:
+    first, second = expand(config(curves={"small": {"hmm": {"state_dim": 5}}, "noisy": {"observation_noise": 2}}))
+    assert (first.hmm.state_dim, first.observation_noise, first.label) == (5, 0.5, "small, noise 0.5")  # type: ignore[union-attr]
+    assert (second.hmm.state_dim, second.observation_noise) == (50, 2.0)  # type: ignore[union-attr]
+
+
+def test_a_posterior_is_as_wide_as_there_are_states() -> None:
+    cells = expand(
+        config(
+            hmm=DiscreteConfig(num_states=[4, 9], num_tokens=7),
+            representation=RepresentationConfig(name=RepresentationName.posterior),
+            task=TaskConfig(name=TaskName.next_token),
+        )
+    )
+    assert [cell.widths for cell in cells] == [(4,), (9,)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"num_train": 0}, ["num_train=0", "whole numbers"]),
+        ({"num_train": 10.5}, ["num_train=10.5"]),
+        ({"num_train": []}, ["num_train=[]", "empty"]),
+        ({"gammas": []}, ["gammas=[]", "empty"]),
+        ({"gammas": [0.5, 0.0]}, ["gammas=0.0", "positive"]),
+        ({"gammas": [-1.0]}, ["gammas=-1.0", "positive"]),
+        ({"gammas": None}, ["gammas=null", "widths"]),
+        ({"widths": [5, 3]}, ["widths=[5, 3]", "rising"]),
+        ({"widths": [0, 3]}, ["widths=[0, 3]"]),
+        ({"ridge": [-0.1]}, ["ridge=-0.1"]),
+        ({"ridge": ["best"]}, ["ridge=best", "optimal"]),
+        ({"observation_noise": -1}, ["observation_noise=-1"]),
+        ({"observation_noise": 0}, ["observation_noise=0.0", "positive"]),
+        ({"replicates": 1}, ["replicates=1", "standard error"]),
+        ({"seed": -1}, ["seed=-1"]),
+        ({"workers": 0}, ["workers=0"]),
+        ({"rank_tolerance": 1.0}, ["rank_tolerance=1.0"]),
+        ({"tokens_per_sequence": 7}, ["tokens_per_sequence=7", "num_train=100", "divisor"]),
+        ({"snr": 2}, ["snr=2", "observation_noise"]),
+        ({"hmm": modes(), "snr": 50}, ["snr=50", "at most"]),
+        ({"hmm": None}, ["hmm is missing"]),
+        ({"hmm": DiscreteConfig()}, ["representation=last_token", "posterior"]),
+        ({"representation": RepresentationConfig(name=RepresentationName.posterior)}, ["representation=posterior"]),
+        ({"representation": RepresentationConfig(num_features=20)}, ["representation.num_features=20", "200"]),
+        (
+            {"representation": RepresentationConfig(name=RepresentationName.context_window, window=4)},
+            ["representation.window=4", "context_length"],
+        ),
+        (
+            {"representation": RepresentationConfig(name=RepresentationName.kalman_state, observation_dim=3)},
+            ["widths=200", "50"],
+        ),
+        ({"hmm": modes(), "task": TaskConfig(name=TaskName.next_token)}, ["task=next_token"]),
+        (
+            {"hmm": modes(), "representation": RepresentationConfig(size_map=SizeMap.random_projection)},
+            ["representation.size_map=random_projection", "state_dim"],
+        ),
+        ({"curves": {"a": {"nope": 1}}}, ["curves.a", "nope"]),
+        ({"curves": {"a": 3}}, ["curves.a=3"]),
+        ({"figures": ["pie"]}, ["figures=pie", "excess_risk"]),
+    ],
+)
+def test_a_combination_without_a_problem_is_refused(fields: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        expand(config(**fields))
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"spectral_radius": 1.0}, "hmm.spectral_radius=1.0"),
+        ({"spectral_radius": float("nan")}, "hmm.spectral_radius=nan"),
+        ({"state_dim": 0}, "hmm.state_dim=0"),
+        ({"state_dim": None}, "hmm.state_dim=null"),
+        ({"state_noise": -1.0}, "hmm.state_noise=-1.0"),
+        ({"transition": Transition.general}, "hmm.state_noise=null"),
+        ({"transition": Transition.symmetric, "lowest_eigenvalue": 0.9}, "hmm.lowest_eigenvalue=0.9"),
+    ],
+)
+def test_a_state_without_a_law_is_refused(fields: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word.replace(".", r"\.")):
+        LinearGaussianConfig(**fields)

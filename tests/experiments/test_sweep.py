@@ -1,0 +1,243 @@
+"""A sweep gives the same numbers however it came to its end, and whatever else is in it."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.core.tables import read_table
+from lab.experiments.hmm_risk.cells import expand
+from lab.experiments.hmm_risk.config import HmmRiskConfig, LinearGaussianConfig, Loading
+from lab.experiments.hmm_risk.sweep import recorded_units, table_rows
+from lab.experiments.hmm_risk.work import Unit, Workshop, do_all, units
+
+Row = dict[str, Any]
+Lab = Callable[..., Any]
+
+# what is computed from the draws; theory of the whole grid stands beside it
+MEASURED = ("bias", "variance", "excess_risk")
+SMALL = ("num_train=20", "widths=[5,10,40]", "replicates=3", "figures=[excess_risk]")
+# about 4 s of work, recorded in pieces: long enough to be killed in the middle
+LONG = ("num_train=120", "widths=[20,60,120,200,300]", "replicates=60", "figures=[excess_risk]")
+
+
+def problem(**changes: Any) -> HmmRiskConfig:
+    """A state that grows with the width, as in the default configuration, or one of fixed size."""
+    hmm = changes.pop("hmm", None) or LinearGaussianConfig(
+        loading=Loading.identity, state_dim=None, spectral_radius=0.95
+    )
+    settings: dict[str, Any] = {"num_train": 12, "widths": [3, 6, 24], "replicates": 3, "ridge": [0.0, 0.5]}
+    return HmmRiskConfig(hmm=hmm, **(settings | changes))
+
+
+def table_of(config: HmmRiskConfig, workers: int = 1) -> list[Row]:
+    cells = expand(config)
+    return table_rows([row for _, rows in do_all(cells, list(units(cells)), workers) for row in rows], cells)
+
+
+def exact(rows: list[Row]) -> str:
+    """Rows to the last digit; NaN, which stands where there is no such line, equals itself here."""
+    return json.dumps(rows)
+
+
+def measured(rows: list[Row], *keys: str) -> dict[tuple[Any, ...], tuple[float, ...]]:
+    """Measured numbers by what they belong to."""
+    return {tuple(row[key] for key in keys): tuple(row[name] for name in MEASURED) for row in rows}
+
+
+FIXED = LinearGaussianConfig(state_dim=8)
+PROBLEMS = {"growing state": problem, "fixed state": lambda **changes: problem(hmm=FIXED, **changes)}
+by_problem = pytest.mark.parametrize("make", PROBLEMS.values(), ids=PROBLEMS.keys())
+
+
+@by_problem
+def test_the_same_seed_gives_the_same_table(make: Callable[..., HmmRiskConfig]) -> None:
+    assert exact(table_of(make())) == exact(table_of(make()))
+    assert measured(table_of(make(seed=1)), "width") != measured(table_of(make()), "width")
+
+
+@by_problem
+def test_the_order_of_work_makes_no_difference(make: Callable[..., HmmRiskConfig]) -> None:
+    cells = expand(make())
+    backwards = list(units(cells))[::-1]
+    workshop = Workshop(cells)
+    rows = [row for unit in backwards for row in workshop.do(unit)]
+    assert exact(table_rows(rows, cells)) == exact(table_of(make()))
+
+
+@by_problem
+@pytest.mark.parametrize(
+    ("key", "few", "many"),
+    [
+        ("width", {"widths": [3, 6, 24]}, {"widths": [3, 5, 6, 12, 24]}),
+        ("observation_noise", {"observation_noise": [0.5]}, {"observation_noise": [0.3, 0.5, 0.8]}),
+        ("num_train", {"num_train": [12]}, {"num_train": [8, 12]}),
+        ("replicate", {"replicates": 3}, {"replicates": 5}),
+        ("ridge", {"ridge": [0.5]}, {"ridge": [0.0, 0.5, 1.0]}),
+    ],
+)
+def test_one_more_point_leaves_the_other_rows_as_they_were(
+    key: str, few: dict[str, Any], many: dict[str, Any], make: Callable[..., HmmRiskConfig]
+) -> None:
+    keys = ("num_train", "observation_noise", "width", "ridge", "replicate")
+    before, after = measured(table_of(make(**few)), *keys), measured(table_of(make(**many)), *keys)
+    assert len(after) > len(before)
+    assert {place: after[place] for place in before} == before
+
+
+def test_a_unit_that_was_cut_short_is_done_again() -> None:
+    cells = expand(problem())
+    every_unit = list(units(cells))
+    workshop = Workshop(cells)
+    rows = {unit: workshop.do(unit) for unit in every_unit}
+    cut, *whole = every_unit
+    recorded = [row for unit in whole for row in rows[unit]] + rows[cut][:-1]
+    assert recorded_units(recorded, every_unit, cells) == set(whole)
+    assert recorded_units([], every_unit, cells) == set()
+    assert Unit(0) in every_unit
+
+
+def started(lab_command: tuple[str, ...], directory: Path, *words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [*lab_command, "hmm-risk", "sweep", *words, f"hydra.run.dir={directory}"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def working(
+    lab_command: tuple[str, ...], directory: Path, *words: str, rows: int = 30
+) -> Iterator["subprocess.Popen[str]"]:
+    """A sweep in a process of its own that has recorded some rows, and has more to do."""
+    process = started(lab_command, directory, *words)
+    try:
+        metrics, patience = directory / "metrics.jsonl", time.monotonic() + 60
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < rows:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < patience, "nothing was recorded in a minute"
+            time.sleep(0.01)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def status_of(directory: Path) -> str:
+    return str(json.loads((directory / "status.json").read_text())["status"])
+
+
+def children_of(process: int) -> list[int]:
+    done = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
+    pairs = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    return [pid for pid, parent in pairs if parent == process]
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_one_process_and_two_give_the_same_table(lab: Lab, outputs: Path) -> None:
+    tables = []
+    for workers in (1, 2):
+        done = lab("hmm-risk", "sweep", *SMALL, f"workers={workers}", f"hydra.run.dir={outputs / str(workers)}")
+        assert done.code == 0, done.err
+        tables.append((outputs / str(workers) / "table.parquet").read_bytes())
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["resume", "same directory"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_sweep_ends_with_the_numbers_of_one_that_was_not(
+    how: str, workers: int, lab: Lab, lab_command: tuple[str, ...], outputs: Path
+) -> None:
+    words = (*LONG, f"workers={workers}")
+    killed, whole = outputs / "hmm_risk" / "runs" / "killed", outputs / "hmm_risk" / "runs" / "whole"
+    done = lab("hmm-risk", "sweep", *words, f"hydra.run.dir={whole}")
+    assert done.code == 0, done.err
+    for rows in (30, 400):
+        with working(lab_command, killed, *words, rows=rows) as process:
+            children = children_of(process.pid)
+            process.send_signal(signal.SIGKILL)
+        assert len(children) >= (workers if workers > 1 else 0)
+        time.sleep(2)
+        assert [child for child in children if is_alive(child)] == [], "workers outlive the command"
+        assert "killed" in lab("runs", env={"COLUMNS": "200"}).out.partition("runs/killed")[2].split("\n")[0]
+    assert not (killed / "table.parquet").exists()
+    before = (killed / "metrics.jsonl").read_bytes().rpartition(b"\n")[0].splitlines()
+    if how == "resume":
+        done = lab("hmm-risk", "sweep", "resume=killed")
+    else:
+        done = lab("hmm-risk", "sweep", *words, f"hydra.run.dir={killed}")
+    assert done.code == 0, done.err
+    assert status_of(killed) == "finished"
+    assert read_table(killed / "table.parquet") == read_table(whole / "table.parquet")
+    # what was recorded was not done again: only the rows of a unit that was cut short may be gone
+    after = (killed / "metrics.jsonl").read_bytes().splitlines()
+    assert len(set(after)) == len(after) == len((whole / "metrics.jsonl").read_bytes().splitlines())
+    assert len(set(before) & set(after)) > len(before) - 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_says_so_and_goes_on(
+    number: signal.Signals, workers: int, lab: Lab, lab_command: tuple[str, ...], outputs: Path
+) -> None:
+    words = (*LONG, f"workers={workers}")
+    directory = outputs / "hmm_risk" / "runs" / "interrupted"
+    with working(lab_command, directory, *words) as process:
+        children = children_of(process.pid)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert said.rstrip().splitlines()[-1].startswith("lab: interrupted")
+        assert "Traceback" not in said
+    assert status_of(directory) == "interrupted"
+    time.sleep(1)
+    assert [child for child in children if is_alive(child)] == []
+    done = lab("hmm-risk", "sweep", "resume=interrupted")
+    assert done.code == 0, done.err
+    assert status_of(directory) == "finished"
+
+
+@pytest.mark.slow
+def test_two_sweeps_cannot_write_into_one_directory(lab: Lab, lab_command: tuple[str, ...], outputs: Path) -> None:
+    directory = outputs / "one"
+    with working(lab_command, directory, *LONG, "workers=1"):
+        done = lab("hmm-risk", "sweep", *LONG, "workers=1", f"hydra.run.dir={directory}")
+        assert done.code == 2
+        assert done.err.startswith("lab: ")
+        assert "is open in another process" in done.err
+        assert status_of(directory) == "running"
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_ends_a_sweep_with_one_line(lab: Lab, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        done = lab("hmm-risk", "sweep", *LONG, "workers=1", f"hydra.run.dir={disk / 'run'}")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert done.code == 2
+    # the progress bar stands in front of it
+    assert done.err.rstrip().splitlines()[-1].startswith("lab: ")
+    assert "the disk is full; free some space" in done.err
+    assert "Traceback" not in done.err

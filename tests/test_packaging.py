@@ -1,0 +1,42 @@
+"""The wheel holds what the checkout holds: an editable install would not notice that a package is missing."""
+
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("cli", "conf", "core", "experiments")
+
+
+def has_build_backend() -> bool:
+    """setuptools is no dependency of ours: where it is missing or too old, pip fetches it."""
+    try:
+        return int(version("setuptools").split(".")[0]) >= 77
+    except PackageNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_module_and_every_configuration(tmp_path: Path) -> None:
+    # from a copy: a build leaves folders beside its sources
+    source = tmp_path / "source"
+    tracked = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".yaml", ".typed")]
+    for path in [*tracked, *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE"))]:
+        target = source / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    isolation = ["--no-build-isolation"] if has_build_backend() else []
+    words = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *isolation, "-w", str(tmp_path), str(source)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("ssm_lab-*.whl")
+    held = set(zipfile.ZipFile(wheel).namelist())
+    assert {f"lab/{path.relative_to(ROOT)}" for path in tracked} - held == set()
+    assert (
+        "lab = lab.cli.main:main"
+        in zipfile.ZipFile(wheel).read(next(name for name in held if name.endswith("entry_points.txt"))).decode()
+    )
