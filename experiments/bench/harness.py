@@ -1,0 +1,235 @@
+"""Candidates side by side in one process: first compared, then timed in turns.
+
+A time is taken only of a candidate whose result agrees with the case's reference. The candidates alternate (A B C,
+A B C, ...), so that a machine that slows down slows all of them; what is reported are medians and ratios.
+"""
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """What came of a candidate."""
+
+    timed = "timed"
+    differs = "differs"
+    failed = "failed"
+    missing = "missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One way to compute the result of a case.
+
+    Attributes:
+        name: what the table calls it.
+        run: the call that is timed; returns the result.
+        difference: how far a result is from the case's reference.
+        tolerance: the largest difference that counts as agreement.
+        unit: of the difference, such as "relative" or "standard errors".
+        required_ratio: how many times as long as ours it must at least take; None where nothing is demanded.
+    """
+
+    name: str
+    run: Callable[[], Any]
+    difference: Callable[[Any], float]
+    tolerance: float
+    unit: str
+    required_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A candidate that this machine does not have.
+
+    Attributes:
+        name: what the table calls it.
+        cure: the command that adds it.
+    """
+
+    name: str
+    cure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One question with several ways to answer it.
+
+    Attributes:
+        name: short and stable, a key in the result file.
+        setting: sizes, precision, and what is compared with what, in a sentence.
+        ours: what all ratios refer to.
+        others: in the order of the table.
+    """
+
+    name: str
+    setting: str
+    ours: Candidate
+    others: Sequence[Candidate | Missing]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What was found about one candidate. Times are in seconds of wall clock a call.
+
+    Attributes:
+        times_s: one entry a repeat; empty unless the status is `timed`.
+        calls_per_repeat: a repeat of a short call is the mean over several.
+        processor_share: processor time over wall time while it ran; below 1 the machine was busy with something else.
+        ratio: median time over our median time.
+        note: the failure, or the command that adds what is missing.
+    """
+
+    case: str
+    candidate: str
+    status: Status
+    difference: float | None = None
+    tolerance: float | None = None
+    unit: str = ""
+    times_s: tuple[float, ...] = ()
+    calls_per_repeat: int = 1
+    processor_share: float | None = None
+    ratio: float | None = None
+    required_ratio: float | None = None
+    note: str = ""
+
+    @property
+    def median_s(self) -> float | None:
+        """The middle of `times_s`."""
+        return statistics.median(self.times_s) if self.times_s else None
+
+    @property
+    def quartiles_s(self) -> tuple[float, float] | None:
+        """The range that holds the middle half of `times_s`."""
+        if not self.times_s:
+            return None
+        if len(self.times_s) == 1:
+            return self.times_s[0], self.times_s[0]
+        lower, _, upper = statistics.quantiles(self.times_s, n=4, method="inclusive")
+        return lower, upper
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the required ratio was reached; None where nothing was demanded or nothing could be timed."""
+        if self.required_ratio is None or self.ratio is None:
+            return None
+        return self.ratio >= self.required_ratio
+
+
+@dataclass(slots=True)
+class _Timing:
+    candidate: Candidate
+    difference: float
+    # a candidate of many seconds takes part in every `stride`-th round only
+    stride: int
+    calls: int
+    times_s: list[float]
+    processor_s: float = 0.0
+
+
+def measure(
+    case: Case,
+    *,
+    repeats: int,
+    budget_s: float,
+    shortest_repeat_s: float,
+    on_round: Callable[[int], None] | None = None,
+) -> list[Row]:
+    """Compare all candidates of a case with its reference, then time those that agree, in turns.
+
+    Args:
+        case: what to measure.
+        repeats: rounds; a candidate takes part in fewer, at least one, if they would take it more than `budget_s`.
+        budget_s: the time for all repeats of one candidate.
+        shortest_repeat_s: shorter calls are repeated within one repeat until they take about this long together.
+        on_round: called with the number of each finished round.
+
+    Returns:
+        One row for each candidate, ours first.
+    """
+    found: list[Row | _Timing] = []
+    for candidate in (case.ours, *case.others):
+        if isinstance(candidate, Missing):
+            note = f"not installed: {candidate.cure}"
+            found.append(Row(case=case.name, candidate=candidate.name, status=Status.missing, note=note))
+        else:
+            found.append(_compare(case, candidate, repeats, budget_s, shortest_repeat_s))
+    timings = [entry for entry in found if isinstance(entry, _Timing)]
+    for turn in range(repeats):
+        gc.collect()
+        for timing in timings:
+            if turn % timing.stride == 0:
+                _time_once(timing)
+        if on_round is not None:
+            on_round(turn + 1)
+    ours = found[0]
+    our_median_s = statistics.median(ours.times_s) if isinstance(ours, _Timing) else None
+    return [entry if isinstance(entry, Row) else _row(case.name, entry, our_median_s) for entry in found]
+
+
+def _compare(
+    case: Case, candidate: Candidate, repeats: int, budget_s: float, shortest_repeat_s: float
+) -> Row | _Timing:
+    try:
+        started = time.perf_counter()
+        result = candidate.run()
+        call_s = time.perf_counter() - started
+    except Exception as error:
+        # a peer of another version than the one this was written for must not end the benchmark of all the others
+        if candidate is case.ours:
+            raise
+        note = f"{type(error).__name__}: {error}"
+        return Row(case=case.name, candidate=candidate.name, status=Status.failed, note=note)
+    difference = candidate.difference(result)
+    # written so that NaN is a difference
+    if not difference <= candidate.tolerance:
+        return Row(
+            case=case.name,
+            candidate=candidate.name,
+            status=Status.differs,
+            difference=difference,
+            tolerance=candidate.tolerance,
+            unit=candidate.unit,
+        )
+    del result
+    if call_s < budget_s / 10:
+        # the first call may have compiled or loaded something: plan with a second one
+        started = time.perf_counter()
+        candidate.run()
+        call_s = time.perf_counter() - started
+    affordable = max(1, min(repeats, int(budget_s / call_s)))
+    calls = max(1, math.ceil(shortest_repeat_s / call_s))
+    return _Timing(candidate, difference, stride=math.ceil(repeats / affordable), calls=calls, times_s=[])
+
+
+def _time_once(timing: _Timing) -> None:
+    run = timing.candidate.run
+    processor_started, started = time.process_time(), time.perf_counter()
+    for _ in range(timing.calls):
+        run()
+    timing.times_s.append((time.perf_counter() - started) / timing.calls)
+    timing.processor_s += time.process_time() - processor_started
+
+
+def _row(case: str, timing: _Timing, our_median_s: float | None) -> Row:
+    candidate = timing.candidate
+    median_s = statistics.median(timing.times_s)
+    return Row(
+        case=case,
+        candidate=candidate.name,
+        status=Status.timed,
+        difference=timing.difference,
+        tolerance=candidate.tolerance,
+        unit=candidate.unit,
+        times_s=tuple(timing.times_s),
+        calls_per_repeat=timing.calls,
+        processor_share=timing.processor_s / (sum(timing.times_s) * timing.calls),
+        ratio=None if our_median_s is None else median_s / our_median_s,
+        required_ratio=candidate.required_ratio,
+    )

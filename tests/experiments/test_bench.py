@@ -1,0 +1,228 @@
+"""The side-by-side timer: who is compared, who is timed, in which order, and what is printed and written."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lab.core.errors import InputError, RunError
+from lab.experiments.bench import report
+from lab.experiments.bench.harness import Candidate, Case, Missing, Row, Status, measure
+from lab.experiments.bench.machine import ONE_THREAD, describe, load_optional, one_core
+from lab.experiments.bench.run import main
+
+MISSING = Missing("absent", "pip install 'ssm-lab[bench]'")
+
+
+def candidate(name: str, run: Callable[[], float], *, required_ratio: float | None = None) -> Candidate:
+    return Candidate(
+        name=name,
+        run=run,
+        difference=lambda result: abs(result - 1.0),
+        tolerance=1e-6,
+        unit="absolute",
+        required_ratio=required_ratio,
+    )
+
+
+def busy(seconds: float) -> Callable[[], float]:
+    def run() -> float:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+        return 1.0
+
+    return run
+
+
+def measured(case: Case, *, repeats: int = 3, budget_s: float = 10.0, shortest_repeat_s: float = 0.0) -> list[Row]:
+    return measure(case, repeats=repeats, budget_s=budget_s, shortest_repeat_s=shortest_repeat_s)
+
+
+def printed(case: Case, rows: list[Row]) -> str:
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    report.print_case(console, case, rows)
+    console.file.close()
+    return console.export_text()
+
+
+def test_candidates_alternate() -> None:
+    calls: list[str] = []
+
+    def noted(name: str) -> Candidate:
+        return candidate(name, lambda: calls.append(name) or 1.0)
+
+    measured(Case("order", "", noted("a"), [noted("b"), noted("c")]), repeats=4)
+    comparison, timing = calls[: -4 * 3], calls[-4 * 3 :]
+    assert timing == ["a", "b", "c"] * 4
+    # the first call is compared, the second plans the repeats
+    assert comparison == ["a", "a", "b", "b", "c", "c"]
+
+
+def test_a_candidate_with_another_result_is_never_timed() -> None:
+    calls = []
+    wrong = candidate("wrong", lambda: calls.append(1) or 1.1)
+    case = Case("gate", "", candidate("ours", lambda: 1.0), [wrong])
+    rows = measured(case)
+    assert len(calls) == 1
+    assert rows[1].status is Status.differs
+    assert rows[1].median_s is None
+    assert rows[1].ratio is None
+    assert rows[1].difference == pytest.approx(0.1)
+    assert "differs by 1.0e-01 absolute (at most 1e-06)" in printed(case, rows)
+
+
+def test_not_a_number_counts_as_another_result() -> None:
+    rows = measured(Case("gate", "", candidate("ours", lambda: 1.0), [candidate("nan", lambda: math.nan)]))
+    assert rows[1].status is Status.differs
+
+
+def test_no_ratio_without_a_time_of_ours() -> None:
+    case = Case("gate", "", candidate("ours", lambda: 2.0), [candidate("right", lambda: 1.0, required_ratio=2.0)])
+    rows = measured(case)
+    assert rows[0].status is Status.differs
+    assert rows[1].status is Status.timed
+    assert rows[1].ratio is None
+    assert rows[1].is_met is None
+
+
+def test_missing_candidates_are_listed_with_their_cure() -> None:
+    case = Case("missing", "", candidate("ours", lambda: 1.0), [MISSING])
+    rows = measured(case)
+    assert rows[1].status is Status.missing
+    assert "not installed: pip install 'ssm-lab[bench]'" in printed(case, rows)
+
+
+def test_a_failing_peer_is_reported_and_ours_is_not_excused() -> None:
+    def fail() -> float:
+        raise RuntimeError("no such option")
+
+    case = Case("failure", "", candidate("ours", lambda: 1.0), [candidate("peer", fail)])
+    rows = measured(case)
+    assert rows[1].status is Status.failed
+    assert "failed: RuntimeError: no such option" in printed(case, rows)
+    with pytest.raises(RuntimeError, match="no such option"):
+        measured(Case("failure", "", candidate("ours", fail), []))
+
+
+def test_ratios_refer_to_our_median_and_are_judged() -> None:
+    # three times as long, wide limits: the machine may be busy
+    peers = [candidate("peer", busy(0.03), required_ratio=1.5), candidate("fast", busy(0.001), required_ratio=1.5)]
+    rows = measured(Case("ratio", "", candidate("ours", busy(0.01)), peers))
+    assert rows[0].ratio == 1.0
+    assert rows[1].ratio is not None
+    assert rows[1].ratio == pytest.approx(rows[1].median_s / rows[0].median_s)
+    assert rows[1].ratio > 1.5
+    assert rows[1].is_met is True
+    assert rows[2].is_met is False
+
+
+def test_a_slow_candidate_is_repeated_less_often() -> None:
+    case = Case("slow", "", candidate("ours", lambda: 1.0), [candidate("slow", busy(0.02))])
+    rows = measured(case, repeats=6, budget_s=0.041)
+    assert len(rows[0].times_s) == 6
+    assert 1 <= len(rows[1].times_s) <= 3
+
+
+def test_short_calls_are_timed_several_at_once() -> None:
+    rows = measured(Case("short", "", candidate("ours", busy(0.001)), []), repeats=2, shortest_repeat_s=0.005)
+    assert 2 <= rows[0].calls_per_repeat <= 5
+    # the time of one call, not of all; at most five times as long on a busy machine
+    assert 0.001 <= rows[0].median_s < 0.005
+
+
+def test_quartiles_hold_the_middle_half() -> None:
+    row = Row(case="", candidate="", status=Status.timed, times_s=(5.0, 1.0, 2.0, 4.0, 3.0))
+    assert row.median_s == 3.0
+    assert row.quartiles_s == (2.0, 4.0)
+    assert Row(case="", candidate="", status=Status.timed, times_s=(7.0,)).quartiles_s == (7.0, 7.0)
+
+
+def test_one_core_is_bound_and_everything_is_restored() -> None:
+    before_environment = {name: os.environ.get(name) for name in ONE_THREAD}
+    before_cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    with one_core():
+        assert os.environ["OMP_NUM_THREADS"] == "1"
+        if before_cores is not None:
+            assert len(os.sched_getaffinity(0)) == 1
+    assert {name: os.environ.get(name) for name in ONE_THREAD} == before_environment
+    if before_cores is not None:
+        assert os.sched_getaffinity(0) == before_cores
+
+
+def test_the_result_file_holds_all_times_and_the_machine(tmp_path: Path) -> None:
+    case = Case("file", "a setting", candidate("ours", lambda: 1.0), [MISSING])
+    rows = measured(case)
+    path = tmp_path / "new" / "result.json"
+    report.write_json(path, report.document("hmm-risk", describe(["numpy", "no-such-distribution"]), [(case, rows)]))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["benchmark"] == "hmm-risk"
+    assert content["machine"]["processor"]
+    assert list(content["machine"]["versions"]) == ["numpy"]
+    ours, absent = content["cases"][0]["rows"]
+    assert ours["times_s"] == list(rows[0].times_s)
+    assert ours["median_s"] == rows[0].median_s
+    assert absent["status"] == "missing"
+    assert [file.name for file in path.parent.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(12.34, "12.3 s"), (0.5, "500 ms"), (0.00123, "1.23 ms"), (2e-6, "2 µs")]
+)
+def test_times_are_printed_in_the_unit_that_suits(seconds: float, expected: str) -> None:
+    assert report.format_seconds(seconds) == expected
+
+
+def test_an_unknown_benchmark_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"benchmark 'hmm' does not exist; choose one of hmm-risk"):
+        main("hmm")
+
+
+def test_a_count_of_repeats_below_one_is_refused() -> None:
+    with pytest.raises(InputError, match="repeats=0 must be at least 1"):
+        main("hmm-risk", repeats=0)
+
+
+def test_a_result_file_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match="file"):
+        main("hmm-risk", json_path=tmp_path / "file" / "result.json")
+
+
+def test_the_quick_benchmark_runs_from_start_to_end_without_any_peer(tmp_path: Path) -> None:
+    # in a process of its own, as the user starts it: the number of threads is read when numpy loads
+    path = tmp_path / "result.json"
+    script = (
+        "import importlib.util as u; from pathlib import Path\n"
+        "find = u.find_spec; peers = {'sklearn', 'hmmlearn', 'pomegranate', 'dynamax', 'jax'}\n"
+        "u.find_spec = lambda name, package=None: None if name in peers else find(name, package)\n"
+        "from lab.experiments.bench.run import main\n"
+        f"assert main('hmm-risk', repeats=2, quick=True, json_path=Path({str(path)!r}))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert [case["name"].partition(",")[0].partition(" S")[0] for case in content["cases"]] == [
+        "sweep",
+        "ridge path",
+        "every width",
+        "filter",
+        "filter",
+    ]
+    rows = [row for case in content["cases"] for row in case["rows"]]
+    assert {row["status"] for row in rows} == {"timed", "missing"}
+    # numpy's pseudo-inverse is always there to compare with
+    assert sum(row["status"] == "timed" for row in rows) == 5 + 2
+    assert content["machine"]["threads"]["cores"] == 1 or not hasattr(os, "sched_getaffinity")
+
+
+def test_modules_that_are_not_installed_are_none() -> None:
+    assert load_optional("no_such_module.at_all") is None
+    assert load_optional("json") is json
