@@ -18,7 +18,7 @@ FRESH = [command for command in COMMANDS if "venv" in command]
 
 # what is added to a command that would take minutes; the rest of it is typed as it stands
 SHORTER = {
-    "lab hmm-risk sweep": "replicates=2 workers=1",
+    "lab hmm-risk sweep": "replicates=2 workers=1 population_sequences=2000",
     "lab bench": "--quick --repeats 1",
 }
 # needs the `slurm` extra and a cluster: the same points run through submitit's local executor

@@ -24,6 +24,9 @@ from lab.experiments.hmm_risk.config import (
 
 _GAUSSIAN = (RepresentationName.last_token, RepresentationName.context_window, RepresentationName.kalman_state)
 
+# the exact posterior and what follows from it: nothing is added to them
+_NOISELESS = (RepresentationName.posterior, RepresentationName.next_token_law)
+
 # the functions of figures.py, which a worker process has no need to import
 FIGURE_NAMES = (
     "excess_risk",
@@ -113,7 +116,9 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
         curve_config = _with_overrides(config, curve, overrides)
         points += [(curve, curve_config, point) for point in _grid_points(curve_config)]
     # what is on the x axis is no part of a curve's name
-    on_axis = {"num_states"} | ({"context_length"} if "context" in config.figures else set())
+    on_axis = {"context_length"} if "context" in config.figures else set()
+    if all(curve_config.representation.name is RepresentationName.posterior for _, curve_config, _ in points):
+        on_axis |= {"num_states"}
     varying = {key for key in _LEGEND if key not in on_axis and len({str(point[key]) for _, _, point in points}) > 1}
     cells = []
     for index, (curve, curve_config, point) in enumerate(points):
@@ -143,6 +148,8 @@ def _grid_points(config: HmmRiskConfig) -> Iterator[dict[str, Any]]:
     if config.snr is not None and config.task.name is TaskName.next_state:
         # the ratio decides the noise: the grid of observation_noise is not one more axis
         grids["observation_noise"] = grids["observation_noise"][:1]
+    if config.representation.name in _NOISELESS:
+        grids["observation_noise"] = [0.0]
     grids["num_states"] = as_list(config.hmm.num_states) if isinstance(config.hmm, DiscreteConfig) else [None]
     for values in product(*grids.values()):
         yield dict(zip(grids, values, strict=True))

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from numpy import ndarray
 
 from lab.core.figures import MARKERS, PALETTE, new_figure
@@ -107,7 +107,10 @@ def context(sheet: Sheet) -> tuple[Figure, Columns]:
         axes.plot(x, curve.theory["prediction_risk"], color=_colour(index))
         axes.plot(x, curve.floor, color=_colour(index), linestyle="--", linewidth=0.8)
         _collect(columns, curve, "prediction_risk", {"context_length": x, "noise_floor": curve.floor})
+    axes.plot([], [], color="0.35", label="theory")
+    axes.plot([], [], color="0.35", linestyle="--", linewidth=0.8, label="least risk of any linear head")
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("context length (tokens)")
     axes.set_ylabel(f"{_LABELS['prediction_risk']} {sheet.unit}")
     _legend(axes, len(sheet.curves))

@@ -63,7 +63,7 @@ def _risk_rows(curve: Curve) -> list[list[str]]:
     columns = (
         curve.theory["excess_risk"],
         100 * gap,
-        curve.theory["exact"],
+        curve.theory.get("exact", np.full(gap.size, np.nan)),
         curve.centre("bias"),
         curve.centre("variance"),
         curve.centre("prediction_risk"),

@@ -149,6 +149,24 @@ def test_a_sweep_writes_one_directory_with_everything_in_it(finished_run: tuple[
     assert list(outputs.parent.iterdir()) == [outputs], "nothing is written beside the output folder"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("representation=posterior", "task=next_token", "hmm.num_states=[4,9]", "figures=[excess_risk]"),
+        ("representation=next_token_law", "task=next_state", "hmm.num_states=6", "figures=[total_risk]"),
+        ("representation=lifted_posterior", "task=downstream_label", "task.num_outputs=2", "figures=[downstream]"),
+    ],
+    ids=lambda words: words[0].partition("=")[2],
+)
+def test_a_discrete_hmm_ends_with_a_table_and_a_figure(words: tuple[str, ...], lab: Lab, outputs: Path) -> None:
+    sizes = ("context_length=8", "num_test=50", "population_sequences=1000", "hmm.num_tokens=7")
+    done = sweep(lab, "hmm=dirichlet", *TINY[:-2], "workers=1", *sizes, *words)
+    assert done.code == 0, done.err
+    (folder,) = run_folders(outputs)
+    assert len(list((folder / "figures").glob("*.png"))) == 1
+    assert (folder / "table.parquet").exists()
+
+
 def test_a_resumed_run_that_is_finished_does_nothing_twice(lab: Lab, recorded: Path) -> None:
     before = files_under(recorded)
     done = sweep(lab, f"resume={recorded.name[-6:]}")

@@ -51,9 +51,10 @@ def test_curves_change_nested_keys_only_where_they_say_so() -> None:
     assert (second.hmm.state_dim, second.observation_noise) == (50, 2.0)  # type: ignore[union-attr]
 
 
-def test_a_posterior_is_as_wide_as_there_are_states() -> None:
+def test_a_posterior_is_as_wide_as_there_are_states_and_has_no_noise() -> None:
     cells = expand(
         config(
+            observation_noise=[0.1, 1.0],
             hmm=DiscreteConfig(num_states=[4, 9], num_tokens=7),
             representation=RepresentationConfig(name=RepresentationName.posterior),
             task=TaskConfig(name=TaskName.next_token),
