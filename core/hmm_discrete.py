@@ -56,6 +56,8 @@ class DiscreteHmm:
         transition: p(h_{t+1} | h_t), one row for each h_t.
         emission: p(x_t | h_t), one row for each h_t.
 
+    Computation is in float32 if all three are, else in float64.
+
     Raises:
         InputError: for shapes that do not fit, entries that are negative or not finite, and rows that do not sum to
             one.
@@ -66,17 +68,21 @@ class DiscreteHmm:
     emission: Float[Tensor, "S V"]
 
     def __post_init__(self) -> None:
-        size = self.initial.shape[0]
+        tables = {field.name: torch.as_tensor(getattr(self, field.name)) for field in fields(self)}
+        size = tables["initial"].numel()
         shapes: dict[str, tuple[int | None, ...]] = {
             "initial": (size,),
             "transition": (size, size),
             "emission": (size, None),
         }
-        for field in fields(self):
-            table = getattr(self, field.name)
-            is_single = table.dtype == torch.float32
-            tolerance = checks.FLOAT32_PROBABILITY_TOLERANCE if is_single else checks.PROBABILITY_TOLERANCE
-            checks.probability_rows(field.name, table.numpy(), shape=shapes[field.name], tolerance=tolerance)
+        is_single = all(table.dtype == torch.float32 for table in tables.values())
+        for name, table in tables.items():
+            tolerance = checks.PROBABILITY_TOLERANCE
+            if table.dtype == torch.float32:
+                tolerance = checks.FLOAT32_PROBABILITY_TOLERANCE
+            checks.probability_rows(name, table.numpy(), shape=shapes[name], tolerance=tolerance)
+            # products need one dtype: float64 unless all three are float32
+            object.__setattr__(self, name, table if is_single else table.double())
 
     @classmethod
     def from_tables(cls, tables: DiscreteTables, *, dtype: torch.dtype = torch.float64) -> "DiscreteHmm":
@@ -140,7 +146,8 @@ class DiscreteHmm:
         matrices = self.transition * likelihoods[:, :, None, :]
         matrices[0] = (self.initial * likelihoods[0])[:, None, :]
         probs, log_mass = associative_scan(combine_matrices, tuple(scale_rows(matrices)), dim=0)
-        self._refuse_impossible(log_mass[:, :, 0].exp())
+        # the mass of all tokens so far is soon too small for a float, its logarithm never
+        self._refuse_impossible(log_mass[:, :, 0].isfinite())
         return Filtered(probs[:, :, 0].transpose(0, 1), log_mass[-1, :, 0, 0])
 
     def filter_last(self, tokens: Int[Tensor, "N T"]) -> Float[Tensor, "N S"]:
@@ -200,7 +207,8 @@ class DiscreteHmm:
         Raises:
             InputError: if there is more than one, because the states fall into several closed classes.
         """
-        transition = self.transition.double()
+        # rows sum to one up to a tolerance that the eigenvalue 1 would not survive
+        transition = self.transition.double() / self.transition.double().sum(dim=1, keepdim=True)
         closed = int((torch.linalg.eigvals(transition) - 1).abs().lt(_UNIT_EIGENVALUE).sum())
         if closed != 1:
             raise InputError(
@@ -219,11 +227,12 @@ class DiscreteHmm:
             raise InputError(f"tokens have shape {tuple(tokens.shape)}; give (sequences, length), both 1 or more")
         if tokens.dtype.is_floating_point or tokens.dtype.is_complex or tokens.dtype == torch.bool:
             raise InputError(f"tokens have dtype {tokens.dtype}; give whole numbers such as torch.int64")
+        tokens = tokens.to(torch.int64)
         lowest, highest = int(tokens.min()), int(tokens.max())
         if lowest < 0 or highest >= self.num_tokens:
             wrong = lowest if lowest < 0 else highest
             raise InputError(f"tokens contain {wrong}; give numbers from 0 to {self.num_tokens - 1}")
-        return tokens.T.to(torch.int64).contiguous()
+        return tokens.T.contiguous()
 
     @staticmethod
     def _refuse_impossible(masses: Float[Tensor, "T N 1"]) -> None:
@@ -232,13 +241,15 @@ class DiscreteHmm:
         if impossible.any():
             index = int(impossible.nonzero()[0, 0])
             raise InputError(
-                f"tokens[{index}] is a sequence of probability zero under this HMM; give the emission rows no zeros, "
-                "or leave the sequence out"
+                f"tokens[{index}] is a sequence of probability zero under this HMM, as far as floats can tell; give "
+                "the emission rows no zeros, or leave the sequence out"
             )
 
 
 def _draw(cumulative: Float[Tensor, "N K"], uniform: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
     """Inverse of the distribution function, row by row."""
-    found = torch.searchsorted(cumulative.contiguous(), uniform[:, None], right=True)[:, 0]
-    # the last sum may end below 1 by rounding
+    # sums end at 1 up to a tolerance, and no state without mass may take what is missing
+    level = uniform[:, None] * cumulative[:, -1:]
+    found = torch.searchsorted(cumulative.contiguous(), level, right=True)[:, 0]
+    # rounding may still carry a level to the last sum
     return found.clamp_max(cumulative.shape[1] - 1)
