@@ -119,7 +119,7 @@ def ridge_path(
     lambdas = checks.real_array("strengths", strengths, shape=(None,))
     if lambdas.size == 0 or lambdas.min() < 0:
         raise InputError(f"strengths={list(strengths)}: give at least one, none of them negative")
-    return ridge_weights(inputs, answers, lambdas, rtol=rtol)
+    return ridge_weights(inputs, answers, lambdas, rtol=checks.number_in_unit_interval("rtol", rtol))
 
 
 def conditional_risk(
@@ -205,11 +205,16 @@ def _noise_in_the_head(
         return checks.non_negative_number("noise_trace", noise_trace) * (gained.T @ gained)
     if row_noise is not None:
         weights = checks.real_array("row_noise", row_noise, shape=(num_rows,))
+        if weights.min() < 0:
+            row = int(weights.argmin())
+            raise InputError(f"row_noise[{row}]={weights[row]:g} is a negative variance; give 0 or more")
         return gained.T @ (weights[:, None] * gained)
     assert block_noise is not None, "one of the three is given"
     block = checks.covariance_matrix("block_noise", block_noise)
     length = block.shape[0]
     if num_rows % length:
-        raise InputError(f"block_noise is for sequences of {length} rows, which do not divide {num_rows} rows")
+        raise InputError(
+            f"block_noise is for sequences of {length} rows, which do not divide {num_rows} rows; give whole sequences"
+        )
     by_sequence = gained.reshape(num_rows // length, length, -1)
     return gained.T @ (block @ by_sequence).reshape(gained.shape)

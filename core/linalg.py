@@ -123,8 +123,10 @@ def ridge_weights(
 ) -> Float64[ndarray, "L p m"]:
     """(X'X + n lambda I)^-1 X'Y for every lambda, from one decomposition; X^+ Y for lambda = 0.
 
+    The strengths are finite and not negative (`heads.ridge_path` checks them).
+
     Raises:
-        InputError: as `thin_svd`, and for strengths that are negative or not finite.
+        InputError: as `thin_svd`.
     """
     num_rows, num_features = features.shape
     num_strengths, num_outputs = strengths.size, targets.shape[1]
@@ -140,7 +142,7 @@ def ridge_weights(
         inner = outer.T @ (targets if wide else features.T @ targets)
         filters = 1 / (np.maximum(squared, 0.0)[:, None] + num_rows * strengths)
     # all strengths in one product: [r, L m]
-    stacked = (filters[:, :, None] * inner[:, None, :]).reshape(inner.shape[0], -1)
+    stacked = (filters[:, :, None] * inner[:, None, :]).reshape(inner.shape[0], num_strengths * num_outputs)
     weights = outer @ stacked
     if gram_spectrum is not None and num_rows < num_features:
         weights = features.T @ weights
@@ -152,8 +154,9 @@ def _gram_spectrum(
 ) -> tuple[Float64[ndarray, " k"], Float64[ndarray, "k k"]] | None:
     """Eigenvalues (rising) and vectors of the smaller Gram matrix; None where it would cost too many digits."""
     num_rows, num_features = features.shape
-    # the trace bounds the largest eigenvalue from above, and is there before any decomposition
-    if smallest_ridge * num_rows < _GRAM_IS_ENOUGH * float(np.sum(features**2)):
+    # the trace bounds the largest eigenvalue from above, and is there before any decomposition; a sum that is zero, or
+    # not finite, is for the other route, which is sound without a ridge and refuses what is no matrix
+    if not smallest_ridge * num_rows > _GRAM_IS_ENOUGH * float(np.sum(features**2)) or 0 in features.shape:
         return None
     gram = features @ features.T if num_rows < num_features else features.T @ features
     squared, vectors = linalg.eigh(gram, check_finite=False, overwrite_a=True, driver="evd")

@@ -48,7 +48,8 @@ class DiscreteRows(CellWork):
         posteriors = self._posteriors(f"train/{replicate}", self.cell.num_train)
         features = self._features(posteriors, "train", replicate)
         means = posteriors @ self._outcome
-        row_noise = 1 - np.sum(means**2, axis=1)
+        # where the outcome is all but certain, rounding would leave a negative variance
+        row_noise = np.maximum(1 - np.sum(means**2, axis=1), 0.0)
         rows = []
         for width in self.cell.widths:
             covariance, coefficients, _ = self._moments(width)
