@@ -14,10 +14,14 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 from scipy import linalg
+from scipy.linalg import lapack
 
 from lab.core import checks
 from lab.core.errors import InputError
 from lab.core.hmm_gaussian import LinearGaussianHmm
+
+# Without observation noise, a conditional variance below this share of the largest is rounding.
+_ROUNDING = 1e-13
 
 
 class FilteredStates(NamedTuple):
@@ -178,17 +182,20 @@ class KalmanFilter:
         loading, noise = self._reduced_loading, self.hmm.observation_noise**2
         identity = np.eye(self.hmm.state_dim)
         self._predicted[0] = self.hmm.initial_covariance
+        largest = 0.0
         for t in range(self.length):
             projected = loading @ self._predicted[t]
             innovation = projected @ loading.T
             innovation[np.diag_indices_from(innovation)] += noise
-            try:
-                factor = linalg.cholesky(innovation, lower=True)
-            except linalg.LinAlgError:
+            factor, info = lapack.dpotrf(innovation, lower=1)
+            # without noise of its own, a variance of this size is what rounding has made of zero
+            largest = max(largest, float(innovation.diagonal().max()))
+            rounding = 0.0 if noise else _ROUNDING * largest
+            if info != 0 or not np.square(factor.diagonal()).min() > rounding:
                 raise InputError(
                     f"observation_noise={self.hmm.observation_noise:g} leaves the covariance of token {t + 1} given "
                     "the earlier ones singular; give a positive observation_noise"
-                ) from None
+                )
             gain = linalg.cho_solve((factor, True), projected).T
             contraction = identity - gain @ loading
             self._innovation_factors[t] = factor
