@@ -96,7 +96,7 @@ class LinearGaussianHmm:
         noise = checks.covariance_matrix("state_noise_covariance", state_noise_covariance, size=matrix.shape[0])
         return cls(
             transition=matrix,
-            loading=np.asarray(loading),
+            loading=checks.real_array("loading", loading),
             state_noise_covariance=noise,
             observation_noise=observation_noise,
             initial_covariance=_lyapunov(matrix, noise),
