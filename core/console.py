@@ -13,8 +13,9 @@ def print_summary(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], verdict: Sequence[str], figures: Sequence[Path]
 ) -> None:
     """Print a table for each value of the first column, then the verdict, then where the figures are."""
-    # a file or pipe has no width: tables there need not be cut to that of an old terminal
-    console = Console(width=None if sys.stdout.isatty() else 100)
+    # A file or pipe has no width: tables there need not be cut to that of an old terminal. Brackets and colons are what
+    # they look like: a path may have them.
+    console = Console(width=None if sys.stdout.isatty() else 100, markup=False, emoji=False)
     if title:
         console.print(title, style="bold", highlight=False)
     for label, block in itertools.groupby(rows, key=lambda row: row[0]):

@@ -1,0 +1,67 @@
+import sys
+from pathlib import Path
+
+from lab.core.console import print_summary
+
+
+def printed(capsys, *, title="Sweep", columns=("cell", "width"), rows=(), verdict=(), figures=()):
+    print_summary(title, columns, rows, verdict, figures)
+    return capsys.readouterr().out
+
+
+def test_a_table_is_printed_for_each_value_of_the_first_column_then_verdict_and_figures(capsys):
+    out = printed(
+        capsys,
+        columns=("cell", "width", "risk"),
+        rows=[("SNR 1", "10", "0.5"), ("SNR 1", "20", "0.7"), ("SNR 5", "10", "0.1")],
+        verdict=["the peak is at 20"],
+        figures=[Path("/runs/7/risk.png")],
+    )
+    lines = [line.split() for line in out.splitlines() if line.strip()]
+    assert lines == [
+        ["Sweep"],
+        ["SNR", "1"],
+        ["width", "risk"],
+        ["10", "0.5"],
+        ["20", "0.7"],
+        ["SNR", "5"],
+        ["width", "risk"],
+        ["10", "0.1"],
+        ["-", "the", "peak", "is", "at", "20"],
+        ["figure:", "/runs/7/risk.png"],
+    ]
+
+
+def test_brackets_and_colons_are_printed_as_they_are(capsys):
+    out = printed(
+        capsys,
+        title="risk [bold] :smile:",
+        columns=("cell", "risk [nats]"),
+        rows=[("curve [red]", "[1]")],
+        verdict=["within 2 % in [a, b]", "an odd [/] one"],
+        figures=[Path("/runs/[x]/risk.png")],
+    )
+    for text in ("risk [bold] :smile:", "risk [nats]", "within 2 % in [a, b]", "an odd [/] one", "/runs/[x]/risk.png"):
+        assert text in out
+    # the title of a narrow table wraps
+    assert "[red]" in out
+
+
+def test_without_a_title_or_label_nothing_is_printed_in_its_place(capsys):
+    out = printed(capsys, title="", columns=("cell", "width"), rows=[("", "10")])
+    assert [line.strip() for line in out.splitlines() if line.strip()] == ["width", "10"]
+
+
+def test_a_path_is_never_broken_and_a_pipe_carries_no_colour(capsys):
+    path = Path("/" + "/".join(["a_long_name"] * 20)) / "risk.png"
+    out = printed(capsys, figures=[path], verdict=["0.5 of 3"])
+    assert f"figure: {path}\n" in out
+    assert "\x1b" not in out
+
+
+def test_a_table_wider_than_an_old_terminal_is_not_cut_in_a_pipe(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert not sys.stdout.isatty()
+    names = [f"column_{i}" for i in range(8)]
+    out = printed(capsys, columns=("cell", *names), rows=[("", *names)])
+    assert all(out.count(name) == 2 for name in names)
