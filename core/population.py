@@ -77,7 +77,7 @@ class FactorPopulation(Population):
 
     Attributes:
         loading: W; a width p keeps its first p rows.
-        latent_covariance: P = E[z z'].
+        latent_covariance: P = E[z z'], positive definite.
         noise_variance: s, the variance of each entry of u, independent of z; positive.
         cross: E[z y'].
         target_variances: E[y_j^2] of every output.
