@@ -240,6 +240,9 @@ def _check_discrete(cell: Cell) -> None:
 
 def _check_gaussian(cell: Cell, hmm: LinearGaussianConfig) -> None:
     name = cell.representation.name
+    odd = [width for width in cell.widths if width % hmm.features_per_step]
+    if odd:
+        raise ConfigError(f"widths contains {odd[0]}: modes that rotate in planes come in pairs; give even widths")
     if cell.snr is not None:
         _check_snr(cell, hmm)
     if hmm.loading is Loading.identity:

@@ -120,6 +120,12 @@ class LinearGaussianConfig:
         if self.loading is Loading.gaussian and self.state_dim is None:
             raise ConfigError("hmm.state_dim=null: only hmm.loading=identity grows with the width; give a number")
 
+    @property
+    def features_per_step(self) -> int:
+        """How many features a model grows by: two where the state grows by planes that rotate, which have no half."""
+        grows = self.loading is Loading.identity and self.state_dim is None
+        return 2 if grows and self.transition is Transition.orthogonal else 1
+
 
 @dataclass(kw_only=True, slots=True)
 class DiscreteConfig:
@@ -279,11 +285,12 @@ class HmmRiskConfig:
         _check_ridge(self.ridge)
 
     def widths_at(self, num_train: int) -> tuple[int, ...]:
-        """The widths p of the grid, in rising order, for n rows."""
+        """The widths p of the grid, in rising order, for n rows; gammas are rounded to what the model can be."""
         if self.widths is not None:
             return tuple(self.widths)
         assert self.gammas is not None, "checked in __post_init__"
-        return tuple(sorted({max(1, round(gamma * num_train)) for gamma in self.gammas}))
+        step = self.hmm.features_per_step if isinstance(self.hmm, LinearGaussianConfig) else 1
+        return tuple(sorted({step * max(1, round(gamma * num_train / step)) for gamma in self.gammas}))
 
 
 def register() -> None:

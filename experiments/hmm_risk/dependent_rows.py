@@ -2,7 +2,6 @@
 
 from typing_extensions import override
 
-from lab.core.errors import ConfigError
 from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.dependent import dependent_risk
 from lab.experiments.hmm_risk.dependent_exact import dependent_risk_given_features
@@ -57,9 +56,6 @@ class DependentRows(IndependentRows):
 def _token_rows(cell: Cell, problem: Problem) -> TokenRows:
     if isinstance(problem, ModeProblem):
         modes = problem.modes
-        odd = [width for width in cell.widths if width % 2]
-        if modes.angle is not None and odd:
-            raise ConfigError(f"widths contains {odd[0]}: modes that rotate in planes come in pairs; give even widths")
         return ModeTokenRows(modes.decay, problem.observation_noise, cell.tokens_per_sequence, modes.angle)
     assert isinstance(problem, WindowProblem), "checked with the cell"
     return HmmTokenRows(problem.hmm, cell.tokens_per_sequence)

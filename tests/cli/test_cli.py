@@ -31,7 +31,7 @@ class Finished:
 
 TINY = (
     "num_train=20",
-    "widths=[5,10,40]",
+    "widths=[6,10,40]",
     "replicates=2",
     "observation_noise=0.5",
     "figures=[excess_risk]",

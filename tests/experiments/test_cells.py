@@ -45,6 +45,13 @@ def test_widths_stand_instead_of_gammas() -> None:
     assert cell.widths == (3, 7)
 
 
+def test_a_state_of_rotating_planes_grows_by_two_features() -> None:
+    (cell,) = expand(config(hmm=modes(), gammas=[0.003, 0.25, 0.49, 1.0, 1.5], num_train=30))
+    assert cell.widths == (2, 8, 14, 30, 44)
+    (slow,) = expand(config(hmm=modes(transition=Transition.symmetric), gammas=[0.25, 0.5], num_train=30))
+    assert slow.widths == (8, 15)
+
+
 def test_curves_change_nested_keys_only_where_they_say_so() -> None:
     first, second = expand(config(curves={"small": {"hmm": {"state_dim": 5}}, "noisy": {"observation_noise": 2}}))
     assert (first.hmm.state_dim, first.observation_noise, first.label) == (5, 0.5, "small, noise 0.5")  # type: ignore[union-attr]
@@ -75,6 +82,7 @@ def test_a_posterior_is_as_wide_as_there_are_states_and_has_no_noise() -> None:
         ({"gammas": None}, ["gammas=null", "widths"]),
         ({"widths": [5, 3]}, ["widths=[5, 3]", "rising"]),
         ({"widths": [0, 3]}, ["widths=[0, 3]"]),
+        ({"hmm": modes(), "widths": [4, 7]}, ["widths contains 7", "even"]),
         ({"ridge": [-0.1]}, ["ridge=-0.1"]),
         ({"ridge": ["best"]}, ["ridge=best", "optimal"]),
         ({"observation_noise": -1}, ["observation_noise=-1"]),

@@ -23,7 +23,7 @@ Lab = Callable[..., Any]
 
 # what is computed from the draws; theory of the whole grid stands beside it
 MEASURED = ("bias", "variance", "excess_risk")
-SMALL = ("num_train=20", "widths=[5,10,40]", "replicates=3", "figures=[excess_risk]")
+SMALL = ("num_train=20", "widths=[6,10,40]", "replicates=3", "figures=[excess_risk]")
 # about 4 s of work, recorded in pieces: long enough to be killed in the middle
 LONG = ("num_train=120", "widths=[20,60,120,200,300]", "replicates=60", "figures=[excess_risk]")
 
@@ -33,7 +33,7 @@ def problem(**changes: Any) -> HmmRiskConfig:
     hmm = changes.pop("hmm", None) or LinearGaussianConfig(
         loading=Loading.identity, state_dim=None, spectral_radius=0.95
     )
-    settings: dict[str, Any] = {"num_train": 12, "widths": [3, 6, 24], "replicates": 3, "ridge": [0.0, 0.5]}
+    settings: dict[str, Any] = {"num_train": 12, "widths": [4, 6, 24], "replicates": 3, "ridge": [0.0, 0.5]}
     return HmmRiskConfig(hmm=hmm, **(settings | changes))
 
 
@@ -76,7 +76,7 @@ def test_the_order_of_work_makes_no_difference(make: Callable[..., HmmRiskConfig
 @pytest.mark.parametrize(
     ("key", "few", "many"),
     [
-        ("width", {"widths": [3, 6, 24]}, {"widths": [3, 5, 6, 12, 24]}),
+        ("width", {"widths": [4, 6, 24]}, {"widths": [4, 6, 8, 12, 24]}),
         ("observation_noise", {"observation_noise": [0.5]}, {"observation_noise": [0.3, 0.5, 0.8]}),
         ("num_train", {"num_train": [12]}, {"num_train": [8, 12]}),
         ("replicate", {"replicates": 3}, {"replicates": 5}),
