@@ -267,6 +267,14 @@ def _check_gaussian(cell: Cell, hmm: LinearGaussianConfig) -> None:
         refuse_unless(
             cell.widths[-1] <= hmm.state_dim, "widths", cell.widths[-1], f"the state has {hmm.state_dim} entries"
         )
+        num_observed = (cell.representation.observation_dim or 1) * cell.context_length
+        refuse_unless(
+            num_observed >= cell.num_features,
+            "context_length",
+            cell.context_length,
+            f"{num_observed} numbers are observed, which tell of as many directions of the state and not of "
+            f"{cell.num_features}; raise it or representation.observation_dim",
+        )
     if name is not RepresentationName.last_token and cell.task.name is TaskName.next_token:
         raise ConfigError("task=next_token: a token as wide as the model needs representation=last_token")
     if cell.tokens_per_sequence > 1:

@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from lab.core.errors import ConfigError
 from lab.core.hmm_families import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
 from lab.core.hmm_gaussian import LinearGaussianHmm, observe, unit_variance_noise
 from lab.core.hmm_kalman import KalmanFilter
+from lab.core.linalg import default_rank_tolerance
 from lab.core.population import DensePopulation, FactorPopulation, Population
 from lab.core.seeds import Seeds
 from lab.experiments.hmm_risk.cells import Cell
@@ -140,6 +142,12 @@ class KalmanProblem(GaussianProblem):
         covariance = self.hmm.state_covariance(self.length) - self._filter.filtered_covariance(self.length)
         covariance = (covariance + covariance.T) / 2
         width = self.cell.num_features
+        eigenvalues = np.linalg.eigvalsh(covariance[:width, :width])
+        if eigenvalues[0] <= default_rank_tolerance(width, width) * eigenvalues[-1]:
+            raise ConfigError(
+                f"representation.observation_dim={self.hmm.num_features} with context_length={self.length}: the tokens "
+                f"tell of fewer than {width} directions of the state; raise either, or use fewer features"
+            )
         return DensePopulation(
             covariance=covariance[:width, :width],
             cross=covariance[:width] @ self.target_map.T,

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lab.core.errors import ConfigError
 from lab.experiments.hmm_risk.cells import Cell, expand
 from lab.experiments.hmm_risk.config import (
     HmmRiskConfig,
@@ -105,6 +106,26 @@ def test_a_wider_grid_leaves_the_first_features_as_they_were(name: str) -> None:
     narrow = build_problem(cell_of(**fields)).rows("train", 3, 20)
     wide = build_problem(cell_of(**fields, widths=[4, 8, 30])).rows("train", 3, 20)
     np.testing.assert_array_equal(wide.features[:, :8], narrow.features[:, :8])
+
+
+def kalman_cell(*, state_dim: int, context_length: int) -> Cell:
+    return cell_of(
+        hmm=LinearGaussianConfig(state_dim=state_dim, transition=Transition.symmetric),
+        representation=RepresentationConfig(name=RepresentationName.kalman_state, observation_dim=1),
+        context_length=context_length,
+    )
+
+
+def test_fewer_numbers_than_directions_of_the_state_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"context_length=7: 7 numbers are observed, .* not of 8; raise it or"):
+        kalman_cell(state_dim=8, context_length=7)
+
+
+def test_a_state_that_the_tokens_tell_of_by_rounding_alone_is_refused() -> None:
+    # forty slow modes through one feature: enough tokens in number, and numerically alike
+    problem = build_problem(kalman_cell(state_dim=40, context_length=50))
+    with pytest.raises(ConfigError, match=r"representation\.observation_dim=1 with context_length=50: the tokens tell"):
+        _ = problem.population
 
 
 def test_draws_differ_between_replicates_and_between_training_and_test() -> None:
