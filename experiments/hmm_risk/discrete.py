@@ -27,6 +27,8 @@ from lab.experiments.hmm_risk.theory import asymptotic_risk
 # filtering all sequences of the second moments at once would hold sequences x states x length numbers
 _CHUNK = 10_000
 
+_ROUNDING = 1e-13
+
 
 class DiscreteRows(CellWork):
     """One row a sequence, from the exact filter of a discrete HMM."""
@@ -133,7 +135,7 @@ class DiscreteRows(CellWork):
                 misspecification = self._scale * (noise_trace - full_noise)
                 signal = 1 - noise_trace
                 row |= {
-                    "snr": signal / noise_trace,
+                    "snr": signal / noise_trace if noise_trace else np.inf,
                     "noise_floor": self._scale * noise_trace,
                     "misspecification": misspecification,
                     "null_risk": self._scale,
@@ -196,7 +198,9 @@ class DiscreteRows(CellWork):
         else:
             # a next-token law spans as many directions as there are states: the rest of B is free, and zero
             coefficients = linalg.pinvh(covariance, rtol=1e-12) @ cross
-        return covariance, coefficients, 1 - float(np.sum(cross * coefficients))
+        noise_trace = 1 - float(np.sum(cross * coefficients))
+        # where the outcome is certain, the difference is rounding of either sign
+        return covariance, coefficients, 0.0 if abs(noise_trace) < _ROUNDING else noise_trace
 
     def _posteriors(self, stream: str, num_sequences: int) -> Float64[ndarray, "N S"]:
         tokens = self._hmm.sample(num_sequences, self.cell.context_length, self._seeds.torch(f"{stream}/tokens")).tokens

@@ -134,8 +134,8 @@ class IndependentRows(CellWork):
 
 
 def ridge_label(ridge: float | str) -> str:
-    """A ridge strength as the table's key: 0 and 0.0 are the same strength."""
-    return ridge if isinstance(ridge, str) else f"{float(ridge):g}"
+    """A ridge strength as the table's key: 0 and 0.0 are the same strength, and every digit counts."""
+    return ridge if isinstance(ridge, str) else str(float(ridge)).removesuffix(".0")
 
 
 def rank_tolerance(cell: Cell, width: int) -> float:

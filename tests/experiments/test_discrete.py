@@ -1,0 +1,89 @@
+"""Sweeps over discrete HMMs, from the draws to the verdict, and their exact risk where the outcome is certain."""
+
+import math
+from typing import Any
+
+import pytest
+
+from lab.experiments.hmm_risk.cells import expand
+from lab.experiments.hmm_risk.config import (
+    DiscreteConfig,
+    Generator,
+    HmmRiskConfig,
+    RepresentationConfig,
+    RepresentationName,
+    TaskConfig,
+    TaskName,
+)
+from lab.experiments.hmm_risk.report import headline, summary_table
+from lab.experiments.hmm_risk.summary import curves
+from lab.experiments.hmm_risk.sweep import table_rows
+from lab.experiments.hmm_risk.verdict import verdict
+from lab.experiments.hmm_risk.work import Workshop, units
+
+Row = dict[str, Any]
+
+PROBLEMS: dict[str, dict[str, Any]] = {
+    "posterior": {
+        "hmm": DiscreteConfig(num_states=[3, 12, 20], num_tokens=6),
+        "representation": RepresentationConfig(name=RepresentationName.posterior),
+        "task": TaskConfig(name=TaskName.next_token),
+    },
+    "next-token law": {
+        "hmm": DiscreteConfig(num_states=[3], num_tokens=6),
+        "representation": RepresentationConfig(name=RepresentationName.next_token_law),
+    },
+    "lifted posterior": {
+        "hmm": DiscreteConfig(generator=Generator.permutations, num_states=[4], num_tokens=6),
+        "representation": RepresentationConfig(name=RepresentationName.lifted_posterior),
+        "ridge": [0.0, 0.1, 0.10000001],
+    },
+}
+
+
+def table(**fields: Any) -> list[Row]:
+    """What a sweep would record."""
+    common = {
+        "num_train": 12,
+        "widths": [3, 12, 20],
+        "replicates": 2,
+        "context_length": 5,
+        "population_sequences": 1000,
+    }
+    cells = expand(HmmRiskConfig(**common | fields))
+    workshop = Workshop(cells)
+    return table_rows([row for unit in units(cells) for row in workshop.do(unit)], cells)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_sweep_ends_with_a_summary_and_a_verdict(name: str) -> None:
+    rows = table(**PROBLEMS[name])
+    assert all(row["gaussian_reference"] and row["bias"] >= 0 and row["variance"] > 0 for row in rows)
+    lines = curves(rows)
+    columns, body = summary_table(lines)
+    # no finite-n line is claimed for posteriors
+    assert {line[columns.index("exact n")] for line in body} == {""}
+    assert len(body) == len(rows) / 2
+    sentences = verdict(lines, is_one_problem=False)
+    assert any("the Gaussian reference is off by" in sentence for sentence in sentences)
+    assert "theory within" not in headline(lines)
+
+
+def test_one_state_has_nothing_to_learn() -> None:
+    # the next state is certain: no noise, no risk
+    (first, _) = table(
+        hmm=DiscreteConfig(num_states=[1], num_tokens=6),
+        representation=RepresentationConfig(name=RepresentationName.posterior),
+    )
+    assert first["excess_risk"] == pytest.approx(0, abs=1e-20)
+    assert (first["noise_floor"], first["snr"]) == (0, math.inf)
+
+
+def test_strengths_that_differ_in_their_last_digits_are_two() -> None:
+    rows = table(**PROBLEMS["lifted posterior"])
+    assert [row["ridge"] for row in rows if row["width"] == 3] == ["0"] * 2 + ["0.1"] * 2 + ["0.10000001"] * 2
+    assert {(row["ridge"], row["ridge_strength"]) for row in rows} == {
+        ("0", 0.0),
+        ("0.1", 0.1),
+        ("0.10000001", 0.10000001),
+    }
