@@ -137,12 +137,18 @@ class FactorPopulation(Population):
     def at(self, width: int) -> "FactorWidth":
         """What a width needs of q x q algebra, computed once and kept: a sweep asks for it at every draw."""
         if width not in self._known:
-            loading = self.loading[:width]
+            loading, cross = self.loading[:width], self._reduced_cross(width)
             gram = loading.T @ loading
-            system = self.latent_covariance @ gram
-            system[np.diag_indices_from(system)] += self.noise_variance
-            cross = self._reduced_cross(width)
-            self._known[width] = FactorWidth(gram, cross, np.linalg.solve(system, cross))
+            if width < loading.shape[1]:
+                # the q x q system would be singular but for s: solve the p x p one for B, then W_p H = B
+                system = loading @ self.latent_covariance @ loading.T
+                system[np.diag_indices_from(system)] += self.noise_variance
+                latent = np.linalg.pinv(loading) @ linalg.solve(system, loading @ cross, assume_a="pos")
+            else:
+                system = self.latent_covariance @ gram
+                system[np.diag_indices_from(system)] += self.noise_variance
+                latent = np.linalg.solve(system, cross)
+            self._known[width] = FactorWidth(gram, cross, latent)
         return self._known[width]
 
     @cached_property
@@ -164,7 +170,7 @@ class FactorWidth:
     Attributes:
         loading_gram: W_p'W_p.
         reduced_cross: F with F F' = E[z y'] E[z y']' and at most q columns: 2,000 outputs cost no more than q.
-        latent_coefficients: H with B_p = W_p H: H = (s I + P W_p'W_p)^-1 F.
+        latent_coefficients: H with B_p = W_p H: (s I + P W_p'W_p)^-1 F for p >= q, and the H of least norm for p < q.
     """
 
     loading_gram: Float64[ndarray, "q q"]

@@ -108,6 +108,22 @@ def test_wider_models_explain_at_least_as_much_of_the_same_targets(name):
     assert min(noise) > 0
 
 
+@pytest.mark.parametrize("width", [1, 3, 4, 9])
+def test_very_little_noise_costs_no_digits(width):
+    model, state = hmm(), hmm().stationary_covariance()
+    variances, cross = np.diag(state), state @ model.transition.T
+    seen = model.loading[:width]
+    # the limit without noise: the projection of the state on what the features tell
+    limit = np.linalg.lstsq(seen @ state @ seen.T, seen @ cross, rcond=1e-9)[0] if width < 4 else None
+    signal = np.sum((seen @ cross) * limit) if width < 4 else np.trace(model.transition @ cross)
+    for noise in (1e-6, 1e-9):
+        population = FactorPopulation(model.loading, state, noise**2, cross, variances)
+        assert population.signal(width) == pytest.approx(signal, rel=1e-9)
+        spectrum = population.spectrum(width)
+        assert population.squared_norm(width) == pytest.approx(spectrum.squared_coefficients.sum(), rel=1e-9)
+        assert spectrum.eigenvalues @ spectrum.squared_coefficients == pytest.approx(signal, rel=1e-9)
+
+
 @pytest.mark.parametrize("task", ["next state", "next token"])
 @pytest.mark.parametrize("width", [2, 9])
 def test_noise_is_what_regression_on_a_large_sample_leaves(task, width):
