@@ -185,7 +185,7 @@ def _check(
     if len(widths) == 0:
         raise InputError("widths is empty; give at least one model size")
     for width in widths:
-        if not 1 <= width <= most:
+        if checks.whole_number("widths", width) > most:
             raise InputError(f"widths contains {width}, expected 1 to {most}, the features there are")
     if len(ridge) == 0:
         raise InputError("ridge is empty; give at least one strength, 0 for the minimum-norm head")

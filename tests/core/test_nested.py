@@ -137,6 +137,7 @@ def test_badly_scaled_columns_give_no_negative_variance() -> None:
     [
         ((), (0.0,), "widths"),
         ((0,), (0.0,), "widths"),
+        ((2.5,), (0.0,), "widths=2.5 must be a whole number"),
         ((151,), (0.0,), "150"),
         ((3,), (), "ridge"),
         ((3,), (-1.0,), "-1.0"),
