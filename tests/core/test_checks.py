@@ -97,6 +97,10 @@ def test_limits_that_belong_to_a_range_are_allowed():
             "P has the eigenvalue -1 but must be positive semi-definite; give a covariance",
         ),
         (
+            lambda: checks.covariance_matrix("P", np.diag([1.0, -1e-9])),
+            "P has the eigenvalue -1e-09 but must be positive semi-definite; give a covariance",
+        ),
+        (
             lambda: checks.covariance_matrix("P", -np.eye(2)),
             "P has the eigenvalue -1 but must be positive semi-definite; give a covariance",
         ),
