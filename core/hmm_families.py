@@ -83,7 +83,7 @@ def diagonal_transition(
     """
     radius = checks.number_in_unit_interval("spectral_radius", spectral_radius)
     lowest = _lowest_eigenvalue(lowest_eigenvalue, radius)
-    return np.diag(lowest + (radius - lowest) * _even(checks.whole_number("state_dim", state_dim)))
+    return np.diag(lowest + (radius - lowest) * golden_points(checks.whole_number("state_dim", state_dim)))
 
 
 def rotation_transition(state_dim: int, spectral_radius: float) -> Float64[ndarray, "q q"]:
@@ -98,7 +98,7 @@ def rotation_transition(state_dim: int, spectral_radius: float) -> Float64[ndarr
     radius = checks.number_in_unit_interval("spectral_radius", spectral_radius)
     size = checks.whole_number("state_dim", state_dim)
     matrix = np.eye(size)
-    for plane, angle in enumerate(np.pi * _even(size // 2)):
+    for plane, angle in enumerate(np.pi * golden_points(size // 2)):
         cosine, sine = np.cos(angle), np.sin(angle)
         matrix[2 * plane : 2 * plane + 2, 2 * plane : 2 * plane + 2] = [[cosine, -sine], [sine, cosine]]
     return radius * matrix
@@ -198,6 +198,6 @@ def _lowest_eigenvalue(value: float, radius: float) -> float:
     return lowest
 
 
-def _even(num_points: int) -> Float64[ndarray, " k"]:
+def golden_points(num_points: int) -> Float64[ndarray, " k"]:
     """Points that fill (0, 1) evenly for any number of them: Weyl's sequence of the golden ratio."""
     return np.mod(np.arange(1, num_points + 1) / _GOLDEN_RATIO, 1.0)

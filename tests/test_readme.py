@@ -55,7 +55,7 @@ def typed(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Under the folder where commands are typed; `RUN` stands for its name."""
     folder = tmp_path_factory.mktemp("readme")
-    done = typed("lab hmm-risk sweep num_train=20 'widths=[5,40]' replicates=2 workers=1", folder)
+    done = typed("lab hmm-risk sweep num_train=20 'widths=[6,40]' replicates=2 workers=1", folder)
     assert done.returncode == 0, done.stderr
     (run,) = (folder / "outputs" / "hmm_risk" / "runs").iterdir()
     return run

@@ -15,13 +15,12 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from lab.core.errors import ConfigError
+from lab.core.hmm_families import golden_points
 from lab.core.population import DiagonalPopulation, ModePopulation, Population
 from lab.core.seeds import Seeds
 from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.config import LinearGaussianConfig, TaskName, Transition
 from lab.experiments.hmm_risk.problem import Problem, Rows
-
-_GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +38,12 @@ class Modes:
     @staticmethod
     def symmetric(num_modes: int, lowest: float, highest: float) -> "Modes":
         """Real modes that fill [lowest, highest] evenly, whichever number of them is kept."""
-        return Modes(lowest + (highest - lowest) * _even(num_modes), None)
+        return Modes(lowest + (highest - lowest) * golden_points(num_modes), None)
 
     @staticmethod
     def orthogonal(num_modes: int, radius: float) -> "Modes":
         """Plane rotations by angles that fill (0, pi) evenly, whichever number of them is kept."""
-        return Modes(np.full(num_modes, radius), np.pi * _even((num_modes + 1) // 2))
+        return Modes(np.full(num_modes, radius), np.pi * golden_points((num_modes + 1) // 2))
 
     def step(self, states: Float64[ndarray, "p N"]) -> Float64[ndarray, "p N"]:
         """A z for every sequence."""
@@ -142,8 +141,3 @@ class ModeProblem(Problem):
                 f"ratio is {signal / (1 - signal):.4g} at most; lower snr or observation_noise"
             )
         return variance
-
-
-def _even(num_points: int) -> Float64[ndarray, " k"]:
-    """Points that fill (0, 1) evenly for any number of them: Weyl's sequence of the golden ratio."""
-    return np.mod(np.arange(1, num_points + 1) / _GOLDEN_RATIO, 1.0)

@@ -14,8 +14,9 @@ from lab.core.console import print_summary
 from lab.core.provenance import collect
 from lab.core.runs import Run
 from lab.core.tables import write_table
-from lab.experiments.hmm_risk.cells import Cell, expand
+from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.config import HmmRiskConfig
+from lab.experiments.hmm_risk.grid import expand
 from lab.experiments.hmm_risk.work import Unit, do_all, units
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from lab.cli.dispatch import run_hydra_job
-from lab.cli.main import runs, show
 from lab.experiments.hmm_risk import SPEC
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 
@@ -29,14 +28,6 @@ class Finished:
     err: str
 
 
-TINY = (
-    "num_train=20",
-    "widths=[6,10,40]",
-    "replicates=2",
-    "observation_noise=0.5",
-    "figures=[excess_risk]",
-    "workers=1",
-)
 FILES = {
     ".lock",
     "config.json",
@@ -71,31 +62,6 @@ def check_refused(done: Any, *words: str) -> None:
     assert done.err.count("\n") == 1
     for word in words:
         assert word in done.err
-
-
-@pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, lab_command: tuple[str, ...]) -> tuple[Path, str]:
-    """The output folder of one finished tiny sweep, not to be changed, and what it printed."""
-    outputs = tmp_path_factory.mktemp("finished") / "outputs"
-    done = subprocess.run(
-        [*lab_command, "hmm-risk", "sweep", *TINY],
-        cwd=outputs.parent,
-        env={**os.environ, "LAB_OUTPUTS": str(outputs)},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return outputs, done.stdout
-
-
-@pytest.fixture
-def recorded(finished_run: tuple[Path, str], outputs: Path) -> Path:
-    """A copy of the finished run, in this test's output folder."""
-    subprocess.run(["cp", "-a", str(finished_run[0]), str(outputs)], check=True)
-    (folder,) = run_folders(outputs)
-    return folder
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("hmm-risk", "sweep", "--help")])
@@ -136,13 +102,15 @@ def test_the_help_of_a_sweep_teaches_groups_keys_and_examples(lab: Lab) -> None:
     assert text.partition("Examples:")[2].count("lab hmm-risk sweep") >= 3
 
 
-def test_a_sweep_writes_one_directory_with_everything_in_it(finished_run: tuple[Path, str]) -> None:
+def test_a_sweep_writes_one_directory_with_everything_in_it(
+    finished_run: tuple[Path, str], tiny: tuple[str, ...]
+) -> None:
     outputs, printed = finished_run
     (folder,) = run_folders(outputs)
     assert {path.name for path in folder.iterdir()} >= FILES
     assert {path.suffix for path in (folder / "figures").iterdir()} == {".pdf", ".png", ".parquet"}
     assert json.loads((folder / "status.json").read_text())["status"] == "finished"
-    assert json.loads((folder / "overrides.json").read_text()) == list(TINY)
+    assert json.loads((folder / "overrides.json").read_text()) == list(tiny)
     assert str(folder / "figures" / "excess_risk.png") in printed
     # three widths, two replicates, and the theory of each width
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 9
@@ -158,9 +126,11 @@ def test_a_sweep_writes_one_directory_with_everything_in_it(finished_run: tuple[
     ],
     ids=lambda words: words[0].partition("=")[2],
 )
-def test_a_discrete_hmm_ends_with_a_table_and_a_figure(words: tuple[str, ...], lab: Lab, outputs: Path) -> None:
+def test_a_discrete_hmm_ends_with_a_table_and_a_figure(
+    words: tuple[str, ...], lab: Lab, outputs: Path, tiny: tuple[str, ...]
+) -> None:
     sizes = ("context_length=8", "num_test=50", "population_sequences=1000", "hmm.num_tokens=7")
-    done = sweep(lab, "hmm=dirichlet", *TINY[:-2], "workers=1", *sizes, *words)
+    done = sweep(lab, "hmm=dirichlet", *tiny[:-2], "workers=1", *sizes, *words)
     assert done.code == 0, done.err
     (folder,) = run_folders(outputs)
     assert len(list((folder / "figures").glob("*.png"))) == 1
@@ -179,8 +149,8 @@ def test_a_resumed_run_that_is_finished_does_nothing_twice(lab: Lab, recorded: P
 @pytest.mark.parametrize(
     "at", [pytest.param("front", marks=pytest.mark.slow), "middle", pytest.param("end", marks=pytest.mark.slow)]
 )
-def test_the_flag_of_a_sweep_may_stand_anywhere(at: str, lab: Lab, outputs: Path) -> None:
-    words = ["num_train=20,24", *TINY[1:]]
+def test_the_flag_of_a_sweep_may_stand_anywhere(at: str, lab: Lab, outputs: Path, tiny: tuple[str, ...]) -> None:
+    words = ["num_train=20,24", *tiny[1:]]
     words.insert({"front": 0, "middle": 2, "end": len(words)}[at], "--multirun" if at == "end" else "-m")
     done = sweep(lab, *words)
     assert done.code == 0, done.err
@@ -201,46 +171,6 @@ def test_hydra_tells_where_defaults_come_from(lab: Lab, outputs: Path) -> None:
     assert done.code == 0, done.err
     assert "hmm/orthogonal_modes" in done.out
     assert not outputs.exists()
-
-
-def test_runs_are_listed(lab: Lab, recorded: Path) -> None:
-    (recorded.parent / "20200101-000000-000000").mkdir()
-    (recorded.parent / "20200101-000000-000000" / "status.json").write_text("{torn")
-    done = lab("runs", env={"COLUMNS": "200"})
-    assert done.code == 0, done.err
-    newest, oldest = (line for line in done.out.splitlines() if "hmm_risk/runs" in line)
-    assert recorded.name in newest
-    assert "finished" in newest
-    assert "unreadable" in oldest
-    assert lab("runs", "--study", "hmm_risk", "--limit", "1", env={"COLUMNS": "200"}).out.count("hmm_risk/runs/") == 1
-
-
-def test_an_empty_output_folder_has_no_runs(lab: Lab) -> None:
-    done = lab("runs")
-    assert (done.code, done.out.startswith("no runs under")) == (0, True)
-
-
-def test_a_run_is_shown_as_it_ended(lab: Lab, recorded: Path, finished_run: tuple[Path, str]) -> None:
-    done = lab("show", recorded.name[-6:])
-    assert done.code == 0, done.err
-    table = finished_run[1].partition("figure:")[0]
-    assert done.out.startswith(table)
-    assert str(recorded / "figures" / "excess_risk.png") in done.out
-    assert str(recorded / "table.parquet") in done.out
-
-
-@pytest.mark.parametrize("name", ["status.json", "summary.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"columns": 3}', b"\xff\x00"])
-def test_a_damaged_run_is_listed_and_refused(
-    name: str, content: bytes, recorded: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    (recorded / name).write_bytes(content)
-    runs(study="", limit=20)
-    assert recorded.name in capfd.readouterr().out
-    if name == "summary.json" or not content.startswith(b'{"'):
-        with pytest.raises(SystemExit) as left:
-            show(str(recorded))
-        check_refused(Finished(int(str(left.value.code)), "", capfd.readouterr().err), str(recorded))
 
 
 def test_the_doctor_says_what_runs_here(lab: Lab, outputs: Path) -> None:
@@ -315,20 +245,22 @@ def test_bad_input_as_typed_is_one_line_and_nothing_is_written(name: str, lab: L
 
 
 @pytest.mark.parametrize("depth", ["outputs", "outputs/hmm_risk", "outputs/hmm_risk/runs"])
-def test_an_output_folder_that_cannot_be_written_is_refused(depth: str, lab: Lab, tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_written_is_refused(
+    depth: str, lab: Lab, tmp_path: Path, tiny: tuple[str, ...]
+) -> None:
     in_the_way = tmp_path / depth
     in_the_way.parent.mkdir(parents=True, exist_ok=True)
     in_the_way.write_text("a file")
     before = sorted(tmp_path.rglob("*"))
-    check_refused(sweep(lab, *TINY), str(in_the_way), "LAB_OUTPUTS")
-    check_refused(sweep(lab, "-m", *TINY), "LAB_OUTPUTS") if depth != "outputs/hmm_risk/runs" else None
+    check_refused(sweep(lab, *tiny), str(in_the_way), "LAB_OUTPUTS")
+    check_refused(sweep(lab, "-m", *tiny), "LAB_OUTPUTS") if depth != "outputs/hmm_risk/runs" else None
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission_is_refused(lab: Lab, outputs: Path) -> None:
+def test_a_folder_without_permission_is_refused(lab: Lab, outputs: Path, tiny: tuple[str, ...]) -> None:
     outputs.mkdir(mode=0o500)
-    check_refused(sweep(lab, *TINY), str(outputs), "permission")
+    check_refused(sweep(lab, *tiny), str(outputs), "permission")
 
 
 @pytest.mark.parametrize("name", ["config.json", "status.json", "overrides.json", "metrics.jsonl"])
@@ -339,21 +271,10 @@ def test_resuming_a_damaged_run_is_refused(name: str, lab: Lab, recorded: Path) 
     assert (recorded / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_goes_on_under_its_own_configuration_only(lab: Lab, recorded: Path) -> None:
+def test_a_run_goes_on_under_its_own_configuration_only(lab: Lab, recorded: Path, tiny: tuple[str, ...]) -> None:
     before = files_under(recorded)
     check_refused(sweep(lab, f"resume={recorded}", "num_train=24"), "num_train=24", "resume=")
     assert files_under(recorded) == before
-    check_refused(sweep(lab, *TINY, "seed=1", f"hydra.run.dir={recorded}"), str(recorded), "seed=0", "not 1")
+    check_refused(sweep(lab, *tiny, "seed=1", f"hydra.run.dir={recorded}"), str(recorded), "seed=0", "not 1")
     kept = ("metrics.jsonl", "table.parquet", "config.json", "overrides.json", "status.json")
     assert {name: (recorded / name).read_bytes() for name in kept} == {name: before[recorded / name] for name in kept}
-
-
-def test_the_end_of_two_names_is_refused(lab: Lab, recorded: Path) -> None:
-    other = recorded.parent / f"0{recorded.name}"
-    subprocess.run(["cp", "-a", str(recorded), str(other)], check=True)
-    check_refused(lab("show", recorded.name), recorded.name, "2 runs")
-
-
-def test_showing_what_is_no_run_is_refused(lab: Lab, tmp_path: Path) -> None:
-    check_refused(lab("show", "nothing"), "nothing", "lab runs")
-    check_refused(lab("show", str(tmp_path)), str(tmp_path), "lab runs")

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from lab.core.errors import ConfigError
-from lab.experiments.hmm_risk.cells import expand
 from lab.experiments.hmm_risk.config import (
     DiscreteConfig,
     HmmRiskConfig,
@@ -18,6 +17,7 @@ from lab.experiments.hmm_risk.config import (
     TaskName,
     Transition,
 )
+from lab.experiments.hmm_risk.grid import expand
 
 
 def modes(**fields: Any) -> LinearGaussianConfig:

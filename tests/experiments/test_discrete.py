@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from lab.experiments.hmm_risk.cells import expand
 from lab.experiments.hmm_risk.config import (
     DiscreteConfig,
     Generator,
@@ -15,6 +14,7 @@ from lab.experiments.hmm_risk.config import (
     TaskConfig,
     TaskName,
 )
+from lab.experiments.hmm_risk.grid import expand
 from lab.experiments.hmm_risk.report import headline, summary_table
 from lab.experiments.hmm_risk.summary import curves
 from lab.experiments.hmm_risk.sweep import table_rows

@@ -1,0 +1,135 @@
+"""A sweep as a list of cells: curves and grids, multiplied out."""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from itertools import product
+from typing import Any
+
+from lab.core.errors import ConfigError
+from lab.experiments.hmm_risk.cells import Cell, check_cell
+from lab.experiments.hmm_risk.config import (
+    DiscreteConfig,
+    HmmRiskConfig,
+    RepresentationName,
+    TaskName,
+    as_list,
+    refuse_unless,
+)
+
+# the exact posterior and what follows from it: nothing is added to them
+_NOISELESS = (RepresentationName.posterior, RepresentationName.next_token_law)
+
+# the functions of figures.py, which a worker process has no need to import
+FIGURE_NAMES = (
+    "excess_risk",
+    "total_risk",
+    "fixed_problem_excess",
+    "bias_variance",
+    "total_and_excess",
+    "downstream",
+    "dependence",
+    "context",
+    "snr_map",
+)
+
+# how a value of a grid is said in a legend; a grid with one value is not said at all
+_LEGEND = {
+    "num_train": "n = {}",
+    "tokens_per_sequence": "T = {}",
+    "context_length": "context {}",
+    "observation_noise": "noise {:g}",
+    "snr": "SNR {:g}",
+    "num_states": "S = {}",
+}
+
+
+def expand(config: HmmRiskConfig) -> list[Cell]:
+    """All cells of a sweep, checked.
+
+    Raises:
+        ConfigError: for a combination that no problem has.
+    """
+    for name in config.figures:
+        refuse_unless(name in FIGURE_NAMES, "figures", name, f"choose from {', '.join(FIGURE_NAMES)}")
+    points: list[tuple[str, HmmRiskConfig, dict[str, Any]]] = []
+    for curve, overrides in (config.curves or {"": {}}).items():
+        curve_config = _with_overrides(config, curve, overrides)
+        points += [(curve, curve_config, point) for point in _grid_points(curve_config)]
+    # what is on the x axis is no part of a curve's name
+    on_axis = {"context_length"} if "context" in config.figures else set()
+    if all(curve_config.representation.name is RepresentationName.posterior for _, curve_config, _ in points):
+        on_axis |= {"num_states"}
+    varying = {key for key in _LEGEND if key not in on_axis and len({str(point[key]) for _, _, point in points}) > 1}
+    cells = []
+    for index, (curve, curve_config, point) in enumerate(points):
+        cell = _cell(index, curve, curve_config, point, varying)
+        check_cell(cell)
+        cells.append(cell)
+    return cells
+
+
+def _with_overrides(config: HmmRiskConfig, curve: str, overrides: Any) -> HmmRiskConfig:
+    from omegaconf import OmegaConf  # noqa: PLC0415  (worker processes read cells and need no OmegaConf)
+    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
+    if not isinstance(overrides, dict):
+        raise ConfigError(f"curves.{curve}={overrides}: give the keys in which this curve differs, such as {{snr: 5}}")
+    base = OmegaConf.structured(replace(config, curves={}))
+    try:
+        merged = OmegaConf.to_object(OmegaConf.merge(base, overrides))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"curves.{curve}: {str(error).splitlines()[0]}") from error
+    assert isinstance(merged, HmmRiskConfig), "the schema is a HmmRiskConfig"
+    return merged
+
+
+def _grid_points(config: HmmRiskConfig) -> Iterator[dict[str, Any]]:
+    grids = {key: as_list(getattr(config, key)) for key in _LEGEND if key != "num_states"}
+    if config.snr is not None and config.task.name is TaskName.next_state:
+        # the ratio decides the noise: the grid of observation_noise is not one more axis
+        grids["observation_noise"] = grids["observation_noise"][:1]
+    if config.representation.name in _NOISELESS:
+        grids["observation_noise"] = [0.0]
+    grids["num_states"] = as_list(config.hmm.num_states) if isinstance(config.hmm, DiscreteConfig) else [None]
+    for values in product(*grids.values()):
+        yield dict(zip(grids, values, strict=True))
+
+
+def _cell(index: int, curve: str, config: HmmRiskConfig, point: dict[str, Any], varying: set[str]) -> Cell:
+    hmm = config.hmm
+    widths = config.widths_at(point["num_train"])
+    if isinstance(hmm, DiscreteConfig):
+        hmm = replace(hmm, num_states=point["num_states"])
+        # a posterior is as wide as there are states, a next-token law as there are tokens: there is no other model size
+        if config.representation.name is RepresentationName.posterior:
+            widths = (hmm.num_states,)
+        elif config.representation.name is RepresentationName.next_token_law:
+            widths = (hmm.num_tokens,)
+    words = [_LEGEND[key].format(point[key]) for key in _LEGEND if key in varying and point[key] is not None]
+    shared = {name: getattr(config, name) for name in _SHARED}
+    return Cell(
+        index=index,
+        curve=curve,
+        label=", ".join([curve, *words] if curve else words),
+        hmm=hmm,
+        num_train=point["num_train"],
+        widths=widths,
+        tokens_per_sequence=point["tokens_per_sequence"],
+        context_length=point["context_length"],
+        observation_noise=float(point["observation_noise"]),
+        snr=point["snr"],
+        ridge=tuple(config.ridge),
+        **shared,
+    )
+
+
+_SHARED = {field.name for field in fields(Cell)} & {field.name for field in fields(HmmRiskConfig)} - {
+    "hmm",
+    "num_train",
+    "widths",
+    "tokens_per_sequence",
+    "context_length",
+    "observation_noise",
+    "snr",
+    "ridge",
+}

@@ -1,0 +1,71 @@
+"""`lab runs` and `lab show`: what was recorded is listed and shown, and what is damaged is said to be."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.cli.main import runs, show
+
+Lab = Callable[..., Any]
+
+
+def check_line(code: int, said: str, *words: str) -> None:
+    """One line that names what is wrong, and exit code 2."""
+    assert (code, said.count("\n")) == (2, 1), said
+    assert [word for word in ("lab: ", *words) if word not in said] == []
+
+
+def test_runs_are_listed(lab: Lab, recorded: Path) -> None:
+    (recorded.parent / "20200101-000000-000000").mkdir()
+    (recorded.parent / "20200101-000000-000000" / "status.json").write_text("{torn")
+    done = lab("runs", env={"COLUMNS": "200"})
+    assert done.code == 0, done.err
+    newest, oldest = (line for line in done.out.splitlines() if "hmm_risk/runs" in line)
+    assert recorded.name in newest
+    assert "finished" in newest
+    assert "unreadable" in oldest
+    assert lab("runs", "--study", "hmm_risk", "--limit", "1", env={"COLUMNS": "200"}).out.count("hmm_risk/runs/") == 1
+
+
+def test_an_empty_output_folder_has_no_runs(lab: Lab) -> None:
+    done = lab("runs")
+    assert (done.code, done.out.startswith("no runs under")) == (0, True)
+
+
+def test_a_run_is_shown_as_it_ended(lab: Lab, recorded: Path, finished_run: tuple[Path, str]) -> None:
+    done = lab("show", recorded.name[-6:])
+    assert done.code == 0, done.err
+    table = finished_run[1].partition("figure:")[0]
+    assert done.out.startswith(table)
+    assert str(recorded / "figures" / "excess_risk.png") in done.out
+    assert str(recorded / "table.parquet") in done.out
+
+
+@pytest.mark.parametrize("name", ["status.json", "summary.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"columns": 3}', b"\xff\x00"])
+def test_a_damaged_run_is_listed_and_refused(
+    name: str, content: bytes, recorded: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (recorded / name).write_bytes(content)
+    runs(study="", limit=20)
+    assert recorded.name in capfd.readouterr().out
+    if name == "summary.json" or not content.startswith(b'{"'):
+        with pytest.raises(SystemExit) as left:
+            show(str(recorded))
+        check_line(int(str(left.value.code)), capfd.readouterr().err, str(recorded))
+
+
+def test_the_end_of_two_names_is_refused(lab: Lab, recorded: Path) -> None:
+    other = recorded.parent / f"0{recorded.name}"
+    subprocess.run(["cp", "-a", str(recorded), str(other)], check=True)
+    done = lab("show", recorded.name)
+    check_line(done.code, done.err, recorded.name, "2 runs")
+
+
+def test_showing_what_is_no_run_is_refused(lab: Lab, tmp_path: Path) -> None:
+    for name in ("nothing", str(tmp_path)):
+        done = lab("show", name)
+        check_line(done.code, done.err, name, "lab runs")
