@@ -35,7 +35,7 @@ def collect(*, seeds: Mapping[str, int], backends: Mapping[str, str]) -> tuple[d
     commit = _git(source, "rev-parse", "HEAD").strip() if is_checkout else ""
     patch = _git(source, "diff", "HEAD", "--binary") + _new_files(source) if commit else ""
     record = {
-        "command": " ".join(["lab", *sys.argv[1:]]),
+        "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
         "commit": commit or None,
         "is_dirty": bool(patch),
         "python": platform.python_version(),

@@ -41,7 +41,9 @@ def headline(curves: Sequence[Curve]) -> str:
         return f"accuracy {curve.mean['accuracy'].max():.3f}"
     risk = curve.centre("excess_risk")
     gap = largest_gap(curves)
-    peak = f"excess risk peaks at gamma {curve.x['gamma'][int(np.argmax(risk))]:.3g}" if risk.size > 2 else ""
+    peak = (
+        f"excess risk peaks at gamma {curve.x['gamma'][int(np.argmax(risk))]:.3g}" if np.ptp(curve.x["gamma"]) else ""
+    )
     theory = f"theory within {100 * gap:.1f} %" if np.isfinite(gap) else ""
     return ", ".join(part for part in (peak, theory) if part)
 
