@@ -17,14 +17,15 @@ from lab.core.provenance import installed_version, processor_name
 # mamba-ssm's build looks for a CUDA compiler and a prebuilt wheel unless it is told not to; its Mamba-2 kernels are
 # Triton and need neither
 _MAMBA = (
-    "pip install packaging ninja wheel einops && MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE "
+    "pip install setuptools packaging ninja wheel einops && MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE "
     "pip install --no-build-isolation --no-deps 'mamba-ssm>=2.3,<2.3.2'"
 )
 _CONV = (
     "pip install packaging ninja wheel && CAUSAL_CONV1D_FORCE_BUILD=TRUE "
     "pip install --no-build-isolation 'causal-conv1d>=1.4' (needs nvcc)"
 )
-_BENCH_PEERS = ("scikit-learn", "dynamax", "hmmlearn", "pomegranate")
+# mamba-ssm, a peer too, has a line of its own
+_BENCH_PEERS = ("scikit-learn", "dynamax", "hmmlearn", "pomegranate", "transformers", "fla-core", "einops")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,8 @@ def findings() -> list[Finding]:
         _package("triton", "GPU kernels cannot run", "pip install triton"),
         _package("mamba-ssm", "state-space models run on the portable path", _MAMBA),
         _package("causal-conv1d", "convolutions run on the portable path", _CONV),
-        _program("C++ compiler", "c++", "torch.compile and extensions are not used", "apt-get install g++"),
+        _compiler(),
+        *_operators(),
         _program("Slurm", "sbatch", "jobs run on this machine only", "apt-get install slurm-wlm"),
         _package("hydra-submitit-launcher", "hydra/launcher=slurm_cpu is missing", "pip install -e '.[slurm]'"),
         _bench_peers(),
@@ -92,6 +94,33 @@ def _torch() -> list[Finding]:
 def _package(distribution: str, without: str, cure: str) -> Finding:
     installed = installed_version(distribution)
     return Finding(distribution, installed) if installed else Finding(distribution, f"missing: {without}", cure)
+
+
+def _compiler() -> Finding:
+    from lab.core.ssd.native import find_compiler
+
+    path = find_compiler()
+    if path is None:
+        return Finding("C++ compiler", "missing: state-space models run in torch, slower", "apt-get install g++")
+    return Finding("C++ compiler", f"{path}; builds the loops of state-space models at their first use")
+
+
+def _operators() -> list[Finding]:
+    """Which implementation each operator takes here, and why not those that would be preferred."""
+    if installed_version("torch") is None:
+        return []
+    import torch
+
+    from lab.core.backends import report
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return [
+        Finding(
+            choice.operator,
+            "; ".join([f"{choice.chosen} on {device}", *(f"not {name}: {why}" for name, why in choice.rejected)]),
+        )
+        for choice in report(device)
+    ]
 
 
 def _program(subject: str, command: str, without: str, cure: str) -> Finding:

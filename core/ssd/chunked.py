@@ -1,0 +1,132 @@
+"""The SSD operator in chunks: matrix products inside a chunk, one state between chunks (Dao and Gu 2024, section 6).
+
+Two tiers compute the same. `chunked_native` is C++, on the CPU, where a compiler is found; `chunked_torch` runs
+everywhere. Both work in pieces that stay in the cache, skip what lies above the diagonal, and keep nothing for the
+backward pass but the inputs: it computes the states again.
+"""
+
+# Letters: B batch, T tokens, H heads, G groups, P head_dim, N state_dim, S sequences.
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lab.core.errors import InputError
+from lab.core.ssd import chunked_native, chunked_torch
+from lab.core.ssd.arguments import SsdOutput, computing_dtype, sequence_starts
+from lab.core.ssd.chunks import Gradients, Inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One way to compute the operator and its gradients.
+
+    Attributes:
+        name: "native" or "torch".
+        forward: (inputs, chunk_size) to output and final state.
+        backward: (inputs, chunk_size, gradient of output, gradient of final state) to gradients of the inputs.
+    """
+
+    name: str
+    forward: Callable[[Inputs, int | None], tuple[Tensor, Tensor]]
+    backward: Callable[[Inputs, int | None, Tensor, Tensor | None], Gradients]
+
+
+NATIVE = Tier("native", chunked_native.forward, chunked_native.backward)
+TORCH = Tier("torch", chunked_torch.forward, chunked_torch.backward)
+
+
+class TierChoice(NamedTuple):
+    """Which tier runs on a device.
+
+    Attributes:
+        tier: the one that is used.
+        why_not_native: why the native one is not, with the cure; None if it is.
+    """
+
+    tier: Tier
+    why_not_native: str | None
+
+
+def choose_tier(device: torch.device) -> TierChoice:
+    """The native tier on a CPU where it can be built, which happens here if it was not before; else the torch tier."""
+    if device.type != "cpu":
+        return TierChoice(TORCH, f"it runs on the CPU, not on {device}")
+    reason = chunked_native.why_not()
+    return TierChoice(NATIVE if reason is None else TORCH, reason)
+
+
+def ssd(
+    x: Float[Tensor, "B T H P"],
+    dt: Float[Tensor, "B T H"],
+    A: Float[Tensor, " H"],
+    B: Float[Tensor, "B T G N"],
+    C: Float[Tensor, "B T G N"],
+    *,
+    D: Float[Tensor, " H"] | Float[Tensor, "H P"] | None = None,
+    dt_bias: Float[Tensor, " H"] | None = None,
+    dt_softplus: bool = False,
+    chunk_size: int | None = None,
+    initial_state: Float[Tensor, "S H P N"] | None = None,
+    cu_seqlens: Int[Tensor, " S1"] | None = None,
+) -> SsdOutput:
+    """As `lab.core.ssd.ssd`."""
+    dtype = computing_dtype(x)
+    y, final_state = _Chunked.apply(  # type: ignore[no-untyped-call]
+        choose_tier(x.device).tier,
+        chunk_size,
+        sequence_starts(cu_seqlens),
+        dt_softplus,
+        x.to(dtype),
+        dt.to(dtype),
+        A.to(dtype),
+        B.to(dtype),
+        C.to(dtype),
+        None if D is None else D.to(dtype),
+        None if dt_bias is None else dt_bias.to(dtype),
+        None if initial_state is None else initial_state.to(dtype),
+    )
+    return SsdOutput(y.to(x.dtype), final_state)
+
+
+class _Chunked(torch.autograd.Function):
+    """Keeps its inputs, and computes everything else again in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tier: Tier,
+        chunk_size: int | None,
+        starts: tuple[int, ...] | None,
+        is_softplus: bool,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        dt_bias: Tensor | None,
+        initial_state: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, dt, A, B, C, D, dt_bias, initial_state)
+        ctx.tier, ctx.chunk_size, ctx.starts, ctx.is_softplus = tier, chunk_size, starts, is_softplus
+        return tier.forward(Inputs(x, dt, A, B, C, D, dt_bias, initial_state, starts, is_softplus), chunk_size)
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor | None, grad_final_state: Tensor | None) -> tuple[Any, ...]:
+        # left alone, a second derivative would be zero without a word
+        if torch.is_grad_enabled():
+            raise InputError(
+                "create_graph=True asks for a second derivative, which the chunked SSD operator has not; "
+                "leave it out or use backend='reference'"
+            )
+        x, dt, A, B, C, D, dt_bias, initial_state = ctx.saved_tensors
+        inputs = Inputs(x, dt, A, B, C, D, dt_bias, initial_state, ctx.starts, ctx.is_softplus)
+        if grad_y is None:
+            grad_y = torch.zeros_like(x)
+        return None, None, None, None, *ctx.tier.backward(inputs, ctx.chunk_size, grad_y, grad_final_state)

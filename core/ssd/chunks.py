@@ -1,0 +1,78 @@
+"""What the tiers of the chunked SSD operator are given and give back."""
+
+# Letters: B batch, T tokens, H heads, G groups, P head_dim, N state_dim, S sequences.
+
+from itertools import pairwise
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """Tensors of one dtype, float32 or float64, on one device, that fit together.
+
+    Attributes:
+        x: inputs.
+        dt: step sizes, before bias and softplus.
+        A: log decay rates.
+        B: input maps.
+        C: output maps.
+        D: weight of the skip connection.
+        dt_bias: added to `dt`.
+        initial_state: before the first token of every sequence; None for zero.
+        starts: boundaries of packed sequences, from 0 to T; None if row s of the batch is sequence s.
+        is_softplus: whether the step size is softplus(dt + dt_bias).
+    """
+
+    x: Float[Tensor, "B T H P"]
+    dt: Float[Tensor, "B T H"]
+    A: Float[Tensor, " H"]
+    B: Float[Tensor, "B T G N"]
+    C: Float[Tensor, "B T G N"]
+    D: Float[Tensor, " H"] | Float[Tensor, "H P"] | None
+    dt_bias: Float[Tensor, " H"] | None
+    initial_state: Float[Tensor, "S H P N"] | None
+    starts: tuple[int, ...] | None
+    is_softplus: bool
+
+    @property
+    def num_sequences(self) -> int:
+        """S."""
+        return self.x.shape[0] if self.starts is None else len(self.starts) - 1
+
+    @property
+    def state_shape(self) -> tuple[int, int, int, int]:
+        """(S, H, P, N)."""
+        return (self.num_sequences, *self.x.shape[2:], self.B.shape[3])
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        if self.starts is None:
+            return self.x.shape[1]
+        return max((stop - start for start, stop in pairwise(self.starts)), default=0)
+
+
+class Gradients(NamedTuple):
+    """Gradients of the tensors of `Inputs`, each in the shape of its input.
+
+    Attributes:
+        x: of the inputs.
+        dt: of the step sizes.
+        A: of the log decay rates.
+        B: of the input maps.
+        C: of the output maps.
+        D: of the skip connection; None if there is none.
+        dt_bias: of the bias; None if there is none.
+        initial_state: of the initial state; None if there is none.
+    """
+
+    x: Float[Tensor, "B T H P"]
+    dt: Float[Tensor, "B T H"]
+    A: Float[Tensor, " H"]
+    B: Float[Tensor, "B T G N"]
+    C: Float[Tensor, "B T G N"]
+    D: Float[Tensor, " H"] | Float[Tensor, "H P"] | None
+    dt_bias: Float[Tensor, " H"] | None
+    initial_state: Float[Tensor, "S H P N"] | None

@@ -1,0 +1,89 @@
+// Mamba-2's scan on a CPU, forward and backward, chunk by chunk with everything of a chunk in the caches of one core.
+//
+// Letters: P head_dim, N state_dim, Q chunk_size, q tokens of this chunk (less than Q in the last one). Tokens of a
+// chunk are i (reads the state) and j (wrote to it); L_ij = exp(c_i - c_j), c the running sum of dt A in the chunk.
+//
+//   y_i    = e^{c_i} C_i.h + sum_{j<=i} L_ij dt_j (C_i.B_j) x_j + D x_i
+//   h_next = e^{c_q} h + sum_j e^{c_q - c_j} dt_j B_j x_j'
+//
+// One task is one head of one sequence (backward: the heads of a group that share a sum), always in the same order, so
+// the result does not depend on the number of threads nor on what else is in the batch.
+//
+// A product is one micro-kernel, `accumulate`: a tile of ROWS x VECTORS registers. Its right operand lies in panels,
+// [width / PANEL][length][PANEL], so that a panel is read front to back; its left operand is broadcast.
+
+#include <atomic>
+#include <cstdlib>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "backward.h"
+#include "forward.h"
+
+namespace {
+
+// Runs every task once, on as many threads as were asked for. Returns false if there is no memory for them.
+template <typename Work> bool run_all(const Arguments& to) {
+    const Index num_tasks = Work::num_tasks(to), num_threads = std::max<Index>(1, std::min(to.num_threads, num_tasks));
+    Scratch measured;
+    { Work counted(measured, to); }
+    const Index stride = round_up(measured.used(), 4096);
+    char* memory = static_cast<char*>(std::aligned_alloc(64, size_t(stride * num_threads)));
+    if (!memory) return false;
+    std::atomic<Index> next{0};
+    const auto work = [&](Index thread) {
+        Scratch scratch(memory + thread * stride);
+        Work worker(scratch, to);
+        for (Index task = next++; task < num_tasks; task = next++) worker.run(task);
+    };
+    std::vector<std::thread> threads;
+    try {
+        for (Index thread = 1; thread < num_threads; ++thread) threads.emplace_back(work, thread);
+    } catch (const std::system_error&) {
+        // the process may start no more threads: those that it has do the work
+    }
+    work(0);
+    for (std::thread& thread : threads) thread.join();
+    std::free(memory);
+    return true;
+}
+
+// Large pages for a result that is about to be written: the first touch of small ones costs up to a fifth of a pass.
+template <typename T> void want_large_pages(void* data, Index count) {
+#if defined(__linux__)
+    constexpr std::uintptr_t large = 2 << 20;
+    const std::uintptr_t start = reinterpret_cast<std::uintptr_t>(data), stop = start + count * sizeof(T);
+    const std::uintptr_t first = (start + large - 1) / large * large;
+    if (first < stop / large * large)
+        madvise(reinterpret_cast<void*>(first), stop / large * large - first, MADV_HUGEPAGE);
+#else
+    (void)data, (void)count;
+#endif
+}
+
+template <typename T> bool forward(const Arguments& to) {
+    const Index rows = (to.starts ? 1 : to.num_sequences) * to.num_tokens;
+    want_large_pages<T>(to.y.data, rows * to.num_heads * to.head_dim);
+    return run_all<Forward<T>>(to);
+}
+template <typename T> bool backward(const Arguments& to) {
+    const Index rows = (to.starts ? 1 : to.num_sequences) * to.num_tokens;
+    want_large_pages<T>(to.grad_x.data, rows * to.num_heads * to.head_dim);
+    for (void* data : {to.grad_B.data, to.grad_C.data})
+        want_large_pages<T>(data, to.num_lanes * rows * to.num_groups * to.state_dim);
+    return run_all<Backward<T>>(to);
+}
+
+}  // namespace
+
+extern "C" {
+bool ssd_forward_float32(const Arguments* to) { return forward<float>(*to); }
+bool ssd_forward_float64(const Arguments* to) { return forward<double>(*to); }
+bool ssd_backward_float32(const Arguments* to) { return backward<float>(*to); }
+bool ssd_backward_float64(const Arguments* to) { return backward<double>(*to); }
+}

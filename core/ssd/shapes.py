@@ -1,0 +1,43 @@
+"""Checks of the arguments of a decoding step and of the convolution: each mistake is one line."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from lab.core.errors import InputError
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def check_tensors(first: Tensor, expected: Iterable[tuple[str, Tensor | None, tuple[int, ...], str]]) -> None:
+    """Refuse tensors of another shape, on another device than the first one, or that hold no real numbers.
+
+    Args:
+        first: the tensor whose device counts.
+        expected: name, tensor, shape and the names of its axes; None for a tensor passes.
+
+    Raises:
+        InputError: naming the first tensor that does not fit.
+    """
+    for name, tensor, shape, axes in expected:
+        if tensor is None:
+            continue
+        if tensor.shape != shape:
+            raise InputError(f"{name} has shape {tuple(tensor.shape)} but must be [{axes}] = {list(shape)}; reshape it")
+        if tensor.dtype not in _DTYPES:
+            raise InputError(
+                f"{name} has dtype {tensor.dtype} but must be float32, float64, bfloat16 or float16; cast it"
+            )
+        if tensor.device != first.device:
+            raise InputError(f"{name} is on {tensor.device} but must be on {first.device}; move it there")
+
+
+def refuse_gradients(operator: str, tensors: Iterable[Tensor | None]) -> None:
+    """Refuse to overwrite a state while gradients are recorded: they would be lost in silence.
+
+    Raises:
+        InputError: if a tensor requires a gradient outside `torch.no_grad`.
+    """
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        raise InputError(f"{operator} overwrites its state and gives no gradients; call it under torch.no_grad()")

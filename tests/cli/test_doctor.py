@@ -1,0 +1,37 @@
+"""`lab doctor` says what this machine can run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.cli import doctor
+from lab.core.backends import OPERATORS
+
+Lab = Callable[..., Any]
+
+
+def test_the_doctor_says_what_runs_here_on_one_screen_and_builds_nothing(
+    lab: Lab, outputs: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    done = lab("doctor", env={"XDG_CACHE_HOME": str(cache), "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "120"})
+    assert done.code == 0, done.err
+    for word in ("torch", "devices", "mamba-ssm", "causal-conv1d", "C++ compiler", "Slurm", "font"):
+        assert word in done.out
+    lines = {line.split()[0]: line for line in done.out.splitlines() if line.strip()}
+    for operator in OPERATORS:
+        assert "on cpu; not " in lines[operator]
+        assert "it needs a CUDA device" in lines[operator]
+    assert "chunked" in lines["ssd"]
+    assert len(done.out.splitlines()) <= 30
+    assert not outputs.exists()
+    assert not list(cache.rglob("*.so"))
+
+
+def test_a_missing_compiler_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
+    (finding,) = (finding for finding in doctor.findings() if finding.subject == "C++ compiler")
+    assert finding.found.startswith("missing: ")
+    assert finding.cure == "apt-get install g++"

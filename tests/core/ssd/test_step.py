@@ -1,0 +1,329 @@
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from lab.core.errors import BackendError, InputError
+from lab.core.ssd import native
+from lab.core.ssd import step as step_module
+from lab.core.ssd.step import step
+
+# largest error relative to the largest number: rounding of the dtype, and of sums over N numbers
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+DTYPES = list(TOLERANCES)
+PATHS = ["compiled", "torch", "reference"]
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of the back end that takes this way."""
+    if request.param == "compiled" and step_module._compiled("step_float32") is None:
+        pytest.skip("no C++ compiler")
+    if request.param == "torch":
+        monkeypatch.setattr(step_module, "_compiled", lambda name: None)
+    return "reference" if request.param == "reference" else "portable"
+
+
+def drawn(
+    *,
+    batch: int = 2,
+    tokens: int = 6,
+    heads: int = 4,
+    groups: int = 2,
+    head_dim: int = 5,
+    state_dim: int = 7,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Inputs of a whole sequence, and the state before it."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    wide = torch.promote_types(dtype, torch.float32)
+    return {
+        "state": normal(batch, heads, head_dim, state_dim).to(wide),
+        "x": normal(batch, tokens, heads, head_dim).to(dtype),
+        "dt": normal(batch, tokens, heads).to(wide),
+        "A": -normal(heads).exp().to(wide),
+        "B": normal(batch, tokens, groups, state_dim).to(dtype),
+        "C": normal(batch, tokens, groups, state_dim).to(dtype),
+    }
+
+
+def token(inputs: dict[str, Tensor], t: int) -> tuple[Tensor, ...]:
+    return inputs["x"][:, t], inputs["dt"][:, t], inputs["A"], inputs["B"][:, t], inputs["C"][:, t]
+
+
+def recurrence(inputs: dict[str, Tensor], options: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
+    """Outputs, and the state before the first and after every token, in float64 and number by number of the formula."""
+    wide = {name: tensor.double() for name, tensor in inputs.items()}
+    num_heads, num_groups = wide["x"].shape[2], wide["B"].shape[2]
+    skip = options.get("D")
+    states, outputs = [wide["state"]], []
+    for t in range(wide["x"].shape[1]):
+        after, y = torch.empty_like(states[-1]), torch.empty_like(wide["x"][:, t])
+        for h in range(num_heads):
+            group = h // (num_heads // num_groups)
+            size = wide["dt"][:, t, h]
+            if options.get("dt_bias") is not None:
+                size = size + options["dt_bias"][h].double()
+            if options.get("dt_softplus"):
+                size = torch.log1p(torch.exp(-size.abs())) + size.clamp(min=0)
+            x, write, read = wide["x"][:, t, h], wide["B"][:, t, group], wide["C"][:, t, group]
+            decay = torch.exp(size * wide["A"][h])
+            after[:, h] = decay[:, None, None] * states[-1][:, h] + torch.einsum("b,bp,bn->bpn", size, x, write)
+            y[:, h] = torch.einsum("bpn,bn->bp", after[:, h], read)
+            if skip is not None:
+                y[:, h] += skip[h].double() * x
+        states.append(after)
+        outputs.append(y)
+    return torch.stack(outputs, dim=1), states
+
+
+def difference(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted).abs().max() / wanted.abs().max())
+
+
+def all_options(heads: int, head_dim: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "D": torch.randn(heads, head_dim, generator=generator),
+        "dt_bias": torch.randn(heads, generator=generator),
+        "dt_softplus": True,
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_stepping_from_any_split_gives_the_full_pass(dtype: torch.dtype, groups: int, path: str) -> None:
+    inputs, options = drawn(groups=groups, dtype=dtype), all_options(4, 5)
+    outputs, states = recurrence(inputs, options)
+    for split in range(7):
+        state = states[split].to(inputs["state"].dtype)
+        for t in range(split, 6):
+            y = step(state, *token(inputs, t), **options, backend=path)
+            assert y.dtype == dtype
+            assert difference(y, outputs[:, t]) < TOLERANCES[dtype]
+        assert difference(state, states[-1]) < TOLERANCES[state.dtype]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"D": torch.tensor([1.0, -2, 0, 3])}, {"dt_bias": torch.ones(4)}, {"dt_softplus": True}, all_options(4, 5)],
+    ids=["plain", "one D a head", "bias", "softplus", "all"],
+)
+def test_every_option_does_what_the_formula_says(options: dict[str, Any], path: str) -> None:
+    inputs = drawn(tokens=1)
+    inputs["dt"] = inputs["dt"].abs()
+    outputs, states = recurrence(inputs, options)
+    y = step(inputs["state"], *token(inputs, 0), **options, backend=path)
+    assert difference(y, outputs[:, 0]) < 1e-12
+    assert difference(inputs["state"], states[1]) < 1e-12
+
+
+@given(st.integers(1, 3), st.sampled_from([(1, 1), (4, 1), (6, 3), (4, 4)]), st.integers(1, 9), st.integers(1, 150))
+def test_the_compiled_loop_knows_every_size(batch: int, heads: tuple[int, int], head_dim: int, state_dim: int) -> None:
+    inputs = drawn(
+        batch=batch,
+        tokens=1,
+        heads=heads[0],
+        groups=heads[1],
+        head_dim=head_dim,
+        state_dim=state_dim,
+        dtype=torch.float32,
+    )
+    outputs, states = recurrence(inputs, {})
+    y = step(inputs["state"], *token(inputs, 0))
+    assert difference(y, outputs[:, 0]) < 2e-5  # sums of numbers of both signs may cancel
+    assert difference(inputs["state"], states[1]) < 2e-6
+
+
+@pytest.mark.parametrize("state_dim", [32, 64, 128, 256])
+def test_the_state_sizes_in_use_are_exact_for_all_threads(state_dim: int) -> None:
+    inputs = drawn(tokens=1, heads=8, head_dim=64, state_dim=state_dim, dtype=torch.float32)
+    alone, together = inputs["state"].clone(), inputs["state"].clone()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        first = step(alone, *token(inputs, 0))
+        torch.set_num_threads(2)
+        second = step(together, *token(inputs, 0))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(first, second)
+    assert torch.equal(alone, together)
+    outputs, states = recurrence(inputs, {})
+    assert difference(first, outputs[:, 0]) < 2e-6
+    assert difference(alone, states[1]) < 2e-6
+
+
+def test_the_state_is_overwritten_where_it_lies(path: str) -> None:
+    inputs = drawn(dtype=torch.float32)
+    preallocated = torch.zeros(3, *inputs["state"].shape)
+    state = preallocated[1]
+    address, y = state.data_ptr(), torch.empty(2, 4, 5)
+    for t in range(6):
+        assert step(state, *token(inputs, t), out=y, backend=path) is y
+    assert state.data_ptr() == address
+    assert preallocated[1].abs().min() > 0
+    assert not preallocated[0].any()
+    assert not preallocated[2].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_short_state_is_rounded_once_a_step(dtype: torch.dtype, path: str) -> None:
+    inputs = drawn(tokens=1, dtype=dtype)
+    state = inputs["state"].to(dtype)
+    _, states = recurrence({**inputs, "state": state}, {})
+    step(state, *token(inputs, 0), backend=path)
+    assert torch.allclose(state.double(), states[1], rtol=float(torch.finfo(dtype).eps) / 1.99, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_parts_of_one_projection_need_no_copies(dtype: torch.dtype, path: str) -> None:
+    inputs = drawn(tokens=1, dtype=dtype)
+    _, _, A, B, C = token(inputs, 0)
+    x, dt = inputs["x"][:, 0], inputs["dt"][:, 0]
+    projected = torch.cat([x.flatten(1), B.flatten(1), C.flatten(1)], dim=1)
+    apart = [
+        part.unflatten(1, like.shape[1:])
+        for part, like in zip(projected.split([20, 14, 14], dim=1), (x, B, C), strict=True)
+    ]
+    assert not any(part.is_contiguous() for part in apart)
+    wanted_state, state = inputs["state"].clone(), inputs["state"].clone()
+    wanted = step(wanted_state, x, dt, A, B, C, backend=path)
+    assert torch.equal(step(state, apart[0], dt, A, apart[1], apart[2], backend=path), wanted)
+    assert torch.equal(state, wanted_state)
+    # any other layout is read as well
+    odd = step(
+        inputs["state"].clone(), x.mT.contiguous().mT, dt.T.contiguous().T, A, B.mT.contiguous().mT, C, backend=path
+    )
+    assert torch.equal(odd, wanted)
+
+
+def allocations(run: Callable[[], object]) -> list[int]:
+    """Bytes of every allocation that the profiler sees in a few runs."""
+    run()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        for _ in range(3):
+            run()
+    return [event.self_cpu_memory_usage for event in profiler.events() if event.self_cpu_memory_usage > 0]
+
+
+def test_the_profiler_sees_an_allocation_where_there_is_one() -> None:
+    assert allocations(lambda: torch.empty(1000)) == [4000] * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_a_compiled_step_allocates_nothing(dtype: torch.dtype) -> None:
+    if step_module._compiled("step_float32") is None:
+        pytest.skip("no C++ compiler")
+    inputs = drawn(tokens=1, heads=8, head_dim=64, state_dim=64, dtype=dtype)
+    options = {"D": inputs["A"], "dt_bias": inputs["A"], "dt_softplus": True}
+    y = torch.empty_like(inputs["x"][:, 0])
+    # tensors are made once, as a decoder does
+    arguments = [part.contiguous() for part in token(inputs, 0)]
+    assert allocations(lambda: step(inputs["state"], *arguments, **options, out=y)) == []
+
+
+def test_without_a_compiler_a_step_allocates_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "_compiled", lambda name: None)
+    inputs = drawn(tokens=1, heads=8, head_dim=64, state_dim=64, dtype=torch.float32)
+    state, arguments = inputs["state"], token(inputs, 0)
+    sizes = allocations(lambda: step(state, *arguments))
+    assert max(sizes) <= arguments[0].numel() * 4
+    assert max(sizes) * 50 < state.numel() * 4
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
+    native.load_native.cache_clear()
+    step_module._compiled.cache_clear()
+    yield
+    native.load_native.cache_clear()
+    step_module._compiled.cache_clear()
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_where_nothing_can_be_compiled_torch_gives_the_same() -> None:
+    inputs, options = drawn(), all_options(4, 5)
+    outputs, _ = recurrence(inputs, options)
+    for t in range(6):
+        assert difference(step(inputs["state"], *token(inputs, t), **options), outputs[:, t]) < 1e-12
+    assert step_module._compiled("step_float64") is None
+
+
+def test_extreme_decays_and_step_sizes_stay_finite(path: str) -> None:
+    inputs = drawn(tokens=1, dtype=torch.float32)
+    inputs["A"] = torch.tensor([-1e-8, -1.0, -1e4, -1e30])
+    inputs["dt"] = torch.tensor([[[-100.0, 0.0, 90.0, 1e4]], [[200.0, -1e4, 30.0, 1e-30]]])
+    y = step(inputs["state"], *token(inputs, 0), dt_softplus=True, backend=path)
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(inputs["state"]).all()
+
+
+def test_a_model_in_training_is_told_to_decode_without_gradients() -> None:
+    inputs = drawn()
+    inputs["A"].requires_grad_()
+    with pytest.raises(InputError, match=r"gives no gradients; call it under torch.no_grad"):
+        step(inputs["state"], *token(inputs, 0))
+    with torch.no_grad():
+        step(inputs["state"], *token(inputs, 0))
+
+
+REFUSED = {
+    "state without batch": ({"state": torch.zeros(4, 5, 7)}, "state has shape (4, 5, 7)"),
+    "state in pieces": ({"state": torch.zeros(2, 4, 7, 5).mT}, "state is not contiguous"),
+    "state of whole numbers": ({"state": torch.zeros(2, 4, 5, 7, dtype=torch.int64)}, "state has dtype torch.int64"),
+    "x of other heads": ({"x": torch.zeros(2, 3, 5)}, "x has shape (2, 3, 5)"),
+    "dt per channel": ({"dt": torch.zeros(2, 4, 5)}, "dt has shape (2, 4, 5)"),
+    "A per channel": ({"A": torch.zeros(4, 5)}, "A has shape (4, 5)"),
+    "groups that do not divide": ({"B": torch.zeros(2, 3, 7)}, "divisor of 4 heads"),
+    "C of another group": ({"C": torch.zeros(2, 4, 7)}, "C has shape (2, 4, 7)"),
+    "D of no shape": ({"D": torch.zeros(5)}, "D has shape (5,)"),
+    "bias of no shape": ({"dt_bias": torch.zeros(1)}, "dt_bias has shape (1,)"),
+    "output of another dtype": ({"out": torch.zeros(2, 4, 5, dtype=torch.float16)}, "out has dtype torch.float16"),
+    "another device": ({"x": torch.zeros(2, 4, 5, device="meta")}, "x is on meta"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused_in_one_line(case: str) -> None:
+    replaced, message = REFUSED[case]
+    inputs = drawn(tokens=1, dtype=torch.float32)
+    x, dt, A, B, C = token(inputs, 0)
+    arguments = {"state": inputs["state"], "x": x, "dt": dt, "A": A, "B": B, "C": C, **replaced}
+    before = inputs["state"].clone()
+    with pytest.raises(InputError) as caught:
+        step(**arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(inputs["state"], before)
+
+
+def test_the_gpu_kernel_is_not_taken_on_a_cpu() -> None:
+    inputs = drawn(tokens=1)
+    with pytest.raises(BackendError, match="needs a CUDA device"):
+        step(inputs["state"], *token(inputs, 0), backend="mamba_ssm")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_portable_step_on_a_gpu_is_that_of_the_definition(dtype: torch.dtype) -> None:
+    inputs, options = drawn(dtype=dtype), all_options(4, 5)
+    outputs, states = recurrence(inputs, options)
+    there = {name: tensor.cuda() for name, tensor in inputs.items()}
+    on_gpu = {name: value.cuda() if isinstance(value, Tensor) else value for name, value in options.items()}
+    for t in range(6):
+        y = step(there["state"], *token(there, t), **on_gpu, backend="portable")
+        assert difference(y.cpu(), outputs[:, t]) < TOLERANCES[dtype] * 3
+    assert difference(there["state"].cpu(), states[-1]) < 1e-5

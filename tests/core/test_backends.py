@@ -1,0 +1,126 @@
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from lab.core import backends
+from lab.core.backends import OPERATORS, Backend, report, resolve
+from lab.core.errors import BackendError
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda:0")  # a name: nothing is allocated on it
+ELSEWHERE = [name for name in OPERATORS if name != "ssd"]
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
+    """The distributions and modules that seem to be installed; a test adds to them."""
+    names: set[str] = set()
+    backends._missing_package.cache_clear()
+    backends._has_module.cache_clear()
+    monkeypatch.setattr(backends, "installed_version", lambda name: "1.0" if name in names else None)
+    monkeypatch.setattr(backends, "find_spec", lambda name: object() if name in names else None)
+    yield names
+    backends._missing_package.cache_clear()
+    backends._has_module.cache_clear()
+
+
+def kernels(installed: set[str]) -> None:
+    installed.update({"mamba-ssm", "triton", "einops", "causal-conv1d", "causal_conv1d_cuda"})
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_auto_takes_the_portable_implementation_on_a_cpu(operator: str) -> None:
+    assert resolve(operator, "auto", CPU).name == ("chunked" if operator == "ssd" else "portable")
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_auto_takes_the_kernels_on_a_gpu_where_they_are_installed(operator: str, installed: set[str]) -> None:
+    assert resolve(operator, "auto", CUDA).name in ("chunked", "portable")
+    backends._missing_package.cache_clear()
+    backends._has_module.cache_clear()
+    kernels(installed)
+    assert resolve(operator, "auto", CUDA, torch.bfloat16).name in ("mamba_ssm", "causal_conv1d")
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_auto_does_not_give_float64_to_kernels_that_compute_in_float32(operator: str, installed: set[str]) -> None:
+    kernels(installed)
+    assert resolve(operator, "auto", CUDA, torch.float64).name in ("chunked", "portable")
+    kernel = OPERATORS[operator][0].name
+    with pytest.raises(BackendError, match="float32, not float64; cast"):
+        resolve(operator, kernel, CUDA, torch.float64)
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA], ids=str)
+def test_auto_is_never_the_reference(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    first_is_reference = tuple(reversed(OPERATORS["ssd"]))
+    monkeypatch.setitem(OPERATORS, "ssd", first_is_reference)
+    assert first_is_reference[0].name == "reference"
+    assert resolve("ssd", "auto", device).name == "chunked"
+    assert resolve("ssd", "reference", device).name == "reference"
+
+
+@pytest.mark.parametrize(("operator", "name"), [("ssd", "mamba_ssm"), ("causal_conv", "causal_conv1d")])
+def test_an_explicit_choice_that_cannot_run_is_an_error_with_the_cure(operator: str, name: str) -> None:
+    with pytest.raises(BackendError) as caught:
+        resolve(operator, name, CPU)
+    message = str(caught.value)
+    for part in (f"{operator} backend={name!r} cannot run on cpu", "needs a CUDA device", "use one of auto, "):
+        assert part in message
+    assert "\n" not in message
+    assert name not in message.partition("use one of")[2]
+
+
+def test_a_missing_package_is_named_and_the_command_that_adds_it_is_pointed_to(installed: set[str]) -> None:
+    installed.add("triton")
+    with pytest.raises(BackendError, match=r"mamba-ssm and einops are not installed; `lab doctor`"):
+        resolve("ssd", "mamba_ssm", CUDA)
+
+
+def test_a_convolution_package_without_its_kernels_is_not_taken(installed: set[str]) -> None:
+    installed.add("causal-conv1d")
+    assert resolve("causal_conv", "auto", CUDA).name == "portable"
+    with pytest.raises(BackendError, match="without its CUDA kernels"):
+        resolve("causal_conv", "causal_conv1d", CUDA)
+
+
+def test_unknown_names_are_answered_with_those_that_exist() -> None:
+    with pytest.raises(BackendError, match=r"backend='triton' does not exist; choose from auto, mamba_ssm, chunked"):
+        resolve("ssd", "triton", CPU)
+    with pytest.raises(BackendError, match=r"operator='attention' .*ssd_step"):
+        resolve("attention", "auto", CPU)
+
+
+def test_a_backend_that_was_resolved_before_is_taken_as_it_is() -> None:
+    chosen = resolve("ssd_step", "reference", CPU)
+    assert resolve("ssd_step", chosen, CPU) is chosen
+    with pytest.raises(BackendError, match="needs a CUDA device"):
+        resolve("ssd_step", OPERATORS["ssd_step"][0], CPU)
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [backend for name in ELSEWHERE for backend in OPERATORS[name] if backend.why_not(CPU, None) is None],
+    ids=lambda backend: backend.name,
+)
+def test_what_can_run_here_can_be_loaded(backend: Backend) -> None:
+    assert callable(backend.load())
+
+
+def test_the_report_names_what_auto_takes_and_why_it_passes_over_the_rest() -> None:
+    choices = {choice.operator: choice for choice in report(CPU)}
+    assert set(choices) == set(OPERATORS)
+    assert choices["ssd"].chosen == "chunked"
+    ((name, reason),) = choices["ssd"].rejected
+    assert name == "mamba_ssm"
+    assert "CUDA device" in reason
+
+
+def test_asking_imports_no_kernel_package() -> None:
+    before = set(sys.modules)
+    report(CPU)
+    report(CUDA)
+    loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
+    assert not loaded & {"mamba_ssm", "causal_conv1d", "causal_conv1d_cuda"}
