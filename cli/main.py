@@ -24,7 +24,7 @@ _HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 app = typer.Typer(
     name="lab",
-    help="Experiments on state-space models: risk of head tuning (hmm-risk), and what comes after it.",
+    help="Experiments on state-space models: the risk of head tuning (hmm-risk), attention into Mamba-2 (distill).",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -67,12 +67,12 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="What to time: hmm-risk.")],
+    name: Annotated[str, typer.Argument(help="What to time: hmm-risk or ssd.")],
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; the candidates take turns.")] = 7,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: a check that everything runs.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Also write the result to this file.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write the result to this file, figures beside it.")] = None,
 ) -> None:
-    """Time our solvers beside their peers, in one process, after comparing results."""
+    """Time our solvers and operators beside their peers, in one process, after comparing results."""
     from lab.cli.dispatch import one_line_errors
 
     with one_line_errors():

@@ -13,6 +13,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+# runs a call some times over and returns the seconds that this took together
+Clock = Callable[[Callable[[], Any], int], float]
+
+
+def wall_clock(run: Callable[[], Any], calls: int) -> float:
+    """Seconds of `calls` calls in a row, for work that is done when a call returns."""
+    started = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return time.perf_counter() - started
+
 
 class Status(StrEnum):
     """What came of a candidate."""
@@ -34,6 +45,7 @@ class Candidate:
         tolerance: the largest difference that counts as agreement.
         unit: of the difference, such as "relative" or "standard errors".
         required_ratio: how many times as long as ours it must at least take; None where nothing is demanded.
+        flops: floating-point operations of a call that count as useful; None where nobody counts them.
     """
 
     name: str
@@ -42,6 +54,7 @@ class Candidate:
     tolerance: float
     unit: str
     required_ratio: float | None = None
+    flops: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +79,20 @@ class Case:
         setting: sizes, precision, and what is compared with what, in a sentence.
         ours: what all ratios refer to.
         others: in the order of the table.
+        peak: takes its turns with them and shows how many operations a second the machine does at best.
+        budget_s: the time for all repeats of one candidate; None for what the benchmark has in general.
+        is_brief: whether a line says it all: one of many sizes, which a figure shows together.
+        clock: takes the times.
     """
 
     name: str
     setting: str
     ours: Candidate
     others: Sequence[Candidate | Missing]
+    peak: Candidate | None = None
+    budget_s: float | None = None
+    is_brief: bool = False
+    clock: Clock = wall_clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +102,11 @@ class Row:
     Attributes:
         times_s: one entry a repeat; empty unless the status is `timed`.
         calls_per_repeat: a repeat of a short call is the mean over several.
-        processor_share: processor time over wall time while it ran; below 1 the machine was busy with something else.
+        processor_share: processor time over wall time while it ran; on one core, below 1 the machine was busy with
+            something else.
         ratio: median time over our median time.
+        flops: useful operations of a call.
+        peak_share: useful operations a second over those of the case's peak.
         note: the failure, or the command that adds what is missing.
     """
 
@@ -97,6 +121,8 @@ class Row:
     processor_share: float | None = None
     ratio: float | None = None
     required_ratio: float | None = None
+    flops: float | None = None
+    peak_share: float | None = None
     note: str = ""
 
     @property
@@ -120,6 +146,23 @@ class Row:
         if self.required_ratio is None or self.ratio is None:
             return None
         return self.ratio >= self.required_ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is left of a case when its data are gone.
+
+    Attributes:
+        name: of the case.
+        setting: of the case.
+        rows: one for each candidate, ours first.
+        other_cores: processor time of all other processes over wall time, while the case was measured.
+    """
+
+    name: str
+    setting: str
+    rows: Sequence[Row]
+    other_cores: float
 
 
 @dataclass(slots=True)
@@ -146,15 +189,16 @@ def measure(
     Args:
         case: what to measure.
         repeats: rounds; a candidate takes part in fewer, at least one, if they would take it more than `budget_s`.
-        budget_s: the time for all repeats of one candidate.
+        budget_s: the time for all repeats of one candidate, unless the case has its own.
         shortest_repeat_s: shorter calls are repeated within one repeat until they take about this long together.
         on_round: called with the number of each finished round.
 
     Returns:
-        One row for each candidate, ours first.
+        One row for each candidate, ours first, the peak last.
     """
+    budget_s = budget_s if case.budget_s is None else case.budget_s
     found: list[Row | _Timing] = []
-    for candidate in (case.ours, *case.others):
+    for candidate in (case.ours, *case.others, *([] if case.peak is None else [case.peak])):
         if isinstance(candidate, Missing):
             note = f"not installed: {candidate.cure}"
             found.append(Row(case=case.name, candidate=candidate.name, status=Status.missing, note=note))
@@ -165,12 +209,13 @@ def measure(
         gc.collect()
         for timing in timings:
             if turn % timing.stride == 0:
-                _time_once(timing)
+                _time_once(timing, case.clock)
         if on_round is not None:
             on_round(turn + 1)
-    ours = found[0]
+    ours, peak = found[0], found[-1]
     our_median_s = statistics.median(ours.times_s) if isinstance(ours, _Timing) else None
-    return [entry if isinstance(entry, Row) else _row(case.name, entry, our_median_s) for entry in found]
+    peak_rate = _rate(peak) if isinstance(peak, _Timing) and case.peak is not None else None
+    return [entry if isinstance(entry, Row) else _row(case, entry, our_median_s, peak_rate) for entry in found]
 
 
 def _compare(
@@ -198,30 +243,30 @@ def _compare(
             unit=candidate.unit,
         )
     del result
-    if call_s < budget_s / 10:
-        # the first call may have compiled or loaded something: plan with a second one
-        started = time.perf_counter()
-        candidate.run()
-        call_s = time.perf_counter() - started
+    if call_s < budget_s / 10 or case.clock is not wall_clock:
+        # the first call may have compiled or loaded something, or returned before a device was done: plan with a second
+        call_s = case.clock(candidate.run, 1)
     affordable = max(1, min(repeats, int(budget_s / call_s)))
     calls = max(1, math.ceil(shortest_repeat_s / call_s))
     return _Timing(candidate, difference, stride=math.ceil(repeats / affordable), calls=calls, times_s=[])
 
 
-def _time_once(timing: _Timing) -> None:
-    run = timing.candidate.run
-    processor_started, started = time.process_time(), time.perf_counter()
-    for _ in range(timing.calls):
-        run()
-    timing.times_s.append((time.perf_counter() - started) / timing.calls)
+def _time_once(timing: _Timing, clock: Clock) -> None:
+    processor_started = time.process_time()
+    timing.times_s.append(clock(timing.candidate.run, timing.calls) / timing.calls)
     timing.processor_s += time.process_time() - processor_started
 
 
-def _row(case: str, timing: _Timing, our_median_s: float | None) -> Row:
+def _rate(timing: _Timing) -> float | None:
+    flops = timing.candidate.flops
+    return None if flops is None else flops / statistics.median(timing.times_s)
+
+
+def _row(case: Case, timing: _Timing, our_median_s: float | None, peak_rate: float | None) -> Row:
     candidate = timing.candidate
-    median_s = statistics.median(timing.times_s)
+    median_s, rate = statistics.median(timing.times_s), _rate(timing)
     return Row(
-        case=case,
+        case=case.name,
         candidate=candidate.name,
         status=Status.timed,
         difference=timing.difference,
@@ -230,6 +275,8 @@ def _row(case: str, timing: _Timing, our_median_s: float | None) -> Row:
         times_s=tuple(timing.times_s),
         calls_per_repeat=timing.calls,
         processor_share=timing.processor_s / (sum(timing.times_s) * timing.calls),
-        ratio=None if our_median_s is None else median_s / our_median_s,
+        ratio=median_s / our_median_s if our_median_s is not None and candidate is not case.peak else None,
         required_ratio=candidate.required_ratio,
+        flops=candidate.flops,
+        peak_share=None if rate is None or peak_rate is None else rate / peak_rate,
     )

@@ -1,12 +1,15 @@
-"""One processor core for everything that is timed, and a description of the machine that was timed."""
+"""The cores that a benchmark may use, the clock for its device, and a description of the machine that was timed."""
 
 import importlib
+import math
 import os
 import platform
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import util
+from pathlib import Path
 from typing import Any
 
 from lab.core.provenance import installed_version, processor_name
@@ -52,6 +55,60 @@ def one_core() -> Iterator[None]:
 
 
 @contextmanager
+def every_core() -> Iterator[None]:
+    """Run the body with as many torch threads as this process may use cores.
+
+    torch takes a number of threads at any time, so that one thread in the environment, which is right for everything
+    else that runs here, does not count. Processes that the body starts find the number in theirs. Both are restored.
+    """
+    torch = importlib.import_module("torch")
+    earlier, earlier_threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+    cores = num_cores()
+    os.environ["OMP_NUM_THREADS"] = str(cores)
+    torch.set_num_threads(cores)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(earlier_threads)
+        if earlier is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = earlier
+
+
+def num_cores() -> int:
+    """How many processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def busy_seconds() -> float:
+    """Processor time that the whole machine has spent on work, summed over its cores; NaN where Linux does not tell."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    except OSError:
+        return math.nan
+    user, nice, system, _, _, interrupts, soft_interrupts, stolen = (int(ticks) for ticks in fields[1:9])
+    return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
+
+
+def event_clock(run: Callable[[], Any], calls: int) -> float:
+    """Seconds that a CUDA device takes for `calls` calls in a row, between two events in its stream.
+
+    The stream is empty before the first event. A call whose kernels the processor cannot launch as fast as the device
+    runs them therefore takes as long as their launches, as it would in a model.
+    """
+    cuda = importlib.import_module("torch").cuda
+    started, ended = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+    cuda.synchronize()
+    started.record()
+    for _ in range(calls):
+        run()
+    ended.record()
+    ended.synchronize()
+    return float(started.elapsed_time(ended)) / 1e3
+
+
+@contextmanager
 def _blas_limit() -> Iterator[None]:
     # for a numpy that was loaded, with its threads, before `one_core`
     control = load_optional("threadpoolctl")
@@ -71,8 +128,10 @@ def load_optional(module: str) -> Any:
 
 def describe(distributions: Sequence[str]) -> dict[str, Any]:
     """The machine, the installed versions of `distributions`, the threads and the date, for the result file."""
+    torch = sys.modules.get("torch")
     return {
         "processor": processor_name(),
+        "accelerator": torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None,
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {name: version for name in distributions if (version := installed_version(name)) is not None},
@@ -83,9 +142,7 @@ def describe(distributions: Sequence[str]) -> dict[str, Any]:
 
 def threads() -> dict[str, Any]:
     """How many cores this process may use, and how many threads each numerical library found in it says it uses."""
-    found: dict[str, Any] = {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    }
+    found: dict[str, Any] = {"cores": num_cores()}
     control = load_optional("threadpoolctl")
     if control is not None:
         for pool in control.threadpool_info():

@@ -1,6 +1,7 @@
 """The table of a benchmark on the terminal, and its result file."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from lab.core.files import write_atomically
-from lab.experiments.bench.harness import Case, Row, Status
+from lab.experiments.bench.findings import Conclusion, Finding
+from lab.experiments.bench.harness import Case, Result, Row, Status
 
 # below this share of a core the median of wall times is doubtful
 _QUIET_SHARE = 0.95
@@ -21,33 +23,87 @@ def print_case(console: Console, case: Case, rows: Sequence[Row]) -> None:
     """One table: what was compared, how long it took, and whether the required ratio was reached."""
     table = Table(title=f"[bold]{escape(case.name)}[/]  {escape(case.setting)}", title_justify="left")
     table.add_column("candidate")
-    for heading in ("median", "quartiles", "repeats", "times ours", "required", "largest difference"):
+    for heading in ("median", "quartiles", "repeats", "times ours", "required"):
         table.add_column(heading, justify="right")
+    has_peak = case.peak is not None
+    if has_peak:
+        table.add_column("of peak", justify="right")
+    table.add_column("largest difference", justify="right")
     for row in rows:
-        table.add_row(escape(row.candidate), *_cells(row))
+        *times, difference = _cells(row)
+        peak_share = "" if row.peak_share is None else f"{row.peak_share:.0%}"
+        table.add_row(escape(row.candidate), *times, *([peak_share] if has_peak else []), difference)
     console.print(table)
+
+
+def print_line(console: Console, case: Case, rows: Sequence[Row]) -> None:
+    """What matters of one of many cases: medians, and how many times as long as ours."""
+    parts = []
+    for row in rows:
+        if row.median_s is None:
+            parts.append(f"{row.candidate} {row.status}")
+        else:
+            ratio = "" if row.ratio is None or row is rows[0] else f" ({row.ratio:.3g} x)"
+            parts.append(f"{row.candidate} {format_seconds(row.median_s)}{ratio}")
+    console.print(f"{case.name}: {', '.join(parts)}", markup=False, highlight=False)
+
+
+def print_busy(console: Console, rows: Sequence[Row]) -> None:
+    """A warning if something else took processor time from a benchmark on one core."""
     busy = [row.candidate for row in rows if row.processor_share is not None and row.processor_share < _QUIET_SHARE]
     if busy:
         console.print(f"[yellow]The machine was busy: less than {_QUIET_SHARE:.0%} of a core for {', '.join(busy)}.[/]")
 
 
+def print_others(console: Console, results: Sequence[Result]) -> None:
+    """A warning if something else took processor time from a benchmark on all cores."""
+    busy = [result.other_cores for result in results if result.other_cores > 1 - _QUIET_SHARE]
+    if busy:
+        console.print(
+            f"[yellow]The machine was busy during {len(busy)} of {len(results)} cases: other processes used up to "
+            f"{max(busy):.2g} cores.[/]"
+        )
+
+
 def print_machine(console: Console, machine: dict[str, Any]) -> None:
-    """What the times belong to, and a warning if a library had more than one thread."""
+    """What the times belong to."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     threads = ", ".join(f"{name}: {count}" for name, count in machine["threads"].items())
-    console.print(f"{machine['processor']}; {machine['system']}; Python {machine['python']}; {versions}")
-    console.print(f"threads ({threads}); everything ran in one process, bound to one core where the system can do that")
+    accelerator = f"{machine['accelerator']}; " if machine["accelerator"] else ""
+    console.print(f"{machine['processor']}; {accelerator}{machine['system']}; Python {machine['python']}; {versions}")
+    console.print(f"threads ({threads}); everything was timed in one process, {machine['placement']}")
+
+
+def print_threads(console: Console, machine: dict[str, Any]) -> None:
+    """A warning if a library had more than one thread in a benchmark on one core."""
     if max(machine["threads"].values()) > 1:
         console.print("[yellow]A library had more than one thread: start the benchmark in a process of its own.[/]")
 
 
-def print_summary(console: Console, results: Sequence[Sequence[Row]]) -> None:
-    """How many of the required ratios were reached, and which were not."""
-    judged = [row for rows in results for row in rows if row.is_met is not None]
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """One table of the numbers that are no times."""
+    table = Table(title="[bold]findings[/]", title_justify="left")
+    table.add_column("what")
+    for heading in ("found", "required"):
+        table.add_column(heading, justify="right")
+    table.add_column("how")
+    for finding in findings:
+        table.add_row(escape(finding.name), _found(finding), _demand(finding), escape(finding.note))
+    console.print(table)
+
+
+def print_summary(console: Console, results: Sequence[Result], findings: Sequence[Finding]) -> None:
+    """How much of what is required was reached, and what was not."""
+    judged = [row for result in results for row in result.rows if row.is_met is not None]
     missed = [row for row in judged if not row.is_met]
-    console.print(f"required ratios reached: {len(judged) - len(missed)} of {len(judged)} that could be measured")
+    judged_findings = [finding for finding in findings if finding.is_met is not None]
+    missed_findings = [finding for finding in judged_findings if not finding.is_met]
+    count, num_missed = len(judged) + len(judged_findings), len(missed) + len(missed_findings)
+    console.print(f"requirements met: {count - num_missed} of {count} that could be measured")
     for row in missed:
         console.print(f"[red]missed:[/] {row.case}, {row.candidate}: {row.ratio:.3g} instead of {row.required_ratio:g}")
+    for finding in missed_findings:
+        console.print(f"[red]missed:[/] {escape(finding.name)}: {_found(finding)} instead of {_bounds(finding)}")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -65,6 +121,21 @@ def _cells(row: Row) -> tuple[str, ...]:
     return format_seconds(median_s), spread, repeats, ratio, _requirement(row), difference
 
 
+def _found(finding: Finding) -> str:
+    return "not found" if finding.value is None else f"{finding.value:.3g} {finding.unit}".rstrip()
+
+
+def _demand(finding: Finding) -> str:
+    if finding.is_met is None:
+        return _bounds(finding)
+    return f"{_bounds(finding)} " + ("[green]met[/]" if finding.is_met else "[red]missed[/]")
+
+
+def _bounds(finding: Finding) -> str:
+    bounds = (("at least", finding.at_least), ("at most", finding.at_most))
+    return ", ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+
+
 def _requirement(row: Row) -> str:
     if row.required_ratio is None or row.is_met is None:
         return ""
@@ -79,15 +150,31 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} µs"
 
 
-def document(benchmark: str, machine: dict[str, Any], cases: Sequence[tuple[Case, Sequence[Row]]]) -> dict[str, Any]:
+def document(
+    benchmark: str,
+    machine: dict[str, Any],
+    results: Sequence[Result],
+    conclusion: Conclusion | None = None,
+) -> dict[str, Any]:
     """Everything the tables show and the single times behind them, as plain data."""
-    return {
+    content: dict[str, Any] = {
         "benchmark": benchmark,
         "machine": machine,
         "cases": [
-            {"name": case.name, "setting": case.setting, "rows": [_plain(row) for row in rows]} for case, rows in cases
+            {
+                "name": result.name,
+                "setting": result.setting,
+                # JSON has no NaN
+                "other_cores": result.other_cores if math.isfinite(result.other_cores) else None,
+                "rows": [_plain(row) for row in result.rows],
+            }
+            for result in results
         ],
     }
+    if conclusion is not None:
+        content["findings"] = [asdict(finding) | {"is_met": finding.is_met} for finding in conclusion.findings]
+        content |= conclusion.facts
+    return content
 
 
 def _plain(row: Row) -> dict[str, Any]:

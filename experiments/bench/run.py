@@ -1,6 +1,10 @@
-"""`lab bench NAME`: time our implementations beside others, one processor core, results compared before times."""
+"""`lab bench NAME`: time our implementations beside others in one process, results compared before times."""
 
 import importlib
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -8,11 +12,32 @@ from rich.console import Console
 from lab.core.errors import InputError
 from lab.core.files import write_atomically
 from lab.experiments.bench import report
-from lab.experiments.bench.harness import Case, Row, Status, measure
-from lab.experiments.bench.machine import describe, one_core
+from lab.experiments.bench.findings import Conclusion
+from lab.experiments.bench.harness import Case, Result, Row, Status, measure
+from lab.experiments.bench.machine import busy_seconds, describe, every_core, one_core
 
-# The modules are loaded inside `one_core`: numpy, torch and jax read their number of threads when they load.
-BENCHMARKS = {"hmm-risk": "lab.experiments.bench.hmm_risk"}
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """What can be asked for by name.
+
+    Attributes:
+        module: has `DISTRIBUTIONS`, whose versions are recorded, and `cases(quick=...)`, a generator that yields cases,
+            is sent their rows, and returns a `Conclusion` or None. It is loaded within `cores`, since numpy, torch and
+            jax read their number of threads when they load.
+        cores: which cores may be used.
+        placement: the same in words.
+    """
+
+    module: str
+    cores: Callable[[], AbstractContextManager[None]]
+    placement: str
+
+
+BENCHMARKS = {
+    "hmm-risk": Benchmark("lab.experiments.bench.hmm_risk", one_core, "bound to one core where the system can do that"),
+    "ssd": Benchmark("lab.experiments.bench.ssd", every_core, "with a torch thread on each core"),
+}
 
 # A candidate of many seconds is repeated only as often as this allows.
 _BUDGET_S = 16.0
@@ -21,13 +46,13 @@ _SHORTEST_REPEAT_S = 0.01
 
 
 def main(name: str, *, repeats: int = 9, quick: bool = False, json_path: Path | None = None) -> bool:
-    """Run a benchmark and print one table a case.
+    """Run a benchmark and print one table or line a case.
 
     Args:
         name: one of `BENCHMARKS`.
         repeats: how often each candidate is timed, slow ones less often.
         quick: problems of a few milliseconds, to see that everything works.
-        json_path: where to write the result file; None for none.
+        json_path: where to write the result file, with figures beside it; None for none.
 
     Returns:
         Whether our own results agreed with their references in every case.
@@ -46,18 +71,48 @@ def main(name: str, *, repeats: int = 9, quick: bool = False, json_path: Path | 
         write_atomically(probe, "")
         probe.unlink()
     console = Console()
-    results: list[tuple[Case, list[Row]]] = []
-    with one_core():
-        module = importlib.import_module(BENCHMARKS[name])
-        for case in module.cases(quick=quick):
-            with console.status(f"{case.name}: comparing, then timing"):
-                rows = measure(case, repeats=repeats, budget_s=_BUDGET_S, shortest_repeat_s=_SHORTEST_REPEAT_S)
-            report.print_case(console, case, rows)
-            results.append((case, rows))
-        machine = describe(module.DISTRIBUTIONS)
+    benchmark = BENCHMARKS[name]
+    with benchmark.cores():
+        module = importlib.import_module(benchmark.module)
+        results, conclusion = _run(console, benchmark, module.cases(quick=quick), repeats)
+        machine = describe(module.DISTRIBUTIONS) | {"placement": benchmark.placement}
     report.print_machine(console, machine)
-    report.print_summary(console, [rows for _, rows in results])
+    if benchmark.cores is one_core:
+        report.print_threads(console, machine)
+    else:
+        report.print_others(console, results)
+    if conclusion is not None:
+        report.print_findings(console, conclusion.findings)
+    report.print_summary(console, results, conclusion.findings if conclusion else [])
     if json_path is not None:
-        report.write_json(json_path, report.document(name, machine, results))
+        report.write_json(json_path, report.document(name, machine, results, conclusion))
+        if conclusion is not None:
+            conclusion.draw(json_path.parent, json_path.stem)
         console.print(f"written: {json_path}")
-    return all(rows[0].status is Status.timed for _, rows in results)
+    return all(result.rows[0].status is Status.timed for result in results)
+
+
+def _run(
+    console: Console, benchmark: Benchmark, cases: Generator[Case, list[Row] | None, Conclusion | None], repeats: int
+) -> tuple[list[Result], Conclusion | None]:
+    results: list[Result] = []
+    rows = None
+    while True:
+        try:
+            with console.status("preparing"):
+                case = cases.send(rows)
+        except StopIteration as end:
+            return results, end.value
+        started, busy_s = time.perf_counter(), busy_seconds() - time.process_time()
+        with console.status(f"{case.name}: comparing, then timing"):
+            rows = measure(case, repeats=repeats, budget_s=_BUDGET_S, shortest_repeat_s=_SHORTEST_REPEAT_S)
+        other_cores = (busy_seconds() - time.process_time() - busy_s) / (time.perf_counter() - started)
+        if case.is_brief:
+            report.print_line(console, case, rows)
+        else:
+            report.print_case(console, case, rows)
+        if benchmark.cores is one_core:
+            report.print_busy(console, rows)
+        results.append(Result(case.name, case.setting, rows, other_cores))
+        # its data go before those of the next one come
+        del case

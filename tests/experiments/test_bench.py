@@ -14,14 +14,16 @@ from rich.console import Console
 
 from lab.core.errors import InputError, RunError
 from lab.experiments.bench import report
-from lab.experiments.bench.harness import Candidate, Case, Missing, Row, Status, measure
-from lab.experiments.bench.machine import ONE_THREAD, describe, load_optional, one_core
+from lab.experiments.bench.harness import Candidate, Case, Missing, Result, Row, Status, measure, wall_clock
+from lab.experiments.bench.machine import describe
 from lab.experiments.bench.run import main
 
 MISSING = Missing("absent", "pip install 'ssm-lab[bench]'")
 
 
-def candidate(name: str, run: Callable[[], float], *, required_ratio: float | None = None) -> Candidate:
+def candidate(
+    name: str, run: Callable[[], float], *, required_ratio: float | None = None, flops: float | None = None
+) -> Candidate:
     return Candidate(
         name=name,
         run=run,
@@ -29,7 +31,23 @@ def candidate(name: str, run: Callable[[], float], *, required_ratio: float | No
         tolerance=1e-6,
         unit="absolute",
         required_ratio=required_ratio,
+        flops=flops,
     )
+
+
+def takes(seconds: float) -> Callable[[], float]:
+    """A call that `told_clock` takes to last so long."""
+
+    def run() -> float:
+        return 1.0
+
+    run.seconds = seconds
+    return run
+
+
+def told_clock(run: Callable[[], float], calls: int) -> float:
+    run()
+    return run.seconds * calls
 
 
 def busy(seconds: float) -> Callable[[], float]:
@@ -113,29 +131,84 @@ def test_a_failing_peer_is_reported_and_ours_is_not_excused() -> None:
 
 
 def test_ratios_refer_to_our_median_and_are_judged() -> None:
-    # three times as long, wide limits: the machine may be busy
-    peers = [candidate("peer", busy(0.03), required_ratio=1.5), candidate("fast", busy(0.001), required_ratio=1.5)]
-    rows = measured(Case("ratio", "", candidate("ours", busy(0.01)), peers))
+    peers = [candidate("peer", takes(0.03), required_ratio=1.5), candidate("fast", takes(0.001), required_ratio=1.5)]
+    rows = measured(Case("ratio", "", candidate("ours", takes(0.01)), peers, clock=told_clock))
     assert rows[0].ratio == 1.0
-    assert rows[1].ratio is not None
-    assert rows[1].ratio == pytest.approx(rows[1].median_s / rows[0].median_s)
-    assert rows[1].ratio > 1.5
+    assert rows[1].ratio == pytest.approx(3.0)
     assert rows[1].is_met is True
+    assert rows[2].ratio == pytest.approx(0.1)
     assert rows[2].is_met is False
 
 
 def test_a_slow_candidate_is_repeated_less_often() -> None:
-    case = Case("slow", "", candidate("ours", lambda: 1.0), [candidate("slow", busy(0.02))])
+    case = Case("slow", "", candidate("ours", takes(0.001)), [candidate("slow", takes(0.02))], clock=told_clock)
     rows = measured(case, repeats=6, budget_s=0.041)
     assert len(rows[0].times_s) == 6
-    assert 1 <= len(rows[1].times_s) <= 3
+    assert len(rows[1].times_s) == 2
+
+
+def test_a_candidate_beyond_the_budget_is_still_timed_once() -> None:
+    case = Case("slow", "", candidate("ours", takes(100.0)), [], budget_s=1.0, clock=told_clock)
+    assert measured(case, repeats=6)[0].times_s == (100.0,)
 
 
 def test_short_calls_are_timed_several_at_once() -> None:
-    rows = measured(Case("short", "", candidate("ours", busy(0.001)), []), repeats=2, shortest_repeat_s=0.005)
-    assert 2 <= rows[0].calls_per_repeat <= 5
-    # the time of one call, not of all; at most five times as long on a busy machine
-    assert 0.001 <= rows[0].median_s < 0.005
+    case = Case("short", "", candidate("ours", takes(0.001)), [], clock=told_clock)
+    rows = measured(case, repeats=2, shortest_repeat_s=0.0045)
+    assert rows[0].calls_per_repeat == 5
+    # the time of one call, not of all
+    assert rows[0].median_s == pytest.approx(0.001)
+
+
+def test_the_wall_clock_takes_all_calls() -> None:
+    assert wall_clock(busy(0.002), 3) >= 0.006
+
+
+def test_the_peak_takes_its_turn_and_gives_shares_but_no_ratio() -> None:
+    case = Case(
+        "peak",
+        "",
+        candidate("ours", takes(0.02), flops=5.0),
+        [candidate("uncounted", takes(0.001))],
+        peak=candidate("product", takes(0.01), flops=10.0),
+        clock=told_clock,
+    )
+    rows = measured(case)
+    ours, uncounted, peak = rows
+    # 250 operations a second against 1000
+    assert ours.peak_share == pytest.approx(0.25)
+    assert uncounted.peak_share is None
+    assert peak.peak_share == pytest.approx(1.0)
+    assert peak.ratio is None
+    assert "25%" in printed(case, rows)
+
+
+def test_a_peak_that_differs_gives_no_shares() -> None:
+    peak = candidate("product", lambda: 2.0, flops=10.0)
+    case = Case("peak", "", candidate("ours", takes(0.01), flops=5.0), [], peak=peak, clock=told_clock)
+    rows = measured(case)
+    assert rows[0].peak_share is None
+    assert rows[1].status is Status.differs
+
+
+def test_a_case_has_a_budget_of_its_own() -> None:
+    case = Case("own", "", candidate("ours", takes(7.0)), [], budget_s=14.0, clock=told_clock)
+    assert measured(case, repeats=6, budget_s=1e6)[0].times_s == (7.0, 7.0)
+
+
+def test_one_of_many_sizes_is_a_line() -> None:
+    case = Case(
+        "64 tokens",
+        "",
+        candidate("ours", takes(0.002)),
+        [candidate("wrong", lambda: 2.0)],
+        is_brief=True,
+        clock=told_clock,
+    )
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    report.print_line(console, case, measured(case))
+    console.file.close()
+    assert console.export_text() == "64 tokens: ours 2 ms, wrong differs\n"
 
 
 def test_quartiles_hold_the_middle_half() -> None:
@@ -145,23 +218,16 @@ def test_quartiles_hold_the_middle_half() -> None:
     assert Row(case="", candidate="", status=Status.timed, times_s=(7.0,)).quartiles_s == (7.0, 7.0)
 
 
-def test_one_core_is_bound_and_everything_is_restored() -> None:
-    before_environment = {name: os.environ.get(name) for name in ONE_THREAD}
-    before_cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    with one_core():
-        assert os.environ["OMP_NUM_THREADS"] == "1"
-        if before_cores is not None:
-            assert len(os.sched_getaffinity(0)) == 1
-    assert {name: os.environ.get(name) for name in ONE_THREAD} == before_environment
-    if before_cores is not None:
-        assert os.sched_getaffinity(0) == before_cores
-
-
 def test_the_result_file_holds_all_times_and_the_machine(tmp_path: Path) -> None:
     case = Case("file", "a setting", candidate("ours", lambda: 1.0), [MISSING])
     rows = measured(case)
     path = tmp_path / "new" / "result.json"
-    report.write_json(path, report.document("hmm-risk", describe(["numpy", "no-such-distribution"]), [(case, rows)]))
+    report.write_json(
+        path,
+        report.document(
+            "hmm-risk", describe(["numpy", "no-such-distribution"]), [Result(case.name, case.setting, rows, 0.0)]
+        ),
+    )
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["benchmark"] == "hmm-risk"
     assert content["machine"]["processor"]
@@ -221,8 +287,3 @@ def test_the_quick_benchmark_runs_from_start_to_end_without_any_peer(tmp_path: P
     # numpy's pseudo-inverse is always there to compare with
     assert sum(row["status"] == "timed" for row in rows) == 5 + 2
     assert content["machine"]["threads"]["cores"] == 1 or not hasattr(os, "sched_getaffinity")
-
-
-def test_modules_that_are_not_installed_are_none() -> None:
-    assert load_optional("no_such_module.at_all") is None
-    assert load_optional("json") is json

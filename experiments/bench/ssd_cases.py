@@ -1,0 +1,211 @@
+"""Cases of `lab bench ssd` that compute whole sequences: ours, its peers, and softmax attention."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lab.core.backends import OPERATORS, resolve
+from lab.core.seeds import Seeds
+from lab.core.ssd import ssd
+from lab.experiments.bench.harness import Candidate, Case, Clock, Missing, Row, wall_clock
+from lab.experiments.bench.machine import event_clock
+from lab.experiments.bench.ssd_attention import attention_candidate
+from lab.experiments.bench.ssd_memory import OURS
+from lab.experiments.bench.ssd_peers import MINIMAL, PEERS, TRANSFORMERS, Peer, peer_names
+from lab.experiments.bench.ssd_problem import (
+    TOLERANCE,
+    Mode,
+    Operator,
+    SsdProblem,
+    SsdSetting,
+    largest_difference,
+    scan_flops,
+)
+
+# How many times as long as ours the others must take at the headline's size on a CPU.
+_REQUIRED_RATIOS = {
+    Mode.forward: {TRANSFORMERS: 6.0, MINIMAL: 5.5},
+    Mode.backward: {TRANSFORMERS: 4.0},
+}
+_REQUIRED_ATTENTION_RATIO = 40.0
+
+# For a search or one length of many, whose candidates may take seconds a call.
+_SHORT_BUDGET_S = 3.0
+# For the headline's backward: some repeats of those who take ten seconds.
+_LONG_BUDGET_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SsdCases:
+    """Makes the cases of one machine.
+
+    Attributes:
+        setting: heads, dimensions, precision and device; each case has its own number of tokens.
+        peers: those that are installed.
+        missing: the others.
+        chunk_sizes: the best of each peer that takes part.
+        is_judged: whether ratios are demanded.
+    """
+
+    setting: SsdSetting
+    peers: Sequence[Peer]
+    missing: Sequence[Missing]
+    chunk_sizes: Mapping[str, int]
+    is_judged: bool
+
+    @classmethod
+    def find(cls, setting: SsdSetting, *, is_judged: bool) -> "SsdCases":
+        """With all peers that are installed, their chunk sizes not known yet."""
+        found = [PEERS[name]() for name in peer_names(setting.device)]
+        return cls(
+            setting=setting,
+            peers=[peer for peer in found if isinstance(peer, Peer)],
+            missing=[peer for peer in found if isinstance(peer, Missing)],
+            chunk_sizes={},
+            is_judged=is_judged,
+        )
+
+    def search(self, num_tokens: int) -> Case:
+        """Every implementation of ours that can run, and every peer at each of its chunk sizes."""
+        problem = self._problem(num_tokens)
+        ours = [_scan(problem, Mode.forward, name, _ours(backend), None) for name, backend in self._backends()]
+        peers = [
+            _scan(problem, Mode.forward, f"{peer.name}, chunk {size}", peer.operator, size)
+            for peer in self.peers
+            for size in peer.chunk_sizes
+        ]
+        case = self._case(Mode.forward, problem, [*ours, *peers, *self.missing], budget_s=_SHORT_BUDGET_S)
+        return replace(case, name="implementations and chunk sizes")
+
+    def with_best_chunks(self, rows: Sequence[Row]) -> "SsdCases":
+        """Each peer at the chunk size that the search found best; one that failed or differed takes no more part."""
+        medians = {row.candidate: row.median_s for row in rows}
+        best = {}
+        for peer in self.peers:
+            found = [(medians.get(f"{peer.name}, chunk {size}"), size) for size in peer.chunk_sizes]
+            timed = [(median_s, size) for median_s, size in found if median_s is not None]
+            if timed:
+                best[peer.name] = min(timed)[1]
+        return replace(self, peers=[peer for peer in self.peers if peer.name in best], chunk_sizes=best)
+
+    def headline(self, mode: Mode, num_tokens: int, *, gemm_size: int) -> Case:
+        """All peers, attention, and the machine's peak; in the backward those alone that do not take minutes."""
+        problem = self._problem(num_tokens)
+        portable = [
+            _scan(problem, mode, name, _ours(backend), None)
+            for name, backend in self._backends()
+            if backend != "reference"
+        ]
+        others = [*portable, *self._peers(problem, mode, _REQUIRED_RATIOS[mode])]
+        if mode is Mode.backward:
+            return self._case(mode, problem, others, budget_s=_LONG_BUDGET_S)
+        ratio = _REQUIRED_ATTENTION_RATIO if self.is_judged else None
+        others.append(attention_candidate(problem, mode, required_ratio=ratio))
+        return replace(self._case(mode, problem, others), peak=gemm_peak(self.setting, gemm_size))
+
+    def growth(self, num_tokens: int, *, has_peers: bool, has_attention: bool) -> Case:
+        """The forward at one of many lengths."""
+        problem = self._problem(num_tokens)
+        others = self._peers(problem, Mode.forward, {}) if has_peers else []
+        if has_attention:
+            others.append(attention_candidate(problem, Mode.forward))
+        case = self._case(Mode.forward, problem, others, budget_s=_SHORT_BUDGET_S)
+        return replace(case, name=f"forward, {num_tokens:,} tokens", is_brief=True)
+
+    def overtaking(self, mode: Mode, num_tokens: int) -> Case:
+        """Ours against attention alone, at one of many lengths."""
+        problem = self._problem(num_tokens)
+        case = self._case(mode, problem, [attention_candidate(problem, mode)])
+        return replace(case, name=f"{mode}, {num_tokens:,} tokens", is_brief=True)
+
+    def _problem(self, num_tokens: int) -> SsdProblem:
+        return SsdProblem(replace(self.setting, num_tokens=num_tokens))
+
+    def _case(
+        self,
+        mode: Mode,
+        problem: SsdProblem,
+        others: Sequence[Candidate | Missing],
+        *,
+        budget_s: float | None = None,
+    ) -> Case:
+        return Case(
+            name=str(mode),
+            setting=str(problem.setting),
+            ours=_scan(problem, mode, OURS, _ours("auto"), None),
+            others=others,
+            budget_s=budget_s,
+            clock=clock_for(self.setting.device),
+        )
+
+    def _peers(self, problem: SsdProblem, mode: Mode, required: Mapping[str, float]) -> list[Candidate]:
+        return [
+            _scan(
+                problem,
+                mode,
+                peer.name,
+                peer.operator,
+                self.chunk_sizes[peer.name],
+                required_ratio=required.get(peer.name) if self.is_judged else None,
+            )
+            for peer in self.peers
+            if mode is Mode.forward or peer.has_linear_backward
+        ]
+
+    def _backends(self) -> list[tuple[str, str]]:
+        """Name and backend of our implementations that can run here, without the one that is chosen unasked."""
+        device, dtype = torch.device(self.setting.device), self.setting.dtype
+        chosen = resolve("ssd", "auto", device, dtype).name
+        usable = [backend.name for backend in OPERATORS["ssd"] if backend.why_not(device, dtype) is None]
+        return [(f"{OURS}, {name}", name) for name in usable if name != chosen]
+
+
+def clock_for(device: str) -> Clock:
+    """How work on a device is timed."""
+    return event_clock if device == "cuda" else wall_clock
+
+
+def gemm_peak(setting: SsdSetting, size: int) -> Candidate:
+    """A square matrix product in the precision and on the device of the setting: the peak that shares refer to."""
+    generator = Seeds(0).torch("gemm", size)
+    left, right = (torch.randn(size, size, generator=generator).to(setting.device, setting.dtype) for _ in range(2))
+    product = torch.empty_like(left)
+
+    def difference(found: Tensor) -> float:
+        return largest_difference([found[:16]], [left[:16].double() @ right.double()])
+
+    return Candidate(
+        name=f"matrix product {size:,} x {size:,}",
+        run=lambda: torch.mm(left, right, out=product),
+        difference=difference,
+        tolerance=TOLERANCE[Mode.forward, setting.dtype],
+        unit="of the largest",
+        flops=2.0 * size**3,
+    )
+
+
+def _ours(backend: str) -> Operator:
+    return lambda inputs, chunk_size: ssd(*inputs, chunk_size=chunk_size, backend=backend).y
+
+
+def _scan(
+    problem: SsdProblem,
+    mode: Mode,
+    name: str,
+    operator: Operator,
+    chunk_size: int | None,
+    *,
+    required_ratio: float | None = None,
+) -> Candidate:
+    return Candidate(
+        name=name,
+        run=problem.call(mode, operator, chunk_size),
+        difference=partial(problem.difference, mode),
+        tolerance=TOLERANCE[mode, problem.setting.dtype],
+        unit="of the largest",
+        required_ratio=required_ratio,
+        flops=scan_flops(problem.setting, mode),
+    )

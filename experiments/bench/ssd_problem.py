@@ -1,0 +1,185 @@
+"""What `lab bench ssd` computes: one draw of the operator's arguments, its exact results, and what counts as work."""
+
+# Letters: B batch, T tokens, H heads, P head_dim, N state_dim; as many groups as heads.
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from lab.core.seeds import Seeds
+from lab.core.ssd.mixing import Scanned, ssd_by_scan
+
+# the chunk that useful operations are counted for, whichever an implementation takes
+COUNTED_CHUNK = 64
+# of a float64 reference, which keeps the matrices of a segment for its gradient
+_SEGMENT = 4096
+
+
+class Mode(StrEnum):
+    """What one call computes."""
+
+    forward = "forward"
+    backward = "forward and backward"
+
+
+# Largest error over the largest entry. float32: rounding of sums of up to a thousand terms; a gradient of A or dt sums
+# over all tokens or a whole state. bfloat16: its 8 bits, once in the matrices and once in the result.
+TOLERANCE = {
+    (Mode.forward, torch.float32): 2e-5,
+    (Mode.backward, torch.float32): 1e-4,
+    (Mode.forward, torch.bfloat16): 3e-2,
+    (Mode.backward, torch.bfloat16): 6e-2,
+}
+# a backward computes the gradients of both factors of every product
+_FLOPS = {Mode.forward: 1, Mode.backward: 3}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SsdSetting:
+    """Sizes, precision and device of a problem."""
+
+    num_tokens: int
+    num_heads: int
+    head_dim: int
+    state_dim: int
+    num_batch: int = 1
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+    def __str__(self) -> str:
+        precision = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{precision}, batch {self.num_batch}, H = {self.num_heads}, P = {self.head_dim}, N = {self.state_dim}, "
+            f"T = {self.num_tokens:,}, every head its own B and C, {self.device}"
+        )
+
+
+class Inputs(NamedTuple):
+    """The operator's arguments."""
+
+    x: Float[Tensor, "B T H P"]
+    dt: Float[Tensor, "B T H"]
+    A: Float[Tensor, " H"]
+    B: Float[Tensor, "B T H N"]
+    C: Float[Tensor, "B T H N"]
+
+
+# output of all tokens, at a chunk size (None: its own), in the dtype of x or in float32
+Operator = Callable[[Inputs, int | None], Float[Tensor, "B T H P"]]
+
+
+def scan_flops(setting: SsdSetting, mode: Mode) -> float:
+    """Useful operations of a call: 2 Q (N + P) + 4 N P a token and head in the forward, with chunks of Q = 64.
+
+    Scores and their product with the inputs (of which a causal form needs half, which is not taken off), the chunk's
+    state, and the output of the state before it.
+    """
+    p, n = setting.head_dim, setting.state_dim
+    per_token = 2 * COUNTED_CHUNK * (n + p) + 4 * n * p
+    return float(_FLOPS[mode] * per_token * setting.num_batch * setting.num_tokens * setting.num_heads)
+
+
+class SsdProblem:
+    """Arguments as a trained layer has them, and the exact results for them, computed when they are asked for.
+
+    Step sizes are log-uniform in [0.001, 0.1] and decay rates uniform in [1, 16], as Mamba-2 initialises them.
+    """
+
+    def __init__(self, setting: SsdSetting) -> None:
+        self.setting = setting
+        generator = Seeds(0).torch("ssd", setting.num_tokens)
+        tokens = (setting.num_batch, setting.num_tokens, setting.num_heads)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator).to(setting.device, setting.dtype)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator).to(setting.device)
+
+        # steps and rates stay in float32, as in every implementation
+        self.inputs = Inputs(
+            x=normal(*tokens, setting.head_dim),
+            dt=0.001 * 100 ** uniform(*tokens),
+            A=-1 - 15 * uniform(setting.num_heads),
+            B=normal(*tokens, setting.state_dim),
+            C=normal(*tokens, setting.state_dim),
+        )
+
+    @cached_property
+    def output_gradient(self) -> Float[Tensor, "B T H P"]:
+        """What a later layer sends back."""
+        generator = Seeds(0).torch("ssd/output gradient", self.setting.num_tokens)
+        return torch.randn(self.inputs.x.shape, generator=generator).to(self.inputs.x)
+
+    @cached_property
+    def output(self) -> Float[Tensor, "B T H P"]:
+        """y in float64."""
+        with torch.no_grad():
+            return _exact(self.inputs)
+
+    @cached_property
+    def gradients(self) -> Inputs:
+        """Of <output, output_gradient> with respect to each argument, in float64."""
+        leaves = Inputs(*(tensor.double().requires_grad_() for tensor in self.inputs))
+        return Inputs(*torch.autograd.grad(_exact(leaves), leaves, self.output_gradient.double()))
+
+    def call(self, mode: Mode, operator: Operator, chunk_size: int | None) -> Callable[[], Sequence[Tensor]]:
+        """What is timed: returns y, and with a backward the gradients of all five arguments."""
+        dtype = self.setting.dtype
+
+        def forward() -> Sequence[Tensor]:
+            with torch.no_grad():
+                return (operator(self.inputs, chunk_size).to(dtype),)
+
+        if mode is Mode.forward:
+            return forward
+        leaves = Inputs(*(tensor.detach().requires_grad_() for tensor in self.inputs))
+        output_gradient = self.output_gradient
+
+        def backward() -> Sequence[Tensor]:
+            y = operator(leaves, chunk_size).to(dtype)
+            return (y.detach(), *torch.autograd.grad(y, leaves, output_gradient))
+
+        return backward
+
+    def difference(self, mode: Mode, found: Sequence[Tensor]) -> float:
+        """Of what a call returned from the exact results."""
+        return largest_difference(found, [self.output] if mode is Mode.forward else [self.output, *self.gradients])
+
+
+def largest_difference(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """The worst tensor's largest error, as a share of its largest entry; infinite for NaN or another shape."""
+    worst = 0.0
+    for ours, reference in zip(found, exact, strict=True):
+        if ours.shape != reference.shape:
+            return math.inf
+        share = float((ours.double() - reference).abs().max() / reference.abs().max())
+        # `max` would pass over NaN
+        if math.isnan(share):
+            return math.inf
+        worst = max(worst, share)
+    return worst
+
+
+def _exact(inputs: Inputs) -> Float[Tensor, "B T H P"]:
+    x, dt, A, B, C = inputs
+    outputs: list[Tensor] = []
+    state = None
+    for segment in zip(*(torch.split(tensor, _SEGMENT, dim=1) for tensor in (x, dt, B, C)), strict=True):
+        # the gradient computes a segment's matrices again instead of keeping those of all
+        y, state = checkpoint(_exact_segment, A, state, *segment, use_reentrant=False, preserve_rng_state=False)
+        outputs.append(y)
+    return torch.cat(outputs, dim=1)
+
+
+def _exact_segment(A: Tensor, state: Tensor | None, x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> Scanned:
+    x, dt, A, B, C = (tensor.double() for tensor in (x, dt, A, B, C))
+    return ssd_by_scan(x, dt, A, B, C, initial_state=state)

@@ -1,0 +1,72 @@
+"""The machine of a benchmark: its cores, its clocks, and what is installed on it."""
+
+import math
+import os
+import time
+
+import pytest
+import torch
+
+from lab.experiments.bench.machine import (
+    ONE_THREAD,
+    busy_seconds,
+    event_clock,
+    every_core,
+    load_optional,
+    num_cores,
+    one_core,
+)
+
+
+def test_one_core_is_bound_and_everything_is_restored() -> None:
+    before_environment = {name: os.environ.get(name) for name in ONE_THREAD}
+    before_cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    with one_core():
+        assert os.environ["OMP_NUM_THREADS"] == "1"
+        if before_cores is not None:
+            assert len(os.sched_getaffinity(0)) == 1
+    assert {name: os.environ.get(name) for name in ONE_THREAD} == before_environment
+    if before_cores is not None:
+        assert os.sched_getaffinity(0) == before_cores
+
+
+def test_every_core_has_a_thread_and_everything_is_restored() -> None:
+    before = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    with every_core():
+        assert torch.get_num_threads() == num_cores()
+        assert os.environ["OMP_NUM_THREADS"] == str(num_cores())
+    assert (torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")) == before
+
+
+@pytest.mark.skipif(math.isnan(busy_seconds()), reason="reads Linux's account of processor time")
+def test_work_of_this_process_is_seen_in_that_of_the_machine() -> None:
+    before = busy_seconds()
+    end = time.process_time() + 0.1
+    while time.process_time() < end:
+        pass
+    # the account is in hundredths of a second
+    assert busy_seconds() - before >= 0.08
+
+
+@pytest.mark.gpu
+def test_the_event_clock_agrees_with_a_wait_for_the_device() -> None:
+    matrix = torch.ones(4096, 4096, device="cuda")
+
+    def product() -> torch.Tensor:
+        return matrix @ matrix
+
+    def waited(calls: int) -> float:
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(calls):
+            product()
+        torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    waited(3)
+    assert event_clock(product, 20) == pytest.approx(waited(20), rel=0.3)
+
+
+def test_modules_that_are_not_installed_are_none() -> None:
+    assert load_optional("no_such_module.at_all") is None
+    assert load_optional("math") is math
