@@ -1,0 +1,220 @@
+"""Checkpoint folders: config.json beside safetensors, in one file or in shards with an index."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lab.core.errors import CheckpointError
+from lab.core.files import as_run_error
+from lab.core.models.config_json import load_json
+from lab.core.models.keys import KeyMap
+
+ONE_FILE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+MAX_SHARD_BYTES = 5 * 10**9
+
+
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of a checkpoint folder by name; each is read from the disk when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open every file.
+
+        Raises:
+            CheckpointError: if a file is missing or damaged, or the index does not fit the files.
+        """
+        indexed = _read_index(folder)
+        self._files = {
+            path: _open(path) for path in sorted({folder / ONE_FILE} if indexed is None else {*indexed.values()})
+        }
+        if indexed is None:
+            indexed = dict.fromkeys(self._files[folder / ONE_FILE].keys(), folder / ONE_FILE)
+        held = {path: set(file.keys()) for path, file in self._files.items()}
+        for name, path in indexed.items():
+            if name not in held[path]:
+                raise CheckpointError(f"{path} lacks {name}, which {INDEX} says it holds; copy the checkpoint again")
+        self._places = indexed
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._files[self._places[name]].get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def load_weights(
+    model: nn.Module,
+    keys: KeyMap,
+    stored: Mapping[str, Tensor],
+    *,
+    source: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Give a model, built on the meta device, the weights of a checkpoint.
+
+    Args:
+        model: its parameters say which shapes are expected.
+        keys: where each tensor belongs.
+        stored: tensors by public name.
+        source: named in errors.
+        device: of the weights.
+        dtype: of the weights.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, unknown, of a wrong shape, no floats or not finite.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in keys.to_public(model.state_dict()).items()}
+    for name in expected:
+        if name not in stored:
+            raise CheckpointError(f"{source} lacks {name}; the checkpoint is incomplete, copy it again")
+    for name in stored:
+        if name not in expected and not name.endswith(keys.ignored):
+            raise CheckpointError(
+                f"{source} holds {name}, which {CONFIG} has no place for; the two do not belong together"
+            )
+
+    def checked(name: str) -> Tensor:
+        tensor = stored[name]
+        if tuple(tensor.shape) != expected[name]:
+            raise CheckpointError(
+                f"{source}: {name} has shape {tuple(tensor.shape)} but {CONFIG} makes it {expected[name]}; "
+                "the two do not belong together"
+            )
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{source}: {name} has dtype {tensor.dtype}; quantised weights are not implemented")
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{source}: {name} holds NaN or infinity; the checkpoint is damaged, copy it again")
+        # copied: what safetensors gives is the file itself, mapped into memory
+        return tensor.to(device=device, dtype=dtype, copy=True)
+
+    model.load_state_dict(keys.to_ours(checked), assign=True)
+
+
+def write_checkpoint(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    *,
+    carried: Sequence[Path] = (),
+    replace: bool = False,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Write tensors under their public names, and config.json, into a folder that is complete or absent.
+
+    Args:
+        folder: must not exist or be empty, unless `replace`.
+        tensors: by public name.
+        config: what config.json holds.
+        carried: files that are copied beside them.
+        replace: whether a folder that is in use is replaced, by a rename once the new one is complete.
+        max_shard_bytes: above it the tensors go into several files, with an index.
+
+    Raises:
+        CheckpointError: if the folder is in use.
+        RunError: if the disk is full or cannot be written.
+    """
+    is_used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if is_used and not (replace and folder.is_dir()):
+        raise CheckpointError(f"{folder} exists; give a folder that does not, or remove it")
+    shards = _split(tensors, max_shard_bytes)
+    partial = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        files = [ONE_FILE]
+        if len(shards) > 1:
+            files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
+            weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+            total = sum(tensor.nbytes for tensor in tensors.values())
+            _write_json(partial / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        for file, shard in zip(files, shards, strict=True):
+            on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in shard.items()}
+            save_file(on_cpu, partial / file, metadata={"format": "pt"})
+            _flush(partial / file)
+        _write_json(partial / CONFIG, config)
+        for path in carried:
+            shutil.copyfile(path, partial / path.name)
+            _flush(partial / path.name)
+        # mkdtemp makes folders private; a checkpoint is as readable as any other result
+        partial.chmod(0o755)
+        if is_used:
+            _swap(partial, folder)
+        else:
+            os.replace(partial, folder)
+    except OSError as error:
+        raise as_run_error(error, folder) from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _read_index(folder: Path) -> dict[str, Path] | None:
+    """The file of each tensor; None if there is no index."""
+    if not (folder / INDEX).exists():
+        return None
+    weight_map = load_json(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{folder / INDEX} has no weight_map; copy the checkpoint again")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not file or Path(file).name != file:
+            raise CheckpointError(
+                f"{folder / INDEX} says that {name} is in {file!r}; give the name of a file beside it"
+            )
+        if not (folder / file).is_file():
+            raise CheckpointError(f"{folder / file} is missing, though {INDEX} names it; copy the checkpoint again")
+    return {name: folder / file for name, file in weight_map.items()}
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing and there is no {INDEX}; give the folder of a checkpoint")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is cut off or no safetensors file ({error}); copy it again") from error
+
+
+def _split(tensors: Mapping[str, Tensor], max_bytes: int) -> list[dict[str, Tensor]]:
+    """Tensors in order, a new shard whenever the next one would overflow the current."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > max_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    return shards
+
+
+def _swap(partial: Path, folder: Path) -> None:
+    """Put `partial` in the place of `folder`, whose content goes only when the new one is there."""
+    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    # a folder can be renamed onto an empty one
+    os.replace(folder, old)
+    os.replace(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    _flush(path)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,102 @@
+"""The architecture of a model: every number that its mathematics depends on, and nothing else."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from lab.core.errors import ConfigError
+from lab.core.mixers.base import MixerShape
+from lab.core.mixers.rotary import RotaryConfig
+
+
+class PixelShuffle(Enum):
+    """Where four patches become one image token: before the holistic embedding, or between it and the LLM (HD)."""
+
+    pre = "pre"
+    post = "post"
+
+
+@dataclass(kw_only=True, slots=True)
+class DecoderConfig:
+    """A stack of pre-norm decoder layers: grouped-query attention and SwiGLU."""
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    """Width of the SwiGLU."""
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    rms_norm_eps: float
+    rotary: RotaryConfig
+    qkv_bias: bool = False
+    """Whether queries, keys and values have a bias (Qwen2)."""
+    tie_output: bool = False
+    """Whether the output head is the table of token embeddings."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "hidden_size", "intermediate_size", "head_dim", "vocab_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be 1 or more")
+        if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
+            raise ConfigError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
+
+    def mixer_shape(self) -> MixerShape:
+        """The sizes of a layer's mixer."""
+        return MixerShape(
+            hidden_size=self.hidden_size,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class VisionConfig:
+    """How pixels become tokens."""
+
+    image_size: int
+    """Pixels of a side of a tile; the table of positions is for this size."""
+    patch_size: int
+    """Pixels of a side of a patch."""
+    num_channels: int
+    shuffle_factor: int
+    """A square of this many patches a side becomes one image token."""
+    pixel_shuffle: PixelShuffle
+    image_token_id: int
+    """The token whose embedding an image token replaces."""
+
+    def __post_init__(self) -> None:
+        if self.image_size % (self.patch_size * self.shuffle_factor):
+            raise ConfigError(
+                f"vision.image_size={self.image_size} must be a multiple of patch_size={self.patch_size} times "
+                f"shuffle_factor={self.shuffle_factor}"
+            )
+
+    @property
+    def patches_per_side(self) -> int:
+        """Patches along a side of a tile of `image_size`."""
+        return self.image_size // self.patch_size
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Image tokens of a tile of `image_size` in the LLM."""
+        return (self.patches_per_side // self.shuffle_factor) ** 2
+
+
+@dataclass(kw_only=True, slots=True)
+class HovleConfig:
+    """HoVLE (arXiv 2412.16158): patches and text through a holistic embedding, then through a language model."""
+
+    vision: VisionConfig
+    embedding: DecoderConfig
+    llm: DecoderConfig
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "vocab_size"):
+            ours, theirs = getattr(self.embedding, name), getattr(self.llm, name)
+            if ours != theirs:
+                raise ConfigError(f"embedding.{name}={ours} must be llm.{name}={theirs}")
+
+
+ModelConfig = HovleConfig | DecoderConfig

@@ -1,0 +1,215 @@
+"""Pre-norm decoder layers around any mixer, and the language model that they make."""
+
+# Letters: B batch, T tokens, D model width, V vocabulary.
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lab.core.errors import InputError
+from lab.core.mixers.base import Mixer, MixerState
+from lab.core.mixers.rotary import Rotary
+from lab.core.mixers.softmax import SoftmaxAttention
+from lab.core.models.cache import DecodingState
+from lab.core.models.config import DecoderConfig
+
+
+class RmsNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps), times a weight for each channel; statistics in float32 or better."""
+
+    def __init__(self, width: int, *, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """The normed sequence, in the dtype of `x`."""
+        # torch takes the statistics of half precision in float32; as in public code, rounding precedes the weight
+        return self.weight * functional.rms_norm(x, x.shape[-1:], eps=self.eps)
+
+
+class SwiGlu(nn.Module):
+    """W_down (silu(W_gate x) * W_up x) (Shazeer, arXiv 2002.05202), without biases."""
+
+    def __init__(self, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(width, hidden_width, bias=False)
+        self.up = nn.Linear(width, hidden_width, bias=False)
+        self.down = nn.Linear(hidden_width, width, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """The map of each token on its own."""
+        return self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
+class DecoderLayer(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x)).
+
+    `mixer` may be replaced by any other of the same shape.
+    """
+
+    mixer: Mixer
+
+    def __init__(self, config: DecoderConfig, mixer: Mixer) -> None:
+        super().__init__()
+        self.mixer_norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mixer = mixer
+        self.mlp_norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = SwiGlu(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x: Float[Tensor, "B T D"], state: MixerState | None = None) -> Float[Tensor, "B T D"]:
+        """The layer's output for a whole sequence or, with a state, for the tokens that follow those in it."""
+        u = self.mixer_norm(x)
+        if state is None:
+            mixed = self.mixer(u)
+        else:
+            mixed = self.mixer.step(u, state) if u.shape[1] == 1 else self.mixer.prefill(u, state)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class DecoderStack(nn.ModuleList):
+    """Decoder layers one behind the other, with softmax attention to begin with."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        # one table of angles serves all layers
+        rotary = Rotary(config.rotary, head_dim=config.head_dim)
+        shape = config.mixer_shape()
+        super().__init__(
+            DecoderLayer(config, SoftmaxAttention(shape, rotary=rotary, qkv_bias=config.qkv_bias))
+            for _ in range(config.num_layers)
+        )
+
+    def __iter__(self) -> Iterator[DecoderLayer]:
+        return cast(Iterator[DecoderLayer], super().__iter__())
+
+    def forward(self, x: Float[Tensor, "B T D"], states: Sequence[MixerState] | None = None) -> Float[Tensor, "B T D"]:
+        """`x` through all layers; `states` has one for each of them, or is None for whole sequences."""
+        for i, layer in enumerate(self):
+            x = layer(x, None if states is None else states[i])
+        return x
+
+
+class Decoder(nn.Module):
+    """Token embeddings, layers, a last norm and the output head."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = DecoderStack(config)
+        self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
+        # a tied head has no weight of its own
+        self.output = None if config.tie_output else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T D"], states: Sequence[MixerState] | None = None) -> Float[Tensor, "B T D"]:
+        """Normed hidden states of embedded tokens."""
+        return self.norm(self.layers(x, states))
+
+    def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+        """Scores of the next token."""
+        return functional.linear(hidden, self.tokens.weight if self.output is None else self.output.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class MixerLayer:
+    """A layer whose mixer can be compared or replaced.
+
+    Attributes:
+        index: its number, counted through all stacks of the model.
+        name: its path in the model.
+        layer: the layer; `layer.mixer` is the mixer.
+    """
+
+    index: int
+    name: str
+    layer: DecoderLayer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """A batch of prompts, or the tokens that follow those in a decoding state. Rows are padded on the right or not.
+
+    Attributes:
+        tokens: what the language model reads; an image token stands for a part of a tile.
+        pixel_values: the tiles of all rows, in the order of their image tokens.
+        hd_tokens: what the holistic embedding reads if it sees every patch (pixel shuffle `post`).
+        lengths: real tokens of each row of `tokens`, if rows are padded.
+    """
+
+    tokens: Int[Tensor, "B T"]
+    pixel_values: Float[Tensor, "tiles channels height width"] | None = None
+    hd_tokens: Int[Tensor, "B T_hd"] | None = None
+    lengths: Int[Tensor, " B"] | None = None
+
+
+class LanguageModel(nn.Module, ABC):
+    """Tokens, and images where the model has eyes, to scores of the next token."""
+
+    @abstractmethod
+    def mixer_layers(self) -> list[MixerLayer]:
+        """Every layer with a mixer, in the order of computation."""
+
+    @abstractmethod
+    def hidden(self, inputs: Inputs, state: DecodingState | None = None) -> Float[Tensor, "B T D"]:
+        """Hidden states that `logits` reads; with a state, which takes the tokens in, of the tokens behind it.
+
+        Raises:
+            InputError: if tokens and tiles do not match, or a sequence is too long.
+        """
+
+    @abstractmethod
+    def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+        """Scores of the next token; for some positions only, give their hidden states only."""
+
+    def forward(self, inputs: Inputs, state: DecodingState | None = None) -> Float[Tensor, "B T V"]:
+        """Scores of the next token at every position; as `hidden`."""
+        return self.logits(self.hidden(inputs, state))
+
+    @abstractmethod
+    def allocate_state(self, batch_size: int, *, max_length: int, hd_max_length: int | None = None) -> DecodingState:
+        """An empty state for `max_length` tokens a row, prompt and answer together.
+
+        Args:
+            batch_size: B.
+            max_length: room for `Inputs.tokens`.
+            hd_max_length: room for `Inputs.hd_tokens`, where the model reads them.
+        """
+
+
+def numbered(stacks: Sequence[tuple[str, DecoderStack]]) -> list[MixerLayer]:
+    """The layers of named stacks in one flat list."""
+    named = [(f"{name}.{i}", layer) for name, layers in stacks for i, layer in enumerate(layers)]
+    return [MixerLayer(index, name, layer) for index, (name, layer) in enumerate(named)]
+
+
+def draw_weights(model: nn.Module, *, generator: torch.Generator, std: float) -> None:
+    """Random weights in place: norms one, biases zero, everything else N(0, std^2)."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+            elif name.endswith("bias"):
+                parameter.zero_()
+            else:
+                parameter.normal_(std=std, generator=generator)
+
+
+def refuse_unknown_tokens(tokens: Int[Tensor, "B T"], vocab_size: int) -> None:
+    """Refuse ids of a prompt that have no embedding; on a GPU they would end the process.
+
+    A single token is the model's own answer and is not looked at: a GPU would have to wait for it at every step.
+
+    Raises:
+        InputError: naming the first id.
+    """
+    if tokens.shape[1] == 1:
+        return
+    is_unknown = (tokens < 0) | (tokens >= vocab_size)
+    if is_unknown.any():
+        raise InputError(f"tokens hold {int(tokens[is_unknown][0])} but ids must lie in 0 .. {vocab_size - 1}")

@@ -1,0 +1,42 @@
+"""GGUF files, the format of llama.cpp, through transformers."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lab.core.errors import BackendError, CheckpointError
+from lab.core.models.config_json import Json
+
+
+def read_gguf(path: Path) -> tuple[Json, Mapping[str, Tensor]]:
+    """The config.json and the dequantised tensors that transformers makes of a GGUF file.
+
+    Raises:
+        BackendError: if transformers, accelerate or gguf is not installed.
+        CheckpointError: if the file is missing, damaged or of a family that transformers cannot read.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; give a GGUF file")
+    try:
+        # transformers reads GGUF only beside these two
+        import accelerate  # noqa: F401, PLC0415
+        import gguf  # noqa: F401, PLC0415
+        import transformers  # noqa: PLC0415
+    except ImportError as error:
+        raise BackendError(f"{path} needs {error.name}; pip install transformers accelerate gguf") from error
+    # where it exists, it must be told not to keep the packed blocks; before, it never did
+    options = {}
+    if hasattr(transformers, "GgufConfig"):
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    try:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True, **options
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as GGUF: {reason}") from error
+    # what is left of it says how the file was packed
+    content = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    return content, model.state_dict()

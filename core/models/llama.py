@@ -1,0 +1,42 @@
+"""Decoders of Llama's family: Llama, SmolLM2, Qwen2. Text only."""
+
+# Letters: B batch, T tokens, D model width, V vocabulary.
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lab.core.errors import InputError
+from lab.core.models.cache import DecodingState
+from lab.core.models.config import DecoderConfig
+from lab.core.models.decoder import Decoder, Inputs, LanguageModel, MixerLayer, numbered, refuse_unknown_tokens
+
+
+class Llama(LanguageModel):
+    """A decoder on its own; queries, keys and values are packed into one projection when the weights are read."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.llm = Decoder(config)
+
+    def mixer_layers(self) -> list[MixerLayer]:
+        """The layers of the decoder."""
+        return numbered([("llm.layers", self.llm.layers)])
+
+    def allocate_state(self, batch_size: int, *, max_length: int, hd_max_length: int | None = None) -> DecodingState:
+        """An empty state."""
+        if hd_max_length is not None:
+            raise InputError(f"hd_max_length={hd_max_length} is for models with a holistic embedding; leave it out")
+        mixers = [layer.layer.mixer for layer in self.mixer_layers()]
+        return DecodingState.allocate(mixers, batch_size, max_lengths=[max_length] * len(mixers))
+
+    def hidden(self, inputs: Inputs, state: DecodingState | None = None) -> Float[Tensor, "B T D"]:
+        """Normed hidden states of the last layer; see `LanguageModel.hidden`."""
+        if inputs.pixel_values is not None or inputs.hd_tokens is not None:
+            raise InputError("pixel_values and hd_tokens are for models that read images; this one reads text only")
+        refuse_unknown_tokens(inputs.tokens, self.config.vocab_size)
+        return self.llm(self.llm.tokens(inputs.tokens), None if state is None else state.layers)
+
+    def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+        """Scores of the next token."""
+        return self.llm.logits(hidden)
