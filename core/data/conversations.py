@@ -1,0 +1,163 @@
+"""Conversations about pictures as token ids: InternLM2's chat template, image tokens put in, answers marked.
+
+A turn is written `<|im_start|>role`, a line break, its text, `<|im_end|>`. Every `<image>` in a question becomes
+`<img>`, one `<IMG_CONTEXT>` for each token of the picture, `</img>`. With the pixel shuffle after the embedding
+(`post`), a picture has its full number of patches in the sequence of the embedding and a quarter of it in that of the
+language model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+
+from lab.core.data.tiling import TilingConfig
+from lab.core.data.tokenizers import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START, Tokenizer
+from lab.core.errors import ConfigError, InputError
+
+# Letters: T tokens of the language model, E tokens of the embedding.
+
+IMAGE_MARK = "<image>"
+_PICTURE_TOKENS = (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)
+
+# the label of a position that no loss counts: torch's own convention
+IGNORED = -100
+
+
+class PixelShuffle(StrEnum):
+    """Where image tokens are joined: before the embedding's layers or after them."""
+
+    PRE = "pre"
+    POST = "post"
+
+
+@dataclass(kw_only=True, slots=True)
+class ChatConfig:
+    """What a model expects of its conversations."""
+
+    system: str
+    """The system message. A public checkpoint's scores depend on it: copy it from the release's `conversation.py`."""
+    pixel_shuffle: PixelShuffle = PixelShuffle.PRE
+    """Where the image tokens are joined."""
+
+    def __post_init__(self) -> None:
+        if any(token in self.system for token in (*_PICTURE_TOKENS, IMAGE_MARK)):
+            raise ConfigError(f"system={self.system[:60]!r} holds a token of a picture; a system message has none")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation as ids.
+
+    Attributes:
+        embedding_ids: what the embedding reads.
+        llm_ids: what the language model reads, position by position.
+        labels: `llm_ids` where an answer or the end of its turn stands, `IGNORED` elsewhere. Not shifted: the logits at
+            position t - 1 are to give the label at t.
+        answers: start and stop of each answer in `labels`, the end of its turn included.
+    """
+
+    embedding_ids: Int64[ndarray, " E"]
+    llm_ids: Int64[ndarray, " T"]
+    labels: Int64[ndarray, " T"]
+    answers: tuple[tuple[int, int], ...]
+
+
+def encode_conversation(
+    turns: Sequence[str],
+    tiles_per_image: Sequence[int],
+    *,
+    tokenizer: Tokenizer,
+    chat: ChatConfig,
+    tiling: TilingConfig,
+) -> Conversation:
+    """The ids of a conversation about pictures.
+
+    Args:
+        turns: question, answer, question, ...; after a last question without an answer the assistant's turn is left
+            open, for generation. If there are pictures and no question holds an `<image>`, the first begins with one.
+        tiles_per_image: tiles of each picture, thumbnails included, in the order of the marks.
+        tokenizer: of the model.
+        chat: system message, and where image tokens are joined.
+        tiling: how many tokens a tile becomes.
+
+    Raises:
+        InputError: if there are no turns, more marks than pictures or the reverse, or a mark in an answer.
+    """
+    questions = _with_marks(turns, len(tiles_per_image))
+    pieces = [_turn("system", chat.system)]
+    for i, turn in enumerate(turns):
+        pieces.append(_turn("assistant", turn) if i % 2 else _turn("user", questions[i // 2]))
+    ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    answers = []
+    header = tokenizer.encode(_header("assistant"))
+    for i, piece in enumerate(pieces):
+        piece_ids = tokenizer.encode(piece)
+        if i and i % 2 == 0:
+            answers.append((len(ids) + _common_prefix(header, piece_ids), len(ids) + len(piece_ids)))
+        ids += piece_ids
+    if len(turns) % 2:
+        ids += header
+
+    compact = np.array(ids, dtype=np.int64)
+    # the tokenizer of a language model knows no pictures
+    is_context = compact == tokenizer.id_of(IMAGE_CONTEXT) if tiles_per_image else np.zeros(len(ids), dtype=bool)
+    tiles = np.array(tiles_per_image, dtype=np.int64)
+    llm_repeats = np.ones_like(compact)
+    llm_repeats[is_context] = tiles * tiling.tokens_per_tile
+    llm_ids = np.repeat(compact, llm_repeats)
+    if chat.pixel_shuffle is PixelShuffle.PRE:
+        embedding_ids = llm_ids
+    else:
+        embedding_repeats = np.ones_like(compact)
+        embedding_repeats[is_context] = tiles * tiling.patches_per_tile
+        embedding_ids = np.repeat(compact, embedding_repeats)
+    starts = np.concatenate(([0], np.cumsum(llm_repeats)))
+    spans = tuple((int(starts[start]), int(starts[stop])) for start, stop in answers)
+    labels = np.full_like(llm_ids, IGNORED)
+    for start, stop in spans:
+        labels[start:stop] = llm_ids[start:stop]
+    return Conversation(embedding_ids, llm_ids, labels, spans)
+
+
+def _with_marks(turns: Sequence[str], num_images: int) -> list[str]:
+    """The questions, every image mark replaced by a picture's tokens, one of them standing for all."""
+    if not turns:
+        raise InputError("turns is empty but must begin with a question; give one")
+    for turn in turns:
+        if any(token in turn for token in _PICTURE_TOKENS):
+            raise InputError(f"turns holds {turn[:60]!r} with a token of a picture in it; write {IMAGE_MARK} instead")
+    for answer in turns[1::2]:
+        if IMAGE_MARK in answer:
+            raise InputError(f"the answer {answer[:60]!r} holds {IMAGE_MARK}, which only a question can; remove it")
+    questions = list(turns[::2])
+    num_marks = sum(question.count(IMAGE_MARK) for question in questions)
+    if num_images and not num_marks:
+        questions[0] = f"{IMAGE_MARK}\n{questions[0]}"
+        num_marks = 1
+    if num_marks > num_images:
+        raise InputError(f"{num_marks} {IMAGE_MARK} marks but {num_images} images; remove marks or give more images")
+    if num_marks < num_images:
+        raise InputError(
+            f"{num_images} images but {num_marks} {IMAGE_MARK} marks; write a mark where each image belongs"
+        )
+    return [question.replace(IMAGE_MARK, IMAGE_START + IMAGE_CONTEXT + IMAGE_END) for question in questions]
+
+
+def _header(role: str) -> str:
+    return f"{TURN_START}{role}\n"
+
+
+def _turn(role: str, text: str) -> str:
+    return f"{_header(role)}{text}{TURN_END}"
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the common beginning: a token that joins header and answer belongs to the answer."""
+    for i, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return i
+    return min(len(left), len(right))

@@ -1,0 +1,147 @@
+"""The tokenizers of public checkpoints, read from their files alone: none of the code beside them is run.
+
+`tokenizer.json` is read by the library tokenizers, `tokenizer.model` by sentencepiece; the tokens that were added to
+the latter, such as `<IMG_CONTEXT>`, stand in `added_tokens.json` and `tokenizer_config.json`.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lab.core.errors import CheckpointError, InputError
+
+
+class JsonTokenizer:
+    """A tokenizer in one file, `tokenizer.json`."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            CheckpointError: if the library is missing, or the file is missing or damaged.
+        """
+        try:
+            import tokenizers  # noqa: PLC0415
+        except ImportError:
+            raise CheckpointError(f"{path} needs the library tokenizers; pip install tokenizers") from None
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        # the library raises Exception itself
+        except Exception as error:
+            raise CheckpointError(f"{path} is no tokenizer ({_first_line(error)}); copy it again") from None
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that the file puts in front of every text, if any."""
+        ids = self._tokenizer.encode("").ids
+        return ids[0] if ids else None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, special tokens in it recognised, none added."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens included."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def id_of(self, token: str) -> int:
+        """The id of one token.
+
+        Raises:
+            InputError: if the vocabulary does not have it.
+        """
+        index = self._tokenizer.token_to_id(token)
+        if index is None:
+            raise InputError(f"the tokenizer has no token {token!r}; use a model that was trained with it")
+        return index
+
+
+class SentencePieceTokenizer:
+    """A sentencepiece model, `tokenizer.model`, and the tokens that were added to it, as InternLM2 has them."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the model, and the files with added tokens in its folder.
+
+        Raises:
+            CheckpointError: if the library is missing, or a file is missing or damaged.
+        """
+        try:
+            import sentencepiece  # noqa: PLC0415
+        except ImportError:
+            raise CheckpointError(f"{path} needs the library sentencepiece; pip install sentencepiece") from None
+        try:
+            self._model: Any = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(f"{path} is no sentencepiece model ({_first_line(error)}); copy it again") from None
+        settings = _read_object(path.with_name("tokenizer_config.json"))
+        self.bos_id: int | None = self._model.bos_id() if settings.get("add_bos_token", True) else None
+        self._added = _added_tokens(path.parent, settings)
+        self._names = {index: token for token, index in self._added.items()}
+        # the longest first, so that no token hides another that begins with it
+        longest_first = sorted(self._added, key=len, reverse=True)
+        self._splitter = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if self._added else None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, added tokens in it recognised, none put in."""
+        ids: list[int] = []
+        for piece in self._splitter.split(text) if self._splitter else [text]:
+            if piece in self._added:
+                ids.append(self._added[piece])
+            elif piece:
+                ids += self._model.encode(piece)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, added tokens included."""
+        text = ""
+        plain: list[int] = []
+        for index in ids:
+            if index not in self._names:
+                plain.append(index)
+                continue
+            text += self._model.decode(plain) + self._names[index]
+            plain = []
+        return text + str(self._model.decode(plain))
+
+    def id_of(self, token: str) -> int:
+        """The id of one token.
+
+        Raises:
+            InputError: if the vocabulary does not have it.
+        """
+        index = self._added.get(token, self._model.piece_to_id(token))
+        if token not in self._added and index == self._model.unk_id():
+            raise InputError(f"the tokenizer has no token {token!r}; use a model that was trained with it")
+        return int(index)
+
+
+def _added_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, int]:
+    path = folder / "added_tokens.json"
+    added = _read_object(path)
+    described = settings.get("added_tokens_decoder", {})
+    try:
+        listed = {str(token): int(index) for token, index in added.items()}
+        return listed | {str(token["content"]): int(index) for index, token in described.items()}
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise CheckpointError(
+            f"{path} and tokenizer_config.json beside it do not say which tokens were added; copy both again"
+        ) from None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; none if there is no such file."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is no JSON ({_first_line(error)}); copy it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is no JSON object; copy it again")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

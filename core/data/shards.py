@@ -1,0 +1,158 @@
+"""Conversations about pictures from a JSONL file, as InternVL keeps them.
+
+A line is an object with `conversations`, a list of objects whose `value` is a question, an answer, a question, ...
+(the place in the list says whose turn it is, not the key `from`), and possibly `image`, the path of a picture or a list
+of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from numpy import ndarray
+
+from lab.core.checks import number_in_unit_interval
+from lab.core.data.conversations import ChatConfig, encode_conversation
+from lab.core.data.pictures import SPLITS
+from lab.core.data.samples import Sample
+from lab.core.data.tiling import TilingConfig, cut_tiles, load_image
+from lab.core.data.tokenizers import Tokenizer
+from lab.core.errors import InputError
+
+# Letters: N tiles, S side of a tile in pixels.
+
+
+@dataclass(kw_only=True, slots=True)
+class ConversationFileConfig:
+    """Where conversations and their pictures lie, and how many are kept apart for the evaluation."""
+
+    path: Path
+    """The JSONL file."""
+    image_folder: Path
+    """What the paths of pictures start from."""
+    held_out_share: float = 0.01
+    """Share of the samples that training never sees; chosen by a hash, so they stay the same when the file grows."""
+
+    def __post_init__(self) -> None:
+        number_in_unit_interval("held_out_share", self.held_out_share)
+
+
+class ConversationFile:
+    """One split of the samples of a file, read when they are asked for.
+
+    Samples that share their pictures are in the same split.
+    """
+
+    def __init__(
+        self,
+        config: ConversationFileConfig,
+        *,
+        split: str,
+        tokenizer: Tokenizer,
+        chat: ChatConfig,
+        tiling: TilingConfig,
+    ) -> None:
+        """Find the lines of a split.
+
+        Raises:
+            InputError: if the file is missing or holds no sample of the split, or there is no such split.
+        """
+        if split not in SPLITS:
+            raise InputError(f"split={split!r} must be one of {', '.join(SPLITS)}; choose one")
+        self._config = config
+        self._tokenizer = tokenizer
+        self._chat = chat
+        self._tiling = tiling
+        self._numbers, self._offsets = _find_lines(config, split)
+        if not len(self._offsets):
+            raise InputError(f"{config.path} holds no {split} sample; change held_out_share={config.held_out_share:g}")
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A sample, its pictures cut into tiles.
+
+        Raises:
+            InputError: naming the line, if it is no conversation or a picture of it cannot be read.
+        """
+        with open(self._config.path, "rb") as file:
+            file.seek(self._offsets[index])
+            line = file.readline()
+        try:
+            return self._read(line)
+        except InputError as error:
+            raise InputError(f"{self._config.path}, line {self._numbers[index]}: {error}") from None
+
+    def _read(self, line: bytes) -> Sample:
+        record = _parse(line)
+        turns = _turns(record)
+        images = [load_image(self._config.image_folder / path) for path in _image_paths(record)]
+        tiles = [cut_tiles(image, self._tiling) for image in images]
+        conversation = encode_conversation(
+            turns, [len(cut) for cut in tiles], tokenizer=self._tokenizer, chat=self._chat, tiling=self._tiling
+        )
+        return Sample(_joined(tiles, self._tiling.image_size), conversation, ("answer",) * (len(turns) // 2))
+
+
+def _find_lines(config: ConversationFileConfig, split: str) -> tuple[Int64[ndarray, " n"], Int64[ndarray, " n"]]:
+    """Number and offset of every line of a split; blank lines belong to none."""
+    numbers, offsets = [], []
+    position = 0
+    try:
+        with open(config.path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip() and _is_held_out(line, config.held_out_share) == (split == "test"):
+                    numbers.append(number)
+                    offsets.append(position)
+                position += len(line)
+    except OSError as error:
+        raise InputError(f"{config.path} cannot be read ({error.strerror}); give the path of a JSONL file") from None
+    return np.array(numbers, dtype=np.int64), np.array(offsets, dtype=np.int64)
+
+
+def _is_held_out(line: bytes, share: float) -> bool:
+    """Whether a sample is kept apart, by a hash of its pictures, or of its line if it has none."""
+    try:
+        key = "\n".join(_image_paths(_parse(line))).encode() or line.strip()
+    except InputError:
+        # a broken line is reported when it is read
+        key = line.strip()
+    digest = hashlib.blake2b(key, digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        raise InputError("is no JSON; repair the line") from None
+    if not isinstance(record, dict):
+        raise InputError("is no JSON object; repair the line")
+    return record
+
+
+def _turns(record: dict[str, Any]) -> list[str]:
+    spoken = record.get("conversations")
+    turns = [turn.get("value") for turn in spoken if isinstance(turn, dict)] if isinstance(spoken, list) else []
+    texts = [turn for turn in turns if isinstance(turn, str)]
+    if not isinstance(spoken, list) or not texts or len(texts) % 2 or len(texts) < len(spoken):
+        raise InputError("conversations must list pairs of question and answer, each with a value; repair the line")
+    return texts
+
+
+def _image_paths(record: dict[str, Any]) -> list[str]:
+    value = record.get("image") or []
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        raise InputError("image is neither a path nor a list of paths; repair the line")
+    return paths
+
+
+def _joined(tiles: Iterable[UInt8[ndarray, "_ S S 3"]], side: int) -> UInt8[ndarray, "N S S 3"]:
+    return np.concatenate([np.empty((0, side, side, 3), np.uint8), *tiles])

@@ -1,0 +1,41 @@
+"""The data that a configuration names: the task that ships, or a file of conversations."""
+
+from dataclasses import dataclass
+
+from lab.core.data.conversations import ChatConfig
+from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig
+from lab.core.data.shards import ConversationFile, ConversationFileConfig
+from lab.core.data.stream import Source
+from lab.core.data.tiling import TilingConfig
+from lab.core.data.tokenizers import Tokenizer
+from lab.core.errors import ConfigError
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """One source of samples; the others are null."""
+
+    picture_questions: PictureQuestionsConfig | None = None
+    """The task that ships."""
+    conversations: ConversationFileConfig | None = None
+    """A JSONL file as InternVL keeps them."""
+
+    def __post_init__(self) -> None:
+        if (self.picture_questions is None) == (self.conversations is None):
+            raise ConfigError("data must have exactly one of picture_questions and conversations; make the other null")
+
+
+def open_source(
+    config: DataConfig, *, split: str, seed: int, tokenizer: Tokenizer, chat: ChatConfig, tiling: TilingConfig
+) -> Source:
+    """The samples of one split, `train` or `test`; the seed is that of the task that ships.
+
+    Raises:
+        InputError: if a file is missing or damaged, or there is no such split.
+    """
+    if config.picture_questions is not None:
+        return PictureQuestions(
+            config.picture_questions, split=split, seed=seed, tokenizer=tokenizer, chat=chat, tiling=tiling
+        )
+    assert config.conversations is not None, "DataConfig has one of them"
+    return ConversationFile(config.conversations, split=split, tokenizer=tokenizer, chat=chat, tiling=tiling)

@@ -1,0 +1,124 @@
+"""An endless, shuffled stream of batches that goes on exactly where it stood.
+
+The order depends on the seed alone. A sample that is broken, or longer than the model reads, is left out: it is counted
+and logged, and no other takes its place.
+"""
+
+import logging
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+
+from lab.core.checks import whole_number
+from lab.core.data.samples import Batch, Sample, collate
+from lab.core.errors import CheckpointError, InputError
+from lab.core.seeds import Seeds
+
+_log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """Samples by their index."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index`; an InputError says that it is broken."""
+        ...
+
+
+@runtime_checkable
+class FiniteSource(Source, Protocol):
+    """A source that comes to an end, and is gone through again in another order."""
+
+    def __len__(self) -> int: ...
+
+
+class Stream:
+    """Batches of a source.
+
+    A finite source is shuffled anew in each epoch; the last batch of an epoch goes on in the next. An endless source is
+    read in its own order.
+    """
+
+    def __init__(self, source: Source, *, batch_size: int, max_length: int, seed: int) -> None:
+        """Begin at the first sample.
+
+        Args:
+            source: of the samples.
+            batch_size: samples in a batch.
+            max_length: most tokens of a sample, in the longer of its two sequences.
+            seed: of the order.
+
+        Raises:
+            InputError: if a number is out of range.
+        """
+        self._source = source
+        self._batch_size = whole_number("batch_size", batch_size)
+        self._max_length = whole_number("max_length", max_length)
+        self._seeds = Seeds(seed)
+        self._num_samples = len(source) if isinstance(source, FiniteSource) else None
+        self._order: tuple[int, Int64[ndarray, " n"]] | None = None
+        self._state = {"position": 0, "num_broken": 0, "num_too_long": 0}
+
+    @property
+    def state(self) -> dict[str, int]:
+        """Samples passed since the beginning, and how many of them were left out, broken or too long."""
+        return dict(self._state)
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on from a `state` of a stream with the same source, seed and limits.
+
+        Raises:
+            CheckpointError: if it is no such state.
+        """
+        is_count = [isinstance(value, int) and value >= 0 for value in state.values()]
+        if state.keys() != self._state.keys() or not all(is_count):
+            raise CheckpointError(f"the data position {state} must hold the counts {', '.join(self._state)}")
+        self._state = dict(state)
+
+    def next_batch(self) -> Batch:
+        """The next samples that can be used.
+
+        Raises:
+            InputError: if none of a whole epoch, or of ten batches of an endless source, can be used.
+        """
+        samples: list[Sample] = []
+        patience = self._num_samples or 10 * self._batch_size
+        num_left_out = 0
+        while len(samples) < self._batch_size:
+            sample = self._next_sample()
+            num_left_out = 0 if sample is not None else num_left_out + 1
+            if sample is not None:
+                samples.append(sample)
+            elif num_left_out >= patience:
+                raise InputError(
+                    f"none of {num_left_out} samples in a row can be used, each is broken or longer than "
+                    f"max_length={self._max_length}; see the log, or raise max_length"
+                )
+        return collate(samples)
+
+    def _next_sample(self) -> Sample | None:
+        index = self._index(self._state["position"])
+        self._state["position"] += 1
+        try:
+            sample = self._source[index]
+        except InputError as error:
+            self._state["num_broken"] += 1
+            _log.warning("sample left out: %s", error)
+            return None
+        length = max(len(sample.conversation.llm_ids), len(sample.conversation.embedding_ids))
+        if length > self._max_length:
+            self._state["num_too_long"] += 1
+            _log.info("sample %d left out: %d tokens, more than %d", index, length, self._max_length)
+            return None
+        return sample
+
+    def _index(self, position: int) -> int:
+        if self._num_samples is None:
+            return position
+        epoch, place = divmod(position, self._num_samples)
+        if self._order is None or self._order[0] != epoch:
+            order = self._seeds.numpy("order of samples", epoch).permutation(self._num_samples)
+            self._order = (epoch, np.asarray(order, dtype=np.int64))
+        return int(self._order[1][place])

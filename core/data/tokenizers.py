@@ -1,0 +1,153 @@
+"""Text to token ids and back: what a tokenizer is, and one that is a fixed list of words."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from lab.core.data.public_tokenizers import JsonTokenizer, SentencePieceTokenizer
+from lab.core.errors import CheckpointError, InputError
+from lab.core.files import write_atomically
+
+# the marks that a conversation is built with, under their public names
+TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
+IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
+PADDING = "<pad>"
+SPECIAL_TOKENS = (PADDING, TURN_START, TURN_END, IMAGE_START, IMAGE_CONTEXT, IMAGE_END)
+
+_VOCABULARY_FILE = "vocabulary.json"
+
+
+class Tokenizer(Protocol):
+    """What the conversations need of a tokenizer."""
+
+    @property
+    def bos_id(self) -> int | None:
+        """The id that opens every sequence, if there is one."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, special tokens in it recognised, none added."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens included."""
+        ...
+
+    def id_of(self, token: str) -> int:
+        """The id of one token that stands for itself."""
+        ...
+
+
+class WordTokenizer:
+    """One id for every word, mark of punctuation, line break and special token of a fixed list.
+
+    Spaces only part words. Text whose marks of punctuation follow a word directly, with a space after them, comes back
+    from `decode(encode(text))` unchanged.
+    """
+
+    bos_id: int | None = None
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """The special tokens take the first ids, the padding id 0; `words` follow in their order.
+
+        Raises:
+            InputError: if a word occurs twice or holds a space.
+        """
+        self.tokens = (*SPECIAL_TOKENS, *words)
+        self._ids = {token: index for index, token in enumerate(self.tokens)}
+        if len(self._ids) < len(self.tokens):
+            twice = next(token for index, token in enumerate(self.tokens) if self._ids[token] != index)
+            raise InputError(f"words holds {twice!r} twice; leave one of them out")
+        for word in words:
+            if split_words(word) != [word]:
+                raise InputError(f"words holds {word!r}, which is no single word; split it")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text.
+
+        Raises:
+            InputError: naming the first word that is not in the list.
+        """
+        try:
+            return [self._ids[piece] for piece in split_words(text)]
+        except KeyError as error:
+            raise InputError(
+                f"the word {error} is not among the {len(self)} that this model was trained with; use other words"
+            ) from None
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids.
+
+        Raises:
+            InputError: if there is no such id.
+        """
+        text = ""
+        for index in ids:
+            if not 0 <= index < len(self):
+                raise InputError(f"token id {index} must lie in [0, {len(self)}); use ids of this vocabulary")
+            token = self.tokens[index]
+            is_glued = not text or token in _CLOSING or token in SPECIAL_TOKENS or text.endswith((">", "\n"))
+            text += token if is_glued else f" {token}"
+        return text
+
+    def id_of(self, token: str) -> int:
+        """The id of one token.
+
+        Raises:
+            InputError: if it is not in the list.
+        """
+        if token not in self._ids:
+            raise InputError(f"the token {token!r} is not in the vocabulary; use one of its {len(self)}")
+        return self._ids[token]
+
+    def write(self, folder: Path) -> None:
+        """Write the list of words to `vocabulary.json` in the folder."""
+        words = list(self.tokens[len(SPECIAL_TOKENS) :])
+        write_atomically(folder / _VOCABULARY_FILE, json.dumps({"words": words}, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "WordTokenizer":
+        """The tokenizer that `write` left in a folder.
+
+        Raises:
+            CheckpointError: if the file is missing or damaged.
+        """
+        path = folder / _VOCABULARY_FILE
+        try:
+            words = json.loads(path.read_text())["words"]
+            return cls([str(word) for word in words])
+        except FileNotFoundError:
+            raise CheckpointError(f"{path} does not exist; copy it from the teacher") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is no list of words ({error}); copy it from the teacher") from None
+
+
+def split_words(text: str) -> list[str]:
+    """Words, marks of punctuation, line breaks and special tokens of a text, in their order."""
+    return _PIECE.findall(text)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer in a folder: a list of words if there is one, else that of a public checkpoint.
+
+    Raises:
+        CheckpointError: if there is none, it is damaged, or the library that reads it is missing.
+    """
+    if (folder / _VOCABULARY_FILE).exists():
+        return WordTokenizer.read(folder)
+    if (folder / "tokenizer.json").exists():
+        return JsonTokenizer(folder / "tokenizer.json")
+    if (folder / "tokenizer.model").exists():
+        return SentencePieceTokenizer(folder / "tokenizer.model")
+    raise CheckpointError(
+        f"{folder} has none of {_VOCABULARY_FILE}, tokenizer.json and tokenizer.model; copy the teacher's into it"
+    )
+
+
+_CLOSING = frozenset(".,:;?!\n")
+_PIECE = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)) + r"|\n|[.,:;?!]|[^\s.,:;?!<>]+|\S")

@@ -1,0 +1,142 @@
+"""The tokenizers of public checkpoints recognise the tokens of conversations, and damaged files are refused."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.core.data.conversations import ChatConfig, encode_conversation
+from lab.core.data.tiling import TilingConfig
+from lab.core.data.tokenizers import (
+    IMAGE_CONTEXT,
+    IMAGE_END,
+    IMAGE_START,
+    TURN_END,
+    TURN_START,
+    Tokenizer,
+    load_tokenizer,
+)
+from lab.core.errors import CheckpointError, InputError
+
+ADDED = (TURN_START, TURN_END, IMAGE_START, IMAGE_END, IMAGE_CONTEXT)
+TEXT = f"{TURN_START}user\n{IMAGE_START}{IMAGE_CONTEXT}{IMAGE_END}\nwhich bag is it?{TURN_END}"
+
+
+def write_json(folder: Path) -> None:
+    tokenizers: Any = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        special_tokens=["<s>", *ADDED], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(["user system assistant which bag is it?"], trainer)
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def write_sentencepiece(folder: Path) -> None:
+    sentencepiece: Any = pytest.importorskip("sentencepiece")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["user system assistant which bag is it?"] * 20),
+        model_writer=model,
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        minloglevel=3,
+    )
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    (folder / "added_tokens.json").write_text(json.dumps({IMAGE_CONTEXT: 900, IMAGE_START: 901, IMAGE_END: 902}))
+    described = {"903": {"content": TURN_START}, "904": {"content": TURN_END}, "900": {"content": IMAGE_CONTEXT}}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": described}))
+
+
+WRITERS = {"tokenizer.json": write_json, "tokenizer.model": write_sentencepiece}
+
+
+@pytest.fixture(params=sorted(WRITERS))
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    WRITERS[request.param](tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tokenizer(folder: Path) -> Tokenizer:
+    return load_tokenizer(folder)
+
+
+def test_text_comes_back_from_its_ids(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+    assert tokenizer.encode("") == []
+
+
+def test_each_special_token_is_one_id_and_no_beginning_is_added(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(TEXT)
+    for token in ADDED:
+        assert ids.count(tokenizer.id_of(token)) == 1
+    assert tokenizer.bos_id is not None
+    assert tokenizer.bos_id not in ids
+
+
+def test_a_token_that_is_not_there_is_named(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match="<quad>"):
+        tokenizer.id_of("<quad>")
+
+
+def test_conversations_are_encoded_turn_by_turn(tokenizer: Tokenizer) -> None:
+    tiling = TilingConfig(image_size=8, patch_size=4)
+    conversation = encode_conversation(
+        ["which?", "bag", "is it?", "it is"], [3], tokenizer=tokenizer, chat=ChatConfig(system="user"), tiling=tiling
+    )
+    assert conversation.llm_ids[0] == tokenizer.bos_id
+    assert (conversation.llm_ids == tokenizer.id_of(IMAGE_CONTEXT)).sum() == 3
+    answers = [tokenizer.decode(conversation.labels[start:stop].tolist()) for start, stop in conversation.answers]
+    assert answers == [f"bag{TURN_END}", f"it is{TURN_END}"]
+    assert tokenizer.decode(conversation.llm_ids[1:].tolist()) == (
+        f"{TURN_START}system\nuser{TURN_END}"
+        f"{TURN_START}user\n{IMAGE_START}{IMAGE_CONTEXT * 3}{IMAGE_END}\nwhich?{TURN_END}"
+        f"{TURN_START}assistant\nbag{TURN_END}{TURN_START}user\nis it?{TURN_END}{TURN_START}assistant\nit is{TURN_END}"
+    )
+
+
+def test_a_file_may_say_that_there_is_no_beginning(tmp_path: Path) -> None:
+    write_sentencepiece(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    assert load_tokenizer(tmp_path).bos_id is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\0\1\2"])
+def test_a_damaged_file_is_refused_by_name(folder: Path, content: bytes) -> None:
+    (name,) = [name for name in WRITERS if (folder / name).exists()]
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name) as caught:
+        load_tokenizer(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["added_tokens.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["{", "[]", '{"added_tokens_decoder": 3, "<img>": []}'])
+def test_damaged_lists_of_added_tokens_are_refused_by_name(name: str, content: str, tmp_path: Path) -> None:
+    write_sentencepiece(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CheckpointError, match=name):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "library"), [("tokenizer.json", "tokenizers"), ("tokenizer.model", "sentencepiece")])
+def test_a_missing_library_is_named(name: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    (tmp_path / name).write_text("")
+    with pytest.raises(CheckpointError, match=f"pip install {library}"):
+        load_tokenizer(tmp_path)

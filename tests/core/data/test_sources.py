@@ -1,0 +1,64 @@
+"""Every data configuration that ships opens what it names."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from lab.core.config import to_typed
+from lab.core.data.conversations import ChatConfig
+from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig, picture_questions_tokenizer
+from lab.core.data.shards import ConversationFile, ConversationFileConfig
+from lab.core.data.sources import DataConfig, open_source
+from lab.core.data.stream import Source
+from lab.core.data.tiling import TilingConfig
+from lab.core.errors import ConfigError
+
+CONF = Path(__file__).parents[3] / "conf" / "data"
+TOKENIZER = picture_questions_tokenizer("")
+
+
+def composed(name: str, *overrides: str) -> DataConfig:
+    changes = OmegaConf.from_dotlist(list(overrides))
+    return to_typed(
+        OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.load(CONF / f"{name}.yaml"), changes), DataConfig
+    )
+
+
+def opened(config: DataConfig, split: str = "train") -> Source:
+    tiling = TilingConfig(image_size=28, patch_size=7, max_tiles=4)
+    return open_source(config, split=split, seed=3, tokenizer=TOKENIZER, chat=ChatConfig(system=""), tiling=tiling)
+
+
+def test_the_task_that_ships_is_opened_with_its_defaults() -> None:
+    config = composed("picture_questions")
+    assert config.picture_questions == PictureQuestionsConfig()
+    source = opened(config, "test")
+    assert isinstance(source, PictureQuestions)
+    tiling = TilingConfig(image_size=28, patch_size=7, max_tiles=4)
+    same = PictureQuestions(
+        PictureQuestionsConfig(), split="test", seed=3, tokenizer=TOKENIZER, chat=ChatConfig(system=""), tiling=tiling
+    )
+    np.testing.assert_array_equal(source[5].conversation.llm_ids, same[5].conversation.llm_ids)
+
+
+def test_a_file_of_conversations_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"conversations": [{"value": "Which digit?"}, {"value": "two"}]}\n')
+    overrides = (f"conversations.path={path}", f"conversations.image_folder={tmp_path}")
+    source = opened(composed("conversations", *overrides))
+    assert isinstance(source, ConversationFile)
+    assert "two" in TOKENIZER.decode(source[0].conversation.llm_ids.tolist())
+
+
+def test_a_file_of_conversations_needs_its_path() -> None:
+    with pytest.raises(ConfigError, match=r"conversations\.path"):
+        composed("conversations")
+
+
+def test_one_source_and_no_more_is_named(tmp_path: Path) -> None:
+    chats = ConversationFileConfig(path=tmp_path, image_folder=tmp_path)
+    for config in ({}, {"picture_questions": PictureQuestionsConfig(), "conversations": chats}):
+        with pytest.raises(ConfigError, match="exactly one"):
+            DataConfig(**config)  # type: ignore[arg-type]

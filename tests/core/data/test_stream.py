@@ -1,0 +1,170 @@
+"""A stream goes on exactly where it stood, in an order of the seed alone, and leaves out what cannot be used."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.core.data.conversations import IGNORED, Conversation
+from lab.core.data.samples import Answer, Batch, Sample, collate, count_right
+from lab.core.data.stream import Stream
+from lab.core.errors import CheckpointError, InputError
+
+
+def sample(index: int, length: int = 3, *, num_tiles: int = 1, embedding_length: int | None = None) -> Sample:
+    """`index` in every place; the last token is the answer."""
+    ids = np.full(length, index + 1)
+    labels = np.full(length, IGNORED)
+    labels[-1] = index + 1
+    conversation = Conversation(np.full(embedding_length or length, index + 1), ids, labels, ((length - 1, length),))
+    return Sample(np.full((num_tiles, 2, 2, 3), index, np.uint8), conversation, (f"kind {index % 2}",))
+
+
+class Endless:
+    """Sample i is long if i is divisible by `long`, broken if it is by `broken`."""
+
+    def __init__(self, *, broken: int = 1000, long: int = 1000) -> None:
+        self.broken, self.long = broken, long
+
+    def __getitem__(self, index: int) -> Sample:
+        if (index + 1) % self.broken == 0:
+            raise InputError(f"line {index} is no JSON")
+        return sample(index, 9 if (index + 1) % self.long == 0 else 3)
+
+
+class Finite(Endless):
+    def __len__(self) -> int:
+        return 11
+
+
+def stream(source: Endless, *, seed: int = 5, batch_size: int = 4, max_length: int = 5) -> Stream:
+    return Stream(source, batch_size=batch_size, max_length=max_length, seed=seed)
+
+
+def ids(batch: Batch) -> list[int]:
+    return [int(row[0]) - 1 for row in batch.llm_ids]
+
+
+def draw(source: Stream, count: int) -> list[list[int]]:
+    return [ids(source.next_batch()) for _ in range(count)]
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return [index for batch in batches for index in batch]
+
+
+@given(
+    is_finite=st.booleans(),
+    before=st.integers(0, 9),
+    broken=st.sampled_from([3, 1000]),
+    long=st.sampled_from([4, 1000]),
+)
+def test_a_stream_goes_on_from_any_point(is_finite: bool, before: int, broken: int, long: int) -> None:
+    kind = Finite if is_finite else Endless
+    whole = stream(kind(broken=broken, long=long))
+    draw(whole, before)
+    state = whole.state
+    resumed = stream(kind(broken=broken, long=long))
+    resumed.restore(state)
+    assert draw(resumed, 5) == draw(whole, 5)
+    assert resumed.state == whole.state
+
+
+def test_each_epoch_has_every_sample_once_in_another_order() -> None:
+    drawn = flat(draw(stream(Finite()), 11))
+    epochs = [drawn[start : start + 11] for start in (0, 11, 22, 33)]
+    assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    assert draw(stream(Finite()), 3) == draw(stream(Finite()), 3)
+    assert draw(stream(Finite()), 3) != draw(stream(Finite(), seed=6), 3)
+    in_twos = flat(draw(stream(Finite(), batch_size=2), 6))
+    assert in_twos == flat(draw(stream(Finite()), 3))
+
+
+def test_an_endless_source_is_read_in_its_own_order() -> None:
+    assert draw(stream(Endless()), 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_what_cannot_be_used_is_left_out_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    source = stream(Endless(broken=3, long=4))
+    with caplog.at_level(logging.INFO):
+        assert draw(source, 2) == [[0, 1, 4, 6], [9, 10, 12, 13]]
+    assert source.state == {"position": 14, "num_broken": 4, "num_too_long": 2}
+    assert sum("line 2 is no JSON" in record.message for record in caplog.records) == 1
+    assert sum("9 tokens" in record.message for record in caplog.records) == 2
+
+
+def test_the_longer_sequence_counts() -> None:
+    class Post(Endless):
+        def __getitem__(self, index: int) -> Sample:
+            return sample(index, embedding_length=3 + 3 * (index % 2))
+
+    assert draw(stream(Post()), 1) == [[0, 2, 4, 6]]
+
+
+@pytest.mark.parametrize("kind", [Finite, Endless])
+@pytest.mark.parametrize("settings", [{"broken": 1}, {"long": 1}])
+def test_a_source_without_a_usable_sample_is_refused(kind: type[Endless], settings: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="in a row can be used"):
+        stream(kind(**settings)).next_batch()
+
+
+@pytest.mark.parametrize("state", [{}, {"position": 3}, {"position": -1, "num_broken": 0, "num_too_long": 0}])
+def test_a_state_that_is_none_is_refused(state: dict[str, int]) -> None:
+    with pytest.raises(CheckpointError, match="data position"):
+        stream(Finite()).restore(state)
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"max_length": 0}])
+def test_limits_that_mean_nothing_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=next(iter(settings))):
+        stream(Finite(), **settings)
+
+
+def test_a_batch_is_padded_on_the_right() -> None:
+    batch = collate([sample(4, 3), sample(7, 5, num_tiles=2, embedding_length=6)])
+    assert batch.llm_ids.tolist() == [[5, 5, 5, 0, 0], [8, 8, 8, 8, 8]]
+    assert batch.embedding_ids.tolist() == [[5, 5, 5, 0, 0, 0], [8, 8, 8, 8, 8, 8]]
+    assert batch.labels.tolist() == [[-100, -100, 5, -100, -100], [-100, -100, -100, -100, 8]]
+    assert batch.llm_lengths.tolist() == [3, 5]
+    assert batch.embedding_lengths.tolist() == [3, 6]
+    assert batch.pixel_values.shape == (3, 3, 2, 2)
+    assert batch.answers == (Answer(0, 2, 3, "kind 0"), Answer(1, 4, 5, "kind 1"))
+
+
+def test_a_batch_moves_to_a_device_with_all_its_tensors() -> None:
+    batch = collate([sample(4, 3), sample(7, 5)])
+    moved = batch.to(torch.device("meta"))
+    for field in dataclasses.fields(Batch):
+        before, after = getattr(batch, field.name), getattr(moved, field.name)
+        if isinstance(before, torch.Tensor):
+            assert after.device.type == "meta"
+            assert (after.shape, after.dtype) == (before.shape, before.dtype)
+        else:
+            assert after == before
+
+
+def test_samples_without_pictures_make_a_batch_of_none() -> None:
+    assert collate([sample(1, num_tiles=0)]).pixel_values.shape == (0, 3, 2, 2)
+
+
+def test_an_answer_is_right_if_each_of_its_tokens_is() -> None:
+    batch = Batch(
+        torch.zeros(0, 3, 2, 2),
+        torch.zeros(2, 5, dtype=torch.int64),
+        torch.tensor([[1, 2, 3, 4, 0], [5, 6, 7, 8, 9]]),
+        torch.zeros(2, 5, dtype=torch.int64),
+        torch.tensor([5, 5]),
+        torch.tensor([4, 5]),
+        (Answer(0, 1, 3, "a"), Answer(1, 1, 3, "a"), Answer(1, 4, 5, "b")),
+    )
+    # the token at t is predicted at t - 1; only row 1's first answer has a wrong one, its second token
+    predicted = torch.tensor([[2, 3, -1, -1, -1], [6, -1, -1, 9, -1]])
+    assert count_right(predicted, batch) == {"a": (1, 2), "b": (1, 1)}

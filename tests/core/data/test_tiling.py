@@ -1,0 +1,153 @@
+"""Tiles are those of the public code, and a file that is no image is refused by name."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from lab.core.data.tiling import TilingConfig, choose_grid, count_tiles, cut_tiles, load_image, normalize
+from lab.core.errors import ConfigError, InputError
+
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "tiling.json").read_text())
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    shape = (height, width, 3) if mode == "RGB" else (height, width)
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("row", GOLDEN, ids=lambda row: f"{row['width']}x{row['height']}, {row['max_tiles']}")
+def test_the_grid_is_that_of_the_public_code(row: dict[str, int]) -> None:
+    tiling = TilingConfig(max_tiles=row["max_tiles"])
+    assert choose_grid(row["width"], row["height"], tiling) == (row["columns"], row["rows"])
+    assert count_tiles(row["width"], row["height"], tiling) == row["tiles_with_thumbnail"]
+
+
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    min_tiles=st.integers(1, 3),
+    more=st.integers(0, 9),
+    use_thumbnail=st.booleans(),
+)
+def test_as_many_tiles_are_cut_as_are_counted(
+    width: int, height: int, min_tiles: int, more: int, use_thumbnail: bool
+) -> None:
+    tiling = TilingConfig(
+        image_size=8, patch_size=4, min_tiles=min_tiles, max_tiles=min_tiles + more, use_thumbnail=use_thumbnail
+    )
+    tiles = cut_tiles(noise(width, height), tiling)
+    assert tiles.shape == (count_tiles(width, height, tiling), 8, 8, 3)
+    columns, rows = choose_grid(width, height, tiling)
+    assert min_tiles <= columns * rows <= min_tiles + more
+
+
+def test_tiles_come_row_by_row_and_the_thumbnail_last() -> None:
+    image = noise(24, 16)
+    tiles = cut_tiles(image, TilingConfig(image_size=8, patch_size=4, max_tiles=6))
+    boxes = [(x, y, x + 8, y + 8) for y in (0, 8) for x in (0, 8, 16)]
+    for tile, box in zip(tiles[:6], boxes, strict=True):
+        np.testing.assert_array_equal(tile, np.asarray(image.crop(box)))
+    np.testing.assert_array_equal(tiles[6], np.asarray(image.resize((8, 8), Image.Resampling.BICUBIC)))
+
+
+def test_a_picture_is_stretched_to_its_grid_by_bicubic_interpolation() -> None:
+    image = noise(37, 20)
+    tiles = cut_tiles(image, TilingConfig(image_size=8, patch_size=4, max_tiles=2, use_thumbnail=False))
+    stretched = np.asarray(image.resize((16, 8), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(np.concatenate(list(tiles), axis=1), stretched)
+
+
+def test_pixels_are_normalised_with_the_statistics_of_imagenet() -> None:
+    tiles = np.zeros((1, 2, 2, 3), np.uint8)
+    tiles[0, 0, 1] = (255, 51, 102)
+    pixels = normalize(tiles)
+    assert pixels.shape == (1, 3, 2, 2)
+    assert pixels.dtype == torch.float32
+    expected = (np.array([1, 0.2, 0.4]) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    black = np.array([-0.485, -0.456, -0.406]) / [0.229, 0.224, 0.225]
+    # float32 pixels less a mean of the same size
+    np.testing.assert_allclose(pixels[0, :, 0, 1], expected, atol=1e-6)
+    np.testing.assert_allclose(pixels[0, :, 1, 0], black, atol=1e-6)
+
+
+def test_hovle_has_1024_patches_and_256_tokens_a_tile_and_at_most_13_tiles() -> None:
+    tiling = TilingConfig()
+    assert (tiling.patches_per_tile, tiling.tokens_per_tile) == (1024, 256)
+    assert count_tiles(4000, 3000, tiling) == 13
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "CMYK", "1"])
+def test_pictures_of_every_mode_become_rgb(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture.tiff"
+    image = Image.new("I;16", (9, 5)) if mode == "I;16" else noise(9, 5).convert(mode)
+    image.save(path)
+    assert cut_tiles(load_image(path), TilingConfig(image_size=8, patch_size=4)).shape[1:] == (8, 8, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0 cut"])
+def test_a_file_that_is_no_image_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"photo\.png is no image") as caught:
+        load_image(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("extension", ["png", "jpeg", "gif", "webp", "bmp"])
+def test_an_image_cut_short_at_any_byte_is_refused_or_whole(extension: str, tmp_path: Path) -> None:
+    buffer = BytesIO()
+    noise(6, 5).save(buffer, extension)
+    content = buffer.getvalue()
+    path = tmp_path / f"photo.{extension}"
+    for length in range(0, len(content), max(1, len(content) // 40)):
+        path.write_bytes(content[:length])
+        try:
+            size = load_image(path).size
+        except InputError as error:
+            size = (6, 5) if f"photo.{extension}" in str(error) else (0, 0)
+        assert size == (6, 5)
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"photo\.png does not exist"):
+        load_image(tmp_path / "photo.png")
+    with pytest.raises(InputError, match="is no image"):
+        load_image(tmp_path)
+
+
+def test_an_image_of_far_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "photo.png"
+    noise(20, 20).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match=r"photo\.png has more pixels"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"image_size": 0}, "image_size=0"),
+        ({"patch_size": 15}, "patch_size=15"),
+        ({"min_tiles": 0}, "min_tiles=0"),
+        ({"max_tiles": 0}, "max_tiles=0"),
+        ({"downsample_ratio": 0.0}, "downsample_ratio=0"),
+        ({"downsample_ratio": 0.3}, "downsample_ratio=0.3"),
+        ({"downsample_ratio": 0.75}, "downsample_ratio=0.75"),
+        ({"downsample_ratio": 2.0}, "downsample_ratio=2"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, float], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        TilingConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_a_picture_without_pixels_is_refused() -> None:
+    with pytest.raises(InputError, match="0 x 5"):
+        choose_grid(0, 5, TilingConfig())
