@@ -2,7 +2,10 @@
 
 import errno
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab.core.errors import RunError
@@ -18,6 +21,9 @@ _CURABLE = {
     errno.ENOTDIR: "a part of the path is a file; set LAB_OUTPUTS to a folder that can be written",
     errno.EEXIST: "a file is in the way; set LAB_OUTPUTS to a folder that can be written",
 }
+
+
+_PARTIAL = ".partial-"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -45,10 +51,51 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             os.unlink(temporary)
 
 
+@contextmanager
+def folder_atomically(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to write files into; at the end it is flushed to the disk and takes the place of `path`.
+
+    Raises:
+        RunError: if the disk is full or the folder cannot be written; what was there before is intact.
+    """
+    partial = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_PARTIAL}{path.name}."))
+        yield partial
+        for file in (*partial.iterdir(), partial):
+            _flush(file)
+        # mkdtemp makes folders private; a result is as readable as any other file of the user
+        os.chmod(partial, 0o777 & ~_umask())
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+        _flush(path.parent)
+    except OSError as error:
+        raise as_run_error(error, path) from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial_folders(parent: Path) -> None:
+    """Remove what a kill left of folders that were being written."""
+    for path in parent.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def as_run_error(error: OSError, path: Path) -> Exception:
     """`error` as one line with its cure if the user can do something about it, else `error` itself."""
     cure = _CURABLE.get(error.errno or 0)
     return error if cure is None else RunError(f"{path} cannot be written: {cure}")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -24,7 +24,8 @@ def has_build_backend() -> bool:
 def test_the_wheel_holds_every_module_and_every_configuration(tmp_path: Path) -> None:
     # from a copy: a build leaves folders beside its sources
     source = tmp_path / "source"
-    tracked = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in (".py", ".yaml", ".typed")]
+    suffixes = (".py", ".yaml", ".typed", ".npz", ".txt")
+    tracked = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in suffixes]
     for path in [*tracked, *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE"))]:
         target = source / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,61 @@
+"""Ending at a step boundary: a signal is noted when it comes, and passed on once everything is written."""
+
+import logging
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+_log = logging.getLogger(__name__)
+
+# Ctrl-C; the end of a cluster job; what Slurm and submitit send some time before it
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+class Interruption:
+    """Holds back the first signal that asks for an end, until `pass_on`; a second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Any] = {}
+        self._received: int | None = None
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether a signal has come."""
+        return self._received is not None
+
+    def __enter__(self) -> Self:
+        # other threads receive no signals, and may not set handlers
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def pass_on(self) -> None:
+        """Give a signal that has come to whoever handled it before.
+
+        Raises:
+            KeyboardInterrupt: if nobody did.
+        """
+        if self._received is None:
+            return
+        handler = self._handlers[self._received]
+        self._restore()
+        if callable(handler):
+            handler(self._received, None)
+        raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = number
+        _log.info("%s: ending after this step", signal.Signals(number).name)
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)

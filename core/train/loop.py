@@ -1,0 +1,148 @@
+"""One training loop for every stage. A step is an optimizer step, whatever a batch is split into."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from lab.core.errors import ConfigError, RunError
+from lab.core.train.interruption import Interruption
+from lab.core.train.optim import warmup_stable_decay
+from lab.core.train.state import TrainingState
+
+Row = dict[str, Any]
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """How long, how fast, how often."""
+
+    steps: int = 100
+    """Optimizer steps."""
+    batch_size: int = 32
+    """Samples of a batch."""
+    accumulation: int = 1
+    """Batches of one optimizer step; its gradient is their mean."""
+    learning_rate: float = 1e-3
+    """The highest."""
+    warmup: float = 0.1
+    """Share of the steps in which the learning rate rises."""
+    decay: float = 0.1
+    """Share of the steps in which it falls to zero, at the end."""
+    weight_decay: float = 0.05
+    """Of matrices; norms, biases, decay rates and step sizes have none."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    gradient_clip: float = 5.0
+    """Largest norm of the gradient."""
+    autocast: bool = False
+    """Whether products are computed in bfloat16; weights and sums stay as they are."""
+    log_every: int = 1
+    evaluate_every: int = 100
+    """Steps between validation losses; one more follows the last step."""
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "log_every", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be 1 or more")
+        for name in ("learning_rate", "gradient_clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a positive number")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must lie in [0, 1)")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay={self.weight_decay} must be 0 or more")
+        if min(self.warmup, self.decay) < 0 or self.warmup + self.decay > 1:
+            raise ConfigError(f"warmup={self.warmup} and decay={self.decay} must be shares whose sum is at most 1")
+
+
+class Step(Protocol):
+    """Forward and backward of the next batch."""
+
+    def __call__(self, *, scale: float) -> Mapping[str, float]:
+        """Add `scale` times the gradient of the loss to what is there.
+
+        Returns:
+            Numbers of this batch, `loss` among them; `tokens` is summed over batches, the others are averaged.
+        """
+        ...
+
+
+def fit(
+    state: TrainingState,
+    step: Step,
+    config: TrainConfig,
+    *,
+    name: str,
+    folder: Path,
+    validate: Callable[[], float],
+    log: Callable[[list[Row]], None],
+) -> None:
+    """Train until `config.steps`, from where `state` stands.
+
+    SIGTERM, SIGUSR2 and Ctrl-C end it after the current step, with a checkpoint.
+
+    Args:
+        state: what is trained; it must be that of the newest checkpoint in `folder`, if there is one.
+        step: forward and backward.
+        config: how.
+        name: of the block of configuration, for errors.
+        folder: of the checkpoints.
+        validate: the loss on held-out data.
+        log: takes rows as they come; those of a step are logged before its checkpoint is written.
+
+    Raises:
+        RunError: if a loss or gradient is not finite; the weights are those of the step before.
+        KeyboardInterrupt: after a signal, unless somebody else handles it.
+    """
+    with Interruption() as interruption:
+        if state.step == 0 and state.best_loss is None:
+            loss = validate()
+            log([{"kind": "validation", "step": 0, "loss": loss}])
+            state.note_validation(loss)
+            # the start is kept: whatever it was read from may be gone when this run goes on
+            state.save(folder)
+        while state.step < config.steps:
+            row = _one_step(state, step, config, name)
+            is_last = state.step == config.steps
+            if state.step % config.log_every == 0 or is_last:
+                log([{"kind": "train", "step": state.step, **row}])
+            is_best = False
+            if state.step % config.evaluate_every == 0 or is_last:
+                loss = validate()
+                log([{"kind": "validation", "step": state.step, "loss": loss}])
+                is_best = state.note_validation(loss)
+            if is_best or is_last or interruption.is_requested or state.step % config.checkpoint_every == 0:
+                state.save(folder)
+            interruption.pass_on()
+
+
+def _one_step(state: TrainingState, step: Step, config: TrainConfig, name: str) -> Row:
+    start = time.perf_counter()
+    factor = warmup_stable_decay(state.step, steps=config.steps, warmup=config.warmup, decay=config.decay)
+    learning_rate = factor * config.learning_rate
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    state.optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, float] = {}
+    for _ in range(config.accumulation):
+        for key, value in step(scale=1 / config.accumulation).items():
+            sums[key] = sums.get(key, 0.0) + value
+    row = {key: value if key == "tokens" else value / config.accumulation for key, value in sums.items()}
+    parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip))
+    if not math.isfinite(row["loss"]) or not math.isfinite(norm):
+        raise RunError(
+            f"{name}, step {state.step + 1}: the loss is {row['loss']:g} and its gradient's norm {norm:g}; lower "
+            f"{name}.learning_rate={config.learning_rate:g}, or look for damaged data"
+        )
+    state.optimizer.step()
+    state.step += 1
+    seconds = time.perf_counter() - start
+    return {**row, "learning_rate": learning_rate, "gradient_norm": norm, "seconds": seconds}

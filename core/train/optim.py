@@ -1,0 +1,45 @@
+"""AdamW with its parameter groups, and the warmup-stable-decay schedule."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.optim import AdamW
+
+from lab.core.errors import InputError
+
+
+def adamw(
+    parameters: Mapping[str, Tensor], *, learning_rate: float, weight_decay: float, betas: tuple[float, float]
+) -> AdamW:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) that lets matrices decay and nothing else.
+
+    Decay pulls towards zero, which means nothing for a bias, the weight of a norm, a decay rate (`A_log`) or a step
+    size (`dt_bias`): all of them, and only they, have fewer than two axes.
+
+    Args:
+        parameters: what is trained, by name.
+        learning_rate: the highest of the schedule.
+        weight_decay: of the matrices.
+        betas: of the two running means.
+
+    Raises:
+        InputError: if there is nothing to train.
+    """
+    if not parameters:
+        raise InputError("parameters is empty: there is nothing to train; give at least one tensor")
+    matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
+    others = [parameter for parameter in parameters.values() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=betas)
+
+
+def warmup_stable_decay(step: int, *, steps: int, warmup: float, decay: float) -> float:
+    """The share of the highest learning rate that optimizer step `step` uses, counted from 0.
+
+    It rises linearly through the first `warmup` of the steps, stays at 1, and falls linearly through the last `decay`
+    of them, towards zero one step after the last (Hu et al., arXiv 2404.06395, with a linear decay).
+    """
+    num_warmup, num_decay = round(warmup * steps), round(decay * steps)
+    rising = (step + 1) / num_warmup if step < num_warmup else 1.0
+    falling = (steps - step) / num_decay if step >= steps - num_decay else 1.0
+    return min(rising, falling)

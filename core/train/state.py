@@ -1,0 +1,178 @@
+"""Everything that a training needs to go on exactly where it stood, on the disk.
+
+checkpoints/step_00000200/
+    model.safetensors   the tensors of the model that a checkpoint has to hold
+    state.pt            optimizer, position in the data, random states; read with weights_only
+    meta.json           step, and the best validation loss so far
+
+A folder is complete or absent. The newest and the best are kept.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lab.core.errors import CheckpointError
+from lab.core.files import folder_atomically, remove_partial_folders
+
+_PREFIX = "step_"
+_CURE = "remove the folder to go on from an earlier one, or start a new run"
+
+
+class Resumable(Protocol):
+    """A source of batches that can go on from where it was."""
+
+    @property
+    def state(self) -> dict[str, int]:
+        """Where it stands."""
+        ...
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Go on from there."""
+        ...
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """A training between two optimizer steps.
+
+    Attributes:
+        tensors: what a checkpoint holds of the model; loading one writes into them.
+        optimizer: of the trained ones among them.
+        data: where the next batch comes from.
+        step: optimizer steps done.
+        best_step: the one with the lowest validation loss.
+        best_loss: that loss.
+        facts: numbers and words that go into meta.json.
+    """
+
+    tensors: Mapping[str, Tensor]
+    optimizer: Optimizer
+    data: Resumable
+    step: int = 0
+    best_step: int | None = None
+    best_loss: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def note_validation(self, loss: float) -> bool:
+        """Whether this is the lowest validation loss so far; then it is remembered as the best."""
+        is_best = self.best_loss is None or loss < self.best_loss
+        if is_best:
+            self.best_step, self.best_loss = self.step, loss
+        return is_best
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint of this step into `folder`, then remove all but it and the best.
+
+        Raises:
+            RunError: if the disk is full or cannot be written.
+        """
+        with folder_atomically(checkpoint_path(folder, self.step)) as partial:
+            # copies: safetensors refuses tensors that share memory or have gaps
+            on_cpu = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.tensors.items()}
+            save_file(on_cpu, partial / "model.safetensors")
+            state = {"optimizer": self.optimizer.state_dict(), "data": self.data.state, "random": _random_states()}
+            torch.save(state, partial / "state.pt")
+            meta = {"step": self.step, "best_step": self.best_step, "best_loss": self.best_loss, **self.facts}
+            (partial / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+        kept = {checkpoint_path(folder, step) for step in (self.step, self.best_step) if step is not None}
+        for path in checkpoints(folder):
+            if path not in kept:
+                shutil.rmtree(path)
+
+    def load_newest(self, folder: Path) -> bool:
+        """Go on from the newest checkpoint in `folder`; False if there is none.
+
+        Raises:
+            CheckpointError: if it is damaged, or of other tensors.
+        """
+        remove_partial_folders(folder)
+        found = checkpoints(folder)
+        if not found:
+            return False
+        path = found[-1]
+        meta = read_meta(path)
+        load_tensors(path, into=self.tensors)
+        try:
+            state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.data.restore(state["data"])
+            _set_random_states(state["random"])
+            self.step, self.best_step, self.best_loss = int(meta["step"]), meta["best_step"], meta["best_loss"]
+        except CheckpointError:
+            raise
+        # a damaged file raises whatever its reader met first
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{path}/state.pt is damaged or of another training ({reason}); {_CURE}") from error
+        return True
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"{_PREFIX}{step:08}"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Every checkpoint in a folder, the newest last."""
+    return sorted(folder.glob(f"{_PREFIX}*"))
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What meta.json of a checkpoint says.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
+    try:
+        meta = json.loads((path / "meta.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}/meta.json is missing or damaged; {_CURE}") from error
+    if not isinstance(meta, dict) or not isinstance(meta.get("step"), int):
+        raise CheckpointError(f"{path}/meta.json is damaged: it must say the step; {_CURE}")
+    return meta
+
+
+def load_tensors(path: Path, *, into: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint's tensors into those of the same names.
+
+    Raises:
+        CheckpointError: if names or shapes differ, or the file is damaged; then nothing is written.
+    """
+    file = path / "model.safetensors"
+    try:
+        stored = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} is missing or cut off ({error}); {_CURE}") from error
+    for name in sorted(stored.keys() | into.keys()):
+        if name not in into or name not in stored:
+            holder = "the file" if name in stored else "the model"
+            raise CheckpointError(f"{file}: only {holder} has {name}; it is of another model, choose its own run")
+        if stored[name].shape != into[name].shape:
+            raise CheckpointError(
+                f"{file}: {name} has shape {tuple(stored[name].shape)} but the model's is {tuple(into[name].shape)}; "
+                "choose a run of the same model"
+            )
+    with torch.no_grad():
+        for name, tensor in into.items():
+            tensor.copy_(stored[name])
+
+
+def _random_states() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random_states(states: Mapping[str, Any]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])

@@ -1,0 +1,187 @@
+"""What `lab distill` can be asked, checked before anything is loaded."""
+
+import math
+from dataclasses import dataclass, field, fields, replace
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from lab.core.config import register_schema
+from lab.core.data.sources import DataConfig
+from lab.core.errors import ConfigError
+from lab.core.models import teachers
+from lab.core.models.teachers import TeacherConfig
+from lab.core.train.loop import TrainConfig
+from lab.experiments.distill import student
+from lab.experiments.distill.batches import Counted
+from lab.experiments.distill.data import PromptConfig
+from lab.experiments.distill.student import StudentConfig
+
+TEACHER, ALL = "teacher", "all"
+STAGES = (TEACHER, "1", "2", "3", ALL)
+FIGURES = ("layer_error", "loss", "accuracy", "trade_off")
+
+
+class Reduction(Enum):
+    """What the summed divergence is divided by: the counted tokens, or the sequences (mmMamba's `batchmean`)."""
+
+    token = "token"
+    sequence = "sequence"
+
+
+@dataclass(kw_only=True, slots=True)
+class Recipe(TrainConfig):
+    """How one stage is trained."""
+
+    counted: Counted = Counted.all
+    """Positions that the loss counts."""
+    factor: float = 1000.0
+    """Stages 1 and 2: the loss is this times the mean squared error of the heads, averaged over layers."""
+    temperature: float = 1.0
+    """Stage 3: of both next-token laws."""
+    reduction: Reduction = Reduction.token
+    """Stage 3: what the divergence is divided by."""
+    cross_entropy: float = 0.0
+    """Stage 3: weight of the labels' cross-entropy, beside the divergence with weight 1."""
+    train_decay: bool = False
+    """Stage 3: whether A_log and dt_bias are trained; the paper's equation 5 says so, its code does not."""
+    chunk_size: int = 1024
+    """Stage 3: positions whose logits exist at one time."""
+
+    def __post_init__(self) -> None:
+        # a slotted dataclass is a new class, of which super() without arguments knows nothing
+        TrainConfig.__post_init__(self)
+        for name in ("factor", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a positive number")
+        if not 0 <= self.cross_entropy < math.inf:
+            raise ConfigError(f"cross_entropy={self.cross_entropy} must be 0 or more")
+        if self.chunk_size < 1:
+            raise ConfigError(f"chunk_size={self.chunk_size} must be 1 or more")
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluationConfig:
+    """What is measured on held-out data, and on how much of it."""
+
+    num_batches: int = 16
+    """After each stage."""
+    num_validation_batches: int = 2
+    """For each validation loss while a stage is trained."""
+    batch_size: int = 64
+    window: int = 32
+    """Training-free baseline: tokens that the teacher's attention still sees."""
+    num_sinks: int = 4
+    """Training-free baseline: first tokens that it always sees."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_batches", "num_validation_batches", "batch_size", "window"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"evaluation.{name}={getattr(self, name)} must be 1 or more")
+        if self.num_sinks < 0:
+            raise ConfigError(f"evaluation.num_sinks={self.num_sinks} must be 0 or more")
+
+
+@dataclass(kw_only=True, slots=True)
+class DistillConfig:
+    """One run of `lab distill`."""
+
+    title: str = ""
+    stage: str = MISSING
+    """teacher, 1, 2, 3, or all: stages 1 to 3 in one run."""
+    stages: list[int] = field(default_factory=lambda: [1, 2, 3])
+    """stage=all: which stages, in rising order; none measures the seed."""
+    from_run: str | None = None
+    """stage=2 and stage=3: the run of an earlier stage; null: the newest finished one of the same teacher."""
+    teacher: TeacherConfig = MISSING
+    student: StudentConfig = field(default_factory=StudentConfig)
+    data: DataConfig = MISSING
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    stage_teacher: Recipe = field(default_factory=Recipe)
+    stage_1: Recipe = field(default_factory=Recipe)
+    stage_2: Recipe = field(default_factory=Recipe)
+    stage_3: Recipe = field(default_factory=Recipe)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seed: int = 0
+    """Of data, seeds of the student, and a new teacher."""
+    replicates: int = 1
+    """Students that differ in their random numbers and in their data."""
+    variants: dict[str, Any] = field(default_factory=dict)
+    """stage=all: several students in one run: a label, and the keys in which it differs from the rest."""
+    figures: list[str] = field(default_factory=lambda: ["layer_error", "loss", "accuracy"])
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    threads: int | None = None
+    """Of torch; null: one for each core."""
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ConfigError(f"stage={self.stage}: choose from {', '.join(STAGES)}")
+        if sorted({*self.stages}) != self.stages or not {*self.stages} <= {1, 2, 3}:
+            raise ConfigError(f"stages={self.stages}: give some of 1, 2, 3, each once, in rising order")
+        if self.from_run is not None and self.stage not in ("2", "3"):
+            raise ConfigError(f"from_run={self.from_run}: only stage=2 and stage=3 go on from a run; leave it out")
+        if self.variants and self.stage != ALL:
+            raise ConfigError(f"variants with stage={self.stage}: several students need stage=all")
+        for name in ("replicates", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value} must be 1 or more")
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed} must be 0 or more")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"device={self.device}: choose from auto, cpu, cuda")
+        for name in self.figures:
+            if name not in FIGURES:
+                raise ConfigError(f"figures={name}: choose from {', '.join(FIGURES)}")
+
+    @property
+    def stage_numbers(self) -> tuple[int, ...]:
+        """The stages that this run trains a student in."""
+        if self.stage == TEACHER:
+            return ()
+        return tuple(self.stages) if self.stage == ALL else (int(self.stage),)
+
+    def recipe(self, stage: int) -> Recipe:
+        """How a stage is trained."""
+        recipe: Recipe = getattr(self, f"stage_{stage}")
+        return recipe
+
+    def of_variants(self) -> dict[str, "DistillConfig"]:
+        """The configuration of every student of the run, by its label; one student has the label ''.
+
+        Raises:
+            ConfigError: naming the variant and the key that cannot be.
+        """
+        return {label: self._variant(label, keys) for label, keys in (self.variants or {"": {}}).items()}
+
+    def _variant(self, label: str, keys: Any) -> "DistillConfig":
+        from omegaconf import OmegaConf  # noqa: PLC0415
+        from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
+        if not isinstance(keys, dict):
+            raise ConfigError(f"variants.{label}={keys}: give the keys in which it differs, such as {{stages: [3]}}")
+        for key in keys:
+            if key not in _VARIED:
+                raise ConfigError(f"variants.{label}.{key}: students of a run can differ in {', '.join(_VARIED)}")
+        try:
+            merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(replace(self, variants={})), keys))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"variants.{label}: {str(error).splitlines()[0]}") from error
+        assert isinstance(merged, DistillConfig), "the schema is a DistillConfig"
+        return merged
+
+
+# teacher, data and evaluation are the same for all students, or they could not stand in one table
+_VARIED = ("stages", "student", "stage_1", "stage_2", "stage_3")
+
+
+def register() -> None:
+    """Store the schemas, so that Hydra refuses a misspelt key with its full path."""
+    teachers.register()
+    register_schema("distill_schema", DistillConfig)
+    student.register()
+
+
+KEYS = tuple(key.name for key in fields(DistillConfig))

@@ -1,0 +1,121 @@
+"""Training and held-out batches, as the model reads them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.core.data.conversations import ChatConfig, PixelShuffle
+from lab.core.data.picture_questions import picture_questions_tokenizer
+from lab.core.data.samples import Batch
+from lab.core.data.sources import DataConfig, open_source
+from lab.core.data.stream import Stream
+from lab.core.data.tiling import TilingConfig
+from lab.core.data.tokenizers import Tokenizer, load_tokenizer
+from lab.core.errors import ConfigError
+from lab.core.models.config import HovleConfig, ModelConfig
+from lab.core.seeds import Seeds
+
+
+@dataclass(kw_only=True, slots=True)
+class PromptConfig:
+    """How samples are written for the model."""
+
+    system: str = ""
+    """The system message. A public checkpoint's scores depend on it: copy it from the release's `conversation.py`."""
+    max_tiles: int = 12
+    """Most tiles of a picture, the thumbnail not counted."""
+    max_length: int | None = None
+    """Tokens of the longest sample, longer ones are left out; null: what the model was trained on."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_tiles", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"prompt.{name}={value} must be 1 or more")
+
+
+class Data:
+    """The samples of both splits, for one model."""
+
+    def __init__(
+        self, config: DataConfig, prompt: PromptConfig, architecture: ModelConfig, tokenizer: Tokenizer, *, seed: int
+    ) -> None:
+        """Samples that a model of this architecture can read.
+
+        Args:
+            config: where they come from.
+            prompt: how they are written.
+            architecture: of the model.
+            tokenizer: of the model.
+            seed: of everything random.
+
+        Raises:
+            ConfigError: if the model cannot read them.
+        """
+        if prompt.max_length is not None and prompt.max_length > longest_of(architecture):
+            raise ConfigError(
+                f"prompt.max_length={prompt.max_length}: the teacher was trained on at most {longest_of(architecture)} "
+                "tokens; lower it"
+            )
+        if config.picture_questions is not None and not isinstance(architecture, HovleConfig):
+            raise ConfigError("data=picture_questions: the teacher reads text only; choose data=conversations")
+        self._config = config
+        self._tokenizer = tokenizer
+        self._max_length = prompt.max_length or longest_of(architecture)
+        self._seeds = Seeds(seed)
+        self._chat = ChatConfig(system=prompt.system)
+        self._tiling = TilingConfig(max_tiles=prompt.max_tiles)
+        if isinstance(architecture, HovleConfig):
+            vision = architecture.vision
+            self._chat = ChatConfig(system=prompt.system, pixel_shuffle=PixelShuffle(vision.pixel_shuffle.value))
+            self._tiling = TilingConfig(
+                image_size=vision.image_size,
+                patch_size=vision.patch_size,
+                downsample_ratio=1 / vision.shuffle_factor,
+                max_tiles=prompt.max_tiles,
+            )
+
+    def stream(self, purpose: str, *indices: int, batch_size: int) -> Stream:
+        """Training batches, in an order of their own for each purpose and index.
+
+        Raises:
+            InputError: if a file is missing or damaged.
+        """
+        return self._stream("train", self._seed(purpose, *indices), batch_size)
+
+    def held_out(self, num_batches: int, *, batch_size: int) -> list[Batch]:
+        """The first held-out batches: always the same, and of samples that no training sees.
+
+        Raises:
+            InputError: if a file is missing or damaged.
+        """
+        stream = self._stream("test", self._seed("held out"), batch_size)
+        return [stream.next_batch() for _ in range(num_batches)]
+
+    def _seed(self, purpose: str, *indices: int) -> int:
+        return int(self._seeds.numpy(purpose, *indices).integers(2**31))
+
+    def _stream(self, split: str, seed: int, batch_size: int) -> Stream:
+        source = open_source(
+            self._config,
+            split=split,
+            seed=seed,
+            tokenizer=self._tokenizer,
+            chat=self._chat,
+            tiling=self._tiling,
+        )
+        return Stream(source, batch_size=batch_size, max_length=self._max_length, seed=seed)
+
+
+def longest_of(architecture: ModelConfig) -> int:
+    """Tokens of the longest sequence that a model was trained on."""
+    decoders = (architecture.embedding, architecture.llm) if isinstance(architecture, HovleConfig) else (architecture,)
+    return min(decoder.rotary.max_length for decoder in decoders)
+
+
+def tokenizer_of(path: Path | None, prompt: PromptConfig) -> Tokenizer:
+    """The tokenizer in a teacher's folder; without a folder, the words of the task that ships.
+
+    Raises:
+        CheckpointError: if there is none in the folder, or it cannot be read.
+    """
+    return picture_questions_tokenizer(prompt.system) if path is None else load_tokenizer(path)

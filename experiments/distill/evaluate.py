@@ -1,0 +1,172 @@
+"""How close a student is to its teacher, and how well either answers, on held-out data.
+
+An answer is right if every token of it, the end of its turn included, is the likeliest one after the question and the
+answer's own earlier tokens. Greedy decoding writes that answer and no other, so one forward pass over many questions at
+once gives what generation would, token by token.
+"""
+
+# Letters: B batch, T tokens, D model width, V vocabulary, L layers.
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lab.core.data.samples import Batch, count_right
+from lab.core.mixers.mamba2 import Mamba2
+from lab.core.models.decoder import LanguageModel
+from lab.core.models.hybrid import layers_of_kind
+from lab.experiments.distill.batches import Counted, counted, hidden_states
+from lab.experiments.distill.objectives import kl_divergence
+from lab.experiments.distill.signals import captured
+from lab.experiments.distill.stages import Autocast
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Counts:
+    """Right answers and all answers, by the type of the question."""
+
+    by_kind: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, counts: dict[str, tuple[int, int]]) -> None:
+        """Count more."""
+        for kind, (right, total) in counts.items():
+            known = self.by_kind.get(kind, (0, 0))
+            self.by_kind[kind] = (known[0] + right, known[1] + total)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers; every answer counts the same, whatever its type."""
+        return sum(right for right, _ in self.by_kind.values()) / sum(total for _, total in self.by_kind.values())
+
+    def rows(self) -> list[Row]:
+        """One row for each type of question."""
+        return [
+            {"kind": "accuracy", "question": kind, "right": right, "total": total, "accuracy": right / total}
+            for kind, (right, total) in sorted(self.by_kind.items())
+        ]
+
+
+def answers_of(model: LanguageModel, batches: Sequence[Batch], *, device: torch.device, chunk_size: int) -> Counts:
+    """How many held-out questions a model answers right."""
+    counts = Counts()
+    with torch.no_grad():
+        for batch in batches:
+            placed = batch.to(device)
+            hidden = hidden_states(model, placed)
+            counts.add(count_right(_greedy(model, hidden, chunk_size), placed))
+    return counts
+
+
+def compare(
+    student: LanguageModel,
+    teacher: LanguageModel,
+    batches: Sequence[Batch],
+    *,
+    device: torch.device,
+    autocast: Autocast,
+    chunk_size: int,
+    follow: Callable[[int], None],
+) -> list[Row]:
+    """A student beside its teacher: by layer, by type of question, and in all.
+
+    Args:
+        student: linear or hybrid.
+        teacher: what it should be.
+        batches: held-out.
+        device: of both models.
+        autocast: in which the student computes.
+        chunk_size: positions whose logits exist at one time.
+        follow: called after each batch with the number of batches done.
+
+    Returns:
+        Rows of the kinds `layer`, `accuracy` and, last, `result`.
+    """
+    layers = _LayerErrors(student, autocast)
+    right = Counts()
+    sums = dict.fromkeys(("kl", "agreeing", "tokens", "answer_kl", "answer_tokens"), 0.0)
+    with torch.no_grad():
+        for number, batch in enumerate(batches, start=1):
+            placed = batch.to(device)
+            with captured(teacher, layers.add):
+                theirs = hidden_states(teacher, placed)
+            with autocast():
+                ours = hidden_states(student, placed)
+            is_real, is_answer = counted(placed, Counted.real), counted(placed, Counted.answers)
+            predicted = torch.zeros_like(placed.llm_ids)
+            for where in _chunks(is_real, chunk_size):
+                scores, teacher_scores = student.logits(ours[where]), teacher.logits(theirs[where])
+                kl = kl_divergence(scores, teacher_scores)
+                chosen = scores.argmax(dim=-1)
+                predicted[where] = chosen
+                sums["kl"] += float(kl.sum())
+                sums["agreeing"] += float((chosen == teacher_scores.argmax(dim=-1)).sum())
+                sums["tokens"] += len(kl)
+                sums["answer_kl"] += float(kl[is_answer[where]].sum())
+                sums["answer_tokens"] += float(is_answer[where].sum())
+            right.add(count_right(predicted, placed))
+            follow(number)
+    result = {
+        "kind": "result",
+        "accuracy": right.accuracy,
+        "kl_per_token": sums["kl"] / sums["tokens"],
+        "kl_per_answer_token": sums["answer_kl"] / sums["answer_tokens"],
+        "agreement": sums["agreeing"] / sums["tokens"],
+        "relative_error": layers.mean_relative_error,
+    }
+    return [*layers.rows(), *right.rows(), result]
+
+
+class _LayerErrors:
+    """Sums of squares of each converted layer's error, on the teacher's inputs, over batches."""
+
+    def __init__(self, student: LanguageModel, autocast: Autocast) -> None:
+        self._layers = {layer.index: layer for layer in layers_of_kind(student, Mamba2.kind)}
+        self._autocast = autocast
+        self._error = dict.fromkeys(self._layers, 0.0)
+        self._size = dict.fromkeys(self._layers, 0.0)
+        self._count = dict.fromkeys(self._layers, 0)
+
+    def add(self, index: int, u: Float[Tensor, "B T D"], heads: Float[Tensor, "B H T P"]) -> None:
+        if index not in self._layers:
+            return
+        with self._autocast():
+            ours = self._layers[index].layer.mixer.heads(u)
+        self._error[index] += float((ours.double() - heads.double()).square().sum())
+        self._size[index] += float(heads.double().square().sum())
+        self._count[index] += heads.numel()
+
+    def rows(self) -> list[Row]:
+        """||student - teacher|| / ||teacher|| of each layer's heads, and their mean squared error."""
+        return [
+            {
+                "kind": "layer",
+                "layer": index,
+                "name": layer.name,
+                "relative_error": (self._error[index] / self._size[index]) ** 0.5,
+                "layer_mse": self._error[index] / self._count[index],
+            }
+            for index, layer in self._layers.items()
+        ]
+
+    @property
+    def mean_relative_error(self) -> float | None:
+        """The mean over converted layers; None if there is none."""
+        errors = [row["relative_error"] for row in self.rows()]
+        return sum(errors) / len(errors) if errors else None
+
+
+def _chunks(is_wanted: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Indices of the wanted positions, `size` at a time."""
+    yield from zip(*(torch.split(part, size) for part in is_wanted.nonzero(as_tuple=True)), strict=True)
+
+
+def _greedy(model: LanguageModel, hidden: Float[Tensor, "B T D"], chunk_size: int) -> Int[Tensor, "B T"]:
+    """The likeliest next token at every position."""
+    parts = [model.logits(part).argmax(dim=-1) for part in torch.split(hidden.flatten(0, 1), chunk_size)]
+    return torch.cat(parts).view(hidden.shape[:2])

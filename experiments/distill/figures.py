@@ -1,0 +1,152 @@
+"""The study's figures: error by layer, loss against step, accuracy by stage, what layers of softmax attention buy."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from lab.core.figures import MARKERS, PALETTE, new_figure
+from lab.experiments.distill.report import STUDENT, accuracies, summaries
+
+Row = dict[str, Any]
+Columns = dict[str, list[Any]]
+Drawn = tuple[Figure, Columns]
+
+_STAGES = ("seed", "stage 1", "stage 2", "stage 3")
+
+
+def layer_error(table: Sequence[Row]) -> Drawn | None:
+    """Relative error of each layer's heads after each stage of the first student, on the teacher's inputs."""
+    rows = [row for row in _of_first(table) if row["kind"] == "layer"]
+    if not rows:
+        return None
+    figure, (axes,) = new_figure(num_panels=1)
+    for stage in sorted({row["stage"] for row in rows}):
+        mine = [row for row in rows if row["stage"] == stage]
+        axes.plot(
+            [row["layer"] for row in mine],
+            [row["relative_error"] for row in mine],
+            **_style(stage),
+            label=_STAGES[stage],
+        )
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("layer")
+    axes.set_ylabel("‖student − teacher‖ / ‖teacher‖, heads")
+    axes.legend()
+    return figure, _columns(rows, ("stage", "layer", "name", "relative_error", "layer_mse"))
+
+
+def loss(table: Sequence[Row]) -> Drawn | None:
+    """Training loss against the step, a panel for each stage of the first student; dots are held-out losses."""
+    rows = [row for row in _of_first(table) if row["kind"] in ("train", "validation")]
+    if not rows:
+        return None
+    stages = sorted({row.get("stage", 0) for row in rows})
+    figure, panels = new_figure(num_panels=len(stages))
+    for axes, stage in zip(panels, stages, strict=True):
+        mine = [row for row in rows if row.get("stage", 0) == stage]
+        _draw_loss(axes, mine)
+        axes.set_title(_STAGES[stage] if stage else "teacher")
+    panels[0].set_ylabel("loss")
+    panels[0].legend()
+    return figure, _columns(rows, ("stage", "kind", "step", "loss"))
+
+
+def accuracy(table: Sequence[Row]) -> Drawn | None:
+    """Accuracy after each stage; lines across are the teacher and what needs no training."""
+    found = summaries(table)
+    if not found:
+        return None
+    figure, (axes,) = new_figure(num_panels=1)
+    columns: Columns = {"student": [], "stage": [], "accuracy": [], "spread": []}
+    for index, label in enumerate(dict.fromkeys(summary.label for summary in found)):
+        mine = [summary for summary in found if summary.label == label]
+        points = [summary.mean("accuracy") or 0.0 for summary in mine]
+        spreads = [summary.spread("accuracy") or 0.0 for summary in mine]
+        stages = [summary.stage for summary in mine]
+        axes.errorbar(stages, [100 * y for y in points], [100 * y for y in spreads], **_style(index), label=label)
+        for point in zip([label] * len(mine), stages, points, spreads, strict=True):
+            _append(columns, point)
+    _baselines(axes, table, columns)
+    axes.set_xticks(range(len(_STAGES)), _STAGES)
+    _percent_axis(axes)
+    axes.legend()
+    return figure, columns
+
+
+def trade_off(table: Sequence[Row]) -> Drawn | None:
+    """Accuracy and divergence of every student after its last stage, against its layers of softmax attention."""
+    found = [summary for summary in summaries(table) if summary.is_last]
+    if not found:
+        return None
+    figure, (left, right) = new_figure(num_panels=2)
+    columns: Columns = {"student": [], "num_softmax": [], "accuracy": [], "kl_per_token": []}
+    for index, summary in enumerate(found):
+        right_of, kl = summary.mean("accuracy") or 0.0, summary.mean("kl_per_token") or 0.0
+        spread = 100 * (summary.spread("accuracy") or 0.0)
+        label = summary.label or "student"
+        left.errorbar(summary.num_softmax, 100 * right_of, spread, **_style(index, line=""), label=label)
+        right.plot(summary.num_softmax, kl, **_style(index, line=""))
+        _append(columns, (summary.label, summary.num_softmax, right_of, kl))
+    reference = accuracies(table)
+    left.axhline(100 * reference["teacher"], color="0.4", linewidth=0.8, linestyle="--")
+    for axes in (left, right):
+        axes.set_xlabel("layers of softmax attention")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _percent_axis(left)
+    left.legend()
+    right.set_ylabel("KL to the teacher (nats a token)")
+    right.set_ylim(bottom=0)
+    return figure, columns
+
+
+FIGURES: dict[str, Callable[[Sequence[Row]], Drawn | None]] = {
+    function.__name__: function for function in (layer_error, loss, accuracy, trade_off)
+}
+
+
+def _of_first(table: Sequence[Row]) -> list[Row]:
+    """Rows of the first student's first replicate; of a new teacher if there is no student."""
+    first = next((row["student"] for row in table if row.get("model") == STUDENT), None)
+    return [row for row in table if row.get("student") == first and row.get("replicate", 0) == 0]
+
+
+def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
+    styles: dict[str, dict[str, Any]] = {
+        "train": {"label": "training", "color": PALETTE[0], "linewidth": 0.7},
+        "validation": {"label": "held out", "color": PALETTE[1], "marker": "o", "linestyle": "", "markersize": 3},
+    }
+    for kind, style in styles.items():
+        points = [(row["step"], row["loss"]) for row in rows if row["kind"] == kind]
+        axes.plot([step for step, _ in points], [value for _, value in points], **style)
+    axes.set_yscale("log")
+    axes.set_xlabel("step")
+
+
+def _baselines(axes: Axes, table: Sequence[Row], columns: Columns) -> None:
+    for index, (name, value) in enumerate(accuracies(table).items()):
+        style = ("--", ":", "-.", (0, (1, 3)))[index % 4]
+        axes.axhline(100 * value, color="0.4", linewidth=0.8, linestyle=style, label=name)
+        _append(columns, (name, None, value, 0.0))
+
+
+def _append(columns: Columns, point: Sequence[Any]) -> None:
+    for values, entry in zip(columns.values(), point, strict=True):
+        values.append(entry)
+
+
+def _percent_axis(axes: Axes) -> None:
+    axes.set_ylabel("right answers, held out (%)")
+    axes.set_ylim(0, 100)
+
+
+def _style(index: int, *, line: str = "-") -> dict[str, Any]:
+    marker = MARKERS[index % len(MARKERS)]
+    return {"color": PALETTE[index % len(PALETTE)], "marker": marker, "markersize": 3, "linestyle": line}
+
+
+def _columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:
+    return {name: [row.get(name) for row in rows] for name in names}

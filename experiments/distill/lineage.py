@@ -1,0 +1,105 @@
+"""Where a stage starts from: the run that trained the stage before, with the same teacher and student."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lab.core.errors import CheckpointError, RunError
+from lab.core.recorded import find_run, outputs_root, run_directories
+from lab.core.train.state import checkpoints, read_meta
+from lab.experiments.distill.config import ALL, DistillConfig
+
+# of the recorded configuration: what a student that goes on must have in common with what it goes on from
+_COMMON = ("teacher", "student.initialisation", "student.mixer")
+
+
+def find_source(config: DistillConfig, recorded: dict[str, Any]) -> Path:
+    """The run that `stage=2` or `stage=3` goes on from: `from_run`, or the newest finished one of the stage before.
+
+    Args:
+        config: of this run.
+        recorded: the same as plain values, as a run records it.
+
+    Raises:
+        RunError: if there is none, or it is of another teacher or student, or is not finished.
+    """
+    stage = int(config.stage)
+    if config.from_run is not None:
+        folder = find_run(config.from_run)
+        reason = _why_not(folder, recorded)
+        if reason is not None:
+            raise RunError(f"from_run={config.from_run}: {reason}")
+        if not _stages(folder) & set(range(1, stage)):
+            raise RunError(f"from_run={config.from_run} trained no stage before stage={stage}; choose a run that did")
+        return folder
+    for folder in run_directories(outputs_root() / "distill"):
+        if _why_not(folder, recorded) is None and stage - 1 in _stages(folder):
+            return folder
+    raise RunError(
+        f"stage={stage} goes on from stage {stage - 1}, and no finished run of it with this teacher and student is "
+        f"under {outputs_root() / 'distill'}; run `lab distill stage={stage - 1}` first, or give from_run=RUN"
+    )
+
+
+def source_checkpoint(folder: Path, stage: int, replicate: int, teacher: str) -> Path:
+    """The last checkpoint of the latest stage before `stage` in a run.
+
+    Args:
+        folder: of the run.
+        stage: that goes on from it.
+        replicate: of the student.
+        teacher: digest of its weights.
+
+    Raises:
+        RunError: if the run holds none or several.
+        CheckpointError: if it was trained on another teacher.
+    """
+    for earlier in range(stage - 1, 0, -1):
+        ends = [found[-1] for node in folder.glob(f"checkpoints/stage_{earlier}-*") if (found := checkpoints(node))]
+        ends = [path for path in ends if read_meta(path).get("replicate") == replicate]
+        if len(ends) > 1:
+            raise RunError(f"{folder} holds {len(ends)} students of stage {earlier}; give from_run of a run with one")
+        if ends:
+            if read_meta(ends[0]).get("teacher") != teacher:
+                raise CheckpointError(
+                    f"{ends[0]} was trained on a teacher with other weights; choose the teacher's own"
+                )
+            return ends[0]
+    raise RunError(f"{folder} has no checkpoint of replicate {replicate} before stage {stage}; lower replicates")
+
+
+def _why_not(folder: Path, recorded: dict[str, Any]) -> str | None:
+    """Why a run cannot be gone on from; None if it can."""
+    theirs, status = _read(folder / "config.json"), _read(folder / "status.json")
+    if "teacher" not in theirs or theirs.get("variants"):
+        return "it is no run of one student; choose another"
+    if status.get("status") != "finished":
+        return f"it is {status.get('status', 'unreadable')}; finish it with resume={folder.name}"
+    for key in _COMMON:
+        if _at(theirs, key) != _at(recorded, key):
+            return f"its {key} differs; choose a run of the same teacher and student"
+    return None
+
+
+def _stages(folder: Path) -> set[int]:
+    """The stages that a run trained."""
+    config = _read(folder / "config.json")
+    stage = str(config.get("stage"))
+    if stage == ALL:
+        return set(config.get("stages", []))
+    return {int(stage)} if stage.isdigit() else set()
+
+
+def _at(tree: dict[str, Any], key: str) -> Any:
+    value: Any = tree
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

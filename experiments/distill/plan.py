@@ -1,0 +1,124 @@
+"""Which stages a run has to train: students that begin alike share what they have in common.
+
+A student is a path: its seed, then its stages. Two students whose seeds and first stages do not differ take the same
+first steps, so the seven ways to leave stages out need seven trainings and not twelve, and students that differ only
+in the layers that stay softmax share stages 1 and 2, where every layer is on its own.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from lab.experiments.distill.config import DistillConfig, Recipe
+from lab.experiments.distill.student import StudentConfig
+
+# the first stage in which the layers that stay softmax make a difference
+HYBRID_FROM = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """One stage of one or several students.
+
+    Attributes:
+        key: a digest of everything that decides the weights.
+        stage: 1, 2 or 3; 0 for the seed.
+        replicate: of the random numbers and the data.
+        student: how it is built.
+        recipe: how it is trained; None for the seed.
+        parent: what it goes on from; None for a seed, and for a stage that goes on from another run.
+    """
+
+    key: str
+    stage: int
+    replicate: int
+    student: StudentConfig
+    recipe: Recipe | None
+    parent: "Node | None"
+
+    @property
+    def name(self) -> str:
+        """Of its folder of checkpoints."""
+        return f"stage_{self.stage}-{self.key}"
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether layers may have stayed softmax."""
+        return self.stage >= HYBRID_FROM
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """One student of a run.
+
+    Attributes:
+        label: of its variant; empty if there is one only.
+        replicate: of its random numbers.
+        path: its nodes, from the first to the last.
+    """
+
+    label: str
+    replicate: int
+    path: tuple[Node, ...]
+
+
+def students(config: DistillConfig) -> list[Student]:
+    """Every student of a run, variant by variant; nodes that several have are the same object.
+
+    Raises:
+        ConfigError: for a variant that cannot be.
+    """
+    known: dict[str, Node] = {}
+    found = []
+    for label, variant in config.of_variants().items():
+        for replicate in range(config.replicates):
+            path: list[Node] = []
+            for node in _path(variant, replicate):
+                node = known.setdefault(node.key, Node(**_fields(node) | {"parent": path[-1] if path else None}))
+                path.append(node)
+            found.append(Student(label, replicate, tuple(path)))
+    return found
+
+
+def nodes(found: list[Student]) -> list[Node]:
+    """Every node once, parents first."""
+    return list({node.key: node for student in found for node in student.path}.values())
+
+
+def _path(config: DistillConfig, replicate: int) -> Iterator[Node]:
+    """The nodes of one student, without their parents."""
+    stages = list(config.stage_numbers)
+    # a single later stage goes on from another run, which holds the seed
+    steps = stages if stages and stages[0] > 1 and config.stage != "all" else [0, *stages]
+    decisive: list[Any] = [config.seed, replicate]
+    for stage in steps:
+        recipe = config.recipe(stage) if stage else None
+        decisive.append([stage, _plain(recipe)])
+        key = _digest([*decisive, _plain_student(config.student, is_hybrid=stage >= HYBRID_FROM)])
+        yield Node(key, stage, replicate, config.student, recipe, None)
+
+
+def _fields(node: Node) -> dict[str, Any]:
+    return {name: getattr(node, name) for name in Node.__slots__}
+
+
+def _plain_student(student: StudentConfig, *, is_hybrid: bool) -> Any:
+    plain = _plain(student)
+    return plain if is_hybrid else {key: value for key, value in plain.items() if key != "hybrid"}
+
+
+def _plain(config: Any) -> Any:
+    return None if config is None else asdict(config)
+
+
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, default=_name_of)
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def _name_of(value: Any) -> str:
+    assert isinstance(value, Enum), f"{value!r} is no part of a configuration"
+    return str(value.value)

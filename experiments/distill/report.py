@@ -1,0 +1,188 @@
+"""What a finished run says: the table, a summary of it, and a verdict in words."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from lab.experiments.distill.config import DistillConfig
+from lab.experiments.distill.plan import Node, students
+
+Row = dict[str, Any]
+
+STUDENT = "student"
+# what says how long something took differs from run to run, and is in metrics.jsonl
+_TIMES = ("seconds",)
+_MEASURED = ("accuracy", "kl_per_token", "kl_per_answer_token", "agreement", "relative_error")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A student after one of its stages, over replicates.
+
+    Attributes:
+        label: of the student.
+        stage: 0 for the seed.
+        is_last: whether nothing follows.
+        num_softmax: layers that are softmax attention.
+        values: one number for each replicate, by what was measured; None where there is none.
+    """
+
+    label: str
+    stage: int
+    is_last: bool
+    num_softmax: int
+    values: dict[str, list[float]]
+
+    def mean(self, quantity: str) -> float | None:
+        """The mean over replicates; None if it was not measured."""
+        return fmean(self.values[quantity]) if self.values[quantity] else None
+
+    def spread(self, quantity: str) -> float | None:
+        """The standard deviation over replicates; None for one."""
+        return stdev(self.values[quantity]) if len(self.values[quantity]) > 1 else None
+
+
+def table_rows(rows: Sequence[Row], config: DistillConfig) -> list[Row]:
+    """All that was measured, by student: rows of a stage that several students share appear with each of them."""
+    by_unit: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["kind"] != "done":
+            plain = {key: value for key, value in row.items() if key not in ("unit", *_TIMES)}
+            by_unit.setdefault(row["unit"], []).append(plain)
+    found = students(config) if config.stage_numbers or config.stage == "all" else []
+    units = {node.key for student in found for node in student.path}
+    table = [row for unit, others in by_unit.items() if unit not in units for row in others]
+    for student in found:
+        for node in student.path:
+            tags = {"model": STUDENT, "student": student.label, "replicate": student.replicate}
+            tags |= {"is_last": node is student.path[-1], "initialisation": _initialisation(node)}
+            table += [{**tags, **row} for row in by_unit.get(node.key, [])]
+    return table
+
+
+def _initialisation(node: Node) -> str:
+    return node.student.initialisation.value
+
+
+def accuracies(table: Sequence[Row]) -> dict[str, float]:
+    """The accuracy of everything that is no student, by its name."""
+    return {row["model"]: row["accuracy"] for row in table if row["kind"] == "result" and row["model"] != STUDENT}
+
+
+def summaries(table: Sequence[Row]) -> list[Summary]:
+    """Every student after each of its stages, in the order of the run."""
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in table:
+        if row["kind"] == "result" and row["model"] == STUDENT:
+            groups.setdefault((row["student"], row["stage"]), []).append(row)
+    return [
+        Summary(
+            label,
+            stage,
+            found[0]["is_last"],
+            found[0]["num_softmax"],
+            {name: [row[name] for row in found if row[name] is not None] for name in _MEASURED},
+        )
+        for (label, stage), found in groups.items()
+    ]
+
+
+def recovered(accuracy: float, baselines: dict[str, float]) -> float | None:
+    """The share of the teacher's accuracy above chance; None where chance is unknown, or the teacher no better."""
+    if baselines["teacher"] <= baselines.get("chance", 1.0):
+        return None
+    return (accuracy - baselines["chance"]) / (baselines["teacher"] - baselines["chance"])
+
+
+_COLUMNS = (
+    "student",
+    "after",
+    "accuracy %",
+    "recovered %",
+    "KL/token",
+    "KL/answer token",
+    "agreement %",
+    "layer error",
+)
+
+
+def summary_table(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the printed table, numbers as text; of several students the last stage only."""
+    baselines = accuracies(table)
+    lines = [["baselines", name, _percent(value), "", "", "", "", ""] for name, value in baselines.items()]
+    found = summaries(table)
+    is_one = len({summary.label for summary in found}) == 1
+    for summary in found:
+        if is_one or summary.is_last:
+            label, after = ("student", _stage(summary.stage)) if is_one else ("students", summary.label)
+            lines.append([label, after, *_numbers(summary, baselines)])
+    return list(_COLUMNS), lines
+
+
+def headline(table: Sequence[Row]) -> str:
+    """The main result in a few words."""
+    last = [summary for summary in summaries(table) if summary.is_last]
+    baselines = accuracies(table)
+    if not last:
+        return f"teacher {_percent(baselines['teacher'])} %"
+    best = max(last, key=lambda summary: summary.mean("accuracy") or 0.0)
+    name = f"{best.label}: " if best.label else ""
+    share = recovered(best.mean("accuracy") or 0.0, baselines)
+    of_teacher = "" if share is None else f", {_percent(share)} % of the teacher above chance"
+    return f"{name}{_percent(best.mean('accuracy'))} %, KL {_short(best.mean('kl_per_token'))} a token{of_teacher}"
+
+
+def verdict(table: Sequence[Row]) -> list[str]:
+    """What was found, in sentences."""
+    baselines = accuracies(table)
+    rest = [f"{name} {_percent(value)} %" for name, value in baselines.items() if name != "teacher"]
+    sentences = [f"the teacher answers {_percent(baselines['teacher'])} % of the held-out questions; {', '.join(rest)}"]
+    for summary in summaries(table):
+        share = recovered(summary.mean("accuracy") or 0.0, baselines)
+        if summary.is_last and share is not None:
+            name = summary.label or "the student"
+            sentences.append(
+                f"{name}: {_percent(share)} % of the teacher's accuracy above chance, {summary.num_softmax} layers of "
+                f"softmax attention, {_short(summary.mean('kl_per_token'))} nats a token from the teacher"
+            )
+    return [*sentences, *_progress_of_stages(table)]
+
+
+def _progress_of_stages(table: Sequence[Row]) -> Iterator[str]:
+    """The held-out loss at the beginning and the end of every stage of the first student."""
+    first = next((row["student"] for row in table if row["kind"] == "result" and row["model"] == STUDENT), None)
+    losses: dict[int, list[float]] = {}
+    for row in table:
+        if row["kind"] == "validation" and row.get("student") == first and row.get("replicate", 0) == 0:
+            losses.setdefault(row.get("stage", 0), []).append(row["loss"])
+    for stage, of_stage in losses.items():
+        name = f"stage {stage}" if stage else "training"
+        yield f"{name}: held-out loss {_short(of_stage[0])} to {_short(of_stage[-1])}"
+
+
+def _numbers(summary: Summary, baselines: dict[str, float]) -> list[str]:
+    accuracy = summary.mean("accuracy")
+    assert accuracy is not None, "every result has one"
+    share = recovered(accuracy, baselines)
+    spread = summary.spread("accuracy")
+    return [
+        _percent(accuracy) + ("" if spread is None else f" ± {_percent(spread)}"),
+        "" if share is None else _percent(share),
+        _short(summary.mean("kl_per_token")),
+        _short(summary.mean("kl_per_answer_token")),
+        _percent(summary.mean("agreement")),
+        _short(summary.mean("relative_error")),
+    ]
+
+
+def _stage(stage: int) -> str:
+    return f"stage {stage}" if stage else "seed"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

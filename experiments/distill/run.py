@@ -1,0 +1,168 @@
+"""The job of `lab distill`: train what is asked for, measure it on held-out data, and report."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lab.core.backends import resolve
+from lab.core.config import to_typed
+from lab.core.data.picture_questions import picture_questions_tokenizer
+from lab.core.data.tokenizers import Tokenizer
+from lab.core.errors import ConfigError
+from lab.core.models.config import HovleConfig, ModelConfig, PixelShuffle
+from lab.core.models.decoder import LanguageModel
+from lab.core.models.hovle import Hovle
+from lab.core.models.llama import Llama
+from lab.core.provenance import collect
+from lab.core.runs import Run
+from lab.core.tables import write_table
+from lab.experiments.distill.batches import Counted
+from lab.experiments.distill.config import TEACHER, DistillConfig
+from lab.experiments.distill.data import Data, tokenizer_of
+from lab.experiments.distill.lineage import find_source
+from lab.experiments.distill.placement import softmax_layers
+from lab.experiments.distill.plan import nodes, students
+from lab.experiments.distill.teacher import folder_of, load_teacher, new_teacher
+from lab.experiments.distill.work import Bench, work_on_students, work_on_teacher
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def check(config: "DictConfig") -> None:
+    """Refuse what cannot be done, before anything is written: bad keys, damaged checkpoints, no run to go on from.
+
+    Raises:
+        LabError: naming key or file, value and cure.
+    """
+    settings = to_typed(config, DistillConfig)
+    _bench(settings)
+    if settings.stage in ("2", "3"):
+        find_source(settings, _recorded(config))
+
+
+def run(config: "DictConfig") -> float:
+    """Run or continue one distillation in Hydra's run directory.
+
+    Returns:
+        The last student's divergence from the teacher, in nats a token; for stage=teacher the share of wrong answers. A
+        sweeper may minimise it.
+
+    Raises:
+        LabError: for what the user can cure; what was recorded before is intact.
+    """
+    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+
+    hydra = HydraConfig.get()
+    return execute(config, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+
+
+def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> float:
+    """Run or continue what a composed configuration says in a directory; see `run`."""
+    settings = to_typed(config, DistillConfig)
+    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+    recorded = _recorded(config)
+    bench = _bench(settings)
+    source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
+    provenance, patch = collect(seeds={"seed": settings.seed}, backends=_backends(settings, bench.device))
+    with Run(directory, recorded, overrides, provenance, patch) as record:
+        if settings.stage == TEACHER:
+            work_on_teacher(record, bench)
+        else:
+            work_on_students(record, bench, source)
+        return _report(record, settings)
+
+
+def _recorded(config: "DictConfig") -> dict[str, Any]:
+    """The configuration as a run records it; where the work is done makes no difference to what is gone on with."""
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(resolved, dict), "a composed configuration is a mapping"
+    return {str(key): value for key, value in resolved.items() if key != "threads"}
+
+
+def _bench(config: DistillConfig) -> Bench:
+    """Teacher and data of a run, read and checked."""
+    device = _device(config)
+    if config.stage == TEACHER:
+        if not isinstance(config.teacher.hovle, HovleConfig) or config.data.picture_questions is None:
+            raise ConfigError(
+                "stage=teacher trains HoVLE on the task that ships: choose teacher=hovle_tiny and its data"
+            )
+        words = picture_questions_tokenizer(config.prompt.system)
+        tokenizer: Tokenizer = words
+        teacher: LanguageModel = new_teacher(config.teacher.hovle, words, device=device, seed=config.seed)
+        architecture: ModelConfig = config.teacher.hovle
+    else:
+        teacher = load_teacher(config.teacher, device=device, seed=config.seed)
+        assert isinstance(teacher, Hovle | Llama), "the families that there are"
+        architecture = teacher.config
+        tokenizer = tokenizer_of(folder_of(config.teacher), config.prompt)
+        _check_students(config, architecture, num_layers=len(teacher.mixer_layers()))
+        _backends(config, device)
+    data = Data(config.data, config.prompt, architecture, tokenizer, seed=config.seed)
+    # a file that is missing, or holds nothing of use, is found before anything is written
+    data.held_out(1, batch_size=1)
+    data.stream("check", batch_size=1).next_batch()
+    return Bench(config, teacher, data, tokenizer, device)
+
+
+def _check_students(config: DistillConfig, architecture: ModelConfig, *, num_layers: int) -> None:
+    is_hd = isinstance(architecture, HovleConfig) and architecture.vision.pixel_shuffle is PixelShuffle.post
+    for node in nodes(students(config)):
+        softmax_layers(node.student.hybrid, num_layers)
+        if node.recipe is not None and node.stage < 3 and is_hd and node.recipe.counted is Counted.answers:
+            raise ConfigError(
+                f"stage_{node.stage}.counted=answers: with pixel shuffle `post` the first layers read patches, among "
+                "which answers have no place; choose real or all"
+            )
+
+
+def _backends(config: DistillConfig, device: torch.device) -> dict[str, str]:
+    """The implementation of each operator of the students.
+
+    Raises:
+        BackendError: if one that is asked for by name cannot run.
+    """
+    kernels = config.student.kernels
+    names = ("ssd", "ssd_step", "causal_conv", "causal_conv_step")
+    dtype = config.teacher.precision.dtype
+    return {name: resolve(name, getattr(kernels, name), device, dtype).name for name in names}
+
+
+def _device(config: DistillConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: there is none here; use device=cpu, or auto")
+    return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _report(record: Run, settings: DistillConfig) -> float:
+    """Table, figures, verdict: made anew from what is recorded, so that a resumed run ends as any other."""
+    # matplotlib takes seconds to load: not before there is something to draw
+    from lab.core.console import print_summary  # noqa: PLC0415
+    from lab.core.figures import house_style, save_figure  # noqa: PLC0415
+    from lab.experiments.distill.figures import FIGURES  # noqa: PLC0415
+    from lab.experiments.distill.report import headline, summary_table, table_rows, verdict  # noqa: PLC0415
+
+    table = table_rows(record.rows, settings)
+    write_table(record.directory / "table.parquet", table)
+    folder = record.directory / "figures"
+    drawn = []
+    with house_style():
+        for name in settings.figures:
+            made = FIGURES[name](table)
+            if made is not None:
+                save_figure(made[0], folder, name, made[1])
+                drawn.append(folder / f"{name}.png")
+    header, body = summary_table(table)
+    sentences = verdict(table)
+    record.save_summary(header, body, sentences)
+    record.set_headline(settings.title, headline(table))
+    print_summary(settings.title, header, body, sentences, drawn)
+    results = [row for row in table if row["kind"] == "result"]
+    last = results[-1]
+    return float(1 - last["accuracy"]) if settings.stage == TEACHER else float(last["kl_per_token"])

@@ -1,0 +1,279 @@
+"""Work that a run records as it is done: baselines, a new teacher, and every stage of every student.
+
+A unit of work ends with a row of the kind `done`. A run that goes on skips units that are done; of the one that was cut
+short it keeps what came before the newest checkpoint, and goes on from there.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lab.core.data.scenes import chance_by_kind
+from lab.core.data.tokenizers import Tokenizer, WordTokenizer
+from lab.core.mixers.mamba2 import Mamba2
+from lab.core.models.decoder import LanguageModel
+from lab.core.models.hybrid import layers_of_kind
+from lab.core.runs import Run
+from lab.core.seeds import Seeds
+from lab.core.train.loop import TrainConfig, fit
+from lab.core.train.optim import adamw
+from lab.core.train.state import TrainingState, checkpoints, load_tensors, read_meta
+from lab.experiments.distill.baselines import blank_pictures, with_window
+from lab.experiments.distill.config import DistillConfig
+from lab.experiments.distill.data import Data
+from lab.experiments.distill.evaluate import Counts, answers_of, compare
+from lab.experiments.distill.lineage import source_checkpoint
+from lab.experiments.distill.placement import softmax_layers
+from lab.experiments.distill.plan import Node, nodes, students
+from lab.experiments.distill.stages import AnswersObjective, Feed, autocast_of, objective_of
+from lab.experiments.distill.student import build_student, keep_softmax, own_tensors, set_trainable, trainable_names
+from lab.experiments.distill.teacher import digest, write_teacher
+
+Row = dict[str, Any]
+Advance = Callable[[int], None]
+
+BASELINES = "baselines"
+NEW_TEACHER = "teacher"
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all work of a run shares."""
+
+    config: DistillConfig
+    teacher: LanguageModel
+    data: Data
+    tokenizer: Tokenizer
+    device: torch.device
+
+
+def work_on_students(record: Run, bench: Bench, source: Path | None) -> None:
+    """Measure the baselines, then train and measure every student; `source` is where a single stage goes on from.
+
+    Raises:
+        RunError: if a loss is not finite, or the disk is full.
+        CheckpointError: if a checkpoint is damaged.
+    """
+    todo = nodes(students(bench.config))
+    done = _keep_what_counts(record, {node.key: _folder(record, node) for node in todo})
+    teacher_digest = digest(bench.teacher)
+    if BASELINES not in done:
+        record.log(_ended(_baselines(bench), {"unit": BASELINES}))
+    for number, node in enumerate(todo, start=1):
+        if node.key in done:
+            continue
+        title = f"{number} of {len(todo)}: " + (f"stage {node.stage}" if node.stage else "seed")
+        tags = {"unit": node.key, "stage": node.stage, "replicate": node.replicate}
+        student = _starting_student(record, bench, node, source, teacher_digest)
+        if node.recipe is not None:
+            _train(record, bench, node, student, teacher_digest, tags, title)
+        evaluation = bench.config.evaluation
+        batches = bench.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
+        with progress(f"{title}, evaluation", len(batches)) as advance:
+            rows = compare(
+                student,
+                bench.teacher,
+                batches,
+                device=bench.device,
+                autocast=autocast_of(node.recipe, bench.device),
+                chunk_size=bench.config.stage_3.chunk_size,
+                follow=advance,
+            )
+        rows[-1]["num_softmax"] = len(student.mixer_layers()) - len(layers_of_kind(student, Mamba2.kind))
+        record.log(_ended(rows, tags))
+
+
+def work_on_teacher(record: Run, bench: Bench) -> None:
+    """Train a teacher on the answers of the task that ships, measure it, and write it to `teacher/`.
+
+    Raises:
+        RunError: if a loss is not finite, or the disk is full.
+        CheckpointError: if a checkpoint is damaged.
+    """
+    folder = record.directory / "checkpoints" / NEW_TEACHER
+    if NEW_TEACHER in _keep_what_counts(record, {NEW_TEACHER: folder}):
+        return
+    recipe, evaluation = bench.config.stage_teacher, bench.config.evaluation
+    model = bench.teacher.requires_grad_(True)
+    tensors = dict(model.named_parameters())
+    stream = bench.data.stream(NEW_TEACHER, batch_size=recipe.batch_size)
+    held_out = bench.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
+    feed = Feed(AnswersObjective(model, autocast_of(recipe, bench.device)), stream, held_out, bench.device)
+    state = _training_state(tensors, tensors, recipe, stream, {"steps": recipe.steps})
+    state.load_newest(folder)
+    _fit(record, state, feed, recipe, "stage_teacher", folder, {"unit": NEW_TEACHER}, "teacher")
+    model.requires_grad_(False)
+    target = record.directory / "teacher"
+    if target.exists():
+        # of an attempt that was killed after this: the same weights
+        shutil.rmtree(target)
+    assert isinstance(bench.tokenizer, WordTokenizer), "the task that ships has one"
+    write_teacher(model, bench.tokenizer, target)
+    record.log(_ended(_baselines(bench), {"unit": NEW_TEACHER}))
+
+
+def _starting_student(record: Run, bench: Bench, node: Node, source: Path | None, teacher_digest: str) -> LanguageModel:
+    """The student as the stage before left it."""
+    # replicates differ in all that is random, layers of one student in their own streams
+    seeds = Seeds(int(Seeds(bench.config.seed).numpy("replicate", node.replicate).integers(2**31)))
+    student = build_student(bench.teacher, node.student, seeds=seeds)
+    if node.recipe is not None and node.recipe.autocast:
+        # small steps vanish in bfloat16: trained tensors are float32, products are not
+        for layer in layers_of_kind(student, Mamba2.kind):
+            layer.layer.mixer.float()
+    if node.recipe is not None and not checkpoints(_folder(record, node)):
+        start = None
+        if node.parent is not None and node.parent.recipe is not None:
+            start = checkpoints(_folder(record, node.parent))[-1]
+        elif node.parent is None:
+            assert source is not None, "a student without a seed goes on from another run"
+            start = source_checkpoint(source, node.stage, node.replicate, teacher_digest)
+        if start is not None:
+            load_tensors(start, into=own_tensors(student))
+    if node.is_hybrid:
+        kept = softmax_layers(node.student.hybrid, len(student.mixer_layers()))
+        keep_softmax(student, bench.teacher, kept)
+    return student
+
+
+def _train(
+    record: Run, bench: Bench, node: Node, student: LanguageModel, teacher_digest: str, tags: Row, title: str
+) -> None:
+    recipe, evaluation = node.recipe, bench.config.evaluation
+    assert recipe is not None, "a seed is not trained"
+    trained = set_trainable(student, trainable_names(student, node.stage, train_decay=recipe.train_decay))
+    if not trained:
+        # every layer stayed softmax: the student is its teacher
+        return
+    objective = objective_of(
+        node.stage,
+        teacher=bench.teacher,
+        student=student,
+        recipe=recipe,
+        autocast=autocast_of(recipe, bench.device),
+    )
+    stream = bench.data.stream("stage", node.stage, node.replicate, batch_size=recipe.batch_size)
+    held_out = bench.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
+    facts = {"stage": node.stage, "replicate": node.replicate, "steps": recipe.steps, "teacher": teacher_digest}
+    state = _training_state(own_tensors(student), trained, recipe, stream, facts)
+    folder = _folder(record, node)
+    state.load_newest(folder)
+    feed = Feed(objective, stream, held_out, bench.device)
+    _fit(record, state, feed, recipe, f"stage_{node.stage}", folder, tags, title)
+    student.requires_grad_(False)
+
+
+def _training_state(
+    tensors: dict[str, Any], trained: dict[str, Any], recipe: TrainConfig, stream: Any, facts: Row
+) -> TrainingState:
+    optimizer = adamw(
+        trained,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        betas=(recipe.beta1, recipe.beta2),
+    )
+    return TrainingState(tensors=tensors, optimizer=optimizer, data=stream, facts=facts)
+
+
+def _fit(
+    record: Run,
+    state: TrainingState,
+    feed: Feed,
+    recipe: TrainConfig,
+    name: str,
+    folder: Path,
+    tags: Row,
+    title: str,
+) -> None:
+    with progress(title, recipe.steps, completed=state.step) as advance:
+
+        def log(rows: list[Row]) -> None:
+            record.log([{**tags, **row} for row in rows])
+            advance(state.step)
+
+        fit(state, feed.step, recipe, name=name, folder=folder, validate=feed.validate, log=log)
+
+
+def _baselines(bench: Bench) -> list[Row]:
+    """What stands beside every student: the teacher, the teacher blind and with a short memory, and chance."""
+    evaluation = bench.config.evaluation
+    batches = bench.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
+    windowed = with_window(bench.teacher, window=evaluation.window, num_sinks=evaluation.num_sinks)
+    candidates = [
+        ("teacher", bench.teacher, batches),
+        ("teacher, blank pictures", bench.teacher, blank_pictures(batches)),
+        (f"teacher, window {evaluation.window} + {evaluation.num_sinks}", windowed, batches),
+    ]
+    rows: list[Row] = []
+    with progress("baselines", len(candidates)) as advance:
+        for number, (name, model, questions) in enumerate(candidates, start=1):
+            counts = answers_of(model, questions, device=bench.device, chunk_size=bench.config.stage_3.chunk_size)
+            rows += _rows_of(name, counts)
+            advance(number)
+    task = bench.config.data.picture_questions
+    if task is not None:
+        by_kind = chance_by_kind(num_pictures=task.num_singles + task.num_pairs)
+        asked = {kind: total for kind, (_, total) in counts.by_kind.items()}
+        right = {kind: by_kind[kind] * total for kind, total in asked.items()}
+        accuracy = sum(right.values()) / sum(asked.values())
+        rows += [
+            {"kind": "accuracy", "model": "chance", "question": kind, "total": total, "accuracy": by_kind[kind]}
+            for kind, total in sorted(asked.items())
+        ]
+        rows.append({"kind": "result", "model": "chance", "accuracy": accuracy})
+    return rows
+
+
+def _rows_of(name: str, counts: Counts) -> list[Row]:
+    result = {"kind": "result", "model": name, "accuracy": counts.accuracy}
+    return [{**row, "model": name} for row in counts.rows()] + [result]
+
+
+def _keep_what_counts(record: Run, folders: dict[str, Path]) -> set[str]:
+    """Drop the rows of work that was cut short, up to its newest checkpoint; the units that are done."""
+    done = {row["unit"] for row in record.rows if row["kind"] == "done"}
+    steps = {unit: _newest_step(folder) for unit, folder in folders.items()}
+
+    def counts(row: Row) -> bool:
+        is_before = "step" in row and row["step"] <= steps.get(row["unit"], -1)
+        return row["unit"] in done or is_before
+
+    record.keep([row for row in record.rows if counts(row)])
+    return done
+
+
+def _newest_step(folder: Path) -> int:
+    found = checkpoints(folder)
+    return int(read_meta(found[-1])["step"]) if found else -1
+
+
+def _folder(record: Run, node: Node) -> Path:
+    return record.directory / "checkpoints" / node.name
+
+
+def _ended(rows: list[Row], tags: Row) -> list[Row]:
+    """Rows of a unit with its last one; they are written together, and only with the last do the others count."""
+    return [{**tags, **row} for row in (*rows, {"kind": "done"})]
+
+
+@contextmanager
+def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Advance]:
+    """A progress bar; the function that it gives says how much is done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, completed=completed)
+        yield lambda now: bar.update(task, completed=now)

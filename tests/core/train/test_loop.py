@@ -1,0 +1,303 @@
+"""One loop: what a step is, how it ends, and that it goes on to the last bit."""
+
+import math
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lab.core.errors import CheckpointError, ConfigError, RunError
+from lab.core.train.loop import TrainConfig, fit
+from lab.core.train.optim import adamw
+from lab.core.train.state import TrainingState, checkpoint_path, checkpoints, load_tensors, read_meta
+
+
+class Rows:
+    """An endless source of batches that counts."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    @property
+    def state(self) -> dict[str, int]:
+        return {"position": self.position}
+
+    def restore(self, state: dict[str, int]) -> None:
+        self.position = state["position"]
+
+    def next(self) -> Tensor:
+        self.position += 1
+        return torch.randn(8, 3, generator=torch.Generator().manual_seed(self.position))
+
+
+class Toy:
+    """A small regression whose loss also draws from torch's global state, as dropout would."""
+
+    def __init__(self, *, noise: float = 0.1) -> None:
+        self.model = nn.Linear(3, 2)
+        with torch.no_grad():
+            self.model.weight.fill_(0.5)
+            self.model.bias.zero_()
+        self.data = Rows()
+        self.noise = noise
+        self.rows: list[dict[str, Any]] = []
+        tensors = dict(self.model.named_parameters())
+        optimizer = adamw(tensors, learning_rate=0.1, weight_decay=0.05, betas=(0.9, 0.999))
+        self.state = TrainingState(tensors=tensors, optimizer=optimizer, data=self.data)
+
+    def loss(self, x: Tensor) -> Tensor:
+        target = torch.stack([x.sum(dim=1), x[:, 0]], dim=1)
+        loss: Tensor = (self.model(x) - target + self.noise * torch.randn(2)).square().mean()
+        return loss
+
+    def step(self, *, scale: float) -> Mapping[str, float]:
+        loss = self.loss(self.data.next())
+        torch.autograd.backward(scale * loss)
+        return {"loss": float(loss.detach()), "tokens": 8}
+
+    def validate(self) -> float:
+        with torch.no_grad():
+            x = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
+            return float((self.model(x)[:, 1] - x[:, 0]).square().mean())
+
+    def fit(self, folder: Path, config: TrainConfig, step: Callable[..., Mapping[str, float]] | None = None) -> None:
+        fit(
+            self.state,
+            step or self.step,
+            config,
+            name="stage_1",
+            folder=folder,
+            validate=self.validate,
+            log=self.rows.extend,
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+
+def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+CONFIG = TrainConfig(steps=12, evaluate_every=5, checkpoint_every=4)
+
+
+def test_training_lowers_the_loss_and_records_every_step(tmp_path: Path) -> None:
+    toy = Toy()
+    before = toy.validate()
+    toy.fit(tmp_path, TrainConfig(steps=40, learning_rate=0.05, evaluate_every=20, checkpoint_every=20))
+    assert toy.validate() < 0.5 * before
+    assert [row["step"] for row in toy.rows if row["kind"] == "train"] == list(range(1, 41))
+    assert [row["step"] for row in toy.rows if row["kind"] == "validation"] == [0, 20, 40]
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_00000040"]
+
+
+def test_accumulated_batches_give_the_step_of_their_mean(tmp_path: Path) -> None:
+    split, joined = Toy(noise=0.0), Toy(noise=0.0)
+    config = {"steps": 3, "gradient_clip": 100.0}
+
+    def step(*, scale: float) -> Mapping[str, float]:
+        loss = joined.loss(torch.cat([joined.data.next(), joined.data.next()]))
+        torch.autograd.backward(scale * loss)
+        return {"loss": float(loss.detach()), "tokens": 16}
+
+    split.fit(tmp_path / "split", TrainConfig(accumulation=2, **config))
+    joined.fit(tmp_path / "joined", TrainConfig(**config), step)
+    for name, weight in split.weights().items():
+        torch.testing.assert_close(weight, joined.weights()[name])
+    assert [row["tokens"] for row in split.rows if row["kind"] == "train"] == [16] * 3
+    losses = [[row["loss"] for row in toy.rows if row["kind"] == "train"] for toy in (split, joined)]
+    assert losses[0] == pytest.approx(losses[1])
+
+
+def test_a_long_gradient_is_clipped(tmp_path: Path) -> None:
+    gradients: list[Tensor] = []
+    toy = Toy()
+
+    def step(*, scale: float) -> Mapping[str, float]:
+        row = toy.step(scale=1000 * scale)
+        return row
+
+    optimizer = toy.state.optimizer
+    optimizer.register_step_pre_hook(
+        lambda *_: gradients.append(torch.cat([p.grad.flatten() for p in toy.model.parameters() if p.grad is not None]))
+    )
+    toy.fit(tmp_path, TrainConfig(steps=2, gradient_clip=0.5), step)
+    assert [float(gradient.norm()) for gradient in gradients] == pytest.approx([0.5, 0.5])
+    assert all(row["gradient_norm"] > 100 for row in toy.rows if row["kind"] == "train")
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 7, 11])
+def test_a_stopped_training_goes_on_to_the_last_bit(tmp_path: Path, stop_at: int) -> None:
+    torch.manual_seed(3)
+    whole = Toy()
+    whole.fit(tmp_path / "whole", CONFIG)
+
+    torch.manual_seed(3)
+    first = Toy()
+
+    def stopped(*, scale: float) -> Mapping[str, float]:
+        if first.state.step + 1 == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return first.step(scale=scale)
+
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(tmp_path / "cut", CONFIG, stopped)
+    assert first.state.step == stop_at
+
+    torch.manual_seed(99)
+    second = Toy()
+    assert second.state.load_newest(tmp_path / "cut")
+    assert second.state.step == stop_at
+    second.fit(tmp_path / "cut", CONFIG)
+    for name, weight in whole.weights().items():
+        assert torch.equal(weight, second.weights()[name])
+    assert without_time(first.rows + second.rows) == without_time(whole.rows)
+    assert read_meta(checkpoints(tmp_path / "cut")[-1]) == read_meta(checkpoints(tmp_path / "whole")[-1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_ends_after_the_step_and_reaches_whoever_handled_it_before(tmp_path: Path, number: int) -> None:
+    toy = Toy()
+    heard: list[int] = []
+
+    def step(*, scale: float) -> Mapping[str, float]:
+        os.kill(os.getpid(), number)
+        return toy.step(scale=scale)
+
+    before = signal.signal(number, lambda received, frame: heard.append(received))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            toy.fit(tmp_path, CONFIG, step)
+        assert signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN)
+    finally:
+        signal.signal(number, before)
+    assert heard == [number]
+    assert checkpoints(tmp_path)[-1].name == "step_00000001"
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    toy = Toy()
+
+    def step(*, scale: float) -> Mapping[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second one comes first")
+
+    with pytest.raises(KeyboardInterrupt):
+        toy.fit(tmp_path, CONFIG, step)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_00000000"]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_in_one_line_before_it_does_harm(tmp_path: Path, bad: float) -> None:
+    toy = Toy()
+
+    def step(*, scale: float) -> Mapping[str, float]:
+        row = toy.step(scale=scale)
+        if toy.state.step == 6:
+            assert toy.model.bias.grad is not None
+            toy.model.bias.grad.fill_(bad)
+        return row
+
+    with pytest.raises(RunError, match=r"stage_1, step 7: .*lower stage_1\.learning_rate=0\.001"):
+        toy.fit(tmp_path, CONFIG, step)
+    assert all(weight.isfinite().all() for weight in toy.weights().values())
+    assert toy.state.step == 6
+
+
+def test_the_newest_checkpoint_and_the_best_are_kept(tmp_path: Path) -> None:
+    toy = Toy()
+    losses = iter([3.0, 3.0, 1.0, 2.0, 2.0])
+    fit(
+        toy.state,
+        toy.step,
+        TrainConfig(steps=20, evaluate_every=5, checkpoint_every=7),
+        name="stage_1",
+        folder=tmp_path,
+        validate=lambda: next(losses),
+        log=toy.rows.extend,
+    )
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_00000010", "step_00000020"]
+    meta = read_meta(checkpoint_path(tmp_path, 20))
+    assert (meta["best_step"], meta["best_loss"]) == (10, 1.0)
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    Toy().fit(tmp_path, CONFIG)
+    partial = tmp_path / ".partial-step_00000013.abc"
+    partial.mkdir()
+    toy = Toy()
+    assert toy.state.load_newest(tmp_path)
+    assert toy.state.step == 12
+    assert not partial.exists()
+
+
+def damage_meta(path: Path) -> None:
+    (path / "meta.json").write_text("{")
+
+
+def damage_state(path: Path) -> None:
+    (path / "state.pt").write_bytes((path / "state.pt").read_bytes()[:200])
+
+
+def damage_tensors(path: Path) -> None:
+    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-5])
+
+
+def drop_tensors(path: Path) -> None:
+    (path / "model.safetensors").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_meta, damage_state, damage_tensors, drop_tensors])
+def test_a_damaged_checkpoint_is_refused_by_its_file(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    Toy().fit(tmp_path, CONFIG)
+    (path,) = checkpoints(tmp_path)[-1:]
+    damage(path)
+    with pytest.raises(CheckpointError, match=r"step_00000012/\w+\.\w+ is .*; remove the folder to go on from"):
+        Toy().state.load_newest(tmp_path)
+
+
+def test_a_checkpoint_that_holds_code_is_not_run(tmp_path: Path) -> None:
+    Toy().fit(tmp_path, CONFIG)
+    (path,) = checkpoints(tmp_path)[-1:]
+    torch.save({"optimizer": Rows(), "data": {}, "random": {}}, path / "state.pt")
+    with pytest.raises(CheckpointError, match="damaged or of another training"):
+        Toy().state.load_newest(tmp_path)
+
+
+def test_tensors_of_another_model_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    toy = Toy()
+    toy.fit(tmp_path, CONFIG)
+    path = checkpoints(tmp_path)[-1]
+    weight, bias = torch.zeros(2, 3), torch.zeros(3)
+    with pytest.raises(CheckpointError, match=r"bias has shape \(2,\) but the model's is \(3,\)"):
+        load_tensors(path, into={"bias": bias, "weight": weight})
+    with pytest.raises(CheckpointError, match="only the model has gate"):
+        load_tensors(path, into={"weight": weight, "bias": torch.zeros(2), "gate": bias})
+    assert not weight.any()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("steps", 0),
+        ("accumulation", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("beta2", 1.0),
+        ("warmup", 0.95),
+        ("decay", -0.1),
+        ("weight_decay", -1.0),
+        ("gradient_clip", 0.0),
+    ],
+)
+def test_a_bad_number_is_refused_by_its_key(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=key):
+        TrainConfig(**{key: value})

@@ -1,0 +1,124 @@
+"""Signals are those of a plain run; gradients taken layer by layer are those of the sum."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from lab.core.data.samples import Batch
+from lab.core.errors import InputError
+from lab.core.models.hovle import Hovle
+from lab.core.seeds import Seeds
+from lab.experiments.distill.batches import Counted, counted_in_layer, hidden_states
+from lab.experiments.distill.config import DistillConfig
+from lab.experiments.distill.data import Data, tokenizer_of
+from lab.experiments.distill.objectives import layer_mse
+from lab.experiments.distill.signals import captured, layer_local_backward
+from lab.experiments.distill.student import StudentConfig, build_student, set_trainable, trainable_names
+
+Config = Callable[..., DistillConfig]
+Make = Callable[..., Hovle]
+Signals = dict[int, tuple[Tensor, Tensor]]
+
+
+def batch_for(teacher: Hovle, config: DistillConfig) -> Batch:
+    data = Data(config.data, config.prompt, teacher.config, tokenizer_of(None, config.prompt), seed=0)
+    (batch,) = data.held_out(1, batch_size=3)
+    return batch
+
+
+def signals_of(teacher: Hovle, batch: Batch) -> Signals:
+    found: Signals = {}
+
+    def keep(index: int, u: Tensor, heads: Tensor) -> None:
+        found[index] = (u, heads)
+
+    with captured(teacher, keep), torch.no_grad():
+        hidden_states(teacher, batch)
+    return found
+
+
+@pytest.mark.parametrize("shuffle", ["pre", "post"])
+def test_signals_are_what_the_attention_reads_and_says(make_teacher: Make, small_config: Config, shuffle: str) -> None:
+    teacher = make_teacher(shuffle=shuffle)
+    batch = batch_for(teacher, small_config("stage=all"))
+    read: dict[int, Tensor] = {}
+    handles = []
+    for layer in teacher.mixer_layers():
+
+        def keep(module: object, arguments: tuple[Tensor, ...], index: int = layer.index) -> None:
+            read[index] = arguments[0]
+
+        handles.append(layer.layer.register_forward_pre_hook(keep))
+    with torch.no_grad():
+        plain = hidden_states(teacher, batch)
+    for handle in handles:
+        handle.remove()
+    found = signals_of(teacher, batch)
+    assert sorted(found) == [0, 1, 2, 3]
+    for layer in teacher.mixer_layers():
+        u, heads = found[layer.index]
+        torch.testing.assert_close(u, layer.layer.mixer_norm(read[layer.index]), rtol=0, atol=0)
+        torch.testing.assert_close(heads, layer.layer.mixer.heads(u), rtol=0, atol=0)
+    found.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(hidden_states(teacher, batch), plain, rtol=0, atol=0)
+    assert not found, "the hooks are gone"
+
+
+def test_a_model_without_attention_is_no_teacher(make_teacher: Make) -> None:
+    student = build_student(make_teacher(), StudentConfig(), seeds=Seeds(0))
+    with (
+        pytest.raises(InputError, match=r"embedding\.layers\.0 of the teacher is mamba2"),
+        captured(student, lambda *_: None),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("which", list(Counted))
+def test_layer_by_layer_gradients_are_those_of_the_summed_loss(
+    make_teacher: Make, small_config: Config, which: Counted
+) -> None:
+    teacher = make_teacher(num_embedding=3, num_llm=5)
+    batch = batch_for(teacher, small_config("stage=all"))
+    student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
+    trained = set_trainable(student, trainable_names(student, 2, train_decay=True))
+    mixers = {layer.index: layer.layer.mixer for layer in student.mixer_layers()}
+    errors = layer_local_backward(
+        partial(hidden_states, teacher, batch),
+        teacher,
+        mixers,
+        scale=1000 / 8,
+        is_counted=partial(counted_in_layer, batch, which),
+        autocast=nullcontext,
+    )
+    local = {name: parameter.grad for name, parameter in trained.items()}
+    losses = [
+        layer_mse(mixers[index].heads(u), heads, is_counted=counted_in_layer(batch, which, u.shape[1]))
+        for index, (u, heads) in signals_of(teacher, batch).items()
+    ]
+    summed = torch.autograd.grad(1000 * torch.stack(losses).mean(), list(trained.values()))
+    for (name, gradient), expected in zip(local.items(), summed, strict=True):
+        assert gradient is not None, name
+        assert float((gradient - expected).norm()) <= 1e-10 * float(expected.norm()), name
+    assert list(errors.values()) == pytest.approx([float(loss.detach()) for loss in losses], rel=1e-12)
+
+
+def test_no_gradient_is_taken_for_a_scale_of_zero(make_teacher: Make, small_config: Config) -> None:
+    teacher = make_teacher()
+    batch = batch_for(teacher, small_config("stage=all"))
+    student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
+    trained = set_trainable(student, trainable_names(student, 1, train_decay=True))
+    errors = layer_local_backward(
+        partial(hidden_states, teacher, batch),
+        teacher,
+        {layer.index: layer.layer.mixer for layer in student.mixer_layers()},
+        scale=0.0,
+        is_counted=lambda num_tokens: None,
+        autocast=nullcontext,
+    )
+    assert len(errors) == 4
+    assert all(parameter.grad is None for parameter in trained.values())
