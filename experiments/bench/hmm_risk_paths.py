@@ -70,7 +70,8 @@ def _sklearn_path(
 ) -> list[Float64[ndarray, "p m"]]:
     # scikit-learn minimises the sum of squares over rows, ours their mean
     heads = (ridge(alpha=features.shape[0] * strength, fit_intercept=False, solver=solver) for strength in strengths)
-    return [head.fit(features, targets).coef_.T for head in heads]
+    # of one output it returns a vector
+    return [head.fit(features, targets).coef_.reshape(targets.shape[1], -1).T for head in heads]
 
 
 def every_width_case(num_train: int) -> Case:

@@ -25,7 +25,7 @@ _LONGEST_IN_TWO_COLUMNS = 24
 _LABELS = {
     "excess_risk": "excess risk",
     "prediction_risk": "total prediction risk",
-    "fixed_problem_excess": "excess over the best full head",
+    "fixed_problem_excess": "excess over the full head",
     "bias": "bias",
     "variance": "variance",
     "accuracy": "accuracy",

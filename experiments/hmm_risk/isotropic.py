@@ -87,8 +87,8 @@ def isotropic_risk(
         raise InputError(f"kept={np.max(k)} is a fraction of the signal; expected at most 1")
     unseen = np.maximum(1 - k, 0.0) * r2
     seen, noise = r2 - unseen, s2 + unseen
-    # With v the transform of the n x n Gram matrix: m' = m (1 + γ m)/root and m - λ m' = λ m v/root. As λ vanishes, λ m
-    # does so below γ = 1 and λ v above; each side has one expression that does not cancel.
+    # With v the transform of the n x n Gram matrix: m' = m (1 + γ m) / root, m - λ m' = λ m v / root. As λ vanishes, λ
+    # m does so below γ = 1 and λ v above; each side has one expression that does not cancel.
     root = np.hypot(1 - g + lam, 2 * np.sqrt(g * lam))
     wide = g > 1
     one = 2 / (root + np.where(wide, g - 1, 1 - g) + lam + (root == 0))
