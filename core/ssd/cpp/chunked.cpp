@@ -6,8 +6,8 @@
 //   y_i    = e^{c_i} C_i.h + sum_{j<=i} L_ij dt_j (C_i.B_j) x_j + D x_i
 //   h_next = e^{c_q} h + sum_j e^{c_q - c_j} dt_j B_j x_j'
 //
-// One task is one head of one sequence (backward: the heads of a group that share a sum), always in the same order, so
-// the result does not depend on the number of threads nor on what else is in the batch.
+// A task is a few heads of one sequence (backward: the heads of a group that share a sum). A head is always worked on in
+// the same order, so the result does not depend on the number of threads nor on what else is in the batch.
 //
 // A product is one micro-kernel, `accumulate`: a tile of ROWS x VECTORS registers. Its right operand lies in panels,
 // [width / PANEL][length][PANEL], so that a panel is read front to back; its left operand is broadcast.

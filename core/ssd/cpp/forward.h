@@ -1,4 +1,4 @@
-// The forward pass of one head of one sequence.
+// The forward pass of some heads of one sequence, side by side.
 #pragma once
 
 #include "buffers.h"
