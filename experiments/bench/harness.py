@@ -169,11 +169,11 @@ class Result:
 class _Timing:
     candidate: Candidate
     difference: float
-    # a candidate of many seconds takes part in every `stride`-th round only
+    # a candidate of many seconds takes part in every `stride`-th round only; 0: in none, its first call was enough
     stride: int
     calls: int
     times_s: list[float]
-    processor_s: float = 0.0
+    processor_s: float
 
 
 def measure(
@@ -189,7 +189,8 @@ def measure(
     Args:
         case: what to measure.
         repeats: rounds; a candidate takes part in fewer, at least one, if they would take it more than `budget_s`.
-        budget_s: the time for all repeats of one candidate, unless the case has its own.
+        budget_s: the time for all repeats of one candidate, unless the case has its own. A first call that takes longer
+            is the only one.
         shortest_repeat_s: shorter calls are repeated within one repeat until they take about this long together.
         on_round: called with the number of each finished round.
 
@@ -208,7 +209,7 @@ def measure(
     for turn in range(repeats):
         gc.collect()
         for timing in timings:
-            if turn % timing.stride == 0:
+            if timing.stride and turn % timing.stride == 0:
                 _time_once(timing, case.clock)
         if on_round is not None:
             on_round(turn + 1)
@@ -222,9 +223,9 @@ def _compare(
     case: Case, candidate: Candidate, repeats: int, budget_s: float, shortest_repeat_s: float
 ) -> Row | _Timing:
     try:
-        started = time.perf_counter()
+        processor_started, started = time.process_time(), time.perf_counter()
         result = candidate.run()
-        call_s = time.perf_counter() - started
+        call_s, processor_s = time.perf_counter() - started, time.process_time() - processor_started
     except Exception as error:
         # a peer of another version than the one this was written for must not end the benchmark of all the others
         if candidate is case.ours:
@@ -243,12 +244,17 @@ def _compare(
             unit=candidate.unit,
         )
     del result
+    if call_s > budget_s and case.clock is wall_clock:
+        # what a first call does beside its work is nothing to so long a time
+        return _Timing(candidate, difference, stride=0, calls=1, times_s=[call_s], processor_s=processor_s)
     if call_s < budget_s / 10 or case.clock is not wall_clock:
         # the first call may have compiled or loaded something, or returned before a device was done: plan with a second
         call_s = case.clock(candidate.run, 1)
     affordable = max(1, min(repeats, int(budget_s / call_s)))
     calls = max(1, math.ceil(shortest_repeat_s / call_s))
-    return _Timing(candidate, difference, stride=math.ceil(repeats / affordable), calls=calls, times_s=[])
+    return _Timing(
+        candidate, difference, stride=math.ceil(repeats / affordable), calls=calls, times_s=[], processor_s=0.0
+    )
 
 
 def _time_once(timing: _Timing, clock: Clock) -> None:

@@ -41,7 +41,7 @@ class Plan:
         state_dim: N.
         search: where chunk sizes are chosen.
         headline: the main length.
-        growth: lengths of the growth figure; the headline is among them.
+        growth: lengths of the growth figure; the headline is among them, and beyond `peers_up_to`.
         growth_from: the line of the exponent begins here.
         peers_up_to: peers are not timed at longer ones, except at the headline's.
         attention_up_to: nor is attention.
@@ -81,7 +81,7 @@ _FULL = Plan(
     attention_up_to=8192,
     overtaking=(64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 448, 512, 640, 768, 1024),
     memory=8192,
-    decode_batches=(1, 16),
+    decode_batches=(1, 16, 64),
     gemm_size=4096,
     is_judged=True,
 )
@@ -124,15 +124,14 @@ def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
     maker = maker.with_best_chunks((yield maker.search(plan.search)))
     forward = yield maker.headline(Mode.forward, plan.headline, gemm_size=plan.gemm_size)
     yield maker.headline(Mode.backward, plan.headline, gemm_size=plan.gemm_size)
-    growth: dict[int, list[Row]] = {}
+    in_turns = yield maker.growth(plan.growth)
+    growth = {length: [replace(row, candidate=OURS)] for length, row in zip(plan.growth, in_turns, strict=True)}
+    # the headline's peers, without ours and the matrix product
+    growth[plan.headline] += forward[1:-1]
     for length in plan.growth:
-        if length == plan.headline:
-            # without the matrix product
-            growth[length] = forward[:-1]
-        else:
-            growth[length] = yield maker.growth(
-                length, has_peers=length <= plan.peers_up_to, has_attention=length <= plan.attention_up_to
-            )
+        if length <= plan.peers_up_to:
+            rows = yield maker.length(length, has_attention=length <= plan.attention_up_to)
+            growth[length] += rows[1:]
     overtaking: dict[Mode, dict[int, list[Row]]] = {}
     for mode in Mode:
         overtaking[mode] = {}
@@ -167,7 +166,7 @@ def _conclude(
 ) -> Conclusion:
     exponents = _exponents(growth, plan.growth_from)
     crossovers = {mode: _crossover(rows) for mode, rows in overtaking.items()}
-    lengths = f"{plan.growth_from:,} to {plan.growth[-1]:,} tokens"
+    lengths = f"{plan.growth_from:,} tokens on"
     findings = [
         Finding(
             name="share of the matrix product's rate, forward",
@@ -180,7 +179,7 @@ def _conclude(
                 name=f"growth of the forward's time, {name}",
                 value=exponent,
                 at_most=_EXPONENT if name == OURS else None,
-                note=f"exponent of the length, least squares over {lengths}",
+                note=f"exponent of the length, least squares from {lengths}",
             )
             for name, exponent in exponents.items()
         ),

@@ -106,10 +106,20 @@ class SsdCases:
         others.append(attention_candidate(problem, mode, required_ratio=ratio))
         return replace(self._case(mode, problem, others), peak=gemm_peak(self.setting, gemm_size))
 
-    def growth(self, num_tokens: int, *, has_peers: bool, has_attention: bool) -> Case:
-        """The forward at one of many lengths."""
+    def growth(self, lengths: Sequence[int]) -> Case:
+        """Our forward at every length, in turns, since the lengths are compared with one another."""
+        problems = [self._problem(num_tokens) for num_tokens in lengths]
+        shortest, *others = (
+            _scan(problem, Mode.forward, f"{OURS}, {problem.setting.num_tokens:,} tokens", _ours("auto"), None)
+            for problem in problems
+        )
+        case = self._case(Mode.forward, problems[0], others)
+        return replace(case, name="forward, growth with length", ours=shortest)
+
+    def length(self, num_tokens: int, *, has_attention: bool) -> Case:
+        """Ours, the peers and perhaps attention at one of many lengths."""
         problem = self._problem(num_tokens)
-        others = self._peers(problem, Mode.forward, {}) if has_peers else []
+        others: list[Candidate | Missing] = [*self._peers(problem, Mode.forward, {})]
         if has_attention:
             others.append(attention_candidate(problem, Mode.forward))
         case = self._case(Mode.forward, problem, others, budget_s=_SHORT_BUDGET_S)

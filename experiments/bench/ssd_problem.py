@@ -19,8 +19,9 @@ from lab.core.ssd.mixing import Scanned, ssd_by_scan
 
 # the chunk that useful operations are counted for, whichever an implementation takes
 COUNTED_CHUNK = 64
-# of a float64 reference, which keeps the matrices of a segment for its gradient
-_SEGMENT = 4096
+# of the float64 reference: its states stay in the cache, and its gradient keeps the matrices of one segment
+_SEGMENT = 1024
+_SEGMENT_CHUNK = 128
 
 
 class Mode(StrEnum):
@@ -182,4 +183,4 @@ def _exact(inputs: Inputs) -> Float[Tensor, "B T H P"]:
 
 def _exact_segment(A: Tensor, state: Tensor | None, x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> Scanned:
     x, dt, A, B, C = (tensor.double() for tensor in (x, dt, A, B, C))
-    return ssd_by_scan(x, dt, A, B, C, initial_state=state)
+    return ssd_by_scan(x, dt, A, B, C, initial_state=state, chunk_size=_SEGMENT_CHUNK)

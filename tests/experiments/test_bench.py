@@ -152,6 +152,19 @@ def test_a_candidate_beyond_the_budget_is_still_timed_once() -> None:
     assert measured(case, repeats=6)[0].times_s == (100.0,)
 
 
+def test_a_first_call_beyond_the_budget_is_the_only_one() -> None:
+    calls = []
+
+    def slow() -> float:
+        calls.append(1)
+        return busy(0.01)()
+
+    (row,) = measured(Case("slow", "", candidate("ours", slow), []), budget_s=0.001)
+    assert len(calls) == 1
+    assert len(row.times_s) == 1
+    assert row.times_s[0] >= 0.01
+
+
 def test_short_calls_are_timed_several_at_once() -> None:
     case = Case("short", "", candidate("ours", takes(0.001)), [], clock=told_clock)
     rows = measured(case, repeats=2, shortest_repeat_s=0.0045)
