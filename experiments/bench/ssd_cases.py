@@ -114,7 +114,8 @@ class SsdCases:
             for problem in problems
         )
         case = self._case(Mode.forward, problems[0], others)
-        return replace(case, name="forward, growth with length", ours=shortest)
+        setting = f"{problems[0].setting}, and longer"
+        return replace(case, name="forward, growth with length", setting=setting, ours=shortest)
 
     def length(self, num_tokens: int, *, has_attention: bool) -> Case:
         """Ours, the peers and perhaps attention at one of many lengths."""
