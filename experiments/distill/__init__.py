@@ -36,7 +36,7 @@ Keys:
   evaluation     num_batches, batch_size, num_validation_batches, window, num_sinks
   variants       several students in one run: '+variants={LABEL:{KEY:VALUE}}'      [{}]
   replicates     students that differ in their random numbers                    [1]
-  figures        a list: layer_error, loss, accuracy, trade_off                  [the first three]
+  figures        a list: layer_error, loss, accuracy, trade_off, students        [the first three]
   title          printed over the table and in `lab runs`
   seed           of everything random                                            [0]
   device         cpu, cuda                                                       [auto]

@@ -20,7 +20,7 @@ from lab.experiments.distill.student import StudentConfig
 
 TEACHER, ALL = "teacher", "all"
 STAGES = (TEACHER, "1", "2", "3", ALL)
-FIGURES = ("layer_error", "loss", "accuracy", "trade_off")
+FIGURES = ("layer_error", "loss", "accuracy", "trade_off", "students")
 
 
 class Reduction(Enum):

@@ -14,6 +14,9 @@ Row = dict[str, Any]
 Columns = dict[str, list[Any]]
 Drawn = tuple[Figure, Columns]
 
+# names of more students than this stand at an angle
+_MOST_LEVEL = 4
+
 _STAGES = ("seed", "stage 1", "stage 2", "stage 3")
 
 
@@ -103,8 +106,33 @@ def trade_off(table: Sequence[Row]) -> Drawn | None:
     return figure, columns
 
 
+def students(table: Sequence[Row]) -> Drawn | None:
+    """Accuracy and divergence of every student after its last stage, side by side; bars are spreads of replicates."""
+    found = [summary for summary in summaries(table) if summary.is_last]
+    if not found:
+        return None
+    figure, (left, right) = new_figure(num_panels=2)
+    columns: Columns = {"student": [], "accuracy": [], "spread": [], "kl_per_token": [], "kl_spread": []}
+    for index, summary in enumerate(found):
+        accuracies_of = [summary.mean("accuracy") or 0.0, summary.spread("accuracy") or 0.0]
+        divergences = [summary.mean("kl_per_token") or 0.0, summary.spread("kl_per_token") or 0.0]
+        left.errorbar(index, *(100 * value for value in accuracies_of), **_style(index, line=""))
+        right.errorbar(index, *divergences, **_style(index, line=""))
+        _append(columns, (summary.label, *accuracies_of, *divergences))
+    _baselines(left, table, columns)
+    for axes in (left, right):
+        axes.set_xticks(range(len(found)), [summary.label or "student" for summary in found])
+        # labels of many students would run into each other
+        axes.tick_params(axis="x", labelrotation=30 if len(found) > _MOST_LEVEL else 0)
+    _percent_axis(left)
+    left.legend()
+    right.set_yscale("log")
+    right.set_ylabel("KL to the teacher (nats a token)")
+    return figure, columns
+
+
 FIGURES: dict[str, Callable[[Sequence[Row]], Drawn | None]] = {
-    function.__name__: function for function in (layer_error, loss, accuracy, trade_off)
+    function.__name__: function for function in (layer_error, loss, accuracy, trade_off, students)
 }
 
 
@@ -130,7 +158,8 @@ def _baselines(axes: Axes, table: Sequence[Row], columns: Columns) -> None:
     for index, (name, value) in enumerate(accuracies(table).items()):
         style = ("--", ":", "-.", (0, (1, 3)))[index % 4]
         axes.axhline(100 * value, color="0.4", linewidth=0.8, linestyle=style, label=name)
-        _append(columns, (name, None, value, 0.0))
+        known = {"student": name, "accuracy": value}
+        _append(columns, [known.get(key) for key in columns])
 
 
 def _append(columns: Columns, point: Sequence[Any]) -> None:

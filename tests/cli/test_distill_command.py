@@ -1,0 +1,154 @@
+"""`lab distill` as it is typed."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lab.core.data.picture_questions import picture_questions_tokenizer
+from lab.core.mixers.rotary import RotaryConfig
+from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
+from lab.experiments.distill.config import DistillConfig
+from lab.experiments.distill.teacher import new_teacher, write_teacher
+
+Lab = Callable[..., Any]
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a model of two layers."""
+    decoder = DecoderConfig(
+        num_layers=1,
+        hidden_size=16,
+        intermediate_size=16,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        vocab_size=96,
+        rms_norm_eps=1e-5,
+        rotary=RotaryConfig(theta=1e4, max_length=1024),
+    )
+    vision = VisionConfig(
+        image_size=28,
+        patch_size=7,
+        num_channels=3,
+        shuffle_factor=2,
+        pixel_shuffle=PixelShuffle.pre,
+        image_token_id=4,
+    )
+    tokenizer = picture_questions_tokenizer("")
+    model = new_teacher(
+        HovleConfig(vision=vision, embedding=decoder, llm=decoder), tokenizer, device=torch.device("cpu"), seed=0
+    )
+    folder = tmp_path_factory.mktemp("teacher") / "teacher"
+    write_teacher(model, tokenizer, folder)
+    return folder
+
+
+def arguments(teacher: Path, *more: str, steps: int = 2) -> list[str]:
+    stages = [f"stage_{stage}.{key}" for stage in (1, 2, 3) for key in (f"steps={steps}", "batch_size=2")]
+    sizes = ["num_batches=1", "batch_size=2", "num_validation_batches=1"]
+    evaluation = [f"evaluation.{size}" for size in sizes]
+    return ["distill", f"teacher.path={teacher}", "teacher.hovle=null", *stages, *evaluation, "threads=1", *more]
+
+
+def check_refused(done: Any, *words: str) -> None:
+    """One line that names key and value, and exit code 2."""
+    assert done.code == 2, done.err
+    assert done.err.startswith("lab: ")
+    assert done.err.count("\n") == 1
+    for word in words:
+        assert word in done.err
+
+
+def test_the_help_teaches_groups_keys_and_examples(lab: Lab) -> None:
+    text = lab("distill", "--help").out
+    for group in ("teacher", "student", "data", "recipe", "experiment/distill"):
+        for option in (CONF / group).glob("*.yaml"):
+            assert option.stem in text
+    words = (
+        text.replace(",", " ")
+        .replace("+", " ")
+        .replace("=", " ")
+        .replace("'", " ")
+        .replace(":", " ")
+        .replace(".", " ")
+        .split()
+    )
+    assert {field.name for field in fields(DistillConfig)} - set(words) == set()
+    assert text.partition("Examples:")[2].count("lab distill") >= 3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("stage=5",), ("stage=5", "teacher, 1, 2, 3, all")),
+        (("stage=all", "stage_1.stepz=3"), ("stage_1.stepz", "steps")),
+        (("stage=2",), ("stage=2", "lab distill stage=1")),
+        (("stage=all", "student=nice"), ("student/nice", "linear")),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    lab: Lab, outputs: Path, teacher: Path, words: tuple[str, ...], says: tuple[str, ...]
+) -> None:
+    check_refused(lab(*arguments(teacher, *words)), *says)
+    assert not outputs.exists()
+
+
+@pytest.mark.slow
+def test_a_missing_stage_is_one_line(lab: Lab, outputs: Path, teacher: Path) -> None:
+    check_refused(lab(*arguments(teacher)), "stage")
+    assert not outputs.exists()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_is_one_line_and_the_run_is_marked(lab: Lab, outputs: Path, teacher: Path) -> None:
+    done = lab(*arguments(teacher, "stage=1", "stage_1.learning_rate=1e30", steps=9))
+    check_lines = [line for line in done.err.splitlines() if line.startswith("lab: ")]
+    assert done.code == 2
+    assert len(check_lines) == 1
+    assert "lower stage_1.learning_rate=1e+30" in check_lines[0]
+    (status,) = outputs.glob("distill/runs/*/status.json")
+    assert json.loads(status.read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_ends_a_run_that_resume_goes_on_with(
+    lab: Lab, lab_command: tuple[str, ...], outputs: Path, teacher: Path, number: int
+) -> None:
+    typed = arguments(teacher, "stage=all", "figures=[]", steps=150)
+    process = subprocess.Popen(
+        [*lab_command, *typed],
+        cwd=outputs.parent,
+        env={**os.environ, "LAB_OUTPUTS": str(outputs)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 300
+    while not any('"train"' in path.read_text() for path in outputs.glob("distill/runs/*/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert "lab: interrupted; what is recorded is kept, and resume=RUN goes on" in said
+    (folder,) = outputs.glob("distill/runs/*")
+    assert json.loads((folder / "status.json").read_text())["status"] == "interrupted"
+    (node,) = (folder / "checkpoints").iterdir()
+    last = max(int(path.name.removeprefix("step_")) for path in node.iterdir())
+    assert 0 < last < 150
+    done = lab("distill", f"resume={folder.name}")
+    assert done.code == 0, done.err
+    assert json.loads((folder / "status.json").read_text())["status"] == "finished"
+    assert lab("show", folder.name).code == 0
