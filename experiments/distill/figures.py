@@ -37,7 +37,7 @@ def layer_error(table: Sequence[Row]) -> Drawn | None:
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer")
-    axes.set_ylabel("‖student − teacher‖ / ‖teacher‖, heads")
+    axes.set_ylabel("relative error of the heads")
     axes.legend()
     return figure, _columns(rows, ("stage", "layer", "name", "relative_error", "layer_mse"))
 
@@ -70,13 +70,19 @@ def accuracy(table: Sequence[Row]) -> Drawn | None:
         points = [summary.mean("accuracy") or 0.0 for summary in mine]
         spreads = [summary.spread("accuracy") or 0.0 for summary in mine]
         stages = [summary.stage for summary in mine]
-        axes.errorbar(stages, [100 * y for y in points], [100 * y for y in spreads], **_style(index), label=label)
+        axes.errorbar(
+            stages, [100 * y for y in points], [100 * y for y in spreads], **_style(index), label=label or STUDENT
+        )
         for point in zip([label] * len(mine), stages, points, spreads, strict=True):
             _append(columns, point)
     _baselines(axes, table, columns)
     axes.set_xticks(range(len(_STAGES)), _STAGES)
     _percent_axis(axes)
-    axes.legend()
+    # below the panel: there is no room for so many names in it
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.14 * -(-len(labels) // 2))
     return figure, columns
 
 
@@ -114,11 +120,11 @@ def students(table: Sequence[Row]) -> Drawn | None:
     figure, (left, right) = new_figure(num_panels=2)
     columns: Columns = {"student": [], "accuracy": [], "spread": [], "kl_per_token": [], "kl_spread": []}
     for index, summary in enumerate(found):
-        accuracies_of = [summary.mean("accuracy") or 0.0, summary.spread("accuracy") or 0.0]
-        divergences = [summary.mean("kl_per_token") or 0.0, summary.spread("kl_per_token") or 0.0]
-        left.errorbar(index, *(100 * value for value in accuracies_of), **_style(index, line=""))
-        right.errorbar(index, *divergences, **_style(index, line=""))
-        _append(columns, (summary.label, *accuracies_of, *divergences))
+        share, share_spread = summary.mean("accuracy") or 0.0, summary.spread("accuracy") or 0.0
+        kl, kl_spread = summary.mean("kl_per_token") or 0.0, summary.spread("kl_per_token") or 0.0
+        left.errorbar(index, 100 * share, 100 * share_spread, **_style(index, line=""))
+        right.errorbar(index, kl, kl_spread, **_style(index, line=""))
+        _append(columns, (summary.label, share, share_spread, kl, kl_spread))
     _baselines(left, table, columns)
     for axes in (left, right):
         axes.set_xticks(range(len(found)), [summary.label or "student" for summary in found])
@@ -126,7 +132,7 @@ def students(table: Sequence[Row]) -> Drawn | None:
         axes.tick_params(axis="x", labelrotation=30 if len(found) > _MOST_LEVEL else 0)
     _percent_axis(left)
     left.legend()
-    right.set_yscale("log")
+    _decades(right, columns["kl_per_token"][: len(found)])
     right.set_ylabel("KL to the teacher (nats a token)")
     return figure, columns
 
@@ -150,7 +156,7 @@ def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
     for kind, style in styles.items():
         points = [(row["step"], row["loss"]) for row in rows if row["kind"] == kind]
         axes.plot([step for step, _ in points], [value for _, value in points], **style)
-    axes.set_yscale("log")
+    _decades(axes, [row["loss"] for row in rows])
     axes.set_xlabel("step")
 
 
@@ -165,6 +171,13 @@ def _baselines(axes: Axes, table: Sequence[Row], columns: Columns) -> None:
 def _append(columns: Columns, point: Sequence[Any]) -> None:
     for values, entry in zip(columns.values(), point, strict=True):
         values.append(entry)
+
+
+def _decades(axes: Axes, values: Sequence[float]) -> None:
+    """Logarithmic where the numbers span a decade; within one, such an axis has no plain ticks."""
+    positive = [value for value in values if value > 0]
+    if len(positive) == len(values) and max(positive) > 10 * min(positive):
+        axes.set_yscale("log")
 
 
 def _percent_axis(axes: Axes) -> None:

@@ -143,8 +143,9 @@ def verdict(table: Sequence[Row]) -> list[str]:
         if summary.is_last and share is not None:
             name = summary.label or "the student"
             sentences.append(
-                f"{name}: {_percent(share)} % of the teacher's accuracy above chance, {summary.num_softmax} layers of "
-                f"softmax attention, {_short(summary.mean('kl_per_token'))} nats a token from the teacher"
+                f"{name}: {_percent(share)} % of the teacher's accuracy above chance, "
+                f"{_short(summary.mean('kl_per_token'))} nats a token from it; "
+                f"{summary.num_softmax} layer{'s' * (summary.num_softmax != 1)} of softmax attention"
             )
     return [*sentences, *_progress_of_stages(table)]
 
