@@ -3,7 +3,7 @@
 # Letters: B batch, T tokens, D model width, H heads, P head_dim.
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import ClassVar
 
@@ -17,9 +17,10 @@ from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.decoder import LanguageModel
 
 
-def blank_pictures(batches: Sequence[Batch]) -> list[Batch]:
+def blank_pictures(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The same questions about pictures of one even grey: what the text alone gives away."""
-    return [replace(batch, pixel_values=torch.zeros_like(batch.pixel_values)) for batch in batches]
+    for batch in batches:
+        yield replace(batch, pixel_values=torch.zeros_like(batch.pixel_values))
 
 
 def with_window(teacher: LanguageModel, *, window: int, num_sinks: int) -> LanguageModel:

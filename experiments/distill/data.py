@@ -1,5 +1,6 @@
 """Training and held-out batches, as the model reads them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,14 +83,13 @@ class Data:
         """
         return self._stream("train", self._seed(purpose, *indices), batch_size)
 
-    def held_out(self, num_batches: int, *, batch_size: int) -> list[Batch]:
+    def held_out(self, num_batches: int, *, batch_size: int) -> "HeldOut":
         """The first held-out batches: always the same, and of samples that no training sees.
 
         Raises:
             InputError: if a file is missing or damaged.
         """
-        stream = self._stream("test", self._seed("held out"), batch_size)
-        return [stream.next_batch() for _ in range(num_batches)]
+        return HeldOut(self._stream("test", self._seed("held out"), batch_size), num_batches)
 
     def _seed(self, purpose: str, *indices: int) -> int:
         return int(self._seeds.numpy(purpose, *indices).integers(2**31))
@@ -104,6 +104,23 @@ class Data:
             tiling=self._tiling,
         )
         return Stream(source, batch_size=batch_size, max_length=self._max_length, seed=seed)
+
+
+class HeldOut:
+    """The first batches of a stream, made anew whenever they are gone through: one at a time is in memory."""
+
+    def __init__(self, stream: Stream, num_batches: int) -> None:
+        self._stream = stream
+        self._start = stream.state
+        self._num_batches = num_batches
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._stream.restore(self._start)
+        for _ in range(self._num_batches):
+            yield self._stream.next_batch()
 
 
 def longest_of(architecture: ModelConfig) -> int:

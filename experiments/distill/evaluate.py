@@ -7,7 +7,7 @@ once gives what generation would, token by token.
 
 # Letters: B batch, T tokens, D model width, V vocabulary, L layers.
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +52,7 @@ class Counts:
         ]
 
 
-def answers_of(model: LanguageModel, batches: Sequence[Batch], *, device: torch.device, chunk_size: int) -> Counts:
+def answers_of(model: LanguageModel, batches: Iterable[Batch], *, device: torch.device, chunk_size: int) -> Counts:
     """How many held-out questions a model answers right."""
     counts = Counts()
     with torch.no_grad():
@@ -66,7 +66,7 @@ def answers_of(model: LanguageModel, batches: Sequence[Batch], *, device: torch.
 def compare(
     student: LanguageModel,
     teacher: LanguageModel,
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     *,
     device: torch.device,
     autocast: Autocast,

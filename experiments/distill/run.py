@@ -106,7 +106,7 @@ def _bench(config: DistillConfig) -> Bench:
         _backends(config, device)
     data = Data(config.data, config.prompt, architecture, tokenizer, seed=config.seed)
     # a file that is missing, or holds nothing of use, is found before anything is written
-    data.held_out(1, batch_size=1)
+    list(data.held_out(1, batch_size=1))
     data.stream("check", batch_size=1).next_batch()
     return Bench(config, teacher, data, tokenizer, device)
 

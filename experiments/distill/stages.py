@@ -10,7 +10,7 @@ call, so that a stage may free memory as it goes.
 
 # Letters: B batch, T tokens, D model width.
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -140,11 +140,11 @@ def objective_of(
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Batches for an objective, from a stream for training and from a list for validation."""
+    """Batches for an objective: a stream for training, the same few for every validation."""
 
     objective: Objective
     stream: Stream
-    held_out: Sequence[Batch]
+    held_out: Iterable[Batch]
     device: torch.device
 
     def step(self, *, scale: float) -> Mapping[str, float]:

@@ -5,7 +5,7 @@ short it keeps what came before the newest checkpoint, and goes on from there.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,12 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lab.core.data.samples import Batch
 from lab.core.data.scenes import chance_by_kind
 from lab.core.data.tokenizers import Tokenizer, WordTokenizer
 from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel
+from lab.core.models.hovle import Hovle
 from lab.core.models.hybrid import layers_of_kind
 from lab.core.runs import Run
 from lab.core.seeds import Seeds
@@ -206,11 +208,10 @@ def _baselines(bench: Bench) -> list[Row]:
     evaluation = bench.config.evaluation
     batches = bench.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
     windowed = with_window(bench.teacher, window=evaluation.window, num_sinks=evaluation.num_sinks)
-    candidates = [
-        ("teacher", bench.teacher, batches),
-        ("teacher, blank pictures", bench.teacher, blank_pictures(batches)),
-        (f"teacher, window {evaluation.window} + {evaluation.num_sinks}", windowed, batches),
-    ]
+    candidates: list[tuple[str, LanguageModel, Iterable[Batch]]] = [("teacher", bench.teacher, batches)]
+    if isinstance(bench.teacher, Hovle):
+        candidates.append(("teacher, blank pictures", bench.teacher, blank_pictures(batches)))
+    candidates.append((f"teacher, window {evaluation.window} + {evaluation.num_sinks}", windowed, batches))
     rows: list[Row] = []
     with progress("baselines", len(candidates)) as advance:
         for number, (name, model, questions) in enumerate(candidates, start=1):

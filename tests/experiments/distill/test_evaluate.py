@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 def batches_for(teacher: Hovle, config: DistillConfig, count: int = 2) -> list[Batch]:
     data = Data(config.data, config.prompt, teacher.config, tokenizer_of(None, config.prompt), seed=0)
-    return data.held_out(count, batch_size=4)
+    return list(data.held_out(count, batch_size=4))
 
 
 def measured(student: Hovle, teacher: Hovle, batches: list[Batch], chunk_size: int = 1000) -> list[dict[str, object]]:
@@ -147,7 +147,7 @@ def test_the_window_shares_the_teachers_weights_and_leaves_it_as_it_is(make_teac
 def test_blank_pictures_are_all_alike(make_teacher: Make, small_config: Config) -> None:
     teacher = make_teacher()
     batches = batches_for(teacher, small_config("stage=all"))
-    blank = blank_pictures(batches)
+    blank = list(blank_pictures(batches))
     assert not torch.cat([batch.pixel_values.flatten() for batch in blank]).any()
     assert [batch.answers for batch in blank] == [batch.answers for batch in batches]
     assert all(isinstance(batch.pixel_values, Tensor) and batch.pixel_values.any() for batch in batches)
