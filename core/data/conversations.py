@@ -8,7 +8,6 @@ language model.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from jaxtyping import Int64
@@ -17,6 +16,7 @@ from numpy import ndarray
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START, Tokenizer
 from lab.core.errors import ConfigError, InputError
+from lab.core.models.config import PixelShuffle
 
 # Letters: T tokens of the language model, E tokens of the embedding.
 
@@ -27,20 +27,13 @@ _PICTURE_TOKENS = (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)
 IGNORED = -100
 
 
-class PixelShuffle(StrEnum):
-    """Where image tokens are joined: before the embedding's layers or after them."""
-
-    PRE = "pre"
-    POST = "post"
-
-
 @dataclass(kw_only=True, slots=True)
 class ChatConfig:
     """What a model expects of its conversations."""
 
     system: str
     """The system message. A public checkpoint's scores depend on it: copy it from the release's `conversation.py`."""
-    pixel_shuffle: PixelShuffle = PixelShuffle.PRE
+    pixel_shuffle: PixelShuffle = PixelShuffle.pre
     """Where the image tokens are joined."""
 
     def __post_init__(self) -> None:
@@ -78,7 +71,7 @@ def encode_conversation(
 
     Args:
         turns: question, answer, question, ...; after a last question without an answer the assistant's turn is left
-            open, for generation. If there are pictures and no question holds an `<image>`, the first begins with one.
+            open, for generation. If there is one picture and no question holds an `<image>`, the first begins with one.
         tiles_per_image: tiles of each picture, thumbnails included, in the order of the marks.
         tokenizer: of the model.
         chat: system message, and where image tokens are joined.
@@ -109,7 +102,7 @@ def encode_conversation(
     llm_repeats = np.ones_like(compact)
     llm_repeats[is_context] = tiles * tiling.tokens_per_tile
     llm_ids = np.repeat(compact, llm_repeats)
-    if chat.pixel_shuffle is PixelShuffle.PRE:
+    if chat.pixel_shuffle is PixelShuffle.pre:
         embedding_ids = llm_ids
     else:
         embedding_repeats = np.ones_like(compact)
@@ -135,7 +128,7 @@ def _with_marks(turns: Sequence[str], num_images: int) -> list[str]:
             raise InputError(f"the answer {answer[:60]!r} holds {IMAGE_MARK}, which only a question can; remove it")
     questions = list(turns[::2])
     num_marks = sum(question.count(IMAGE_MARK) for question in questions)
-    if num_images and not num_marks:
+    if num_images == 1 and not num_marks:
         questions[0] = f"{IMAGE_MARK}\n{questions[0]}"
         num_marks = 1
     if num_marks > num_images:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.core.data.conversations import ChatConfig, PixelShuffle
+from lab.core.data.conversations import ChatConfig
 from lab.core.data.picture_questions import picture_questions_tokenizer
 from lab.core.data.samples import Batch
 from lab.core.data.sources import DataConfig, open_source
@@ -63,17 +63,7 @@ class Data:
         self._tokenizer = tokenizer
         self._max_length = prompt.max_length or longest_of(architecture)
         self._seeds = Seeds(seed)
-        self._chat = ChatConfig(system=prompt.system)
-        self._tiling = TilingConfig(max_tiles=prompt.max_tiles)
-        if isinstance(architecture, HovleConfig):
-            vision = architecture.vision
-            self._chat = ChatConfig(system=prompt.system, pixel_shuffle=PixelShuffle(vision.pixel_shuffle.value))
-            self._tiling = TilingConfig(
-                image_size=vision.image_size,
-                patch_size=vision.patch_size,
-                downsample_ratio=1 / vision.shuffle_factor,
-                max_tiles=prompt.max_tiles,
-            )
+        self._chat, self._tiling = formats(prompt, architecture)
 
     def stream(self, purpose: str, *indices: int, batch_size: int) -> Stream:
         """Training batches, in an order of their own for each purpose and index.
@@ -121,6 +111,20 @@ class HeldOut:
         self._stream.restore(self._start)
         for _ in range(self._num_batches):
             yield self._stream.next_batch()
+
+
+def formats(prompt: PromptConfig, architecture: ModelConfig) -> tuple[ChatConfig, TilingConfig]:
+    """How conversations are written and pictures cut for a model; a model without eyes has no use for the latter."""
+    if not isinstance(architecture, HovleConfig):
+        return ChatConfig(system=prompt.system), TilingConfig(max_tiles=prompt.max_tiles)
+    vision = architecture.vision
+    tiling = TilingConfig(
+        image_size=vision.image_size,
+        patch_size=vision.patch_size,
+        downsample_ratio=1 / vision.shuffle_factor,
+        max_tiles=prompt.max_tiles,
+    )
+    return ChatConfig(system=prompt.system, pixel_shuffle=vision.pixel_shuffle), tiling
 
 
 def longest_of(architecture: ModelConfig) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.core.data.conversations import ChatConfig, PixelShuffle
+from lab.core.data.conversations import ChatConfig
 from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig, picture_questions_tokenizer
 from lab.core.data.pictures import GARMENTS, load_pictures
 from lab.core.data.samples import Sample, collate
@@ -14,6 +14,7 @@ from lab.core.data.stream import Stream
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import IMAGE_CONTEXT
 from lab.core.errors import ConfigError, InputError
+from lab.core.models.config import PixelShuffle
 
 SYSTEM = "Answer briefly."
 TOKENIZER = picture_questions_tokenizer(SYSTEM)
@@ -25,7 +26,7 @@ def task(
     *,
     seed: int = 0,
     config: PictureQuestionsConfig | None = None,
-    shuffle: PixelShuffle = PixelShuffle.PRE,
+    shuffle: PixelShuffle = PixelShuffle.pre,
 ) -> PictureQuestions:
     return PictureQuestions(
         config or PictureQuestionsConfig(),
@@ -65,7 +66,7 @@ def test_a_prompt_reads_as_its_scene_says() -> None:
 
 
 def test_every_sample_has_the_tokens_that_its_tiles_make() -> None:
-    before, after = task(), task(shuffle=PixelShuffle.POST)
+    before, after = task(), task(shuffle=PixelShuffle.post)
     context = TOKENIZER.id_of(IMAGE_CONTEXT)
     for i in range(20):
         assert len(before[i].tiles) == 4 + 3

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.core.data.conversations import ChatConfig, PixelShuffle
+from lab.core.data.conversations import ChatConfig
 from lab.core.data.shards import ConversationFile, ConversationFileConfig
 from lab.core.data.stream import Stream
 from lab.core.data.tiling import TilingConfig, cut_tiles
 from lab.core.data.tokenizers import IMAGE_CONTEXT, WordTokenizer
 from lab.core.errors import ConfigError, InputError
+from lab.core.models.config import PixelShuffle
 
 TOKENIZER = WordTokenizer(["\n", "?", "system", "user", "assistant", "what", "bag", "shoe", *map(str, range(500))])
 TILING = TilingConfig(image_size=8, patch_size=4, max_tiles=4)
@@ -35,7 +36,7 @@ def write(folder: Path, records: Sequence[dict[str, Any] | str]) -> Path:
 
 def opened(path: Path, *, split: str = "train", share: float = 0.0) -> ConversationFile:
     config = ConversationFileConfig(path=path, image_folder=path.parent, held_out_share=share)
-    chat = ChatConfig(system="", pixel_shuffle=PixelShuffle.POST)
+    chat = ChatConfig(system="", pixel_shuffle=PixelShuffle.post)
     return ConversationFile(config, split=split, tokenizer=TOKENIZER, chat=chat, tiling=TILING)
 
 
@@ -93,7 +94,7 @@ def test_the_place_in_the_list_says_whose_turn_it_is(tmp_path: Path) -> None:
         (record("what?", "bag", image="gone.png"), r"gone\.png does not exist"),
         (record("what?", "bag", image="chats.jsonl"), r"chats\.jsonl is no image"),
         (record("<image><image>what?", "bag", image="wide.png"), "2 <image> marks but 1 images"),
-        (record("what?", "bag", image=["wide.png", "wide.png"]), "2 images but 1 <image> marks"),
+        (record("what?", "bag", image=["wide.png", "wide.png"]), "2 images but 0 <image> marks"),
         (record("hat?", "bag"), "'hat'"),
     ],
 )
