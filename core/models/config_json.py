@@ -126,6 +126,18 @@ def hovle_json(config: HovleConfig) -> dict[str, Any]:
     }
 
 
+def llama_json(config: DecoderConfig) -> dict[str, Any]:
+    """A config.json that describes `config`: `read_llama` gives it back."""
+    return {
+        "model_type": "qwen2" if config.qkv_bias else "llama",
+        "architectures": ["Qwen2ForCausalLM" if config.qkv_bias else "LlamaForCausalLM"],
+        "vocab_size": config.vocab_size,
+        "head_dim": config.head_dim,
+        "tie_word_embeddings": config.tie_output,
+        **_decoder_json(config),
+    }
+
+
 def _decoder_json(config: DecoderConfig) -> dict[str, Any]:
     rotary = config.rotary
     is_scaled = rotary.kind is not RotaryKind.plain

@@ -177,6 +177,9 @@ def _fused_mamba2(mixer: Mixer, public: str, ours: str) -> list[KeyRule]:
         "g_norm_swish_gate.weight": "g_norm.weight",
         "o_proj.weight": "o_proj.weight",
     }
+    if mixer.vkq_proj.bias is not None:
+        # of Qwen2's attention; the release has none, and therefore no name for it
+        names["vkq_bias"] = "vkq_proj.bias"
     parts = tuple(f"{ours}.{name}.weight" for name in ("vkq_proj", "g_proj", "in_proj"))
     return [KeyRule((f"{public}.wvkqgdt.weight",), parts, read=split, write=fuse), *_renamed(public, ours, names)]
 
@@ -190,4 +193,4 @@ MixerRules = Callable[[Mixer, str, str], list[KeyRule]]
 
 # how each family of checkpoints stores the mixer of a layer, by the mixer's kind
 INTERNLM2_MIXERS: dict[str, MixerRules] = {SoftmaxAttention.kind: _packed_attention, Mamba2.kind: _fused_mamba2}
-LLAMA_MIXERS: dict[str, MixerRules] = {SoftmaxAttention.kind: _separate_attention}
+LLAMA_MIXERS: dict[str, MixerRules] = {SoftmaxAttention.kind: _separate_attention, Mamba2.kind: _fused_mamba2}

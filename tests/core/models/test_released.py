@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.checkpoint import CONFIG, INDEX, ONE_FILE, write_checkpoint
 from lab.core.models.config import DecoderConfig, HovleConfig
+from lab.core.models.config_json import llama_json
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.hybrid import mamba2_like
+from lab.core.models.llama import Llama
 from lab.core.models.released import BLOCK_TYPE, is_student, load_student, write_student
-from lab.core.models.teachers import build, key_map
+from lab.core.models.teachers import build, key_map, load
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-12
@@ -230,9 +233,56 @@ def test_ablations_have_no_place_in_the_layout(teacher: LanguageModel, tmp_path:
         write_student(tmp_path / "out", teacher, teacher_folder=None)
 
 
-def test_text_models_have_no_released_layout(tiny_decoder: Callable[..., DecoderConfig], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="a student of Llama has no released layout, only one of HoVLE has"):
-        write_student(tmp_path / "out", build(tiny_decoder()), teacher_folder=None)
+@pytest.fixture(params=[False, True], ids=["llama", "qwen2"])
+def text_student(request: pytest.FixtureRequest, tiny_decoder: Callable[..., DecoderConfig]) -> LanguageModel:
+    """A text model whose second layer of two is Mamba-2; every tensor holds random numbers."""
+    config = replace(tiny_decoder(tie_output=not request.param), qkv_bias=request.param)
+    student = build(config)
+    layer = student.mixer_layers()[1].layer
+    assert isinstance(layer.mixer, SoftmaxAttention)
+    layer.mixer = mamba2_like(layer.mixer, Mamba2Options())
+    student = student.to_empty(device=CPU)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.normal_(std=0.2, generator=generator)
+    return student
+
+
+def test_a_text_student_is_read_as_it_was_written(text_student: LanguageModel, tmp_path: Path) -> None:
+    write_student(tmp_path / "out", text_student, teacher_folder=None)
+    assert is_student(tmp_path / "out")
+    again = load_student(tmp_path / "out", device=CPU, dtype=torch.float32)
+    theirs = text_student.state_dict()
+    assert {name: tensor.equal(theirs[name]) for name, tensor in again.state_dict().items()} == dict.fromkeys(
+        theirs, True
+    )
+    tokens = torch.arange(12).view(1, 12)
+    assert again(Inputs(tokens=tokens)).equal(text_student(Inputs(tokens=tokens)))
+
+
+def test_the_folder_of_a_text_student_says_that_it_is_no_llama(text_student: LanguageModel, tmp_path: Path) -> None:
+    write_student(tmp_path / "out", text_student, teacher_folder=None, more={"note": 1})
+    content = json.loads((tmp_path / "out" / CONFIG).read_text())
+    assert content["model_type"] in ("llama_mamba2", "qwen2_mamba2")
+    assert content[BLOCK_TYPE] == ["mha", "mamba2"]
+    assert content["note"] == 1
+    with pytest.raises(ConfigError, match=r"model_type=\w+_mamba2 is not implemented"):
+        load(tmp_path / "out", device=CPU, dtype=torch.float32)
+    (tmp_path / "out" / CONFIG).write_text(json.dumps({**content, "model_type": "gemma_mamba2"}))
+    assert "model_type=gemma_mamba2 is no student of a text model" in refused(tmp_path / "out")
+
+
+def test_a_text_student_takes_over_the_files_of_its_teacher(text_student: LanguageModel, tmp_path: Path) -> None:
+    assert isinstance(text_student, Llama)
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    (teacher / CONFIG).write_text(json.dumps({**llama_json(text_student.config), "eos_token_id": 2}))
+    (teacher / "tokenizer.json").write_text("{}")
+    write_student(tmp_path / "out", text_student, teacher_folder=teacher)
+    assert json.loads((tmp_path / "out" / CONFIG).read_text())["eos_token_id"] == 2
+    assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
+    load_student(tmp_path / "out", device=CPU, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
