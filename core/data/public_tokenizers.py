@@ -38,6 +38,10 @@ class JsonTokenizer:
         ids = self._tokenizer.encode("").ids
         return ids[0] if ids else None
 
+    def __len__(self) -> int:
+        """Ids that have a text, added tokens included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, special tokens in it recognised, none added."""
         return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -82,6 +86,10 @@ class SentencePieceTokenizer:
         # the longest first, so that no token hides another that begins with it
         longest_first = sorted(self._added, key=len, reverse=True)
         self._splitter = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if self._added else None
+
+    def __len__(self) -> int:
+        """Ids up to the last that has a text, added tokens included."""
+        return max(int(self._model.get_piece_size()), *(index + 1 for index in self._added.values()), 0)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, added tokens in it recognised, none put in."""

@@ -27,6 +27,10 @@ class Tokenizer(Protocol):
         """The id that opens every sequence, if there is one."""
         ...
 
+    def __len__(self) -> int:
+        """Ids that have a text: those below this number."""
+        ...
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, special tokens in it recognised, none added."""
         ...

@@ -1,0 +1,179 @@
+"""Text from a model: the prompt fills a state that was allocated for it, then every token takes one step."""
+
+# Letters: V vocabulary.
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lab.core.data.tokenizers import Tokenizer
+from lab.core.errors import ConfigError, InputError
+from lab.core.mixers.mamba2 import Mamba2
+from lab.core.mixers.softmax import SoftmaxAttention
+from lab.core.models.cache import DecodingState
+from lab.core.models.decoder import Inputs, LanguageModel
+from lab.core.models.hovle import Hovle
+
+# what a decoder of bytes writes for a letter that is not complete
+_INCOMPLETE = "\ufffd"
+
+
+@dataclass(kw_only=True, slots=True)
+class SamplingConfig:
+    """How the next token is chosen."""
+
+    temperature: float = 0.0
+    """Scores are divided by it; 0: the likeliest token."""
+    top_k: int | None = None
+    """Only this many of the likeliest tokens; null: all."""
+    top_p: float | None = None
+    """Only the likeliest tokens that together reach this probability (Holtzman et al., arXiv 1904.09751); null: all."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(f"temperature={self.temperature} must be 0 (greedy) or a positive number")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k={self.top_k} must be 1 or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p={self.top_p} must lie above 0 and at most at 1")
+        for name in ("top_k", "top_p"):
+            if self.temperature == 0 and getattr(self, name) is not None:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)} with temperature=0, which always takes the likeliest token; give a "
+                    "temperature too, such as 1"
+                )
+
+
+def generate(
+    model: LanguageModel,
+    prompt: Inputs,
+    state: DecodingState,
+    *,
+    sampling: SamplingConfig,
+    generator: torch.Generator,
+    max_new_tokens: int,
+    num_ids: int,
+    stop_ids: Collection[int],
+) -> Iterator[int]:
+    """The tokens of an answer, each as soon as it is known.
+
+    Args:
+        model: in evaluation mode.
+        prompt: one row.
+        state: empty, with room for the prompt and all tokens of the answer but the last; see `allocate`.
+        sampling: how a token is chosen.
+        generator: of the random numbers, on the CPU.
+        max_new_tokens: where the answer ends at the latest.
+        num_ids: ids below it may be chosen: tables of embeddings are padded with ids that have no text.
+        stop_ids: where the answer ends, this token included.
+
+    Raises:
+        InputError: if the prompt does not fit the model.
+    """
+    inputs = prompt
+    for _ in range(max_new_tokens):
+        token = choose(_next_logits(model, inputs, state)[:num_ids], sampling, generator)
+        yield token
+        if token in stop_ids:
+            return
+        inputs = Inputs(tokens=prompt.tokens.new_full((1, 1), token))
+
+
+def choose(logits: Float[Tensor, " V"], sampling: SamplingConfig, generator: torch.Generator) -> int:
+    """The next token."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    probs = next_token_law(logits, sampling).cpu()
+    return int(torch.multinomial(probs, 1, generator=generator))
+
+
+def next_token_law(logits: Float[Tensor, " V"], sampling: SamplingConfig) -> Float[Tensor, " V"]:
+    """The probabilities of which a token is drawn: tempered, then the top k, then the top p of these."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / sampling.temperature
+    ordered, ids = wide.sort(descending=True, stable=True)
+    ordered = ordered[: sampling.top_k]
+    probs = ordered.softmax(dim=0)
+    if sampling.top_p is not None:
+        # a token stays if those before it do not reach top_p: the first always does
+        probs = probs * (probs.cumsum(dim=0) - probs < sampling.top_p)
+    return torch.zeros_like(wide).scatter(0, ids[: len(probs)], probs / probs.sum())
+
+
+def allocate(model: LanguageModel, prompt: Inputs, max_new_tokens: int) -> DecodingState:
+    """An empty state with room for a prompt and an answer; the last token of an answer is never read."""
+    num_more = max_new_tokens - 1
+    return model.allocate_state(
+        1,
+        max_length=prompt.tokens.shape[1] + num_more,
+        hd_max_length=None if prompt.hd_tokens is None else prompt.hd_tokens.shape[1] + num_more,
+    )
+
+
+def longest_answer(model: LanguageModel, prompt: Inputs) -> int | None:
+    """Tokens that can be generated before a rotary embedding has come to its end; None: any number.
+
+    Mamba-2 without a rotary embedding, and dynamic ones, have no end.
+
+    Raises:
+        InputError: if the prompt alone is too long.
+    """
+    rooms = []
+    for layer, length in zip(model.mixer_layers(), _lengths(model, prompt), strict=True):
+        mixer = layer.layer.mixer
+        assert isinstance(mixer, SoftmaxAttention | Mamba2), "the mixers that there are"
+        longest = None if mixer.rotary is None else mixer.rotary.config.longest
+        if longest is None:
+            continue
+        if length > longest:
+            raise InputError(
+                f"the prompt has {length} tokens, those of images included, but the model was trained on at most "
+                f"{longest}; shorten it, or give fewer images or tiles"
+            )
+        # the last token of an answer is never read
+        rooms.append(longest - length + 1)
+    return min(rooms) if rooms else None
+
+
+class TextStream:
+    """Ids to text as they come; a letter that is made of several tokens is given once it is complete."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        # the last piece that was given is decoded again with what follows: spaces depend on what is before them
+        self._start = 0
+        self._given = 0
+
+    def push(self, token: int) -> str:
+        """What a token adds to the text that was given so far."""
+        self._ids.append(token)
+        more = self._more()
+        if more.endswith(_INCOMPLETE):
+            return ""
+        self._start, self._given = self._given, len(self._ids)
+        return more
+
+    def rest(self) -> str:
+        """What is left at the end, complete or not."""
+        return self._more() if self._given < len(self._ids) else ""
+
+    def _more(self) -> str:
+        before = self._tokenizer.decode(self._ids[self._start : self._given]) if self._given > self._start else ""
+        return self._tokenizer.decode(self._ids[self._start :])[len(before) :]
+
+
+@torch.no_grad()
+def _next_logits(model: LanguageModel, inputs: Inputs, state: DecodingState) -> Float[Tensor, " V"]:
+    return model.logits(model.hidden(inputs, state)[:, -1:])[0, 0]
+
+
+def _lengths(model: LanguageModel, prompt: Inputs) -> list[int]:
+    """Tokens of the prompt that each layer reads."""
+    num_layers, num_embedding = len(model.mixer_layers()), 0
+    hd_tokens = prompt.tokens if prompt.hd_tokens is None else prompt.hd_tokens
+    if isinstance(model, Hovle):
+        num_embedding = len(model.embedding.layers)
+    return [hd_tokens.shape[1]] * num_embedding + [prompt.tokens.shape[1]] * (num_layers - num_embedding)
