@@ -27,7 +27,7 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
 
     Exits with 2 and one line for what the user can cure, with 130 when interrupted.
     """
-    with one_line_errors():
+    with one_line_errors("interrupted; what is recorded is kept, and resume=RUN goes on"):
         _load(experiment.register)()
         overrides, flags = _split(resumed(arguments))
         if not flags or flags == ["--multirun"]:
@@ -43,12 +43,15 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn what the user can cure into one line on stderr and exit code 2; let everything else rise."""
+def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
+    """Turn what the user can cure into one line on stderr and exit code 2; let everything else rise.
+
+    Ctrl-C ends with exit code 130 and the line `interrupted`.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        print("lab: interrupted; what is recorded is kept, and resume=RUN goes on", file=sys.stderr)
+        print(f"lab: {interrupted}", file=sys.stderr)
         sys.exit(_INTERRUPTED)
     except Exception as error:
         message = _message(error)

@@ -84,6 +84,20 @@ def remove_partial_folders(parent: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a path that cannot be made, before work is done that ends there.
+
+    Raises:
+        RunError: naming the folder above it that does not let anything be made.
+    """
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        # only trying tells: permissions do not bind root, nor do they know a read-only disk
+        os.rmdir(tempfile.mkdtemp(dir=nearest, prefix=_PARTIAL))
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {nearest}: {error.strerror}; choose another place") from error
+
+
 def as_run_error(error: OSError, path: Path) -> Exception:
     """`error` as one line with its cure if the user can do something about it, else `error` itself."""
     cure = _CURABLE.get(error.errno or 0)

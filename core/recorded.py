@@ -28,7 +28,7 @@ def find_run(name: str) -> Path:
         RunError: if there is none, or more than one.
     """
     if not name:
-        raise RunError("resume= and show need the name of a run; `lab runs` lists them")
+        raise RunError("resume=, show, export and generate need the name of a run; `lab runs` lists them")
     if Path(name).is_dir():
         return Path(name)
     folders = [path for pattern in ("*/runs/*", "*/sweeps/*", "reference/*/*") for path in outputs_root().glob(pattern)]

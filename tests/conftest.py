@@ -1,4 +1,4 @@
-"""What all tests share: one BLAS thread, reproducible properties, an output folder, and the command as it is typed."""
+"""What all tests share: one BLAS thread, reproducible properties, an output folder, the command, a small teacher."""
 
 import os
 import subprocess
@@ -62,3 +62,42 @@ def lab(outputs: Path, tmp_path: Path) -> Callable[..., Finished]:
         return Finished(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a model of two layers with random weights, which reads the task that ships."""
+    # not before it is asked for: torch takes seconds to load
+    import torch  # noqa: PLC0415
+
+    from lab.core.data.picture_questions import picture_questions_tokenizer  # noqa: PLC0415
+    from lab.core.mixers.rotary import RotaryConfig  # noqa: PLC0415
+    from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig  # noqa: PLC0415
+    from lab.experiments.distill.teacher import new_teacher, write_teacher  # noqa: PLC0415
+
+    decoder = DecoderConfig(
+        num_layers=1,
+        hidden_size=16,
+        intermediate_size=16,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        vocab_size=96,
+        rms_norm_eps=1e-5,
+        rotary=RotaryConfig(theta=1e4, max_length=1024),
+    )
+    vision = VisionConfig(
+        image_size=28,
+        patch_size=7,
+        num_channels=3,
+        shuffle_factor=2,
+        pixel_shuffle=PixelShuffle.pre,
+        image_token_id=4,
+    )
+    tokenizer = picture_questions_tokenizer("")
+    model = new_teacher(
+        HovleConfig(vision=vision, embedding=decoder, llm=decoder), tokenizer, device=torch.device("cpu"), seed=0
+    )
+    folder = tmp_path_factory.mktemp("teacher") / "teacher"
+    write_teacher(model, tokenizer, folder)
+    return folder

@@ -64,6 +64,15 @@ _RELEASED: dict[str, dict[str, Any]] = {
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf")
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder's config.json is that of a model.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    return (folder / CONFIG).is_file() and "model_type" in load_json(folder / CONFIG)
+
+
 def is_student(folder: Path) -> bool:
     """Whether config.json is that of a student.
 

@@ -23,7 +23,7 @@ Groups (choose with GROUP=OPTION):
 Keys:
   stage          1, 2, 3; all: these in one run; teacher: train a new one
   stages         stage=all: which of them, a list                               [[1,2,3]]
-  from_run       stage=2, 3: the run to go on from                               [null: the newest finished one]
+  from_run       stage=2, 3: the run, or a student's folder, to go on from        [null: the newest finished run]
   stage_1, stage_2, stage_3, stage_teacher: how each is trained, such as stage_2.KEY=VALUE with
                  steps, batch_size, accumulation, learning_rate, warmup, decay, weight_decay, gradient_clip,
                  autocast, counted (all, real, answers), evaluate_every, checkpoint_every;

@@ -6,14 +6,18 @@ from pathlib import Path
 
 from lab.core.data.conversations import ChatConfig
 from lab.core.data.picture_questions import picture_questions_tokenizer
+from lab.core.data.pictures import SPLITS
 from lab.core.data.samples import Batch
 from lab.core.data.sources import DataConfig, open_source
-from lab.core.data.stream import Stream
+from lab.core.data.stream import FiniteSource, Source, Stream
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import Tokenizer, load_tokenizer
 from lab.core.errors import ConfigError
 from lab.core.models.config import HovleConfig, ModelConfig
 from lab.core.seeds import Seeds
+
+# samples of each split that are read before a run begins; a second at most, with large pictures
+_NUM_LOOKED_AT = 64
 
 
 @dataclass(kw_only=True, slots=True)
@@ -65,6 +69,21 @@ class Data:
         self._seeds = Seeds(seed)
         self._chat, self._tiling = formats(prompt, architecture)
 
+    def refuse_broken(self) -> None:
+        """Refuse a file of samples some of which cannot be read: small files are gone through, large ones sampled.
+
+        Later a broken sample is left out; one among the few that are looked at means that the file is not what it
+        should be.
+
+        Raises:
+            InputError: naming the file, the line and what is wrong with it.
+        """
+        for split in SPLITS:
+            source = self._source(split, seed=0)
+            if isinstance(source, FiniteSource):
+                for index in range(0, len(source), max(1, len(source) // _NUM_LOOKED_AT)):
+                    source[index]
+
     def stream(self, purpose: str, *indices: int, batch_size: int) -> Stream:
         """Training batches, in an order of their own for each purpose and index.
 
@@ -85,7 +104,11 @@ class Data:
         return int(self._seeds.numpy(purpose, *indices).integers(2**31))
 
     def _stream(self, split: str, seed: int, batch_size: int) -> Stream:
-        source = open_source(
+        source = self._source(split, seed=seed)
+        return Stream(source, batch_size=batch_size, max_length=self._max_length, seed=seed)
+
+    def _source(self, split: str, *, seed: int) -> Source:
+        return open_source(
             self._config,
             split=split,
             seed=seed,
@@ -93,7 +116,6 @@ class Data:
             chat=self._chat,
             tiling=self._tiling,
         )
-        return Stream(source, batch_size=batch_size, max_length=self._max_length, seed=seed)
 
 
 class HeldOut:
@@ -134,9 +156,11 @@ def longest_of(architecture: ModelConfig) -> int:
 
 
 def tokenizer_of(path: Path | None, prompt: PromptConfig) -> Tokenizer:
-    """The tokenizer in a teacher's folder; without a folder, the words of the task that ships.
+    """The tokenizer in a teacher's folder, or beside its GGUF file; without either, the words of the task that ships.
 
     Raises:
         CheckpointError: if there is none in the folder, or it cannot be read.
     """
-    return picture_questions_tokenizer(prompt.system) if path is None else load_tokenizer(path)
+    if path is None:
+        return picture_questions_tokenizer(prompt.system)
+    return load_tokenizer(path.parent if path.suffix == ".gguf" else path)

@@ -1,13 +1,23 @@
-"""Where a stage starts from: the run that trained the stage before, with the same teacher and student."""
+"""Where a stage starts from: the seed, the run that trained the stage before, or a student's checkpoint folder."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lab.core.errors import CheckpointError, RunError
+from lab.core.mixers.mamba2 import Mamba2
+from lab.core.models.decoder import LanguageModel
+from lab.core.models.hybrid import layers_of_kind
+from lab.core.models.released import is_checkpoint, is_student, load_student
 from lab.core.recorded import find_run, outputs_root, run_directories
-from lab.core.train.state import checkpoints, read_meta
+from lab.core.seeds import Seeds
+from lab.core.train.state import checkpoints, load_tensors, read_meta
 from lab.experiments.distill.config import ALL, DistillConfig
+from lab.experiments.distill.placement import softmax_layers
+from lab.experiments.distill.plan import Node
+from lab.experiments.distill.student import build_student, own_tensors
 
 # of the recorded configuration: what a student that goes on must have in common with what it goes on from
 _COMMON = ("teacher", "student.initialisation", "student.mixer")
@@ -15,6 +25,8 @@ _COMMON = ("teacher", "student.initialisation", "student.mixer")
 
 def find_source(config: DistillConfig, recorded: dict[str, Any]) -> Path:
     """The run that `stage=2` or `stage=3` goes on from: `from_run`, or the newest finished one of the stage before.
+
+    `from_run` may also be the checkpoint folder of a student: whatever trained it, it is taken as it is.
 
     Args:
         config: of this run.
@@ -26,6 +38,10 @@ def find_source(config: DistillConfig, recorded: dict[str, Any]) -> Path:
     stage = int(config.stage)
     if config.from_run is not None:
         folder = find_run(config.from_run)
+        if is_checkpoint(folder):
+            if not is_student(folder):
+                raise RunError(f"from_run={config.from_run} is a teacher; stage={stage} goes on from a student")
+            return folder
         reason = _why_not(folder, recorded)
         if reason is not None:
             raise RunError(f"from_run={config.from_run}: {reason}")
@@ -39,6 +55,63 @@ def find_source(config: DistillConfig, recorded: dict[str, Any]) -> Path:
         f"stage={stage} goes on from stage {stage - 1}, and no finished run of it with this teacher and student is "
         f"under {outputs_root() / 'distill'}; run `lab distill stage={stage - 1}` first, or give from_run=RUN"
     )
+
+
+def seeded_student(teacher: LanguageModel, node: Node, *, seed: int) -> LanguageModel:
+    """The student of a node before anything is trained or read, linear in every layer.
+
+    Raises:
+        BackendError: if an implementation that is asked for by name cannot run here.
+        ConfigError: if the options ask for what the teacher's attention does not have.
+    """
+    # replicates differ in all that is random, layers of one student in their own streams
+    seeds = Seeds(int(Seeds(seed).numpy("replicate", node.replicate).integers(2**31)))
+    student = build_student(teacher, node.student, seeds=seeds)
+    if node.recipe is not None and node.recipe.autocast:
+        # small steps vanish in bfloat16: trained tensors are float32, products are not
+        for layer in layers_of_kind(student, Mamba2.kind):
+            layer.layer.mixer.float()
+    return student
+
+
+def read_source(
+    source: Path, student: LanguageModel, node: Node, *, teacher: LanguageModel, teacher_digest: str
+) -> None:
+    """Give a seeded student, linear in every layer, the tensors of what it goes on from.
+
+    Args:
+        source: as `find_source` gives it.
+        student: of `node`, as `seeded_student` makes it.
+        node: the stage that goes on.
+        teacher: of both.
+        teacher_digest: of its weights.
+
+    Raises:
+        RunError: if a run holds no such student or several.
+        CheckpointError: if the source is damaged, of another teacher, or has attention where Mamba-2 is needed.
+    """
+    own = own_tensors(student)
+    if not is_checkpoint(source):
+        load_tensors(source_checkpoint(source, node.stage, node.replicate, teacher_digest), into=own)
+        return
+    weight = next(teacher.parameters())
+    theirs = load_student(source, device=weight.device, dtype=weight.dtype).state_dict()
+    kept = softmax_layers(node.student.hybrid, len(student.mixer_layers())) if node.is_hybrid else ()
+    skipped = tuple(f"{layer.name}.mixer." for layer in student.mixer_layers() if layer.index in kept)
+    for name, tensor in student.state_dict().items():
+        if name.startswith(skipped):
+            continue
+        if name not in theirs or theirs[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"from_run={source} has no {name} of shape {tuple(tensor.shape)}: it is another model, or has "
+                f"attention in a layer that stage={node.stage} needs as Mamba-2; choose another student"
+            )
+        if name not in own and not theirs[name].equal(tensor):
+            raise CheckpointError(f"from_run={source}: {name} is not the teacher's; choose a student of this teacher")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if not name.startswith(skipped):
+                tensor.copy_(theirs[name])
 
 
 def source_checkpoint(folder: Path, stage: int, replicate: int, teacher: str) -> Path:

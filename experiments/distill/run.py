@@ -22,10 +22,10 @@ from lab.core.tables import write_table
 from lab.experiments.distill.batches import Counted
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
-from lab.experiments.distill.lineage import find_source
+from lab.experiments.distill.lineage import find_source, read_source, seeded_student
 from lab.experiments.distill.placement import softmax_layers
 from lab.experiments.distill.plan import nodes, students
-from lab.experiments.distill.teacher import folder_of, load_teacher, new_teacher
+from lab.experiments.distill.teacher import device_of, digest, folder_of, load_teacher, new_teacher
 from lab.experiments.distill.work import Bench, work_on_students, work_on_teacher
 
 if TYPE_CHECKING:
@@ -39,9 +39,12 @@ def check(config: "DictConfig") -> None:
         LabError: naming key or file, value and cure.
     """
     settings = to_typed(config, DistillConfig)
-    _bench(settings)
+    bench = _bench(settings)
     if settings.stage in ("2", "3"):
-        find_source(settings, _recorded(config))
+        source, teacher_digest = find_source(settings, _recorded(config)), digest(bench.teacher)
+        for node in nodes(students(settings)):
+            student = seeded_student(bench.teacher, node, seed=settings.seed)
+            read_source(source, student, node, teacher=bench.teacher, teacher_digest=teacher_digest)
 
 
 def run(config: "DictConfig") -> float:
@@ -87,7 +90,7 @@ def _recorded(config: "DictConfig") -> dict[str, Any]:
 
 def _bench(config: DistillConfig) -> Bench:
     """Teacher and data of a run, read and checked."""
-    device = _device(config)
+    device = device_of(config.device)
     if config.stage == TEACHER:
         if not isinstance(config.teacher.hovle, HovleConfig) or config.data.picture_questions is None:
             raise ConfigError(
@@ -105,7 +108,8 @@ def _bench(config: DistillConfig) -> Bench:
         _check_students(config, architecture, num_layers=len(teacher.mixer_layers()))
         _backends(config, device)
     data = Data(config.data, config.prompt, architecture, tokenizer, seed=config.seed)
-    # a file that is missing, or holds nothing of use, is found before anything is written
+    # a file that is missing, broken, or holds nothing of use, is found before anything is written
+    data.refuse_broken()
     list(data.held_out(1, batch_size=1))
     data.stream("check", batch_size=1).next_batch()
     return Bench(config, teacher, data, tokenizer, device)
@@ -132,12 +136,6 @@ def _backends(config: DistillConfig, device: torch.device) -> dict[str, str]:
     names = ("ssd", "ssd_step", "causal_conv", "causal_conv_step")
     dtype = config.teacher.precision.dtype
     return {name: resolve(name, getattr(kernels, name), device, dtype).name for name in names}
-
-
-def _device(config: DistillConfig) -> torch.device:
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: there is none here; use device=cpu, or auto")
-    return torch.device("cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _report(record: Run, settings: DistillConfig) -> float:

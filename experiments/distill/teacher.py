@@ -14,11 +14,26 @@ from lab.core.models.config import HovleConfig
 from lab.core.models.config_json import hovle_json
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hovle import Hovle
+from lab.core.models.released import is_checkpoint, is_student
 from lab.core.models.teachers import TeacherConfig, build_random, from_config, key_map
 from lab.core.seeds import Seeds
 
 # teacher.path=shipped: the trained copy that comes with the project
 SHIPPED = "shipped"
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def device_of(name: str) -> torch.device:
+    """The device that `cpu`, `cuda` or `auto` means here.
+
+    Raises:
+        ConfigError: for another name, and for cuda where there is none.
+    """
+    if name not in DEVICES:
+        raise ConfigError(f"device={name}: choose from {', '.join(DEVICES)}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: there is none here; use device=cpu, or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def folder_of(config: TeacherConfig) -> Path | None:
@@ -38,6 +53,10 @@ def load_teacher(config: TeacherConfig, *, device: torch.device, seed: int) -> L
     folder = folder_of(config)
     if folder is None:
         return from_config(config, device=device, generator=Seeds(seed).torch("random teacher"))
+    if is_checkpoint(folder) and is_student(folder):
+        raise ConfigError(
+            f"teacher.path={folder} is a student; give the folder of its teacher, and from_run to go on from a student"
+        )
     wanted = TeacherConfig(path=str(folder), precision=config.precision, hovle=config.hovle)
     return _load_once(_Hashable(wanted), device)
 

@@ -23,7 +23,6 @@ from lab.core.models.decoder import LanguageModel
 from lab.core.models.hovle import Hovle
 from lab.core.models.hybrid import layers_of_kind
 from lab.core.runs import Run
-from lab.core.seeds import Seeds
 from lab.core.train.loop import TrainConfig, fit
 from lab.core.train.optim import adamw
 from lab.core.train.state import TrainingState, checkpoints, load_tensors, read_meta
@@ -31,11 +30,11 @@ from lab.experiments.distill.baselines import blank_pictures, with_window
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
 from lab.experiments.distill.evaluate import Counts, answers_of, compare
-from lab.experiments.distill.lineage import source_checkpoint
+from lab.experiments.distill.lineage import read_source, seeded_student
 from lab.experiments.distill.placement import softmax_layers
 from lab.experiments.distill.plan import Node, nodes, students
 from lab.experiments.distill.stages import AnswersObjective, Feed, autocast_of, objective_of
-from lab.experiments.distill.student import build_student, keep_softmax, own_tensors, set_trainable, trainable_names
+from lab.experiments.distill.student import keep_softmax, own_tensors, set_trainable, trainable_names
 from lab.experiments.distill.teacher import digest, write_teacher
 
 Row = dict[str, Any]
@@ -123,22 +122,13 @@ def work_on_teacher(record: Run, bench: Bench) -> None:
 
 def _starting_student(record: Run, bench: Bench, node: Node, source: Path | None, teacher_digest: str) -> LanguageModel:
     """The student as the stage before left it."""
-    # replicates differ in all that is random, layers of one student in their own streams
-    seeds = Seeds(int(Seeds(bench.config.seed).numpy("replicate", node.replicate).integers(2**31)))
-    student = build_student(bench.teacher, node.student, seeds=seeds)
-    if node.recipe is not None and node.recipe.autocast:
-        # small steps vanish in bfloat16: trained tensors are float32, products are not
-        for layer in layers_of_kind(student, Mamba2.kind):
-            layer.layer.mixer.float()
+    student = seeded_student(bench.teacher, node, seed=bench.config.seed)
     if node.recipe is not None and not checkpoints(_folder(record, node)):
-        start = None
-        if node.parent is not None and node.parent.recipe is not None:
-            start = checkpoints(_folder(record, node.parent))[-1]
-        elif node.parent is None:
+        if node.parent is None:
             assert source is not None, "a student without a seed goes on from another run"
-            start = source_checkpoint(source, node.stage, node.replicate, teacher_digest)
-        if start is not None:
-            load_tensors(start, into=own_tensors(student))
+            read_source(source, student, node, teacher=bench.teacher, teacher_digest=teacher_digest)
+        elif node.parent.recipe is not None:
+            load_tensors(checkpoints(_folder(record, node.parent))[-1], into=own_tensors(student))
     if node.is_hybrid:
         kept = softmax_layers(node.student.hybrid, len(student.mixer_layers()))
         keep_softmax(student, bench.teacher, kept)

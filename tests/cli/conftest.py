@@ -1,10 +1,18 @@
-"""One finished run, made once and copied for every test that changes it."""
+"""Finished runs, made once; what a test changes, it copies."""
 
 import os
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
+from typer.testing import CliRunner
+
+from lab.cli.main import app
+from lab.experiments.distill.config import register
+from lab.experiments.distill.run import execute
 
 TINY = (
     "num_train=20",
@@ -45,3 +53,63 @@ def recorded(finished_run: tuple[Path, str], outputs: Path) -> Path:
     subprocess.run(["cp", "-a", str(finished_run[0]), str(outputs)], check=True)
     (folder,) = outputs.glob("hmm_risk/runs/*")
     return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a command said, in this process."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def typed() -> Callable[..., Said]:
+    """A command line as it is typed, in this process: commands that start no Hydra job, and those that are refused."""
+
+    def run(*words: str) -> Said:
+        done = CliRunner().invoke(app, list(words))
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return Said(done.exit_code, done.stdout, done.stderr)
+
+    return run
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """Runs of a few steps in an output folder.
+
+    Attributes:
+        root: the output folder.
+        teacher: a checkpoint folder of the same teacher for all of them.
+    """
+
+    root: Path
+    teacher: Path
+
+    def run(self, name: str, *overrides: str) -> Path:
+        """Make one; where it is."""
+        sizes = ("num_batches=1", "batch_size=4", "num_validation_batches=1")
+        small = [f"teacher.path={self.teacher}", "teacher.hovle=null", "threads=1", "figures=[]"]
+        small += [f"stage_{stage}.{key}" for stage in (1, 2, 3) for key in ("steps=2", "batch_size=2")]
+        register()
+        with initialize_config_module("lab.conf", version_base="1.3"):
+            config = compose("distill", overrides=[*small, *(f"evaluation.{size}" for size in sizes), *overrides])
+        folder = self.root / "distill" / "runs" / name
+        execute(config, folder, list(overrides))
+        return folder
+
+
+@pytest.fixture(scope="session")
+def distilled(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Distilled:
+    """Finished runs, not to be changed: `hybrid` of all stages, `first` and `second` of a linear student, `several`."""
+    runs = Distilled(tmp_path_factory.mktemp("distilled") / "outputs", teacher)
+    runs.run("hybrid", "stage=all", "student=hybrid", "student.hybrid.number=2")
+    runs.run("first", "stage=1")
+    runs.run("second", "stage=2", f"from_run={runs.root}/distill/runs/first")
+    runs.run(
+        "several", "stage=all", "stages=[1]", "replicates=2", "+variants={a:{},b:{student:{initialisation:scratch}}}"
+    )
+    return runs

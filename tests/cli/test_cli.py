@@ -64,7 +64,10 @@ def check_refused(done: Any, *words: str) -> None:
         assert word in done.err
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("hmm-risk", "sweep", "--help"), ("distill", "--help")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("hmm-risk", "sweep", "--help"), ("distill", "--help"), ("export", "--help"), ("generate", "--help")],
+)
 def test_help_loads_nothing_heavy_and_answers_at_once(arguments: tuple[str, ...]) -> None:
     program = """
 import resource, sys
@@ -88,7 +91,7 @@ print(",".join(sorted(loaded)), file=sys.stderr)
 def test_the_commands_are_those_that_are_documented(lab: Lab) -> None:
     done = lab("--help")
     listed = [line.split()[0] for line in done.out.partition("Commands:")[2].splitlines() if line.strip()]
-    assert sorted(listed) == ["bench", "distill", "doctor", "hmm-risk", "runs", "show", "version"]
+    assert sorted(listed) == ["bench", "distill", "doctor", "export", "generate", "hmm-risk", "runs", "show", "version"]
 
 
 def test_the_help_of_a_sweep_teaches_groups_keys_and_examples(lab: Lab) -> None:

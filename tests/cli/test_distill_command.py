@@ -11,47 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from lab.core.data.picture_questions import picture_questions_tokenizer
-from lab.core.mixers.rotary import RotaryConfig
-from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
 from lab.experiments.distill.config import DistillConfig
-from lab.experiments.distill.teacher import new_teacher, write_teacher
 
 Lab = Callable[..., Any]
 CONF = Path(__file__).parents[2] / "conf"
-
-
-@pytest.fixture(scope="session")
-def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a model of two layers."""
-    decoder = DecoderConfig(
-        num_layers=1,
-        hidden_size=16,
-        intermediate_size=16,
-        num_heads=2,
-        num_kv_heads=1,
-        head_dim=8,
-        vocab_size=96,
-        rms_norm_eps=1e-5,
-        rotary=RotaryConfig(theta=1e4, max_length=1024),
-    )
-    vision = VisionConfig(
-        image_size=28,
-        patch_size=7,
-        num_channels=3,
-        shuffle_factor=2,
-        pixel_shuffle=PixelShuffle.pre,
-        image_token_id=4,
-    )
-    tokenizer = picture_questions_tokenizer("")
-    model = new_teacher(
-        HovleConfig(vision=vision, embedding=decoder, llm=decoder), tokenizer, device=torch.device("cpu"), seed=0
-    )
-    folder = tmp_path_factory.mktemp("teacher") / "teacher"
-    write_teacher(model, tokenizer, folder)
-    return folder
 
 
 def arguments(teacher: Path, *more: str, steps: int = 2) -> list[str]:

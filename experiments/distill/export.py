@@ -1,0 +1,75 @@
+"""`lab export`: a distilled student as a checkpoint folder that is complete or absent."""
+
+import tempfile
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from lab.core.data.tokenizers import WordTokenizer
+from lab.core.errors import CheckpointError
+from lab.core.files import refuse_unwritable
+from lab.core.models.decoder import LanguageModel
+from lab.core.models.released import BLOCK_TYPES, files_beside_weights, write_student
+from lab.experiments.distill.data import tokenizer_of
+from lab.experiments.distill.finished import Choice, RecordedRun, choose_node, find_recorded, load_finished
+from lab.experiments.distill.opened import PROMPT, kept_of
+from lab.experiments.distill.teacher import folder_of
+
+
+def main(run_name: str, folder: Path, choice: Choice) -> str:
+    """Write a student of a run.
+
+    Args:
+        run_name: its directory, or the end of its name.
+        folder: must not exist.
+        choice: which of the run's students.
+
+    Returns:
+        What was written, in a line.
+
+    Raises:
+        CheckpointError: if the folder exists, or files of the run or its teacher are missing or damaged.
+        ConfigError: if the layout has no place for the student.
+        RunError: if there is no such run or no finished student in it, or the folder cannot be written.
+    """
+    # before a large teacher is read
+    _refuse_used(folder)
+    run = find_recorded(run_name)
+    node = choose_node(run, choice)
+    student = load_finished(run, node, device=torch.device("cpu"))
+    _write(folder, student, run)
+    kinds = Counter(BLOCK_TYPES[layer.layer.mixer.kind] for layer in student.mixer_layers())
+    layers = " and ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), reverse=True))
+    stage = f"stage {node.stage}" if node.stage else "the seed"
+    return f"{folder}: the student of {run.folder.name} after {stage}, {layers} layers"
+
+
+def _write(folder: Path, student: LanguageModel, run: RecordedRun) -> None:
+    teacher_folder = folder_of(run.config.teacher)
+    is_folder = teacher_folder is not None and teacher_folder.is_dir()
+    with ExitStack() as stack:
+        if teacher_folder is None:
+            # random weights were given the words of the task that ships
+            tokenizer = tokenizer_of(None, run.config.prompt)
+            assert isinstance(tokenizer, WordTokenizer), "the task that ships has one"
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            tokenizer.write(scratch)
+            carried = list(scratch.iterdir())
+        else:
+            # a GGUF file has its tokenizer beside it, and no config.json
+            carried = [] if is_folder else files_beside_weights(teacher_folder.parent)
+        write_student(
+            folder,
+            student,
+            teacher_folder=teacher_folder if is_folder else None,
+            carried=carried,
+            more={PROMPT: kept_of(run.config.prompt)},
+        )
+
+
+def _refuse_used(folder: Path) -> None:
+    if folder.exists() or folder.is_symlink():
+        raise CheckpointError(f"{folder} exists; give a folder that does not, or remove it")
+    refuse_unwritable(folder)

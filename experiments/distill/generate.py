@@ -1,0 +1,209 @@
+"""`lab generate`: text from a teacher or a student, written as it comes, and what it took."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from lab.core.errors import ConfigError
+from lab.core.files import refuse_unwritable, write_atomically
+from lab.core.generation import SamplingConfig, TextStream, allocate, generate, longest_answer
+from lab.core.models.cache import DecodingState
+from lab.core.models.decoder import LanguageModel
+from lab.core.models.teachers import Precision
+from lab.core.seeds import Seeds
+from lab.experiments.distill.data import PromptConfig
+from lab.experiments.distill.finished import Choice
+from lab.experiments.distill.opened import OpenedModel, open_model
+from lab.experiments.distill.teacher import device_of
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the layers of one kind keep of the tokens.
+
+    Attributes:
+        kind: of the mixers.
+        num_layers: that have one.
+        num_bytes: allocated for the prompt and the longest answer.
+    """
+
+    kind: str
+    num_layers: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a generation took.
+
+    Attributes:
+        text: of the answer, as it was written.
+        stopped_at: end of turn, max-new-tokens, or the length that the model was trained on.
+        num_prompt_tokens: those of images included.
+        num_tiles: of all images.
+        num_new_tokens: the one that ended the turn included.
+        prompt_s: from the prompt to the first token.
+        tokens_per_s: of the tokens behind the first; None if there are none.
+        memory: by the kind of the layers.
+    """
+
+    text: str
+    stopped_at: str
+    num_prompt_tokens: int
+    num_tiles: int
+    num_new_tokens: int
+    prompt_s: float
+    tokens_per_s: float | None
+    memory: tuple[Memory, ...]
+
+    def line(self) -> str:
+        """All but the text."""
+        tiles = f", {self.num_tiles} tiles" if self.num_tiles else ""
+        speed = "" if self.tokens_per_s is None else f" at {self.tokens_per_s:.1f} tokens/s"
+        kept = ", ".join(f"{part.num_bytes:,} bytes in {part.num_layers} {part.kind} layers" for part in self.memory)
+        return (
+            f"prompt {self.num_prompt_tokens} tokens{tiles}, read in {self.prompt_s:.3g} s; answer "
+            f"{self.num_new_tokens} tokens{speed}, stopped at {self.stopped_at}; kept: {kept}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked of which model.
+
+    Attributes:
+        model: its name; see `open_model`.
+        choice: which student, if it is a run.
+        prompt: a question, with a mark where each image belongs; one image needs none.
+        images: in the order of the marks.
+        is_raw: whether the prompt is taken as it is, without the chat format.
+        system: the system message; None for that of the training.
+        max_tiles: most tiles of an image; None for those of the training.
+        sampling: how tokens are chosen.
+        seed: of the random numbers.
+        max_new_tokens: where the answer ends at the latest.
+        precision: of the weights; None for that of the run or of config.json.
+        device: cpu, cuda or auto.
+    """
+
+    model: str
+    choice: Choice
+    prompt: str
+    images: Sequence[Path]
+    is_raw: bool
+    system: str | None
+    max_tiles: int | None
+    sampling: SamplingConfig
+    seed: int
+    max_new_tokens: int
+    precision: str | None
+    device: str
+
+
+def main(request: Request, *, threads: int | None, json_path: Path | None) -> None:
+    """Write an answer to standard output as it comes, then a line on standard error.
+
+    Args:
+        request: what is asked of which model.
+        threads: of torch; None for one a core.
+        json_path: where to write answer and figures too; None for nowhere.
+
+    Raises:
+        LabError: naming argument or file, value and cure.
+    """
+    if json_path is not None:
+        refuse_unwritable(json_path)
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    report = answer(request, _write)
+    _write("\n")
+    print(f"lab: {report.line()}", file=sys.stderr)
+    if json_path is not None:
+        asked = {"model": request.model, "prompt": request.prompt, "images": list(map(str, request.images))}
+        content = {**asked, "seed": request.seed, **asdict(request.sampling), **asdict(report)}
+        write_atomically(json_path, json.dumps(content, indent=2) + "\n")
+
+
+def answer(request: Request, write: Callable[[str], None]) -> Report:
+    """Answer a request; `write` is given the text piece by piece.
+
+    Raises:
+        LabError: naming argument or file, value and cure.
+    """
+    generator = Seeds(request.seed).torch("generate")
+    opened = _opened(request)
+    inputs = opened.read(request.prompt, request.images, is_raw=request.is_raw)
+    room = longest_answer(opened.model, inputs)
+    limit = request.max_new_tokens if room is None else min(room, request.max_new_tokens)
+    state = allocate(opened.model, inputs, limit)
+    stream = TextStream(opened.tokenizer)
+    text, token = "", -1
+    moments = [time.perf_counter()]
+    for token in generate(
+        opened.model,
+        inputs,
+        state,
+        sampling=request.sampling,
+        generator=generator,
+        max_new_tokens=limit,
+        num_ids=len(opened.tokenizer),
+        stop_ids=opened.stop_ids,
+    ):
+        moments.append(time.perf_counter())
+        if token not in opened.stop_ids:
+            text += _passed(write, stream.push(token))
+    text += _passed(write, stream.rest())
+    num_new = len(moments) - 1
+    return Report(
+        text=text,
+        stopped_at=_stopped_at(token in opened.stop_ids, limit, request.max_new_tokens),
+        num_prompt_tokens=inputs.tokens.shape[1],
+        num_tiles=0 if inputs.pixel_values is None else len(inputs.pixel_values),
+        num_new_tokens=num_new,
+        prompt_s=moments[1] - moments[0],
+        tokens_per_s=(num_new - 1) / (moments[-1] - moments[1]) if num_new > 1 else None,
+        memory=_memory(opened.model, state),
+    )
+
+
+def _opened(request: Request) -> OpenedModel:
+    precision = request.precision
+    if precision is not None and precision not in Precision.__members__:
+        raise ConfigError(f"precision={precision}: choose from {', '.join(Precision.__members__)}")
+    opened = open_model(
+        request.model,
+        request.choice,
+        device=device_of(request.device),
+        precision=None if precision is None else Precision(precision),
+    )
+    known = opened.prompt
+    system = known.system if request.system is None else request.system
+    return replace(opened, prompt=PromptConfig(system=system, max_tiles=request.max_tiles or known.max_tiles))
+
+
+def _memory(model: LanguageModel, state: DecodingState) -> tuple[Memory, ...]:
+    sizes: dict[str, list[int]] = {}
+    for layer, kept in zip(model.mixer_layers(), state.layers, strict=True):
+        sizes.setdefault(layer.layer.mixer.kind, []).append(kept.num_bytes)
+    return tuple(Memory(kind, len(each), sum(each)) for kind, each in sizes.items())
+
+
+def _passed(write: Callable[[str], None], piece: str) -> str:
+    write(piece)
+    return piece
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _stopped_at(is_stopped: bool, limit: int, max_new_tokens: int) -> str:
+    if is_stopped:
+        return "end of turn"
+    return "max-new-tokens" if limit == max_new_tokens else "the length that the model was trained on"
