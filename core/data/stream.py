@@ -60,6 +60,8 @@ class Stream:
         self._num_samples = len(source) if isinstance(source, FiniteSource) else None
         self._order: tuple[int, Int64[ndarray, " n"]] | None = None
         self._state = {"position": 0, "num_broken": 0, "num_too_long": 0}
+        # why the last sample was left out
+        self._reason = ""
 
     @property
     def state(self) -> dict[str, int]:
@@ -92,10 +94,7 @@ class Stream:
             if sample is not None:
                 samples.append(sample)
             elif num_left_out >= patience:
-                raise InputError(
-                    f"none of {num_left_out} samples in a row can be used, each is broken or longer than "
-                    f"max_length={self._max_length}; see the log, or raise max_length"
-                )
+                raise InputError(f"none of {num_left_out} samples in a row can be used; the last: {self._reason}")
         return collate(samples)
 
     def _next_sample(self) -> Sample | None:
@@ -105,11 +104,13 @@ class Stream:
             sample = self._source[index]
         except InputError as error:
             self._state["num_broken"] += 1
+            self._reason = str(error)
             _log.warning("sample left out: %s", error)
             return None
         length = max(len(sample.conversation.llm_ids), len(sample.conversation.embedding_ids))
         if length > self._max_length:
             self._state["num_too_long"] += 1
+            self._reason = f"it has {length} tokens, more than max_length={self._max_length}; raise that, or shorten it"
             _log.info("sample %d left out: %d tokens, more than %d", index, length, self._max_length)
             return None
         return sample
