@@ -2,11 +2,13 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,6 +23,8 @@ SHORTER = {
     "lab hmm-risk sweep": "replicates=2 workers=1 population_sequences=2000",
     "lab bench": "--quick --repeats 1",
 }
+# a run of seconds on a teacher with random weights: `STUDENT` stands for its name
+STUDENT = "lab distill teacher.path=teacher teacher.hovle=null stage=all threads=1 'figures=[]'"
 # needs the `slurm` extra and a cluster: the same points run through submitit's local executor
 LAUNCHER = re.compile(r"hydra/launcher=slurm_\w+")
 
@@ -61,6 +65,23 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.fixture(scope="module")
+def student_run(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Path:
+    """A distilled run below a folder with pictures a.png and b.png, and `mmmamba-tiny`, its student as a folder."""
+    folder = tmp_path_factory.mktemp("student")
+    shutil.copytree(teacher, folder / "teacher")
+    for name in ("a.png", "b.png"):
+        Image.new("L", (28, 28)).save(folder / name)
+    small = [f"stage_{stage}.{key}" for stage in (1, 2, 3) for key in ("steps=2", "batch_size=2")]
+    small += [f"evaluation.{key}" for key in ("num_batches=1", "batch_size=4", "num_validation_batches=1")]
+    done = typed(" ".join([STUDENT, *small]), folder)
+    assert done.returncode == 0, done.stderr
+    (run,) = (folder / "outputs" / "distill" / "runs").iterdir()
+    done = typed(f"lab export {run.name} mmmamba-tiny", folder)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
 def test_there_are_two_commands_for_a_fresh_machine() -> None:
     main, tests = FRESH
     assert main.endswith(".venv/bin/lab hmm-risk sweep")
@@ -69,8 +90,18 @@ def test_there_are_two_commands_for_a_fresh_machine() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in FRESH])
-def test_a_command_of_the_readme_runs_as_written(command: str, finished_run: Path) -> None:
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in FRESH], ids=str)
+def test_a_command_of_the_readme_runs_as_written(
+    command: str, finished_run: Path, request: pytest.FixtureRequest
+) -> None:
+    if "mmmamba-tiny" in command or "STUDENT" in command:
+        run = request.getfixturevalue("student_run")
+        if "lab export" in command:
+            # the folder is there already, for the commands that read it
+            command = f"rm -r mmmamba-tiny && {command}"
+        done = typed(command.replace("STUDENT", run.name), run.parents[3])
+        assert done.returncode == 0, done.stderr
+        return
     if LAUNCHER.search(command):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
         command = LAUNCHER.sub("hydra/launcher=submitit_local", command)
@@ -83,6 +114,6 @@ def test_a_link_of_the_readme_leads_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
 
 
-@pytest.mark.parametrize("command", ["runs", "show", "doctor", "bench", "hmm-risk sweep --help"])
+@pytest.mark.parametrize("command", ["runs", "show", "doctor", "bench", "export", "generate", "hmm-risk sweep --help"])
 def test_the_readme_shows_every_command(command: str) -> None:
     assert f"lab {command}" in README
