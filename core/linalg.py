@@ -16,11 +16,12 @@ from scipy import linalg
 
 from lab.core import checks
 from lab.core.errors import InputError
+from lab.core.shifted import solve_shifted
 
 # A singular value that is kept although it is this small against the largest carries rounding as if it were signal.
 _SMALL_BUT_KEPT = 1e-8
 
-# A Gram matrix knows squared singular values to the machine epsilon times the largest: with every n lambda above this
+# A Gram matrix knows squared singular values to the machine epsilon times its norm: with every n lambda above this
 # share of it, filtered quantities keep ten digits.
 _GRAM_IS_ENOUGH = 1e-6
 
@@ -101,11 +102,13 @@ def right_spectrum(features: Float64[ndarray, "n p"], *, smallest_ridge: float, 
     Raises:
         InputError: as `thin_svd`.
     """
-    gram_spectrum = _gram_spectrum(features, smallest_ridge)
-    if gram_spectrum is None:
+    # the trace bounds the largest eigenvalue from above, and is there before any decomposition; one that is not finite
+    # is for the other route, which refuses what is no matrix
+    trace = float(np.sum(features**2))
+    if not smallest_ridge * features.shape[0] > _GRAM_IS_ENOUGH * trace or 0 in features.shape:
         svd = thin_svd(features, rtol=rtol)
         return RightSpectrum(svd.singular, svd.right)
-    squared, vectors = gram_spectrum
+    squared, vectors = linalg.eigh(_smaller_gram(features), check_finite=False, overwrite_a=True, driver="evd")
     # what rounding makes of a zero is as good as any other tiny value under a ridge of this size
     kept = squared > max(rtol**2, np.finfo(np.float64).eps * max(features.shape)) * squared[-1]
     singular = np.sqrt(squared[kept])
@@ -130,34 +133,26 @@ def ridge_weights(
     """
     num_rows, num_features = features.shape
     num_strengths, num_outputs = strengths.size, targets.shape[1]
-    gram_spectrum = _gram_spectrum(features, float(strengths.min()))
-    if gram_spectrum is None:
+    shifts = num_rows * strengths
+    gram = _smaller_gram(features) if features.size > 0 and shifts.min() > 0 else None
+    # its norm is what the rounding of a Gram matrix is relative to
+    if gram is None or not shifts.min() > _GRAM_IS_ENOUGH * np.linalg.norm(gram):
         svd = thin_svd(features, rtol=rtol)
-        inner, outer = svd.left.T @ targets, svd.right.T
-        # [r, L]
-        filters = svd.singular[:, None] / (svd.singular[:, None] ** 2 + num_rows * strengths)
+        filters = svd.singular / (svd.singular**2 + shifts[:, None])
+        # [L m, r]: all strengths in one product
+        stacked = (filters[:, None] * (targets.T @ svd.left)).reshape(num_strengths * num_outputs, svd.rank)
+        weights = stacked @ svd.right
     else:
-        squared, outer = gram_spectrum
-        wide = num_rows < num_features
-        inner = outer.T @ (targets if wide else features.T @ targets)
-        filters = 1 / (np.maximum(squared, 0.0)[:, None] + num_rows * strengths)
-    # all strengths in one product: [r, L m]
-    stacked = (filters[:, :, None] * inner[:, None, :]).reshape(inner.shape[0], num_strengths * num_outputs)
-    weights = outer @ stacked
-    if gram_spectrum is not None and num_rows < num_features:
-        weights = features.T @ weights
-    return np.moveaxis(weights.reshape(num_features, num_strengths, num_outputs), 1, 0)
+        is_wide = num_rows < num_features
+        solved, mixing = solve_shifted(gram, targets if is_wide else features.T @ targets, shifts)
+        # [R m, k] to [R m, p]
+        weights = solved.reshape(-1, gram.shape[0])
+        if is_wide:
+            weights = weights @ features
+        if mixing.shape[0] < num_strengths:
+            weights = mixing.T @ weights.reshape(mixing.shape[0], -1)
+    return weights.reshape(num_strengths, num_outputs, num_features).swapaxes(1, 2)
 
 
-def _gram_spectrum(
-    features: Float64[ndarray, "n p"], smallest_ridge: float
-) -> tuple[Float64[ndarray, " k"], Float64[ndarray, "k k"]] | None:
-    """Eigenvalues (rising) and vectors of the smaller Gram matrix; None where it would cost too many digits."""
-    num_rows, num_features = features.shape
-    # the trace bounds the largest eigenvalue from above, and is there before any decomposition; a sum that is zero, or
-    # not finite, is for the other route, which is sound without a ridge and refuses what is no matrix
-    if not smallest_ridge * num_rows > _GRAM_IS_ENOUGH * float(np.sum(features**2)) or 0 in features.shape:
-        return None
-    gram = features @ features.T if num_rows < num_features else features.T @ features
-    squared, vectors = linalg.eigh(gram, check_finite=False, overwrite_a=True, driver="evd")
-    return squared, vectors
+def _smaller_gram(features: Float64[ndarray, "n p"]) -> Float64[ndarray, "k k"]:
+    return features @ features.T if features.shape[0] < features.shape[1] else features.T @ features
