@@ -97,7 +97,7 @@ def _package(distribution: str, without: str, cure: str) -> Finding:
 
 
 def _compiler() -> Finding:
-    from lab.core.ssd.native import find_compiler
+    from lab.core.native import find_compiler
 
     path = find_compiler()
     if path is None:

@@ -18,8 +18,8 @@ from torch.nn.functional import softplus
 
 from lab.core.backends import Backend, resolve
 from lab.core.errors import InputError
+from lab.core.native import load_native
 from lab.core.ssd.arguments import SOFTPLUS_THRESHOLD
-from lab.core.ssd.native import load_native
 from lab.core.ssd.shapes import check_tensors, refuse_gradients
 
 # the compiled loops: (dtype of the state, dtype of x, B, C and y) to the name of the function

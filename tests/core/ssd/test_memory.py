@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.core.ssd import native
+from lab.core import native
 
 MEASURE = """
 import sys, torch

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from lab.core import native
 from lab.core.errors import BackendError, InputError
-from lab.core.ssd import native
 from lab.core.ssd import step as step_module
 from lab.core.ssd.step import step
 

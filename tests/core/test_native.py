@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.core.ssd import chunked, chunked_native, native, reference
+from lab.core import native
+from lab.core.ssd import chunked, chunked_native, reference
 
 USE = """
 import torch
-from lab.core.ssd import chunked, native, ssd
+from lab.core import native
+from lab.core.ssd import chunked, ssd
 assert native.load_native.cache_info().currsize == 0, "nothing is built by an import"
 x = torch.ones(1, 5, 2, 3)
 y = ssd(x, torch.ones(1, 5, 2), -torch.ones(2), torch.ones(1, 5, 1, 4), torch.ones(1, 5, 1, 4)).y
