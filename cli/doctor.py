@@ -101,8 +101,8 @@ def _compiler() -> Finding:
 
     path = find_compiler()
     if path is None:
-        return Finding("C++ compiler", "missing: state-space models run in torch, slower", "apt-get install g++")
-    return Finding("C++ compiler", f"{path}; builds the loops of state-space models at their first use")
+        return Finding("C++ compiler", "missing: loops that it would build run in torch, slower", "apt-get install g++")
+    return Finding("C++ compiler", f"{path}; builds the loops of scan and HMM filter at their first use")
 
 
 def _operators() -> list[Finding]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lab.core import checks
 from lab.core.errors import InputError
 from lab.core.hmm_families import DiscreteTables
+from lab.core.hmm_forward import Forward, forward
 from lab.core.scan import associative_scan, combine_matrices, scale_rows
 
 # eigenvalues of a transition this close to 1 are 1 but for rounding
@@ -116,23 +117,15 @@ class DiscreteHmm:
         return DiscreteSample(states.T.contiguous(), tokens.T.contiguous())
 
     def filter(self, tokens: Int[Tensor, "N T"]) -> Filtered:
-        """Forward filter by a loop: one product for all sequences at each token.
+        """Forward filter, token by token for all sequences together.
 
         Raises:
-            InputError: for tokens outside [0, V), not whole or none at all, and for a sequence that is impossible.
+            InputError: for tokens outside [0, V), not whole or none at all, and for a sequence that is impossible, as
+                far as floats can tell: a state with less than about 1e-308 (in float32 1e-38) of the probability counts
+                as one with none.
         """
-        by_time = self._checked(tokens)
-        length, batch = by_time.shape
-        probs = torch.empty((length, batch, self.num_states), dtype=self.transition.dtype)
-        masses = torch.empty((length, batch, 1), dtype=self.transition.dtype)
-        emission = self.emission.T.contiguous()
-        for t in range(length):
-            predicted = self.initial if t == 0 else probs[t - 1] @ self.transition
-            torch.mul(predicted, emission[by_time[t]], out=probs[t])
-            torch.sum(probs[t], dim=1, keepdim=True, out=masses[t])
-            probs[t] /= masses[t]
-        self._refuse_impossible(masses)
-        return Filtered(probs.transpose(0, 1), masses.log().sum(dim=(0, 2)))
+        probs, masses = self._forward(tokens, last_only=False)
+        return Filtered(probs, masses.log().sum(dim=0))
 
     def filter_by_scan(self, tokens: Int[Tensor, "N T"]) -> Filtered:
         """The same by an associative scan of S x S matrices: depth log T instead of T, and S times the work.
@@ -147,7 +140,7 @@ class DiscreteHmm:
         matrices[0] = (self.initial * likelihoods[0])[:, None, :]
         probs, log_mass = associative_scan(combine_matrices, tuple(scale_rows(matrices)), dim=0)
         # the mass of all tokens so far is soon too small for a float, its logarithm never
-        self._refuse_impossible(log_mass[:, :, 0].isfinite())
+        self._refuse_impossible(log_mass[:, :, 0, 0].isfinite())
         return Filtered(probs[:, :, 0].transpose(0, 1), log_mass[-1, :, 0, 0])
 
     def filter_last(self, tokens: Int[Tensor, "N T"]) -> Float[Tensor, "N S"]:
@@ -156,20 +149,7 @@ class DiscreteHmm:
         Raises:
             InputError: as `filter`.
         """
-        by_time = self._checked(tokens)
-        emission = self.emission.T.contiguous()
-        posterior = self.initial * emission[by_time[0]]
-        predicted, likelihood = torch.empty_like(posterior), torch.empty_like(posterior)
-        masses = torch.empty((*by_time.shape, 1), dtype=posterior.dtype)
-        for t in range(by_time.shape[0]):
-            if t > 0:
-                torch.mm(posterior, self.transition, out=predicted)
-                torch.index_select(emission, 0, by_time[t], out=likelihood)
-                torch.mul(predicted, likelihood, out=posterior)
-            torch.sum(posterior, dim=1, keepdim=True, out=masses[t])
-            posterior /= masses[t]
-        self._refuse_impossible(masses)
-        return posterior
+        return self._forward(tokens, last_only=True).posteriors[:, 0]
 
     def smooth_first(self, tokens: Int[Tensor, "N T"]) -> Float[Tensor, "N S"]:
         """p(h_1 | x_1 .. x_T), by the backward recursion.
@@ -186,7 +166,7 @@ class DiscreteHmm:
             message /= message.sum(dim=1, keepdim=True).clamp_min(torch.finfo(message.dtype).tiny)
         joint = self.initial * emission[by_time[0]] * message
         masses = joint.sum(dim=1, keepdim=True)
-        self._refuse_impossible(masses[None])
+        self._refuse_impossible(masses.T)
         return joint / masses
 
     def log_likelihood(self, tokens: Int[Tensor, "N T"]) -> Float[Tensor, " N"]:
@@ -221,25 +201,30 @@ class DiscreteHmm:
         law = torch.linalg.lstsq(system, target, driver="gelsd").solution.clamp_min(0)
         return (law / law.sum()).to(self.transition.dtype)
 
+    def _forward(self, tokens: Int[Tensor, "N T"], *, last_only: bool) -> Forward:
+        found = forward(self.initial, self.transition, self.emission, self._checked(tokens), last_only=last_only)
+        self._refuse_impossible(found.masses)
+        return found
+
     def _checked(self, tokens: Tensor) -> Int[Tensor, "T N"]:
-        """Tokens by time, one row for each."""
+        """Tokens by time, one row for each: a view where they were int64."""
         if tokens.ndim != 2 or 0 in tokens.shape:
             raise InputError(f"tokens have shape {tuple(tokens.shape)}; give (sequences, length), both 1 or more")
         if tokens.dtype.is_floating_point or tokens.dtype.is_complex or tokens.dtype == torch.bool:
             raise InputError(f"tokens have dtype {tokens.dtype}; give whole numbers such as torch.int64")
         tokens = tokens.to(torch.int64)
-        lowest, highest = int(tokens.min()), int(tokens.max())
+        lowest, highest = (int(extreme) for extreme in tokens.aminmax())
         if lowest < 0 or highest >= self.num_tokens:
             wrong = lowest if lowest < 0 else highest
             raise InputError(f"tokens contain {wrong}; give numbers from 0 to {self.num_tokens - 1}")
-        return tokens.T.contiguous()
+        return tokens.T
 
     @staticmethod
-    def _refuse_impossible(masses: Float[Tensor, "T N 1"]) -> None:
-        # the first time without mass, before the NaN that it leaves behind
-        impossible = ~(masses > 0).all(dim=0).squeeze(-1)
-        if impossible.any():
-            index = int(impossible.nonzero()[0, 0])
+    def _refuse_impossible(masses: Shaped[Tensor, "T N"]) -> None:
+        # NaN, which follows a mass of zero, is no mass either
+        is_possible = masses > 0
+        if not is_possible.all():
+            index = int((~is_possible.all(dim=0)).nonzero()[0, 0])
             raise InputError(
                 f"tokens[{index}] is a sequence of probability zero under this HMM, as far as floats can tell; give "
                 "the emission rows no zeros, or leave the sequence out"

@@ -12,12 +12,6 @@
 // A product is one micro-kernel, `accumulate`: a tile of ROWS x VECTORS registers. Its right operand lies in panels,
 // [width / PANEL][length][PANEL], so that a panel is read front to back; its left operand is broadcast.
 
-#include <atomic>
-#include <cstdlib>
-#include <system_error>
-#include <thread>
-#include <vector>
-
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -26,32 +20,6 @@
 #include "forward.h"
 
 namespace {
-
-// Runs every task once, on as many threads as were asked for. Returns false if there is no memory for them.
-template <typename Work> bool run_all(const Arguments& to) {
-    const Index num_tasks = Work::num_tasks(to), num_threads = std::max<Index>(1, std::min(to.num_threads, num_tasks));
-    Scratch measured;
-    { Work counted(measured, to); }
-    const Index stride = round_up(measured.used(), 4096);
-    char* memory = static_cast<char*>(std::aligned_alloc(64, size_t(stride * num_threads)));
-    if (!memory) return false;
-    std::atomic<Index> next{0};
-    const auto work = [&](Index thread) {
-        Scratch scratch(memory + thread * stride);
-        Work worker(scratch, to);
-        for (Index task = next++; task < num_tasks; task = next++) worker.run(task);
-    };
-    std::vector<std::thread> threads;
-    try {
-        for (Index thread = 1; thread < num_threads; ++thread) threads.emplace_back(work, thread);
-    } catch (const std::system_error&) {
-        // the process may start no more threads: those that it has do the work
-    }
-    work(0);
-    for (std::thread& thread : threads) thread.join();
-    std::free(memory);
-    return true;
-}
 
 // Large pages for a result that is about to be written: the first touch of small ones costs up to a fifth of a pass.
 template <typename T> void want_large_pages(void* data, Index count) {

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.core import hmm_forward
 from lab.core.errors import InputError
 from lab.core.hmm_discrete import DiscreteHmm
 from lab.core.hmm_families import dirichlet_tables, permutation_tables
@@ -49,7 +50,19 @@ def marginal(joint, position, num_states):
     return law / law.sum()
 
 
-FILTERS = [DiscreteHmm.filter, DiscreteHmm.filter_by_scan]
+def in_torch(run):
+    """The same on a machine without a compiler."""
+
+    def filtered(hmm, tokens):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hmm_forward, "_compiled", lambda dtype: None)
+            return run(hmm, tokens)
+
+    return filtered
+
+
+FILTERS = [DiscreteHmm.filter, in_torch(DiscreteHmm.filter), DiscreteHmm.filter_by_scan]
+LAST = [DiscreteHmm.filter_last, in_torch(DiscreteHmm.filter_last)]
 
 
 @settings(max_examples=25)
@@ -63,18 +76,19 @@ FILTERS = [DiscreteHmm.filter, DiscreteHmm.filter_by_scan]
 def test_filters_and_smoother_equal_the_sum_over_all_paths(num_states, num_tokens, length, concentration, seed):
     hmm = dirichlet_hmm(num_states, num_tokens, seed=seed, concentration=concentration)
     tokens = hmm.sample(2, length, torch.Generator().manual_seed(seed)).tokens
-    loop, scan = hmm.filter(tokens), hmm.filter_by_scan(tokens)
-    last, first = hmm.filter_last(tokens), hmm.smooth_first(tokens)
+    filtered, last = [run(hmm, tokens) for run in FILTERS], [run(hmm, tokens) for run in LAST]
+    first = hmm.smooth_first(tokens)
     for row, sequence in enumerate(tokens.tolist()):
         for t in range(length):
             expected = marginal(enumerated(hmm, sequence[: t + 1]), t, num_states)
-            np.testing.assert_allclose(loop.probs[row, t], expected, atol=1e-12)
-            np.testing.assert_allclose(scan.probs[row, t], expected, atol=1e-12)
+            for found in filtered:
+                np.testing.assert_allclose(found.probs[row, t], expected, atol=1e-12)
         joint = enumerated(hmm, sequence)
-        np.testing.assert_allclose(last[row], marginal(joint, -1, num_states), atol=1e-12)
+        for found in last:
+            np.testing.assert_allclose(found[row], marginal(joint, -1, num_states), atol=1e-12)
         np.testing.assert_allclose(first[row], marginal(joint, 0, num_states), atol=1e-12)
         log_likelihood = math.log(sum(joint.values()))
-        for found in (loop.log_likelihood, scan.log_likelihood, hmm.log_likelihood(tokens)):
+        for found in (*(result.log_likelihood for result in filtered), hmm.log_likelihood(tokens)):
             assert found[row].item() == pytest.approx(log_likelihood, rel=1e-12, abs=1e-12)
 
 
@@ -119,7 +133,8 @@ def test_scan_equals_loop(length):
     loop, scan = hmm.filter(tokens), hmm.filter_by_scan(tokens)
     np.testing.assert_allclose(scan.probs, loop.probs, atol=1e-12)
     np.testing.assert_allclose(scan.log_likelihood, loop.log_likelihood, rtol=1e-12)
-    np.testing.assert_allclose(hmm.filter_last(tokens), loop.probs[:, -1], atol=1e-14)
+    for run in LAST:
+        np.testing.assert_allclose(run(hmm, tokens), loop.probs[:, -1], atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -136,7 +151,8 @@ def test_ten_thousand_tokens_are_as_good_as_ten(dtype):
         assert found.probs.dtype == dtype
         np.testing.assert_allclose(found.probs, expected.probs, atol=tolerance)
         np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, rtol=tolerance)
-    np.testing.assert_allclose(hmm.filter_last(tokens), expected.probs[:, -1], atol=tolerance)
+    for run in LAST:
+        np.testing.assert_allclose(run(hmm, tokens), expected.probs[:, -1], atol=tolerance)
     # what the first state was does not change after some hundred tokens
     early = exact.smooth_first(tokens[:, :500])
     np.testing.assert_allclose(hmm.smooth_first(tokens), early, atol=tolerance)
@@ -298,7 +314,7 @@ def test_tokens_that_fit_no_table_are_refused(run, tokens, message):
         run(HMM, tokens)
 
 
-@pytest.mark.parametrize("run", [*FILTERS, DiscreteHmm.filter_last, DiscreteHmm.smooth_first])
+@pytest.mark.parametrize("run", [*FILTERS, *LAST, DiscreteHmm.smooth_first])
 @pytest.mark.parametrize("impossible", [[1, 0, 0], [0, 0, 1], [0, 1, 0]])
 def test_a_sequence_of_probability_zero_is_named(run, impossible):
     # both states emit token 0 alone at first; token 1 needs a state that is never reached

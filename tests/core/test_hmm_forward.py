@@ -1,0 +1,114 @@
+"""The compiled forward recursion against the one in torch, at sizes on both sides of its tiles, panels and blocks."""
+
+import platform
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lab.core import hmm_forward, native
+from lab.core.hmm_families import dirichlet_tables
+
+needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="there is no C++ compiler")
+# rounding of the dtype, which a chain of sixty tokens forgets again
+TOLERANCES = {torch.float64: 1e-14, torch.float32: 1e-5}
+
+
+def tables(num_states, vocabulary, dtype, *, seed=0):
+    rng = np.random.default_rng(seed)
+    found = dirichlet_tables(num_states, vocabulary, rng, transition_concentration=0.5, emission_concentration=0.5)
+    return [torch.as_tensor(table).to(dtype) for table in found]
+
+
+def random_tokens(vocabulary, num_tokens, num_sequences):
+    return torch.from_numpy(np.random.default_rng(1).integers(vocabulary, size=(num_tokens, num_sequences)))
+
+
+def in_torch(*arguments, last_only):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hmm_forward, "_compiled", lambda dtype: None)
+        return hmm_forward.forward(*arguments, last_only=last_only)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("num_sequences", [1, 7, 64, 65, 200])
+@pytest.mark.parametrize(
+    ("num_states", "vocabulary", "num_tokens"), [(1, 1, 1), (3, 5, 60), (16, 16, 2), (33, 40, 20), (70, 17, 5)]
+)
+def test_compiled_and_torch_agree(num_states, vocabulary, num_tokens, num_sequences, dtype):
+    model = tables(num_states, vocabulary, dtype)
+    tokens = random_tokens(vocabulary, num_tokens, num_sequences)
+    for last_only in (False, True):
+        found = hmm_forward.forward(*model, tokens, last_only=last_only)
+        expected = in_torch(*model, tokens, last_only=last_only)
+        assert found.posteriors.dtype == found.masses.dtype == dtype
+        assert found.posteriors.shape == (num_sequences, 1 if last_only else num_tokens, num_states)
+        torch.testing.assert_close(found.posteriors, expected.posteriors, rtol=0, atol=TOLERANCES[dtype])
+        torch.testing.assert_close(found.masses, expected.masses, rtol=TOLERANCES[dtype] * 10, atol=0)
+
+
+@needs_compiler
+def test_a_sequence_does_not_depend_on_the_others_nor_on_the_threads():
+    model = tables(20, 30, torch.float32)
+    tokens = random_tokens(30, 40, 300)
+    together = hmm_forward.forward(*model, tokens, last_only=True).posteriors
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hmm_forward, "_MIN_WORK_PER_THREAD", 1)
+            threaded = hmm_forward.forward(*model, tokens, last_only=True).posteriors
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(threaded, together)
+    for sequence in (0, 63, 64, 299):
+        alone = hmm_forward.forward(*model, tokens[:, sequence : sequence + 1], last_only=True)
+        assert torch.equal(alone.posteriors[0], together[sequence])
+
+
+@pytest.mark.parametrize("run", [hmm_forward.forward, in_torch])
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_tokens_of_tiny_probability_are_not_lost(run, dtype):
+    # the smallest number there is: its inverse is not finite
+    tiny = torch.tensor(0.0, dtype=dtype).nextafter(torch.tensor(1.0, dtype=dtype)).item()
+    emission = torch.tensor([[1.0, tiny], [1.0, 3 * tiny]], dtype=dtype)
+    halves = torch.full((2, 2), 0.5, dtype=dtype)
+    tokens = torch.tensor([[1, 0], [1, 1], [0, 1]])
+    found = run(torch.tensor([0.0, 1.0], dtype=dtype), halves, emission, tokens, last_only=False)
+    assert found.masses[0, 0].item() == 3 * tiny
+    assert (found.masses > 0).all()
+    assert found.posteriors.isfinite().all()
+    torch.testing.assert_close(found.posteriors[0, 0], torch.tensor([0.0, 1.0], dtype=dtype))
+    torch.testing.assert_close(found.posteriors[0, 2], torch.tensor([0.5, 0.5], dtype=dtype))
+
+
+@pytest.mark.parametrize("run", [hmm_forward.forward, in_torch])
+def test_what_follows_an_impossible_token_is_nan_and_other_sequences_are_unharmed(run):
+    emission = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    halves = torch.full((2, 2), 0.5)
+    found = run(halves[0], halves, emission, torch.tensor([[0, 0], [1, 0], [0, 0]]), last_only=False)
+    assert found.masses[1, 0].item() == 0
+    assert found.masses[2, 0].isnan()
+    assert found.masses[:, 1].tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the names of the processors are those of x86-64")
+@pytest.mark.parametrize("processor", ["x86-64", "x86-64-v3"])
+def test_registers_of_every_width_compute_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "_THIS_PROCESSOR", (f"-march={processor}",))
+    built = native.load_native.__wrapped__("hmm_filter.cpp")
+    assert built.why_not is None
+    monkeypatch.setattr(hmm_forward, "load_native", lambda source: built)
+    monkeypatch.setattr(hmm_forward, "_compiled", hmm_forward._compiled.__wrapped__)
+    for dtype, tolerance in TOLERANCES.items():
+        model, tokens = tables(21, 19, dtype), random_tokens(19, 30, 77)
+        found = hmm_forward.forward(*model, tokens, last_only=True).posteriors
+        expected = in_torch(*model, tokens, last_only=True).posteriors
+        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
