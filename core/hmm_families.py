@@ -70,40 +70,6 @@ def general_transition(state_dim: int, spectral_radius: float, rng: np.random.Ge
     return matrix * (radius / checks.spectral_radius(matrix))
 
 
-def diagonal_transition(
-    state_dim: int, spectral_radius: float, *, lowest_eigenvalue: float = 0.0
-) -> Float64[ndarray, "q q"]:
-    """A symmetric transition in its own coordinates; a larger one contains a smaller one.
-
-    Eigenvalues follow the golden-ratio sequence, which fills (lowest, radius) evenly for any number of them and stays
-    inside.
-
-    Raises:
-        InputError: for a dimension below 1, a radius outside [0, 1), or a lowest eigenvalue outside [-radius, radius].
-    """
-    radius = checks.number_in_unit_interval("spectral_radius", spectral_radius)
-    lowest = _lowest_eigenvalue(lowest_eigenvalue, radius)
-    return np.diag(lowest + (radius - lowest) * golden_points(checks.whole_number("state_dim", state_dim)))
-
-
-def rotation_transition(state_dim: int, spectral_radius: float) -> Float64[ndarray, "q q"]:
-    """An orthogonal transition in its own coordinates: rho times rotations of the planes (1, 2), (3, 4), ...
-
-    Angles follow the golden-ratio sequence in (0, pi), so that a larger transition contains a smaller one. An odd last
-    coordinate stands alone and keeps its sign.
-
-    Raises:
-        InputError: for a dimension below 1 or a radius outside [0, 1).
-    """
-    radius = checks.number_in_unit_interval("spectral_radius", spectral_radius)
-    size = checks.whole_number("state_dim", state_dim)
-    matrix = np.eye(size)
-    for plane, angle in enumerate(np.pi * golden_points(size // 2)):
-        cosine, sine = np.cos(angle), np.sin(angle)
-        matrix[2 * plane : 2 * plane + 2, 2 * plane : 2 * plane + 2] = [[cosine, -sine], [sine, cosine]]
-    return radius * matrix
-
-
 def gaussian_loading(num_features: int, state_dim: int, rng: np.random.Generator) -> Float64[ndarray, "p q"]:
     """W with independent entries N(0, 1/q): a state of unit variance gives features of unit variance.
 

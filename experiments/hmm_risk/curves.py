@@ -71,11 +71,6 @@ class TheoryCurve:
         """Misspecification plus excess: total less the noise trace of the widest representation."""
         return self.excess + self.misspecification[:, None]
 
-    @property
-    def exact_total(self) -> Float64[ndarray, " w"]:
-        """`exact_excess` plus noise trace."""
-        return self.exact_excess + self.noise_trace
-
 
 class Point(NamedTuple):
     """One model size and its risk."""

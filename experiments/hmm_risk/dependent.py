@@ -24,7 +24,6 @@ arXiv 2408.04607; Moniri and Hassani, arXiv 2412.03702).
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,33 +40,6 @@ from lab.experiments.hmm_risk.token_rows import HmmTokenRows, ModeTokenRows, Tok
 _MAX_STEPS = 500
 # of phi, relative to phi_0; the next Newton step would square it
 _TOLERANCE = 1e-11
-
-
-@dataclass(frozen=True, slots=True)
-class DependentCurve:
-    """Predicted risk of dependent rows at every width, summed over outputs.
-
-    Attributes:
-        widths: p.
-        bias: as in `dependent_risk`.
-        variance: as in `dependent_risk`.
-        noise_trace: tr Sigma_e,p.
-    """
-
-    widths: tuple[int, ...]
-    bias: Float64[ndarray, " w"]
-    variance: Float64[ndarray, " w"]
-    noise_trace: Float64[ndarray, " w"]
-
-    @property
-    def excess(self) -> Float64[ndarray, " w"]:
-        """Bias plus variance."""
-        return self.bias + self.variance
-
-    @property
-    def total(self) -> Float64[ndarray, " w"]:
-        """Mean squared error on a new row."""
-        return self.excess + self.noise_trace
 
 
 def dependent_risk(rows: TokenRows, width: int, *, num_train: int, ridge: float = 0.0) -> Risk:
@@ -106,21 +78,6 @@ def dependent_risk(rows: TokenRows, width: int, *, num_train: int, ridge: float 
     variance = float(response[0] @ variance_source)
     bias = mean_error + float(response[0] @ (source - variance_source))
     return Risk(bias, variance, noise_trace)
-
-
-def dependent_curve(rows: TokenRows, widths: Sequence[int], *, num_train: int, ridge: float = 0.0) -> DependentCurve:
-    """`dependent_risk` at every width.
-
-    Raises:
-        InputError: as `dependent_risk`.
-    """
-    risks = [dependent_risk(rows, width, num_train=num_train, ridge=ridge) for width in widths]
-    return DependentCurve(
-        widths=tuple(widths),
-        bias=np.array([risk.bias for risk in risks]),
-        variance=np.array([risk.variance for risk in risks]),
-        noise_trace=np.array([risk.noise_trace for risk in risks]),
-    )
 
 
 @dataclass(frozen=True, slots=True)

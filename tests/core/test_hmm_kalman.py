@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from lab.core.errors import InputError
-from lab.core.hmm_families import gaussian_loading, general_transition, orthogonal_transition, rotation_transition
+from lab.core.hmm_families import gaussian_loading, general_transition, orthogonal_transition
 from lab.core.hmm_gaussian import LinearGaussianHmm, unit_variance_noise
 from lab.core.hmm_kalman import KalmanFilter
 
@@ -169,7 +169,7 @@ def test_a_width_beyond_the_state_costs_nothing_in_accuracy():
 
 def test_redundant_features_are_fine_with_noise():
     loading = np.array([[1.0, 2.0], [1.0, 2.0], [2.0, 4.0]])
-    hmm = LinearGaussianHmm(rotation_transition(2, 0.9), loading, np.eye(2), 0.3, np.eye(2))
+    hmm = LinearGaussianHmm(orthogonal_transition(2, 0.9, np.random.default_rng(0)), loading, np.eye(2), 0.3, np.eye(2))
     tokens = draw(hmm)
     means, _ = conditioned(hmm, tokens, LENGTH)
     np.testing.assert_allclose(KalmanFilter(hmm, LENGTH).smooth(tokens), means, atol=1e-10)
@@ -192,7 +192,8 @@ def test_read_only_strided_and_float32_tokens_work_and_stay_as_they_are():
 
 def noiseless(loading, *, state_noise=1.0):
     size = len(loading[0])
-    return LinearGaussianHmm(rotation_transition(size, 0.5), loading, state_noise * np.eye(size), 0.0, np.eye(size))
+    transition = orthogonal_transition(size, 0.5, np.random.default_rng(0))
+    return LinearGaussianHmm(transition, loading, state_noise * np.eye(size), 0.0, np.eye(size))
 
 
 TOKENS = np.ones((2, LENGTH, 4))

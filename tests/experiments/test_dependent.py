@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import linalg
 
 from lab.core.errors import InputError
 from lab.core.hmm_families import (
     gaussian_loading,
     general_transition,
     orthogonal_transition,
-    rotation_transition,
     symmetric_transition,
 )
 from lab.core.hmm_gaussian import LinearGaussianHmm, unit_variance_noise
 from lab.core.population import FactorPopulation, ModePopulation
-from lab.experiments.hmm_risk.dependent import dependent_curve, dependent_risk
+from lab.experiments.hmm_risk.dependent import dependent_risk
 from lab.experiments.hmm_risk.dependent_exact import dependent_risk_given_features
 from lab.experiments.hmm_risk.theory import asymptotic_risk
 from lab.experiments.hmm_risk.token_rows import HmmTokenRows, ModeTokenRows
@@ -99,8 +99,9 @@ def test_general_and_diagonal_forms_agree(kind, width):
         decay = np.linspace(-0.4, 0.95, width)
         rows, transition = ModeTokenRows(decay, 0.6, 5), np.diag(decay)
     else:
-        transition = rotation_transition(width, 0.9)
-        angle = np.arctan2(np.diag(transition, -1)[::2], np.diag(transition)[::2])
+        angle = np.linspace(0.1, 3.0, width // 2)
+        cosines, sines = np.cos(angle), np.sin(angle)
+        transition = 0.9 * linalg.block_diag(*np.array([[cosines, -sines], [sines, cosines]]).transpose(2, 0, 1))
         rows = ModeTokenRows(np.full(width, 0.9), 0.6, 5, angle=angle)
     turn = orthogonal_transition(width, 0.5, np.random.default_rng(2)) / 0.5
     hmm = hmm_of(turn @ transition @ turn.T, width, observation_noise=0.6, loading=turn.T)
@@ -223,9 +224,11 @@ def test_theory_of_fixed_states_meets_exact_risks(kind):
     )
     measured = risks.mean(axis=0)
     # 30 replicates have a standard error of 0.4 to 0.8 %
-    dependent = dependent_curve(rows, widths, num_train=num_train).excess
+    dependent, independent = (
+        [dependent_risk(law, width, num_train=num_train).excess for width in widths]
+        for law in (rows, HmmTokenRows(hmm, 1))
+    )
     np.testing.assert_allclose(measured, dependent, rtol=0.04)
-    independent = dependent_curve(HmmTokenRows(hmm, 1), widths, num_train=num_train).excess
     if kind == "symmetric":
         assert measured[0] > 1.14 * independent[0]
     else:
@@ -286,15 +289,10 @@ def test_ridge_theory_meets_exact_risks_at_the_threshold():
     assert np.mean([draw.variance for draw in draws]) == pytest.approx(risk.variance, rel=0.015)
 
 
-def test_curve_holds_the_risk_of_every_width():
-    rows = mode_rows(90, 6)
-    curve = dependent_curve(rows, [30, 60, 90], num_train=60)
-    assert curve.widths == (30, 60, 90)
-    assert math.isinf(curve.bias[1])
-    assert math.isinf(curve.variance[1])
-    for index, width in ((0, 30), (2, 90)):
-        risk = dependent_risk(rows, width, num_train=60)
-        assert (curve.excess[index], curve.total[index]) == (risk.excess, risk.total)
+def test_the_minimum_norm_head_of_as_many_features_as_rows_has_infinite_risk():
+    risk = dependent_risk(mode_rows(90, 6), 60, num_train=60)
+    assert math.isinf(risk.bias)
+    assert math.isinf(risk.variance)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lab.core.errors import InputError
-from lab.core.hmm_families import gaussian_loading, general_transition, rotation_transition
+from lab.core.hmm_families import gaussian_loading, general_transition
 from lab.core.hmm_gaussian import LinearGaussianHmm
 from lab.core.population import FactorPopulation, ModePopulation
 from lab.experiments.hmm_risk.dependent_exact import dependent_risk_given_features
@@ -271,9 +271,7 @@ def test_read_only_and_strided_features_work_and_stay_as_they_are():
         (lambda f: HmmTokenRows(small_hmm(), 0), "length=0"),
         (lambda f: HmmTokenRows(small_hmm(), 4, readout=np.ones((2, 3))), "readout has shape"),
         (
-            lambda f: HmmTokenRows(
-                LinearGaussianHmm(rotation_transition(2, 0.5), np.eye(2), np.eye(2), 0.1, np.eye(2)), 4
-            ),
+            lambda f: HmmTokenRows(LinearGaussianHmm(0.5 * np.eye(2), np.eye(2), np.eye(2), 0.1, np.eye(2)), 4),
             "hmm.initial_covariance is not the stationary one",
         ),
         (lambda f: ModeTokenRows(np.array([0.5, 1.0]), 0.5, 4), "decay"),
