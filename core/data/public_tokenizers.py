@@ -1,7 +1,8 @@
 """The tokenizers of public checkpoints, read from their files alone: none of the code beside them is run.
 
 `tokenizer.json` is read by the library tokenizers, `tokenizer.model` by sentencepiece; the tokens that were added to
-the latter, such as `<IMG_CONTEXT>`, stand in `added_tokens.json` and `tokenizer_config.json`.
+the latter, such as `<IMG_CONTEXT>`, stand in `added_tokens.json` and `tokenizer_config.json`. transformers makes of the
+vocabulary in a GGUF file what `tokenizer.json` would hold.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.errors import CheckpointError, InputError
+from lab.core.models.gguf import read_gguf_tokenizer
 
 
 class JsonTokenizer:
@@ -60,6 +62,19 @@ class JsonTokenizer:
         if index is None:
             raise InputError(f"the tokenizer has no token {token!r}; use a model that was trained with it")
         return index
+
+
+class GgufTokenizer(JsonTokenizer):
+    """The tokenizer in a GGUF file."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            BackendError: if transformers, accelerate or gguf is not installed.
+            CheckpointError: if the file is missing, damaged, or holds no tokenizer that transformers can read.
+        """
+        self._tokenizer = read_gguf_tokenizer(path)
 
 
 class SentencePieceTokenizer:

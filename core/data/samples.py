@@ -1,5 +1,6 @@
 """One sample of a task, many of them as a batch, and the answers of a batch counted."""
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -63,6 +64,12 @@ class Batch:
         """The batch with its tensors on a device."""
         tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "answers"}
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+
+def is_held_out(key: bytes, share: float) -> bool:
+    """Whether what `key` stands for is among the share that training never sees: by a hash, whatever else there is."""
+    digest = hashlib.blake2b(key, digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -5,7 +5,6 @@ A line is an object with `conversations`, a list of objects whose `value` is a q
 of them.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy import ndarray
 from lab.core.checks import number_in_unit_interval
 from lab.core.data.conversations import ChatConfig, encode_conversation
 from lab.core.data.pictures import SPLITS
-from lab.core.data.samples import Sample
+from lab.core.data.samples import Sample, is_held_out
 from lab.core.data.tiling import TilingConfig, cut_tiles, load_image
 from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import InputError
@@ -107,7 +106,7 @@ def _find_lines(config: ConversationFileConfig, split: str) -> tuple[Int64[ndarr
     try:
         with open(config.path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip() and _is_held_out(line, config.held_out_share) == (split == "test"):
+                if line.strip() and is_held_out(_key(line), config.held_out_share) == (split == "test"):
                     numbers.append(number)
                     offsets.append(position)
                 position += len(line)
@@ -116,15 +115,13 @@ def _find_lines(config: ConversationFileConfig, split: str) -> tuple[Int64[ndarr
     return np.array(numbers, dtype=np.int64), np.array(offsets, dtype=np.int64)
 
 
-def _is_held_out(line: bytes, share: float) -> bool:
-    """Whether a sample is kept apart, by a hash of its pictures, or of its line if it has none."""
+def _key(line: bytes) -> bytes:
+    """What decides the split of a sample: its pictures, or its line if it has none."""
     try:
-        key = "\n".join(_image_paths(_parse(line))).encode() or line.strip()
+        return "\n".join(_image_paths(_parse(line))).encode() or line.strip()
     except InputError:
         # a broken line is reported when it is read
-        key = line.strip()
-    digest = hashlib.blake2b(key, digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+        return line.strip()
 
 
 def _parse(line: bytes) -> dict[str, Any]:

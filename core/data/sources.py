@@ -1,4 +1,4 @@
-"""The data that a configuration names: the task that ships, or a file of conversations."""
+"""The data that a configuration names: the task that ships, a file of conversations, or plain text."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ from lab.core.data.conversations import ChatConfig
 from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig
 from lab.core.data.shards import ConversationFile, ConversationFileConfig
 from lab.core.data.stream import Source
+from lab.core.data.texts import TextConfig, Texts
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError
@@ -19,10 +20,13 @@ class DataConfig:
     """The task that ships."""
     conversations: ConversationFileConfig | None = None
     """A JSONL file as InternVL keeps them."""
+    text: TextConfig | None = None
+    """Plain text, for models that read nothing else."""
 
     def __post_init__(self) -> None:
-        if (self.picture_questions is None) == (self.conversations is None):
-            raise ConfigError("data must have exactly one of picture_questions and conversations; make the other null")
+        names = ("picture_questions", "conversations", "text")
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ConfigError(f"data must have exactly one of {', '.join(names)}; make the others null")
 
 
 def open_source(
@@ -37,5 +41,7 @@ def open_source(
         return PictureQuestions(
             config.picture_questions, split=split, seed=seed, tokenizer=tokenizer, chat=chat, tiling=tiling
         )
+    if config.text is not None:
+        return Texts(config.text, split=split, tokenizer=tokenizer, image_size=tiling.image_size)
     assert config.conversations is not None, "DataConfig has one of them"
     return ConversationFile(config.conversations, split=split, tokenizer=tokenizer, chat=chat, tiling=tiling)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from lab.core.data.public_tokenizers import JsonTokenizer, SentencePieceTokenizer
+from lab.core.data.public_tokenizers import GgufTokenizer, JsonTokenizer, SentencePieceTokenizer
 from lab.core.errors import CheckpointError, InputError
 from lab.core.files import write_atomically
 
@@ -139,9 +139,14 @@ def split_words(text: str) -> list[str]:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer in a folder: a list of words if there is one, else that of a public checkpoint.
 
+    A GGUF file in place of the folder holds its own.
+
     Raises:
+        BackendError: if a GGUF file cannot be read without packages that are missing.
         CheckpointError: if there is none, it is damaged, or the library that reads it is missing.
     """
+    if folder.suffix == ".gguf":
+        return GgufTokenizer(folder)
     if (folder / _VOCABULARY_FILE).exists():
         return WordTokenizer.read(folder)
     if (folder / "tokenizer.json").exists():

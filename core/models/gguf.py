@@ -1,7 +1,9 @@
 """GGUF files, the format of llama.cpp, through transformers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,34 @@ def read_gguf(path: Path) -> tuple[Json, Mapping[str, Tensor]]:
         BackendError: if transformers, accelerate or gguf is not installed.
         CheckpointError: if the file is missing, damaged or of a family that transformers cannot read.
     """
+    transformers = _load_transformers(path)
+    # where it exists, it must be told not to keep the packed blocks; before, it never did
+    options = {}
+    if hasattr(transformers, "GgufConfig"):
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    with _one_line(path):
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True, **options
+        )
+    # what is left of it says how the file was packed
+    content = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
+    return content, model.state_dict()
+
+
+def read_gguf_tokenizer(path: Path) -> Any:
+    """The tokenizer that transformers makes of a GGUF file, an object of the library tokenizers.
+
+    Raises:
+        BackendError: if transformers, accelerate or gguf is not installed.
+        CheckpointError: if the file is missing, damaged, or holds no tokenizer that transformers can read.
+    """
+    transformers = _load_transformers(path)
+    with _one_line(path):
+        made = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    return made.backend_tokenizer
+
+
+def _load_transformers(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; give a GGUF file")
     try:
@@ -26,17 +56,14 @@ def read_gguf(path: Path) -> tuple[Json, Mapping[str, Tensor]]:
         import transformers  # noqa: PLC0415
     except ImportError as error:
         raise BackendError(f"{path} needs {error.name}; pip install transformers accelerate gguf") from error
-    # where it exists, it must be told not to keep the packed blocks; before, it never did
-    options = {}
-    if hasattr(transformers, "GgufConfig"):
-        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    return transformers
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """What transformers says of a file that it cannot read, in a line."""
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True, **options
-        )
+        yield
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as GGUF: {reason}") from error
-    # what is left of it says how the file was packed
-    content = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
-    return content, model.state_dict()

@@ -12,12 +12,15 @@ under outputs/distill/runs/.
 
 \b
 Groups (choose with GROUP=OPTION):
-  teacher     hovle_tiny (default: it ships), hovle_2p6b (needs teacher.path=FOLDER)
+  teacher     hovle_tiny (default: it ships), hovle_2p6b (needs teacher.path=FOLDER),
+              llama (Llama, SmolLM2 or Qwen2, text only; needs teacher.path=FOLDER or a GGUF file)
   student     linear (default), hybrid (one layer in four stays softmax attention)
-  data        picture_questions (default: it ships), conversations (a JSONL file of yours)
+  data        picture_questions (default: it ships), conversations (a JSONL file of yours), text (a folder of yours,
+              or documentation that comes with Python)
   recipe      tiny (default: two cores), paper (the published one: 20,000 steps a stage)
   experiment  distill/t3_stages, distill/t3_matched_steps, distill/t4_initialisation,
-              distill/t5_hybrid_count, distill/t6_placement: one table and one figure each
+              distill/t5_hybrid_count, distill/t6_placement: one table and one figure each;
+              distill/smollm2: a pre-trained language model
 
 \b
 Keys:

@@ -11,6 +11,7 @@ from lab.experiments.distill.plan import nodes, students
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment" / "distill").glob("*.yaml"))
+TABLES = [name for name in EXPERIMENTS if name[:1] == "t"]
 
 
 def composed(*overrides: str) -> DistillConfig:
@@ -21,10 +22,10 @@ def composed(*overrides: str) -> DistillConfig:
 
 def test_there_is_an_experiment_for_each_table() -> None:
     names = ["t3_matched_steps", "t3_stages", "t4_initialisation", "t5_hybrid_count", "t6_placement"]
-    assert names == EXPERIMENTS
+    assert names == TABLES
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", TABLES)
 def test_an_experiment_is_one_command_that_ends_in_one_figure(name: str) -> None:
     config = composed(f"experiment=distill/{name}")
     assert len(config.figures) == 1
@@ -63,10 +64,22 @@ def test_every_stage_is_a_word_that_can_be_typed(stage: str) -> None:
 @pytest.mark.parametrize("group", ["teacher", "student", "data", "recipe"])
 def test_every_option_composes(group: str) -> None:
     options = [path.stem for path in (CONF / group).glob("*.yaml")]
-    # a file of conversations has to be named
-    named = ["data.conversations.path=a.jsonl", "data.conversations.image_folder=."]
+    # a file of conversations has to be named, and so has a teacher that does not ship
+    named = {
+        "conversations": ["data.conversations.path=a.jsonl", "data.conversations.image_folder=."],
+        "llama": ["teacher.path=a.gguf"],
+    }
     for option in options:
-        assert composed("stage=all", f"{group}={option}", *(named if option == "conversations" else []))
+        assert composed("stage=all", f"{group}={option}", *named.get(option, []))
+
+
+def test_a_pretrained_language_model_goes_through_the_first_two_stages_on_text() -> None:
+    config = composed("experiment=distill/smollm2", "teacher.path=a.gguf")
+    assert config.data.text is not None
+    assert config.data.picture_questions is None
+    assert config.teacher.hovle is None
+    (student,) = students(config)
+    assert [node.stage for node in student.path] == [0, 1, 2]
 
 
 def test_the_papers_recipe_is_the_papers() -> None:

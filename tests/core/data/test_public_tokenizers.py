@@ -140,3 +140,44 @@ def test_a_missing_library_is_named(name: str, library: str, tmp_path: Path, mon
     (tmp_path / name).write_text("")
     with pytest.raises(CheckpointError, match=f"pip install {library}"):
         load_tokenizer(tmp_path)
+
+
+def write_gguf_vocabulary(path: Path) -> None:
+    """The byte-level vocabulary of `write_json` as llama.cpp keeps it."""
+    gguf: Any = pytest.importorskip("gguf", reason="gguf is not installed")
+    write_json(path.parent)
+    model = json.loads((path.parent / "tokenizer.json").read_text())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token in ("<s>", *ADDED) else 1 for token in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
+    writer.add_bos_token_id(tokens.index("<s>"))
+    writer.add_eos_token_id(tokens.index(TURN_END))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_gguf_file_holds_its_own_tokenizer(tmp_path: Path) -> None:
+    for name in ("transformers", "accelerate"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    write_gguf_vocabulary(tmp_path / "tiny.gguf")
+    tokenizer, expected = load_tokenizer(tmp_path / "tiny.gguf"), load_tokenizer(tmp_path)
+    assert tokenizer.encode(TEXT) == expected.encode(TEXT)
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+    assert tokenizer.id_of(TURN_END) == expected.id_of(TURN_END)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_gguf_file_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    for name in ("transformers", "accelerate", "gguf"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    with pytest.raises(CheckpointError, match=r"absent\.gguf is missing"):
+        load_tokenizer(tmp_path / "absent.gguf")
+    (tmp_path / "bad.gguf").write_bytes(b"no such thing")
+    with pytest.raises(CheckpointError, match=r"bad\.gguf cannot be read as GGUF: ") as refusal:
+        load_tokenizer(tmp_path / "bad.gguf")
+    assert "\n" not in str(refusal.value)

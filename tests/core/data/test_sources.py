@@ -12,6 +12,7 @@ from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsCo
 from lab.core.data.shards import ConversationFile, ConversationFileConfig
 from lab.core.data.sources import DataConfig, open_source
 from lab.core.data.stream import Source
+from lab.core.data.texts import TextConfig, Texts
 from lab.core.data.tiling import TilingConfig
 from lab.core.errors import ConfigError
 
@@ -55,6 +56,18 @@ def test_a_file_of_conversations_is_opened(tmp_path: Path) -> None:
 def test_a_file_of_conversations_needs_its_path() -> None:
     with pytest.raises(ConfigError, match=r"conversations\.path"):
         composed("conversations")
+
+
+def test_text_is_opened_as_documents_of_a_folder(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.md").write_text("two? " * (number + 1))
+    source = opened(composed("text", f"text.folder={tmp_path}", "text.piece_length=6"))
+    assert isinstance(source, Texts)
+    assert "two" in TOKENIZER.decode(source[0].conversation.llm_ids.tolist())
+
+
+def test_text_is_by_default_what_comes_with_python() -> None:
+    assert composed("text").text == TextConfig()
 
 
 def test_one_source_and_no_more_is_named(tmp_path: Path) -> None:

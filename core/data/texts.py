@@ -1,0 +1,122 @@
+"""Plain text in pieces of equal length: every token after a piece's first is asked about, by those before it.
+
+Unless a folder of one's own is named, the text is documentation that every Python brings: the topics of `help()`, which
+are its language reference, and the docstrings of the standard library.
+"""
+
+import ast
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+from numpy import ndarray
+
+from lab.core.checks import number_in_unit_interval
+from lab.core.data.conversations import IGNORED, Conversation
+from lab.core.data.pictures import SPLITS
+from lab.core.data.samples import Sample, is_held_out
+from lab.core.data.tokenizers import Tokenizer
+from lab.core.errors import ConfigError, InputError
+
+# Letters: n pieces, T tokens of a piece, S side of a tile in pixels.
+
+_SUFFIXES = frozenset({".md", ".rst", ".txt"})
+_KIND = "next token"
+
+
+@dataclass(kw_only=True, slots=True)
+class TextConfig:
+    """Where text lies, how it is cut, and how much of it is kept apart for the evaluation."""
+
+    folder: Path | None = None
+    """Its files *.txt, *.md and *.rst are read, at any depth; null: documentation that comes with Python."""
+    piece_length: int = 128
+    """T, tokens of a sample."""
+    held_out_share: float = 0.1
+    """Share of the documents that training never sees; chosen by a hash, so they stay the same when files are added."""
+
+    def __post_init__(self) -> None:
+        number_in_unit_interval("held_out_share", self.held_out_share)
+        if self.piece_length < 2:
+            raise ConfigError(f"piece_length={self.piece_length} must be 2 or more: a token and the next")
+
+
+class Texts:
+    """One split of the pieces of all documents, one document behind the other."""
+
+    def __init__(self, config: TextConfig, *, split: str, tokenizer: Tokenizer, image_size: int) -> None:
+        """Read and cut the documents of a split.
+
+        Args:
+            config: which documents.
+            split: `train` or `test`.
+            tokenizer: of the model.
+            image_size: S of the tiles that text has none of.
+
+        Raises:
+            InputError: if a file cannot be read, the split has less than one piece, or there is no such split.
+        """
+        if split not in SPLITS:
+            raise InputError(f"split={split!r} must be one of {', '.join(SPLITS)}; choose one")
+        found = _documents_of_python() if config.folder is None else _documents_in(config.folder)
+        chosen = [text for text in found if is_held_out(text.encode(), config.held_out_share) == (split == "test")]
+        ids = np.array([index for text in chosen for index in tokenizer.encode(f"{text}\n\n")], dtype=np.int64)
+        num_pieces = len(ids) // config.piece_length
+        if not num_pieces:
+            raise InputError(
+                f"{config.folder or 'the documentation of Python'} holds {len(ids)} tokens of the split {split}, less "
+                f"than one piece; lower piece_length={config.piece_length}, or change "
+                f"held_out_share={config.held_out_share:g}"
+            )
+        self._pieces: Int64[ndarray, "n T"] = ids[: num_pieces * config.piece_length].reshape(num_pieces, -1)
+        self._image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __getitem__(self, index: int) -> Sample:
+        """A piece; each of its tokens but the first is an answer of its own."""
+        ids = self._pieces[index]
+        labels = ids.copy()
+        labels[0] = IGNORED
+        answers = tuple((place, place + 1) for place in range(1, len(ids)))
+        tiles = np.empty((0, self._image_size, self._image_size, 3), np.uint8)
+        return Sample(tiles, Conversation(ids, ids, labels, answers), (_KIND,) * len(answers))
+
+
+def _documents_in(folder: Path) -> list[str]:
+    """The text of every file below a folder, in the order of their paths."""
+    try:
+        paths = sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES and path.is_file())
+        texts = [path.read_text(encoding="utf-8") for path in paths]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder} holds a file that is no UTF-8 text ({error}); remove it") from None
+    if not texts:
+        raise InputError(
+            f"{folder} holds no file {', '.join(f'*{suffix}' for suffix in sorted(_SUFFIXES))}; name another"
+        )
+    return texts
+
+
+# seconds of parsing, and every stage of a run opens the data anew
+@cache
+def _documents_of_python() -> tuple[str, ...]:
+    """The topics of `help()`, then the docstrings of each module of the standard library; nothing of it is run."""
+    from pydoc_data.topics import topics  # noqa: PLC0415
+
+    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    joined = ("\n\n".join(_docstrings(ast.parse(path.read_bytes()))) for path in modules)
+    return (*topics.values(), *(text for text in joined if text))
+
+
+def _docstrings(tree: ast.Module) -> Iterator[str]:
+    """Of a module and everything in it, without their indentation."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                yield text
