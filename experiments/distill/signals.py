@@ -9,7 +9,7 @@ the sum.
 # Letters: B batch, T tokens, H heads, P head_dim, D model width.
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -58,6 +58,10 @@ def _hooks(mixer: SoftmaxAttention, index: int, receive: Receive) -> Iterator[An
     yield mixer.wo.register_forward_pre_hook(give)
 
 
+class _Enough(Exception):
+    """Behind the last layer that learns, the teacher need not go on."""
+
+
 def layer_local_backward(
     forward: Callable[[], Any],
     teacher: LanguageModel,
@@ -70,7 +74,7 @@ def layer_local_backward(
     """Run the teacher once; add to every mixer the gradient of `scale` times its own mean squared error.
 
     Args:
-        forward: runs the teacher on a batch.
+        forward: runs the teacher on a batch; left at the heads of the last layer that has a mixer.
         teacher: frozen.
         mixers: the student's, by the index of the layer.
         scale: of the gradient: 1000 / L for the mean of L layers that mmMamba takes times 1000; 0 for no gradient.
@@ -81,6 +85,7 @@ def layer_local_backward(
         The mean squared error of each layer.
     """
     errors: dict[int, Tensor] = {}
+    last = max(mixers, default=None)
 
     def learn(index: int, u: Float[Tensor, "B T D"], heads: Float[Tensor, "B H T P"]) -> None:
         if index not in mixers:
@@ -92,7 +97,9 @@ def layer_local_backward(
             if scale != 0:
                 torch.autograd.backward(scale * error)
         errors[index] = error.detach()
+        if index == last:
+            raise _Enough
 
-    with captured(teacher, learn), torch.no_grad():
+    with captured(teacher, learn), torch.no_grad(), suppress(_Enough):
         forward()
     return {index: float(error) for index, error in errors.items()}

@@ -122,3 +122,32 @@ def test_no_gradient_is_taken_for_a_scale_of_zero(make_teacher: Make, small_conf
     )
     assert len(errors) == 4
     assert all(parameter.grad is None for parameter in trained.values())
+
+
+def test_the_teacher_stops_behind_the_last_layer_that_learns(make_teacher: Make, small_config: Config) -> None:
+    teacher = make_teacher()
+    batch = batch_for(teacher, small_config("stage=all"))
+    student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
+    mixers = {layer.index: layer.layer.mixer for layer in student.mixer_layers()}
+    finished = []
+    for layer in teacher.mixer_layers():
+        layer.layer.mlp.register_forward_hook(lambda *_, index=layer.index: finished.append(index))
+
+    def errors(*indices: int) -> dict[int, float]:
+        finished.clear()
+        return layer_local_backward(
+            partial(hidden_states, teacher, batch),
+            teacher,
+            {index: mixers[index] for index in indices},
+            scale=0.0,
+            is_counted=lambda num_tokens: None,
+            autocast=nullcontext,
+        )
+
+    whole = errors(0, 1, 2, 3)
+    assert finished == [0, 1, 2]
+    assert errors(0, 2) == {0: whole[0], 2: whole[2]}
+    assert finished == [0, 1]
+    # hooks are gone: it runs to its end
+    hidden_states(teacher, batch)
+    assert finished == [0, 1, 0, 1, 2, 3]
