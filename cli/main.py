@@ -161,12 +161,12 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="What to time: hmm-risk or ssd.")],
+    name: Annotated[str, typer.Argument(help="What to time: hmm-risk, ssd or distill.")],
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; the candidates take turns.")] = 7,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: a check that everything runs.")] = False,
     json: Annotated[Path | None, typer.Option(help="Also write the result to this file, figures beside it.")] = None,
 ) -> None:
-    """Time our solvers and operators beside their peers, in one process, after comparing results."""
+    """Time our solvers, operators and training steps beside their peers, in one process, after comparing results."""
     from lab.cli.dispatch import one_line_errors
 
     with one_line_errors():

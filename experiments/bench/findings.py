@@ -45,9 +45,9 @@ class Conclusion:
     Attributes:
         findings: for the last table and the summary.
         facts: more plain data for the result file.
-        draw: writes figures; called with a folder and the beginning of their names.
+        draw: writes figures; called with a folder and the beginning of their names. None: there are none.
     """
 
     findings: Sequence[Finding]
     facts: Mapping[str, Any]
-    draw: Callable[[Path, str], None]
+    draw: Callable[[Path, str], None] | None = None

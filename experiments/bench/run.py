@@ -35,6 +35,7 @@ class Benchmark:
 
 
 BENCHMARKS = {
+    "distill": Benchmark("lab.experiments.bench.distill", every_core, "with a torch thread on each core"),
     "hmm-risk": Benchmark("lab.experiments.bench.hmm_risk", one_core, "bound to one core where the system can do that"),
     "ssd": Benchmark("lab.experiments.bench.ssd", every_core, "with a torch thread on each core"),
 }
@@ -86,7 +87,7 @@ def main(name: str, *, repeats: int = 9, quick: bool = False, json_path: Path | 
     report.print_summary(console, results, conclusion.findings if conclusion else [])
     if json_path is not None:
         report.write_json(json_path, report.document(name, machine, results, conclusion))
-        if conclusion is not None:
+        if conclusion is not None and conclusion.draw is not None:
             conclusion.draw(json_path.parent, json_path.stem)
         console.print(f"written: {json_path}")
     return all(result.rows[0].status is Status.timed for result in results)

@@ -1,19 +1,17 @@
 """Peak memory of one candidate of `lab bench ssd`, in a process of its own: what earlier ones left cannot hide it."""
 
-import gc
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lab.core.errors import RunError
 from lab.core.ssd import ssd
 from lab.experiments.bench.harness import Missing
+from lab.experiments.bench.memory import ask_process, peak_of, size_of
 from lab.experiments.bench.ssd_attention import ATTENTION, Attention
 from lab.experiments.bench.ssd_peers import PEERS
 from lab.experiments.bench.ssd_problem import Mode, SsdProblem, SsdSetting
@@ -22,9 +20,6 @@ OURS = "lab ssd"
 
 # of the call that loads code and starts threads before anything is measured
 _WARM_UP_TOKENS = 256
-# Allocations from this size on are pages of their own, given back when they are freed: resident memory then follows
-# what is alive. glibc would raise the limit with every block that is freed.
-_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,20 +52,11 @@ def peak_memory(candidate: str, setting: SsdSetting, chunk_size: int | None, mod
     """Start a process, let it call the candidate once, and read what it reports."""
     sizes = asdict(setting) | {"dtype": str(setting.dtype).removeprefix("torch.")}
     request = {"candidate": candidate, "setting": sizes, "chunk_size": chunk_size, "mode": mode}
-    done = subprocess.run(
-        [sys.executable, "-m", "lab.experiments.bench.ssd_memory", json.dumps(request)],
-        env=os.environ | _ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
     found = Peak(candidate=candidate, num_tokens=setting.num_tokens, mode=mode)
-    if done.returncode:
-        # killed for want of memory, it says nothing
-        last = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.returncode}"]
-        return replace(found, failure=last[0])
-    arguments_bytes, above_bytes = json.loads(done.stdout)
+    try:
+        arguments_bytes, above_bytes = ask_process("lab.experiments.bench.ssd_memory", request)
+    except RunError as error:
+        return replace(found, failure=str(error))
     return replace(found, arguments_bytes=arguments_bytes, above_bytes=above_bytes)
 
 
@@ -84,10 +70,9 @@ def main(request: str) -> None:
     problem = SsdProblem(setting)
     call = _call(asked["candidate"], problem, asked["chunk_size"], mode)
     arguments = [*problem.inputs, *([problem.output_gradient] if mode is Mode.backward else [])]
-    gc.collect()
-    outputs, peak_bytes = _peak_of(call, setting.device)
-    output_bytes = _size(outputs)
-    print(json.dumps([_size(arguments) + output_bytes, peak_bytes - output_bytes]))
+    outputs, peak_bytes = peak_of(call, setting.device)
+    output_bytes = size_of(outputs)
+    print(json.dumps([size_of(arguments) + output_bytes, peak_bytes - output_bytes]))
 
 
 def _call(candidate: str, problem: SsdProblem, chunk_size: int | None, mode: Mode) -> Callable[[], Sequence[Tensor]]:
@@ -98,33 +83,6 @@ def _call(candidate: str, problem: SsdProblem, chunk_size: int | None, mode: Mod
     peer = PEERS[candidate]()
     assert not isinstance(peer, Missing), "only what is installed is asked for"
     return problem.call(mode, peer.operator, chunk_size)
-
-
-def _peak_of(call: Callable[[], Sequence[Tensor]], device: str) -> tuple[Sequence[Tensor], int]:
-    """What the call returns, and by how much memory rose above what was in use before, at its highest."""
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        outputs = call()
-        torch.cuda.synchronize()
-        return outputs, torch.cuda.max_memory_allocated() - before
-    # 5 sets the highest resident size back to the present one (proc(5))
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _resident("VmRSS")
-    outputs = call()
-    return outputs, _resident("VmHWM") - before
-
-
-def _resident(key: str) -> int:
-    """Bytes that Linux counts for this process: VmRSS now, VmHWM at the highest."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {key}")
-
-
-def _size(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
 
 
 if __name__ == "__main__":

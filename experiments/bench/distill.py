@@ -1,0 +1,114 @@
+"""What `lab bench distill` times: one step of stage 1 beside the way the public recipe takes it.
+
+Loss and every gradient are compared first. The public recipe writes out T x T attention weights, keeps the graphs of
+all layers for one backward, and on a CPU has the state-space operator as torch alone runs it: token by token, the
+reference that its kernels are tested against, or in chunks, the listing of the Mamba-2 paper. A shorter time is
+demanded against the former: at HoVLE's widths nearly all of a step with chunks is matrix products of the frozen
+teacher, which nobody can do without. Less memory is demanded against both.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lab.experiments.bench.distill_memory import CANDIDATES, RECURRENCE, StepPeak, peak_memory
+from lab.experiments.bench.distill_problem import Exact, StageOne, StepSetting
+from lab.experiments.bench.findings import Conclusion, Finding
+from lab.experiments.bench.harness import Candidate, Case, Row
+
+DISTRIBUTIONS = ("numpy", "torch")
+
+_REQUIRED_RATIO = 3.0
+# some repeats of those who take ten seconds
+_BUDGET_S = 45.0
+# of the largest entry of the loss or any gradient: float32, sums over a thousand tokens
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        settings: by the name of the case.
+        warm_up: of the processes that measure memory.
+        is_judged: whether demands are made on the results.
+    """
+
+    settings: dict[str, StepSetting]
+    warm_up: StepSetting
+    is_judged: bool
+
+
+_SMALL = {
+    "HoVLE's widths": StepSetting(teacher="hovle_tiny", num_layers=2, batch_size=1, num_tokens=64),
+    "tiny teacher": StepSetting(teacher="hovle_tiny", num_layers=1, batch_size=2),
+}
+_FULL = Plan(
+    settings={
+        "HoVLE's widths": StepSetting(teacher="hovle_2p6b", num_layers=4, batch_size=1, num_tokens=1024),
+        "tiny teacher": StepSetting(teacher="hovle_tiny", num_layers=6, batch_size=32),
+    },
+    warm_up=_SMALL["HoVLE's widths"],
+    is_judged=True,
+)
+_QUICK = Plan(settings=_SMALL, warm_up=_SMALL["HoVLE's widths"], is_judged=False)
+
+
+def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
+    """Measures memory, yields a case for each size, and concludes."""
+    plan = _QUICK if quick else _FULL
+    # first, while this process is small: the largest of them takes 10 GB
+    peaks = {
+        name: [peak_memory(candidate, setting, plan.warm_up) for candidate in CANDIDATES]
+        for name, setting in plan.settings.items()
+    }
+    for name, setting in plan.settings.items():
+        yield _case(name, setting, is_judged=plan.is_judged)
+    findings = [finding for name, found in peaks.items() for finding in _findings(name, found, plan.is_judged)]
+    facts: dict[str, Any] = {
+        "plan": asdict(plan),
+        "peak_memory": {name: [asdict(peak) for peak in found] for name, found in peaks.items()},
+    }
+    return Conclusion(findings=findings, facts=facts)
+
+
+def _case(name: str, setting: StepSetting, *, is_judged: bool) -> Case:
+    problem = StageOne.of(setting)
+    exact = Exact(problem)
+    ours, *others = (
+        Candidate(
+            name=candidate,
+            run=make(problem),
+            difference=exact.difference,
+            tolerance=_TOLERANCE,
+            unit="of the largest",
+            required_ratio=_REQUIRED_RATIO if is_judged and candidate == RECURRENCE else None,
+        )
+        for candidate, make in CANDIDATES.items()
+    )
+    return Case(name=name, setting=str(setting), ours=ours, others=others, budget_s=_BUDGET_S)
+
+
+def _findings(case: str, peaks: Sequence[StepPeak], is_judged: bool) -> list[Finding]:
+    """How many times our memory each of the others needs, above what all have alike."""
+    ours, *others = peaks
+    found = []
+    for peak in others:
+        is_known = not ours.failure and not peak.failure
+        found.append(
+            Finding(
+                name=f"peak memory over ours, {case}, {peak.candidate}",
+                value=peak.above_bytes / ours.above_bytes if is_known else None,
+                at_least=_REQUIRED_RATIO if is_judged else None,
+                note=f"{_megabytes(peak.above_bytes)} against {_megabytes(ours.above_bytes)}, above "
+                f"{_megabytes(ours.fixed_bytes)} of weights, batch and gradients"
+                if is_known
+                else ours.failure or peak.failure,
+            )
+        )
+    return found
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:,.0f} MB"

@@ -1,0 +1,160 @@
+"""What `lab bench distill` computes: one step of stage 1, its loss and its gradients, at two sizes."""
+
+# Letters: B batch, T tokens.
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from importlib.resources import files
+from typing import cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from lab.core.config import to_typed
+from lab.core.data.conversations import IGNORED
+from lab.core.data.picture_questions import PictureQuestionsConfig, picture_questions_tokenizer
+from lab.core.data.samples import Batch
+from lab.core.data.sources import DataConfig
+from lab.core.models.config import HovleConfig
+from lab.core.models.decoder import LanguageModel
+from lab.core.models.teachers import build_random
+from lab.core.seeds import Seeds
+from lab.experiments.bench.distill_recipe import RecipeStep, Scan, in_chunks
+from lab.experiments.bench.ssd_problem import largest_difference
+from lab.experiments.distill.batches import hidden_states
+from lab.experiments.distill.config import Recipe
+from lab.experiments.distill.data import Data, PromptConfig
+from lab.experiments.distill.stages import HeadsObjective, autocast_of
+from lab.experiments.distill.student import StudentConfig, build_student, set_trainable, trainable_names
+from lab.experiments.distill.teacher import new_teacher
+
+# loss, then gradients
+Step = Callable[[], Sequence[Tensor]]
+
+_CPU = torch.device("cpu")
+# stage 1 looks up embeddings and computes no logits: the size of the vocabulary is of no account
+_VOCAB_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSetting:
+    """Which teacher, and on how much.
+
+    Attributes:
+        teacher: `hovle_2p6b`: layers of its language model, on random tokens; `hovle_tiny`: the whole, on the task
+            that ships.
+        num_layers: of the language model.
+        batch_size: B.
+        num_tokens: T of random tokens; None where the task decides.
+    """
+
+    teacher: str
+    num_layers: int
+    batch_size: int
+    num_tokens: int | None = None
+
+    def __str__(self) -> str:
+        what = f"{self.num_tokens:,} random tokens" if self.num_tokens else "prompts of the task that ships"
+        return (
+            f"float32, widths of conf/teacher/{self.teacher}.yaml, {self.num_layers} layers of the language model, "
+            f"batch {self.batch_size}, {what}; forward and backward, without the optimizer's step"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StageOne:
+    """A teacher with random weights, its seeded student ready for stage 1, and a batch."""
+
+    teacher: LanguageModel
+    student: LanguageModel
+    batch: Batch
+
+    @classmethod
+    def of(cls, setting: StepSetting) -> "StageOne":
+        """As the setting says, in float32."""
+        teacher, batch = _of_tokens(setting) if setting.num_tokens else _of_pictures(setting)
+        student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
+        set_trainable(student, trainable_names(student, 1, train_decay=True))
+        return cls(teacher, student, batch)
+
+    def double(self) -> "StageOne":
+        """The same numbers in float64."""
+        teacher, student = (copy.deepcopy(model).double() for model in (self.teacher, self.student))
+        return StageOne(teacher, student, replace(self.batch, pixel_values=self.batch.pixel_values.double()))
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """Those of teacher and student; what they share counts once."""
+        both = (*self.teacher.parameters(), *self.student.parameters())
+        return list({tensor.data_ptr(): tensor for tensor in both}.values())
+
+    def ours(self) -> Step:
+        """As `lab distill stage=1` computes it."""
+        objective = HeadsObjective(self.teacher, self.student, Recipe(), autocast_of(None, _CPU))
+        return lambda: self._with_gradients(objective(self.batch, scale=1.0)["loss"])
+
+    def recipes(self, scan: Scan) -> Step:
+        """As the public recipe does, with a state-space operator that torch alone can run."""
+        step = RecipeStep(self.teacher, self.student, scan)
+        forward = partial(hidden_states, batch=self.batch)
+        return lambda: self._with_gradients(step(forward, factor=Recipe().factor))
+
+    def _with_gradients(self, loss: float) -> list[Tensor]:
+        """The loss and the gradients that it left, which go."""
+        trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
+        found = [torch.tensor(loss, dtype=torch.float64)]
+        for parameter in trained:
+            assert parameter.grad is not None, "stage 1 reaches all that it trains"
+            found.append(parameter.grad)
+            parameter.grad = None
+        return found
+
+
+class Exact:
+    """Loss and gradients in float64, computed when they are asked for."""
+
+    def __init__(self, problem: StageOne) -> None:
+        self._problem = problem
+
+    def difference(self, found: Sequence[Tensor]) -> float:
+        """Of what a step returned."""
+        return largest_difference(found, self._step)
+
+    @cached_property
+    def _step(self) -> Sequence[Tensor]:
+        return self._problem.double().recipes(in_chunks)()
+
+
+def _of_tokens(setting: StepSetting) -> tuple[LanguageModel, Batch]:
+    """Layers of the language model alone."""
+    widths = _architecture(setting.teacher).llm
+    config = replace(widths, num_layers=setting.num_layers, vocab_size=_VOCAB_SIZE)
+    generator = Seeds(0).torch("bench distill")
+    teacher = build_random(config, device=_CPU, dtype=torch.float32, generator=generator, std=config.hidden_size**-0.5)
+    ids = torch.randint(_VOCAB_SIZE, (setting.batch_size, setting.num_tokens or 1), generator=generator)
+    lengths = torch.full((setting.batch_size,), ids.shape[1])
+    no_tiles = torch.empty(0, 3, 1, 1)
+    batch = Batch(no_tiles, ids, ids, torch.full_like(ids, IGNORED), lengths, lengths, ())
+    return teacher.requires_grad_(False).eval(), batch
+
+
+def _of_pictures(setting: StepSetting) -> tuple[LanguageModel, Batch]:
+    """The whole teacher, on the first prompts of its training."""
+    config = _architecture(setting.teacher)
+    config = replace(config, llm=replace(config.llm, num_layers=setting.num_layers))
+    prompt = PromptConfig()
+    tokenizer = picture_questions_tokenizer(prompt.system)
+    teacher = new_teacher(config, tokenizer, device=_CPU, seed=0)
+    data = Data(DataConfig(picture_questions=PictureQuestionsConfig()), prompt, config, tokenizer, seed=0)
+    batch = data.stream("bench distill", batch_size=setting.batch_size).next_batch()
+    return teacher.requires_grad_(False).eval(), batch
+
+
+def _architecture(teacher: str) -> HovleConfig:
+    """What conf/teacher says."""
+    text = files("lab.conf").joinpath("teacher", f"{teacher}.yaml").read_text()
+    schema = OmegaConf.structured(HovleConfig)
+    return to_typed(cast(DictConfig, OmegaConf.merge(schema, OmegaConf.create(text).hovle)), HovleConfig)
