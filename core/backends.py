@@ -20,9 +20,9 @@ Implementation = Callable[..., Any]
 WhyNot = Callable[[torch.device, torch.dtype | None], str | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Backend:
-    """One implementation of an operator.
+    """One implementation of an operator; equal to itself alone, which makes it a quick key.
 
     Attributes:
         name: what a configuration calls it.

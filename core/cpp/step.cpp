@@ -54,84 +54,98 @@ template <typename T, int64_t bytes = 64> struct Lanes {
     }
 };
 
+// as Python packs them; D and dt_bias may be null
+template <typename State, typename Input> struct Arguments {
+    State *state;
+    const Input *x;
+    const State *dt, *A;
+    const Input *B, *C;
+    const State *D, *dt_bias;
+    Input *y;
+    int64_t batch, H, P, N, G, x_stride, dt_stride, B_stride, C_stride, D_per_head, softplus, threads;
+};
+
+template <typename State, typename Input> struct Head {
+    State *state;
+    const Input *x;
+    State size, decay;
+    const State *B, *C, *D;
+    int64_t D_stride;
+    Input *y;
+};
+
 // The rows of one head, each read front to back, as the memory likes it: taking several together is half as fast once
 // the state lies outside the cache. `vectors` is the length of a row if it is known: B and C then stay in registers.
-template <int64_t vectors, typename State>
-void advance(State *state, const State *gains, const State *B, const State *C, State decay, int64_t P, int64_t N,
-             State *y) {
+template <int64_t vectors, typename State, typename Input>
+void advance(const Head<State, Input> &head, int64_t P, int64_t N) {
     using Block = Lanes<State>;
     using Vector = typename Block::Vector;
+    // a copy: the compiler need not think that a row which is written overlaps it
+    const auto [state, inputs, size, decay, B, C, D, D_stride, y] = head;
     const int64_t whole = vectors ? vectors : N / Block::count;
+    const Vector *const B_parts = reinterpret_cast<const Vector *>(B), *const C_parts = reinterpret_cast<const Vector *>(C);
     Vector b[vectors ? vectors : 1], c[vectors ? vectors : 1];
-    for (int64_t v = 0; v < vectors; ++v) {
-        b[v] = reinterpret_cast<const Vector *>(B)[v];
-        c[v] = reinterpret_cast<const Vector *>(C)[v];
-    }
+    for (int64_t v = 0; v < vectors; ++v) b[v] = B_parts[v], c[v] = C_parts[v];
     for (int64_t p = 0; p < P; ++p) {
         State *const row = state + p * N;
         Vector *const parts = reinterpret_cast<Vector *>(row);
-        Vector sums = {};
+        const State x = widened(inputs[p]), gain = size * x;
+        Vector sums[2] = {}; // an addition need not wait for the one before
 #pragma GCC unroll 8
         for (int64_t v = 0; v < whole; ++v) {
-            const Vector value = parts[v] * decay + (vectors ? b[v] : reinterpret_cast<const Vector *>(B)[v]) * gains[p];
+            const Vector value = parts[v] * decay + (vectors ? b[v] : B_parts[v]) * gain;
             parts[v] = value;
-            sums += value * (vectors ? c[v] : reinterpret_cast<const Vector *>(C)[v]);
+            sums[v % 2] += value * (vectors ? c[v] : C_parts[v]);
         }
-        State total = Block::sum(sums);
+        State total = Block::sum(sums[0] + sums[1]);
         for (int64_t n = whole * Block::count; n < N; ++n) {
-            row[n] = row[n] * decay + gains[p] * B[n];
+            row[n] = row[n] * decay + gain * B[n];
             total += row[n] * C[n];
         }
-        y[p] = total;
+        store(y + p, D ? total + D[p * D_stride] * x : total);
     }
 }
 
-template <typename State, typename Input>
-void step(State *state, const Input *x, const State *dt, const State *A, const Input *B, const Input *C, const State *D,
-          const State *dt_bias, Input *y, int64_t batch, int64_t H, int64_t G, int64_t P, int64_t N, int64_t x_stride,
-          int64_t dt_stride, int64_t B_stride, int64_t C_stride, int64_t D_per_head, int64_t softplus, int threads) {
+template <typename State, typename Input> void step(const Arguments<State, Input> &given) {
+    const int64_t H = given.H, P = given.P, N = given.N;
     // the state sizes in use get a loop of their own
     constexpr int64_t count = Lanes<State>::count;
-    auto *const rows_of_a_head = N == 8 * count   ? advance<8, State>
-                                 : N == 4 * count ? advance<4, State>
-                                 : N == 2 * count ? advance<2, State>
-                                                  : advance<0, State>;
-#pragma omp parallel num_threads(threads)
+    auto *const advance_head = N == 8 * count   ? advance<8, State, Input>
+                               : N == 4 * count ? advance<4, State, Input>
+                               : N == 2 * count ? advance<2, State, Input>
+                                                : advance<0, State, Input>;
+#pragma omp parallel num_threads(static_cast<int>(given.threads))
     {
-        std::vector<State> wide(2 * N + 2 * P);
-        State *const b_row = wide.data(), *const c_row = b_row + N, *const gains = c_row + N, *const sums = gains + P;
-#pragma omp for schedule(static)
-        for (int64_t index = 0; index < batch * H; ++index) {
-            const int64_t entry = index / H, head = index % H, group = head / (H / G);
-            const Input *const token = x + entry * x_stride + head * P;
-            State size = dt[entry * dt_stride + head] + (dt_bias ? dt_bias[head] : State(0));
-            if (softplus && size <= State(40)) size = std::log1p(std::exp(size));
-            const State decay = std::exp(size * A[head]);
-            for (int64_t n = 0; n < N; ++n) {
-                b_row[n] = widened(B[entry * B_stride + group * N + n]);
-                c_row[n] = widened(C[entry * C_stride + group * N + n]);
+        constexpr bool is_narrow = sizeof(Input) < sizeof(State);
+        std::vector<State> wide(is_narrow ? 2 * N : 0);
+        // B or C of a head in the precision of the state
+        const auto ready = [&](const Input *row, State *copy) -> const State * {
+            if constexpr (is_narrow) {
+                for (int64_t n = 0; n < N; ++n) copy[n] = widened(row[n]);
+                return copy;
+            } else {
+                return row;
             }
-            for (int64_t p = 0; p < P; ++p) gains[p] = size * widened(token[p]);
-            rows_of_a_head(state + index * P * N, gains, b_row, c_row, decay, P, N, sums);
-            for (int64_t p = 0; p < P; ++p) {
-                const State skip = D ? D[D_per_head ? head : head * P + p] * widened(token[p]) : State(0);
-                store(y + index * P + p, sums[p] + skip);
-            }
+        };
+#pragma omp for schedule(static) nowait
+        for (int64_t index = 0; index < given.batch * H; ++index) {
+            const int64_t entry = index / H, head = index % H, group = head / (H / given.G);
+            State size = given.dt[entry * given.dt_stride + head] + (given.dt_bias ? given.dt_bias[head] : State(0));
+            if (given.softplus && size <= State(40)) size = std::log1p(std::exp(size));
+            const int64_t D_stride = given.D_per_head ? 0 : 1;
+            advance_head({given.state + index * P * N, given.x + entry * given.x_stride + head * P, size,
+                          std::exp(size * given.A[head]), ready(given.B + entry * given.B_stride + group * N, wide.data()),
+                          ready(given.C + entry * given.C_stride + group * N, wide.data() + N),
+                          given.D ? given.D + head * (D_stride ? P : 1) : nullptr, D_stride, given.y + index * P},
+                         P, N);
         }
     }
 }
 
 } // namespace
 
-#define LAB_STEP(name, State, Input)                                                                                   \
-    extern "C" void name(State *state, const Input *x, const State *dt, const State *A, const Input *B,                \
-                         const Input *C, const State *D, const State *dt_bias, Input *y, int64_t batch, int64_t H,     \
-                         int64_t G, int64_t P, int64_t N, int64_t x_stride, int64_t dt_stride, int64_t B_stride,       \
-                         int64_t C_stride, int64_t D_per_head, int64_t softplus, int threads) {                        \
-        step<State, Input>(state, x, dt, A, B, C, D, dt_bias, y, batch, H, G, P, N, x_stride, dt_stride, B_stride,     \
-                           C_stride, D_per_head, softplus, threads);                                                   \
-    }
-
-LAB_STEP(step_float32, float, float)
-LAB_STEP(step_bfloat16, float, bfloat16)
-LAB_STEP(step_float64, double, double)
+extern "C" {
+void step_float32(const Arguments<float, float> *given) { step(*given); }
+void step_bfloat16(const Arguments<float, bfloat16> *given) { step(*given); }
+void step_float64(const Arguments<double, double> *given) { step(*given); }
+}

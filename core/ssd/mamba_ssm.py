@@ -22,7 +22,7 @@ from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
 from lab.core.errors import BackendError
-from lab.core.ssd.arguments import SsdOutput, sequence_starts
+from lab.core.ssd.arguments import SOFTPLUS_THRESHOLD, SsdOutput, sequence_starts
 from lab.core.ssd.step import step_portable
 
 # what the kernels are tuned for; a request is rounded up to a power of two in this range, since chunks change no result
@@ -183,7 +183,7 @@ def _summed_states(
     num_heads, head_dim = x.shape[2:]
     num_groups, state_dim = B.shape[2:]
     size = dt[0].float() if dt_bias is None else dt[0].float() + dt_bias.float()
-    size = softplus(size) if dt_softplus else size
+    size = softplus(size, threshold=SOFTPLUS_THRESHOLD) if dt_softplus else size
     # float64: differences of sums over a hundred thousand tokens are wanted to the digits of float32
     sums = (size * A.float()).double().cumsum(dim=0)
     states = [x.new_zeros(0, num_heads, head_dim, state_dim, dtype=torch.float32)]

@@ -39,5 +39,8 @@ def refuse_gradients(operator: str, tensors: Iterable[Tensor | None]) -> None:
     Raises:
         InputError: if a tensor requires a gradient outside `torch.no_grad`.
     """
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
-        raise InputError(f"{operator} overwrites its state and gives no gradients; call it under torch.no_grad()")
+    if not torch.is_grad_enabled():
+        return
+    for tensor in tensors:
+        if tensor is not None and tensor.requires_grad:
+            raise InputError(f"{operator} overwrites its state and gives no gradients; call it under torch.no_grad()")

@@ -7,31 +7,18 @@ anything of the state's size.
 
 # Letters: B batch, H heads, G groups, P head_dim, N state_dim.
 
-import ctypes
 from functools import cache
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lab.core.backends import Backend, resolve
+from lab.core.backends import Backend, Implementation, resolve
 from lab.core.errors import InputError
-from lab.core.native import load_native
 from lab.core.ssd.arguments import SOFTPLUS_THRESHOLD
 from lab.core.ssd.shapes import check_tensors, refuse_gradients
-
-# the compiled loops: (dtype of the state, dtype of x, B, C and y) to the name of the function
-_LOOPS = {
-    (torch.float32, torch.float32): "step_float32",
-    (torch.float32, torch.bfloat16): "step_bfloat16",
-    (torch.float64, torch.float64): "step_float64",
-}
-_NUM_POINTERS, _NUM_SIZES = 9, 11
-
-# numbers in the state below which a second thread costs more than it saves
-_PARALLEL_FROM = 65_536
+from lab.core.ssd.step_native import advance, has_loop
 
 
 def step(
@@ -73,10 +60,21 @@ def step(
             gradients are recorded.
         BackendError: for an implementation that cannot run here.
     """
+    refuse_gradients("step", (state, x, dt, A, B, C, D, dt_bias))
+    run = _implementation(backend, state.device, x.dtype)
+    if run is step_portable:
+        y = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+        # what the loop can read needs no check
+        if advance(state, x, dt, A, B, C, D, dt_bias, dt_softplus, y):
+            return y
     _check(state, x, dt, A, B, C, D, dt_bias, out)
-    run = resolve("ssd_step", backend, state.device, x.dtype).load()
-    y: Tensor = run(state, x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus, out=out)
-    return y
+    checked: Tensor = run(state, x, dt, A, B, C, D=D, dt_bias=dt_bias, dt_softplus=dt_softplus, out=out)
+    return checked
+
+
+@cache
+def _implementation(backend: str | Backend, device: torch.device, dtype: torch.dtype) -> Implementation:
+    return resolve("ssd_step", backend, device, dtype).load()
 
 
 def step_portable(
@@ -94,39 +92,13 @@ def step_portable(
 ) -> Float[Tensor, "B H P"]:
     """`step` in the compiled loop where there is one for device and dtypes, else in torch."""
     y = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
-    name = _LOOPS.get((state.dtype, x.dtype)) if state.device.type == "cpu" else None
-    loop = None if name is None else _compiled(name)
-    if loop is None:
+    if not has_loop(state, x):
         return _step_in_torch(state, x, dt, A, B, C, D, dt_bias, dt_softplus, y)
-    batch, heads, head_dim, state_dim = state.shape
-    dtype = state.dtype
-    x, B, C = _ready(x, x.dtype), _ready(B, x.dtype), _ready(C, x.dtype)
-    dt, A = _ready(dt, dtype), _ready(A, dtype)
-    D = None if D is None else _ready(D, dtype)
-    dt_bias = None if dt_bias is None else _ready(dt_bias, dtype)
-    loop(
-        state.data_ptr(),
-        x.data_ptr(),
-        dt.data_ptr(),
-        A.data_ptr(),
-        B.data_ptr(),
-        C.data_ptr(),
-        None if D is None else D.data_ptr(),
-        None if dt_bias is None else dt_bias.data_ptr(),
-        y.data_ptr(),
-        batch,
-        heads,
-        B.shape[1],
-        head_dim,
-        state_dim,
-        x.stride(0),
-        dt.stride(0),
-        B.stride(0),
-        C.stride(0),
-        D is not None and D.ndim == 1,
-        dt_softplus,
-        torch.get_num_threads() if state.numel() >= _PARALLEL_FROM else 1,
-    )
+    x, B, C = (tensor.to(x.dtype).contiguous() for tensor in (x, B, C))
+    dt, A = (tensor.to(state.dtype).contiguous() for tensor in (dt, A))
+    D, dt_bias = (None if tensor is None else tensor.to(state.dtype).contiguous() for tensor in (D, dt_bias))
+    is_done = advance(state, x, dt, A, B, C, D, dt_bias, dt_softplus, y)
+    assert is_done, "the loop reads whatever is in one piece and of its dtypes"
     return y
 
 
@@ -172,15 +144,15 @@ def _step_in_torch(
 ) -> Tensor:
     batch, heads, head_dim, state_dim = state.shape
     # heads of a group are rows of one matrix: B and C need no copies
-    rows = batch * B.shape[1]
+    rows, rows_of_one = batch * B.shape[1], heads // B.shape[1] * head_dim
     dtype = torch.promote_types(state.dtype, torch.float32)
     size = _step_size(dt, dt_bias, dt_softplus, dtype)
     token = x.to(dtype)
     # a state of fewer bits is rounded once a step, not at every operation
     work = state.to(dtype)
     work.mul_(torch.exp(size * A.to(dtype))[..., None, None])
-    by_group = work.view(rows, -1, state_dim)
-    by_group.baddbmm_((size[..., None] * token).reshape(rows, -1, 1), B.to(dtype).reshape(rows, 1, state_dim))
+    by_group = work.view(rows, rows_of_one, state_dim)
+    by_group.baddbmm_((size[..., None] * token).reshape(rows, rows_of_one, 1), B.to(dtype).reshape(rows, 1, state_dim))
     read = torch.bmm(by_group, C.to(dtype).reshape(rows, state_dim, 1)).view(batch, heads, head_dim)
     if D is not None:
         read.addcmul_(D.to(dtype).reshape(heads, -1), token)
@@ -192,29 +164,6 @@ def _step_in_torch(
 def _step_size(dt: Tensor, dt_bias: Tensor | None, dt_softplus: bool, dtype: torch.dtype) -> Tensor:
     size = dt.to(dtype) if dt_bias is None else dt.to(dtype) + dt_bias.to(dtype)
     return softplus(size, threshold=SOFTPLUS_THRESHOLD) if dt_softplus else size
-
-
-def _ready(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor itself unless the loop cannot read it: its dtype differs, or a batch entry is not one piece."""
-    if tensor.dtype == dtype:
-        if tensor.is_contiguous():
-            return tensor
-        # what a projection gave is cut into x, B and C: entries lie apart, each in one piece
-        if tensor.ndim > 1 and tensor[0].is_contiguous():
-            return tensor
-    return tensor.to(dtype).contiguous()
-
-
-@cache
-def _compiled(name: str) -> Any:
-    # OpenMP: its threads are those that torch's own loops use, so they are awake
-    library = load_native("step.cpp", "-fopenmp").library
-    if library is None:
-        return None
-    loop = getattr(library, name)
-    loop.argtypes = [ctypes.c_void_p] * _NUM_POINTERS + [ctypes.c_int64] * _NUM_SIZES + [ctypes.c_int]
-    loop.restype = None
-    return loop
 
 
 def _check(
@@ -256,4 +205,3 @@ def _check(
     )
     if out is not None and (out.dtype != x.dtype or not out.is_contiguous()):
         raise InputError(f"out has dtype {out.dtype} but must be contiguous and {x.dtype} like x; allocate it so")
-    refuse_gradients("step", (state, x, dt, A, B, C, D, dt_bias))
