@@ -156,11 +156,10 @@ def longest_of(architecture: ModelConfig) -> int:
 
 
 def tokenizer_of(path: Path | None, prompt: PromptConfig) -> Tokenizer:
-    """The tokenizer in a teacher's folder, or beside its GGUF file; without either, the words of the task that ships.
+    """The tokenizer in a teacher's folder, or in its GGUF file; without either, the words of the task that ships.
 
     Raises:
+        BackendError: if a GGUF file cannot be read without packages that are missing.
         CheckpointError: if there is none in the folder, or it cannot be read.
     """
-    if path is None:
-        return picture_questions_tokenizer(prompt.system)
-    return load_tokenizer(path.parent if path.suffix == ".gguf" else path)
+    return picture_questions_tokenizer(prompt.system) if path is None else load_tokenizer(path)
