@@ -1,4 +1,4 @@
-"""Questions in words about several named pictures of garments and digits: a small task that needs eyes and memory.
+"""Questions in words about several framed pictures of garments and digits: a small task that needs eyes and memory.
 
 The prompts of `scenes.py` with real pictures, in the chat format, tiling and image tokens of the large models. A sample
 is a pure function of seed and index. Training samples show training pictures only, test samples test pictures only.
@@ -9,23 +9,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
 from PIL import Image
 
 from lab.core.data.conversations import IMAGE_MARK, ChatConfig, encode_conversation
 from lab.core.data.pictures import load_pictures
 from lab.core.data.samples import Sample
-from lab.core.data.scenes import NAMES, QUESTIONS, WORDS, Draws, Scene, draw_scene
+from lab.core.data.scenes import COLOURS, QUESTIONS, WORDS, Draws, Scene, draw_lesson, draw_scene
 from lab.core.data.tiling import TilingConfig, cut_tiles
 from lab.core.data.tokenizers import Tokenizer, WordTokenizer, split_words
 from lab.core.errors import ConfigError, InputError
 from lab.core.seeds import Seeds
 
-# side in pixels of a picture of one thing
-_PIXELS = 28
+# Letters: S, Q sides of a picture in pixels.
+
+# Side of a framed thing, and width of its frame, in pixels: about as many show the colour as show the thing. A frame of
+# two pixels is overlooked by a small model.
+_SIDE = 28
+_FRAME = 4
 
 _TEXT_WORDS = (
-    "\n . , : ? system user assistant Which picture shows the How many pictures show a an garment is in digit Even or "
-    "odd even Same different same and What on left right From to what"
+    "\n . , ? system user assistant Which colour frames the How many pictures show a an is framed in the digit "
+    "Even or odd even Same different same and What From left to right what"
 )
 
 
@@ -33,27 +39,29 @@ _TEXT_WORDS = (
 class PictureQuestionsConfig:
     """How much a prompt shows and asks, and where its pictures come from."""
 
-    num_singles: int = 4
-    """Pictures of one thing in a prompt."""
-    num_pairs: int = 1
-    """Pictures of two things side by side in a prompt: two tiles and a thumbnail."""
+    max_pictures: int = 5
+    """Most pictures of a prompt; it has any number from one to this."""
+    pair_share: float = 0.2
+    """Share of the pictures that hold two things side by side, in two tiles and a thumbnail; the others hold one."""
     num_questions: int = 4
     """Questions in a prompt; fewer if the pictures do not last, for each is asked about once."""
+    num_lessons: int = 0
+    """So many samples at the beginning show one picture and ask what it is. Without them a new model does not leave its
+    plateau: it cannot learn where to look before it knows what things look like, nor the other way round."""
     garments: Path | None = None
     """Folder with Fashion-MNIST's IDX files; None for the pictures that ship."""
     digits: Path | None = None
     """Folder with MNIST's IDX files; None for the pictures that ship."""
 
     def __post_init__(self) -> None:
-        if self.num_singles < 2:
-            raise ConfigError(f"num_singles={self.num_singles} must be 2 or more, for 'same or different'; raise it")
-        if self.num_pairs < 1:
-            raise ConfigError(f"num_pairs={self.num_pairs} must be 1 or more, for 'left' and 'right'; raise it")
-        if self.num_singles + self.num_pairs > len(NAMES):
+        if not 1 <= self.max_pictures <= len(COLOURS):
             raise ConfigError(
-                f"num_singles={self.num_singles} and num_pairs={self.num_pairs} need more than the {len(NAMES)} names "
-                "that there are; lower one of them"
+                f"max_pictures={self.max_pictures} must lie in [1, {len(COLOURS)}], as there are colours; change it"
             )
+        if not 0 <= self.pair_share <= 1:
+            raise ConfigError(f"pair_share={self.pair_share} must lie in [0, 1]; change it")
+        if self.num_lessons < 0:
+            raise ConfigError(f"num_lessons={self.num_lessons} must not be negative; change it")
         if not 1 <= self.num_questions <= len(QUESTIONS):
             raise ConfigError(f"num_questions={self.num_questions} must lie in [1, {len(QUESTIONS)}]; change it")
 
@@ -83,7 +91,8 @@ class PictureQuestions:
         self._seeds = Seeds(seed)
         # the splits have scenes of their own, and not the same ones with other pictures
         self._purpose = f"picture questions, {split}"
-        self._pictures = load_pictures(split, garments=config.garments, digits=config.digits).by_word
+        by_word = load_pictures(split, garments=config.garments, digits=config.digits).by_word
+        self._things = {word: np.stack([_scaled(image) for image in images]) for word, images in by_word.items()}
 
     def scene(self, index: int) -> Scene:
         """Sample `index` in words.
@@ -91,7 +100,7 @@ class PictureQuestions:
         Raises:
             InputError: if the index is negative.
         """
-        return self._draw_scene(self._draws(index))
+        return self._draw_scene(index, self._draws(index))
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index` as the model reads it.
@@ -100,10 +109,13 @@ class PictureQuestions:
             InputError: if the index is negative.
         """
         draws = self._draws(index)
-        scene = self._draw_scene(draws)
-        tiles = [cut_tiles(self._picture(words, draws), self._tiling) for words in scene.shown]
+        scene = self._draw_scene(index, draws)
+        tiles = [
+            cut_tiles(self._picture(words, COLOURS[frame], draws), self._tiling)
+            for words, frame in zip(scene.shown, scene.frames, strict=True)
+        ]
         turns = [turn for question in scene.questions for turn in (question.text, question.answer)]
-        turns[0] = "".join(f"{name}: {IMAGE_MARK}\n" for name in scene.names) + turns[0]
+        turns[0] = f"{IMAGE_MARK}\n" * len(tiles) + turns[0]
         conversation = encode_conversation(
             turns, [len(cut) for cut in tiles], tokenizer=self._tokenizer, chat=self._chat, tiling=self._tiling
         )
@@ -114,27 +126,31 @@ class PictureQuestions:
             raise InputError(f"index={index} must not be negative; samples are counted from 0")
         return Draws(self._seeds.numpy(self._purpose, index))
 
-    def _draw_scene(self, draws: Draws) -> Scene:
+    def _draw_scene(self, index: int, draws: Draws) -> Scene:
         config = self._config
+        if index < config.num_lessons:
+            return draw_lesson(draws)
         return draw_scene(
-            draws, num_singles=config.num_singles, num_pairs=config.num_pairs, num_questions=config.num_questions
+            draws, max_pictures=config.max_pictures, pair_share=config.pair_share, num_questions=config.num_questions
         )
 
-    def _picture(self, words: Sequence[str], draws: Draws) -> Image.Image:
-        """Things side by side, each one of the pictures of its word."""
-        things = []
-        for word in words:
-            images = self._pictures[word]
-            things.append(Image.fromarray(images[draws.below(len(images))]))
-        if len(things) == 1:
-            return things[0]
-        picture = Image.new("L", (_PIXELS * len(things), _PIXELS))
-        for i, thing in enumerate(things):
-            picture.paste(thing.resize((_PIXELS, _PIXELS), Image.Resampling.BICUBIC), (_PIXELS * i, 0))
-        return picture
+    def _picture(self, words: Sequence[str], frame: tuple[int, int, int], draws: Draws) -> Image.Image:
+        """Things side by side, each one of the pictures of its word, in a frame of its own."""
+        pixels = np.empty((_SIDE, len(words), _SIDE, 3), np.uint8)
+        pixels[:] = frame
+        for i, word in enumerate(words):
+            things = self._things[word]
+            pixels[_FRAME:-_FRAME, i, _FRAME:-_FRAME] = things[draws.below(len(things))][..., None]
+        return Image.fromarray(pixels.reshape(_SIDE, -1, 3))
+
+
+def _scaled(image: UInt8[ndarray, "S S"]) -> UInt8[ndarray, "Q Q"]:
+    """A picture at the size that its frame leaves."""
+    side = _SIDE - 2 * _FRAME
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
 
 
 def picture_questions_tokenizer(system: str) -> WordTokenizer:
     """All words of the task, and those of the system message behind them."""
-    words = [*split_words(_TEXT_WORDS), *NAMES, *WORDS, *split_words(system)]
+    words = [*split_words(_TEXT_WORDS), *COLOURS, *WORDS, *split_words(system)]
     return WordTokenizer(list(dict.fromkeys(words)))

@@ -1,8 +1,10 @@
 """Prompts of the picture questions in words: which pictures there are, what they show, what is asked and answered.
 
-A prompt has a few pictures, each under a name (a letter), some of one thing and some of two things side by side. Names
-are drawn anew each time, so an answer must be looked up by content, across the prompt. Answers are drawn first and the
-pictures made to fit: within a type of question all answers are equally likely.
+A prompt has a few pictures, each in a frame of another colour, some of one thing and some of two things side by side.
+Colours are drawn anew each time, so an answer must be looked up by content, across the prompt. It begins with what it
+is about, and names what it follows from: «Even or odd, the digit framed in red?» «red seven odd». Each word of it is
+then one step of looking something up by the word before. What is asked for is drawn first and the pictures made to fit:
+within a type of question all outcomes are equally likely.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +17,17 @@ from lab.core.data.pictures import DIGITS, GARMENTS
 
 Item = TypeVar("Item")
 
-NAMES = tuple("ABCDEFGHJKLMNPRT")
+# the corners of the RGB cube: a linear map of pixels can tell each of them from all others
+COLOURS = {
+    "black": (0, 0, 0),
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "yellow": (255, 255, 0),
+    "purple": (255, 0, 255),
+    "turquoise": (0, 255, 255),
+    "white": (255, 255, 255),
+}
 WORDS = (*GARMENTS.values(), *DIGITS)
 
 _MOST_COUNTED = 2
@@ -35,12 +47,12 @@ class Scene:
     """A prompt in words.
 
     Attributes:
-        names: of the pictures, in their order.
+        frames: colours of the pictures' frames, in their order.
         shown: for each picture the things in it, from left to right.
         questions: in their order; no picture is asked about twice.
     """
 
-    names: tuple[str, ...]
+    frames: tuple[str, ...]
     shown: tuple[tuple[str, ...], ...]
     questions: tuple[Question, ...]
 
@@ -56,6 +68,10 @@ class Draws:
         """A whole number from 0 to `bound` - 1."""
         return int(next(self._uniform) * bound)
 
+    def happens(self, share: float) -> bool:
+        """True in this share of all cases."""
+        return next(self._uniform) < share
+
     def choice(self, items: Sequence[Item]) -> Item:
         """One of the items."""
         return items[self.below(len(items))]
@@ -66,18 +82,18 @@ class Draws:
         return [rest.pop(self.below(len(rest))) for _ in range(count)]
 
 
-def draw_scene(draws: Draws, *, num_singles: int, num_pairs: int, num_questions: int) -> Scene:
-    """A prompt with `num_questions` questions, or as many as the pictures last for."""
-    num_pictures = num_singles + num_pairs
-    is_pair = [i >= num_singles for i in draws.sample(range(num_pictures), num_pictures)]
+def draw_scene(draws: Draws, *, max_pictures: int, pair_share: float, num_questions: int) -> Scene:
+    """A prompt with 1 to `max_pictures` pictures and `num_questions` questions, or as many as the pictures last for."""
+    num_pictures = 1 + draws.below(max_pictures)
+    is_pair = [draws.happens(pair_share) for _ in range(num_pictures)]
     board = _Board(
         draws=draws,
-        names=draws.sample(NAMES, num_pictures),
+        frames=draws.sample(tuple(COLOURS), num_pictures),
         shown=[["", ""] if pair else [""] for pair in is_pair],
         singles=[i for i in range(num_pictures) if not is_pair[i]],
         pairs=[i for i in range(num_pictures) if is_pair[i]],
     )
-    order = draws.sample(tuple(QUESTIONS), len(QUESTIONS))
+    order = draws.sample(_DECK, len(_DECK))
     # Questions about all pictures come first: what was said of single ones would narrow their answers down. For the
     # same reason none of them is made up for a question that found no picture.
     asked = sorted(order[:num_questions], key=lambda kind: _ABOUT_ALL.get(kind, len(_ABOUT_ALL)))
@@ -89,19 +105,24 @@ def draw_scene(draws: Draws, *, num_singles: int, num_pairs: int, num_questions:
             questions.append(Question(kind, *found))
     for things in board.shown:
         things[:] = [word or board.word(WORDS) for word in things]
-    return Scene(tuple(board.names), tuple(map(tuple, board.shown)), tuple(questions))
+    return Scene(tuple(board.frames), tuple(map(tuple, board.shown)), tuple(questions))
 
 
-def chance_by_kind(*, num_pictures: int) -> dict[str, float]:
+def draw_lesson(draws: Draws) -> Scene:
+    """A first lesson: one picture, and what it shows."""
+    frame, word = draws.choice(tuple(COLOURS)), draws.choice(WORDS)
+    return Scene((frame,), ((word,),), (Question("what", *_asked_what(frame, word)),))
+
+
+def chance_by_kind() -> dict[str, float]:
     """For each type of question, how often a guess is right that knows the text and has not seen the pictures."""
     return {
-        "where": 1 / num_pictures,
+        "where": 1 / len(COLOURS),
         "count": 1 / (_MOST_COUNTED + 1),
-        "garment": 1 / len(GARMENTS),
-        "digit": 1 / len(DIGITS),
-        "parity": 1 / 2,
-        "same": 1 / 2,
-        "side": 1 / len(WORDS),
+        "what": 1 / len(WORDS),
+        "parity": 1 / len(DIGITS),
+        # the likeliest: twice the same garment
+        "same": 1 / 2 * 1 / len(GARMENTS) * 1 / 2,
         "both": 1 / len(WORDS) ** 2,
     }
 
@@ -114,7 +135,7 @@ class _Board:
     """
 
     draws: Draws
-    names: list[str]
+    frames: list[str]
     shown: list[list[str]]
     singles: list[int]
     pairs: list[int]
@@ -146,46 +167,44 @@ class _Board:
         self.shown[index][self.draws.below(len(self.shown[index]))] = word
 
 
-# Each type of question finds itself a picture, draws the answer, shows what makes it true, and gives question and
-# answer; None if no picture is left for it. The name of the picture stands last, as near to the answer as the chat
-# allows: otherwise a small model stays on a plateau before it learns to look it up.
+# Each type of question finds itself a picture, draws what will be the outcome, shows what makes it true, and gives
+# question and answer; None if no picture is left for it.
 
 
-def _where(board: _Board) -> tuple[str, str]:
+def _where(board: _Board) -> tuple[str, str] | None:
     index, word = board.claim_any(), board.last_word()
     board.show(index, word)
-    return f"Which picture shows the {word}?", board.names[index]
+    return f"Which colour frames the {word}?", f"{word} {board.frames[index]}"
 
 
-def _count(board: _Board) -> tuple[str, str]:
+def _count(board: _Board) -> tuple[str, str] | None:
+    if len(board.singles) + len(board.pairs) < _MOST_COUNTED:
+        return None
     number, word = board.draws.below(_MOST_COUNTED + 1), board.last_word()
     for _ in range(number):
         board.show(board.claim_any(), word)
-    return f"How many pictures show {'an' if word == 'eight' else 'a'} {word}?", DIGITS[number]
+    return f"How many pictures show {'an' if word == 'eight' else 'a'} {word}?", f"{word} {DIGITS[number]}"
 
 
-def _garment(board: _Board) -> tuple[str, str] | None:
+def _what(board: _Board) -> tuple[str, str] | None:
     if not board.singles:
         return None
-    index, word = board.claim(board.singles), board.word(tuple(GARMENTS.values()))
+    index, word = board.claim(board.singles), board.word(WORDS)
     board.show(index, word)
-    return f"Which garment is in {board.names[index]}?", word
+    return _asked_what(board.frames[index], word)
 
 
-def _digit(board: _Board) -> tuple[str, str] | None:
-    if not board.singles:
-        return None
-    index, word = board.claim(board.singles), board.word(DIGITS)
-    board.show(index, word)
-    return f"Which digit is in {board.names[index]}?", word
+def _asked_what(frame: str, word: str) -> tuple[str, str]:
+    return f"What is framed in {frame}?", f"{frame} {word}"
 
 
 def _parity(board: _Board) -> tuple[str, str] | None:
     if not board.singles:
         return None
     index, remainder = board.claim(board.singles), board.draws.below(2)
-    board.show(index, board.word(DIGITS[remainder::2]))
-    return f"Even or odd, the digit in {board.names[index]}?", ("even", "odd")[remainder]
+    frame, word = board.frames[index], board.word(DIGITS[remainder::2])
+    board.show(index, word)
+    return f"Even or odd, the digit framed in {frame}?", f"{frame} {word} {('even', 'odd')[remainder]}"
 
 
 def _same(board: _Board) -> tuple[str, str] | None:
@@ -193,19 +212,13 @@ def _same(board: _Board) -> tuple[str, str] | None:
         return None
     first, second = board.claim(board.singles), board.claim(board.singles)
     kin = board.draws.choice((tuple(GARMENTS.values()), DIGITS))
-    word = board.word(kin)
-    is_same = board.draws.below(2)
+    word, is_same = board.word(kin), board.draws.below(2)
+    other = word if is_same else board.word([one for one in kin if one != word])
     board.show(first, word)
-    board.show(second, word if is_same else board.word([other for other in kin if other != word]))
-    return f"Same or different, {board.names[first]} and {board.names[second]}?", ("different", "same")[is_same]
-
-
-def _side(board: _Board) -> tuple[str, str] | None:
-    if not board.pairs:
-        return None
-    index, side, word = board.claim(board.pairs), board.draws.below(2), board.word(WORDS)
-    board.shown[index][side] = word
-    return f"What is on the {('left', 'right')[side]} in {board.names[index]}?", word
+    board.show(second, other)
+    frames = board.frames[first], board.frames[second]
+    found = f"{frames[0]} {word} {frames[1]} {other} {('different', 'same')[is_same]}"
+    return f"Same or different, {frames[0]} and {frames[1]}?", found
 
 
 def _both(board: _Board) -> tuple[str, str] | None:
@@ -213,7 +226,8 @@ def _both(board: _Board) -> tuple[str, str] | None:
         return None
     index = board.claim(board.pairs)
     board.shown[index][:] = board.word(WORDS), board.word(WORDS)
-    return f"From left to right, what is in {board.names[index]}?", " ".join(board.shown[index])
+    frame = board.frames[index]
+    return f"From left to right, what is framed in {frame}?", " ".join((frame, *board.shown[index]))
 
 
 def _endless(rng: np.random.Generator) -> Iterator[float]:
@@ -224,11 +238,11 @@ def _endless(rng: np.random.Generator) -> Iterator[float]:
 QUESTIONS: dict[str, Callable[[_Board], tuple[str, str] | None]] = {
     "where": _where,
     "count": _count,
-    "garment": _garment,
-    "digit": _digit,
+    "what": _what,
     "parity": _parity,
     "same": _same,
-    "side": _side,
     "both": _both,
 }
 _ABOUT_ALL = {"where": 0, "count": 1}
+# What a prompt's questions are drawn from. Few prompts have the pictures for a comparison, and it is learned late.
+_DECK = (*QUESTIONS, "same")

@@ -1,7 +1,7 @@
 """Training and held-out batches, as the model reads them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.core.data.conversations import ChatConfig
@@ -84,13 +84,13 @@ class Data:
                 for index in range(0, len(source), max(1, len(source) // _NUM_LOOKED_AT)):
                     source[index]
 
-    def stream(self, purpose: str, *indices: int, batch_size: int) -> Stream:
-        """Training batches, in an order of their own for each purpose and index.
+    def stream(self, purpose: str, *indices: int, batch_size: int, has_lessons: bool = False) -> Stream:
+        """Training batches, in an order of their own for each purpose and index; a new teacher begins with lessons.
 
         Raises:
             InputError: if a file is missing or damaged.
         """
-        return self._stream("train", self._seed(purpose, *indices), batch_size)
+        return self._stream("train", self._seed(purpose, *indices), batch_size, has_lessons=has_lessons)
 
     def held_out(self, num_batches: int, *, batch_size: int) -> "HeldOut":
         """The first held-out batches: always the same, and of samples that no training sees.
@@ -103,13 +103,16 @@ class Data:
     def _seed(self, purpose: str, *indices: int) -> int:
         return int(self._seeds.numpy(purpose, *indices).integers(2**31))
 
-    def _stream(self, split: str, seed: int, batch_size: int) -> Stream:
-        source = self._source(split, seed=seed)
+    def _stream(self, split: str, seed: int, batch_size: int, *, has_lessons: bool = False) -> Stream:
+        source = self._source(split, seed=seed, has_lessons=has_lessons)
         return Stream(source, batch_size=batch_size, max_length=self._max_length, seed=seed)
 
-    def _source(self, split: str, *, seed: int) -> Source:
+    def _source(self, split: str, *, seed: int, has_lessons: bool = False) -> Source:
+        config, task = self._config, self._config.picture_questions
+        if task is not None and not has_lessons:
+            config = replace(config, picture_questions=replace(task, num_lessons=0))
         return open_source(
-            self._config,
+            config,
             split=split,
             seed=seed,
             tokenizer=self._tokenizer,

@@ -104,18 +104,18 @@ def new_teacher(
         )
     if image_id != tokenizer.id_of(IMAGE_CONTEXT):
         raise ConfigError(f"teacher.hovle.vision.image_token_id={image_id} must be {tokenizer.id_of(IMAGE_CONTEXT)}")
-    size = architecture.llm.hidden_size
     model = build_random(
-        architecture,
-        device=device,
-        dtype=torch.float32,
-        generator=Seeds(seed).torch("new teacher"),
-        std=size**-0.5,
+        architecture, device=device, dtype=torch.float32, generator=Seeds(seed).torch("new teacher"), std=1.0
     )
     assert isinstance(model, Hovle), "the architecture is HoVLE's"
+    num_residuals = 2 * len(model.mixer_layers())
     with torch.no_grad():
-        # tokens of unit variance: patches and text meet on one scale, and layers add to it as much as they receive
-        model.embedding.tokens.weight.mul_(size**0.5)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2 or parameter is model.embedding.tokens.weight:
+                continue
+            # patches and text meet on one scale, and all layers together add as much as they receive
+            share = num_residuals if name.endswith(("wo.weight", "down.weight")) else 1
+            parameter.mul_((share * parameter[0].numel()) ** -0.5)
     return model
 
 

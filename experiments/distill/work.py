@@ -104,7 +104,7 @@ def work_on_teacher(record: Run, bench: Bench) -> None:
     recipe, evaluation = bench.config.stage_teacher, bench.config.evaluation
     model = bench.teacher.requires_grad_(True)
     tensors = dict(model.named_parameters())
-    stream = bench.data.stream(NEW_TEACHER, batch_size=recipe.batch_size)
+    stream = bench.data.stream(NEW_TEACHER, batch_size=recipe.batch_size, has_lessons=True)
     held_out = bench.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
     feed = Feed(AnswersObjective(model, autocast_of(recipe, bench.device)), stream, held_out, bench.device)
     state = _training_state(tensors, tensors, recipe, stream, {"steps": recipe.steps})
@@ -208,9 +208,8 @@ def _baselines(bench: Bench) -> list[Row]:
             counts = answers_of(model, questions, device=bench.device, chunk_size=bench.config.stage_3.chunk_size)
             rows += _rows_of(name, counts)
             advance(number)
-    task = bench.config.data.picture_questions
-    if task is not None:
-        by_kind = chance_by_kind(num_pictures=task.num_singles + task.num_pairs)
+    if bench.config.data.picture_questions is not None:
+        by_kind = chance_by_kind()
         asked = {kind: total for kind, (_, total) in counts.by_kind.items()}
         right = {kind: by_kind[kind] * total for kind, total in asked.items()}
         accuracy = sum(right.values()) / sum(asked.values())

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import Image
 
 from lab.core.data.conversations import ChatConfig
 from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig, picture_questions_tokenizer
-from lab.core.data.pictures import GARMENTS, load_pictures
+from lab.core.data.pictures import load_pictures
 from lab.core.data.samples import Sample, collate
-from lab.core.data.scenes import QUESTIONS
+from lab.core.data.scenes import COLOURS, QUESTIONS
 from lab.core.data.stream import Stream
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import IMAGE_CONTEXT
@@ -55,10 +58,7 @@ def test_a_prompt_reads_as_its_scene_says() -> None:
     source = task()
     scene, sample = source.scene(7), source[7]
     text = TOKENIZER.decode(sample.conversation.llm_ids.tolist())
-    pictures = "".join(
-        f"{name}:<img>{'<IMG_CONTEXT>' * (4 * (1 if len(words) == 1 else 3))}</img>\n"
-        for name, words in zip(scene.names, scene.shown, strict=True)
-    )
+    pictures = "".join(f"<img>{'<IMG_CONTEXT>' * (4 * (1 if len(words) == 1 else 3))}</img>\n" for words in scene.shown)
     turns = [f"{question.text}<|im_end|><|im_start|>assistant\n{question.answer}" for question in scene.questions]
     chat = "<|im_end|><|im_start|>user\n".join(turns)
     assert text == f"<|im_start|>system\n{SYSTEM}<|im_end|><|im_start|>user\n{pictures}{chat}<|im_end|>"
@@ -69,41 +69,55 @@ def test_every_sample_has_the_tokens_that_its_tiles_make() -> None:
     before, after = task(), task(shuffle=PixelShuffle.post)
     context = TOKENIZER.id_of(IMAGE_CONTEXT)
     for i in range(20):
-        assert len(before[i].tiles) == 4 + 3
-        assert (before[i].conversation.llm_ids == context).sum() == 7 * 4
-        assert (after[i].conversation.embedding_ids == context).sum() == 7 * 16
+        num_tiles = sum(1 if len(words) == 1 else 3 for words in before.scene(i).shown)
+        assert len(before[i].tiles) == num_tiles
+        assert (before[i].conversation.llm_ids == context).sum() == num_tiles * 4
+        assert (after[i].conversation.embedding_ids == context).sum() == num_tiles * 16
         assert len(before[i].conversation.llm_ids) <= 150
         np.testing.assert_array_equal(after[i].conversation.llm_ids, before[i].conversation.llm_ids)
 
 
-def test_a_pair_is_two_tiles_and_a_view_of_both() -> None:
+def inside(tile: UInt8[ndarray, "28 28 3"]) -> bytes:
+    """What a tile shows within its frame."""
+    return tile[4:-4, 4:-4].tobytes()
+
+
+def frame_of(tile: UInt8[ndarray, "28 28 3"]) -> UInt8[ndarray, "_ 3"]:
+    is_frame = np.ones((28, 28), bool)
+    is_frame[4:-4, 4:-4] = False
+    return tile[is_frame]
+
+
+def test_a_pair_is_two_framed_tiles_and_a_view_of_both() -> None:
     pictures = load_pictures("train", garments=None, digits=None).by_word
-    known = {picture.tobytes() for word in GARMENTS.values() for picture in pictures[word]}
-    source = task(config=PictureQuestionsConfig(num_singles=2))
-    seen = 0
+    known = {
+        word: {
+            np.asarray(Image.fromarray(image).resize((20, 20), Image.Resampling.BICUBIC).convert("RGB")).tobytes()
+            for image in images
+        }
+        for word, images in pictures.items()
+    }
+    source = task(config=PictureQuestionsConfig(pair_share=0.5))
     for i in range(30):
         scene, tiles = source.scene(i), iter(source[i].tiles)
-        for words in scene.shown:
-            for word in words:
-                tile = next(tiles)
-                assert (tile == tile[..., :1]).all()
-                # digits are 8 x 8 and come enlarged
-                if word in GARMENTS.values():
-                    assert tile[..., 0].tobytes() in known
-                    seen += 1
+        for frame, words in zip(scene.frames, scene.shown, strict=True):
+            things = [next(tiles) for _ in words]
+            for word, tile in zip(words, things, strict=True):
+                assert inside(tile) in known[word]
+                assert (frame_of(tile) == COLOURS[frame]).all()
             if len(words) == 2:
-                thumbnail = next(tiles)
-                assert thumbnail[..., 0].tobytes() not in known
+                both = Image.fromarray(np.concatenate(things, axis=1))
+                view = np.asarray(both.resize((28, 28), Image.Resampling.BICUBIC))
+                np.testing.assert_array_equal(next(tiles), view)
         assert next(tiles, None) is None
-    assert seen > 20
 
 
 def test_no_test_picture_is_seen_in_training() -> None:
-    config = PictureQuestionsConfig(num_singles=6)
+    config = PictureQuestionsConfig(max_pictures=8)
     tiles = {}
     for split in ("train", "test"):
         source = task(split, config=config)
-        tiles[split] = {tile.tobytes() for i in range(300) for tile in source[i].tiles}
+        tiles[split] = {inside(tile) for i in range(300) for tile in source[i].tiles}
     assert len(tiles["test"]) > 500
     assert not tiles["train"] & tiles["test"]
 
@@ -151,17 +165,30 @@ def test_some_hundred_scenes_use_every_word_of_the_vocabulary() -> None:
     assert unused == {"<pad>"}
 
 
+def test_lessons_come_first_and_leave_the_rest_as_it_is() -> None:
+    source, plain = task(config=PictureQuestionsConfig(num_lessons=5)), task()
+    for i in range(5):
+        scene = source.scene(i)
+        assert [question.kind for question in scene.questions] == ["what"]
+        assert len(source[i].tiles) == 1
+    for i in range(5, 10):
+        assert source.scene(i) == plain.scene(i)
+        assert fingerprint(source[i]) == fingerprint(plain[i])
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"num_singles": 1}, "num_singles=1"),
-        ({"num_pairs": 0}, "num_pairs=0"),
-        ({"num_singles": 14, "num_pairs": 3}, "num_singles=14 and num_pairs=3"),
+        ({"max_pictures": 0}, "max_pictures=0"),
+        ({"max_pictures": 9}, "max_pictures=9"),
+        ({"pair_share": -0.1}, "pair_share=-0.1"),
+        ({"pair_share": float("nan")}, "pair_share=nan"),
+        ({"num_lessons": -1}, "num_lessons=-1"),
         ({"num_questions": 0}, "num_questions=0"),
-        ({"num_questions": len(QUESTIONS) + 1}, "num_questions=9"),
+        ({"num_questions": len(QUESTIONS) + 1}, f"num_questions={len(QUESTIONS) + 1}"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings: dict[str, int], word: str) -> None:
+def test_settings_that_mean_nothing_are_refused(settings: dict[str, float], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         PictureQuestionsConfig(**settings)  # type: ignore[arg-type]
 
