@@ -20,7 +20,7 @@ Groups (choose with GROUP=OPTION):
   recipe      tiny (default: two cores), paper (the published one: 20,000 steps a stage)
   experiment  distill/t3_stages, distill/t3_matched_steps, distill/t4_initialisation,
               distill/t5_hybrid_count, distill/t6_placement: one table and one figure each;
-              distill/smollm2: a pre-trained language model
+              distill/recovery: linear and hybrid over three seeds; distill/smollm2: a pre-trained language model
 
 \b
 Keys:

@@ -1,5 +1,6 @@
 """Every data configuration that ships opens what it names."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,9 @@ def opened(config: DataConfig, split: str = "train") -> Source:
 
 def test_the_task_that_ships_is_opened_with_its_defaults() -> None:
     config = composed("picture_questions")
-    assert config.picture_questions == PictureQuestionsConfig()
+    assert config.picture_questions is not None
+    assert replace(config.picture_questions, num_lessons=0) == PictureQuestionsConfig()
+    config = replace(config, picture_questions=PictureQuestionsConfig())
     source = opened(config, "test")
     assert isinstance(source, PictureQuestions)
     tiling = TilingConfig(image_size=28, patch_size=7, max_tiles=4)

@@ -1,0 +1,57 @@
+"""The teacher that ships knows its task, and a newcomer's stages start from it."""
+
+import json
+
+import pytest
+import torch
+
+from lab.core.data.picture_questions import PictureQuestionsConfig
+from lab.core.data.scenes import QUESTIONS
+from lab.core.data.sources import DataConfig
+from lab.core.models.config import HovleConfig
+from lab.core.models.hovle import Hovle
+from lab.core.models.teachers import TeacherConfig, read_architecture
+from lab.experiments.distill.baselines import blank_pictures
+from lab.experiments.distill.data import Data, HeldOut, PromptConfig, tokenizer_of
+from lab.experiments.distill.evaluate import answers_of
+from lab.experiments.distill.teacher import folder_of, load_teacher
+
+CPU = torch.device("cpu")
+SHIPPED = TeacherConfig(path="shipped")
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Hovle:
+    model = load_teacher(SHIPPED, device=CPU, seed=0)
+    assert isinstance(model, Hovle)
+    return model
+
+
+@pytest.fixture(scope="module")
+def held_out() -> HeldOut:
+    folder = folder_of(SHIPPED)
+    assert folder is not None
+    architecture = read_architecture(folder)
+    assert isinstance(architecture, HovleConfig)
+    prompt = PromptConfig()
+    # another seed than that of the data that the teacher was trained and measured on
+    config = DataConfig(picture_questions=PictureQuestionsConfig())
+    data = Data(config, prompt, architecture, tokenizer_of(folder, prompt), seed=7)
+    return data.held_out(6, batch_size=64)
+
+
+def test_it_answers_nine_of_ten_questions_about_pictures_it_never_saw(teacher: Hovle, held_out: HeldOut) -> None:
+    counts = answers_of(teacher, held_out, device=CPU, chunk_size=1024)
+    assert set(counts.by_kind) == set(QUESTIONS)
+    assert counts.accuracy > 0.9
+
+
+def test_without_pictures_it_guesses(teacher: Hovle, held_out: HeldOut) -> None:
+    assert answers_of(teacher, blank_pictures(held_out), device=CPU, chunk_size=1024).accuracy < 0.15
+
+
+def test_it_is_small_enough_to_ship() -> None:
+    folder = folder_of(SHIPPED)
+    assert folder is not None
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 10e6
+    assert json.loads((folder / "config.json").read_text())["model_type"]
