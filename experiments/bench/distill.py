@@ -3,8 +3,8 @@
 Loss and every gradient are compared first. The public recipe writes out T x T attention weights, keeps the graphs of
 all layers for one backward, and on a CPU has the state-space operator as torch alone runs it: token by token, the
 reference that its kernels are tested against, or in chunks, the listing of the Mamba-2 paper. A shorter time is
-demanded against the former: at HoVLE's widths nearly all of a step with chunks is matrix products of the frozen
-teacher, which nobody can do without. Less memory is demanded against both.
+demanded against the former: at HoVLE's widths most of a step with chunks is matrix products of the frozen teacher,
+which nobody can do without. Less memory is demanded against both.
 """
 
 from collections.abc import Generator, Sequence
