@@ -92,9 +92,9 @@ def trade_off(table: Sequence[Row]) -> Drawn | None:
     if not found:
         return None
     figure, (left, right) = new_figure(num_panels=2)
-    columns: Columns = {"student": [], "num_softmax": [], "accuracy": [], "kl_per_token": []}
+    columns: Columns = {"student": [], "num_softmax": [], "accuracy": [], "kl_per_answer_token": []}
     for index, summary in enumerate(found):
-        right_of, kl = summary.mean("accuracy") or 0.0, summary.mean("kl_per_token") or 0.0
+        right_of, kl = summary.mean("accuracy") or 0.0, summary.mean("kl_per_answer_token") or 0.0
         spread = 100 * (summary.spread("accuracy") or 0.0)
         label = summary.label or "student"
         left.errorbar(summary.num_softmax, 100 * right_of, spread, **_style(index, line=""), label=label)
@@ -107,7 +107,7 @@ def trade_off(table: Sequence[Row]) -> Drawn | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _percent_axis(left)
     left.legend()
-    right.set_ylabel("KL to the teacher (nats a token)")
+    right.set_ylabel("KL to the teacher (nats an answer token)")
     right.set_ylim(bottom=0)
     return figure, columns
 
@@ -118,10 +118,10 @@ def students(table: Sequence[Row]) -> Drawn | None:
     if not found:
         return None
     figure, (left, right) = new_figure(num_panels=2)
-    columns: Columns = {"student": [], "accuracy": [], "spread": [], "kl_per_token": [], "kl_spread": []}
+    columns: Columns = {"student": [], "accuracy": [], "spread": [], "kl_per_answer_token": [], "kl_spread": []}
     for index, summary in enumerate(found):
         share, share_spread = summary.mean("accuracy") or 0.0, summary.spread("accuracy") or 0.0
-        kl, kl_spread = summary.mean("kl_per_token") or 0.0, summary.spread("kl_per_token") or 0.0
+        kl, kl_spread = summary.mean("kl_per_answer_token") or 0.0, summary.spread("kl_per_answer_token") or 0.0
         left.errorbar(index, 100 * share, 100 * share_spread, **_style(index, line=""))
         right.errorbar(index, kl, kl_spread, **_style(index, line=""))
         _append(columns, (summary.label, share, share_spread, kl, kl_spread))
@@ -132,8 +132,8 @@ def students(table: Sequence[Row]) -> Drawn | None:
         axes.tick_params(axis="x", labelrotation=30 if len(found) > _MOST_LEVEL else 0)
     _percent_axis(left)
     left.legend()
-    _decades(right, columns["kl_per_token"][: len(found)])
-    right.set_ylabel("KL to the teacher (nats a token)")
+    _decades(right, columns["kl_per_answer_token"][: len(found)])
+    right.set_ylabel("KL to the teacher (nats an answer token)")
     return figure, columns
 
 

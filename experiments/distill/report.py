@@ -130,7 +130,8 @@ def headline(table: Sequence[Row]) -> str:
     name = f"{best.label}: " if best.label else ""
     share = recovered(best.mean("accuracy") or 0.0, baselines)
     of_teacher = "" if share is None else f", {_percent(share)} % of the teacher above chance"
-    return f"{name}{_percent(best.mean('accuracy'))} %, KL {_short(best.mean('kl_per_token'))} a token{of_teacher}"
+    kl = _short(best.mean("kl_per_answer_token"))
+    return f"{name}{_percent(best.mean('accuracy'))} %, KL {kl} an answer token{of_teacher}"
 
 
 def verdict(table: Sequence[Row]) -> list[str]:
@@ -144,7 +145,7 @@ def verdict(table: Sequence[Row]) -> list[str]:
             name = summary.label or "the student"
             sentences.append(
                 f"{name}: {_percent(share)} % of the teacher's accuracy above chance, "
-                f"{_short(summary.mean('kl_per_token'))} nats a token from it; "
+                f"{_short(summary.mean('kl_per_answer_token'))} nats an answer token from it; "
                 f"{summary.num_softmax} layer{'s' * (summary.num_softmax != 1)} of softmax attention"
             )
     return [*sentences, *_progress_of_stages(table)]

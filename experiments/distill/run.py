@@ -163,4 +163,4 @@ def _report(record: Run, settings: DistillConfig) -> float:
     print_summary(settings.title, header, body, sentences, drawn)
     results = [row for row in table if row["kind"] == "result"]
     last = results[-1]
-    return float(1 - last["accuracy"]) if settings.stage == TEACHER else float(last["kl_per_token"])
+    return float(1 - last["accuracy"]) if settings.stage == TEACHER else float(last["kl_per_answer_token"])
