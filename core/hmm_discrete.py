@@ -212,6 +212,8 @@ class DiscreteHmm:
             raise InputError(f"tokens have shape {tuple(tokens.shape)}; give (sequences, length), both 1 or more")
         if tokens.dtype.is_floating_point or tokens.dtype.is_complex or tokens.dtype == torch.bool:
             raise InputError(f"tokens have dtype {tokens.dtype}; give whole numbers such as torch.int64")
+        if not tokens.is_cpu:
+            raise InputError(f"tokens are on {tokens.device}; move them to the CPU with tokens.cpu()")
         tokens = tokens.to(torch.int64)
         lowest, highest = (int(extreme) for extreme in tokens.aminmax())
         if lowest < 0 or highest >= self.num_tokens:

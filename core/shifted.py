@@ -92,7 +92,8 @@ def _spanning(
     num_points = _POINTS_PER_OCTAVE * (1 + int(np.ceil(np.log2(farthest / nearest))))
     grid = np.geomspace(nearest, farthest, num_points) - smallest
     # weights that make every filter about 1 in the middle of the shifts, so that none is lost beside another
-    filters = np.sqrt((grid + smallest) * (grid + largest))[:, None] / (grid[:, None] + shifts)
+    # (two roots: the product of the sums may leave the range of floats)
+    filters = (np.sqrt(grid + smallest) * np.sqrt(grid + largest))[:, None] / (grid[:, None] + shifts)
     sizes = np.linalg.norm(filters, axis=0)
     triangle, order = linalg.qr(filters / sizes, mode="r", pivoting=True, check_finite=False)
     pivots = np.abs(np.diag(triangle))

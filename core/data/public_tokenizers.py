@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.errors import CheckpointError, InputError
+from lab.core.files import write_atomically
 from lab.core.models.gguf import read_gguf_tokenizer
 
 
@@ -75,6 +76,14 @@ class GgufTokenizer(JsonTokenizer):
             CheckpointError: if the file is missing, damaged, or holds no tokenizer that transformers can read.
         """
         self._tokenizer = read_gguf_tokenizer(path)
+
+    def write(self, folder: Path) -> None:
+        """Write it as the `tokenizer.json` that `JsonTokenizer` reads.
+
+        Raises:
+            RunError: if the disk is full or cannot be written.
+        """
+        write_atomically(folder / "tokenizer.json", self._tokenizer.to_str())
 
 
 class SentencePieceTokenizer:

@@ -115,7 +115,10 @@ def draw_lesson(draws: Draws) -> Scene:
 
 
 def chance_by_kind() -> dict[str, float]:
-    """For each type of question, how often a guess is right that knows the text and has not seen the pictures."""
+    """For each type of question, how often a guess is right that knows the question alone.
+
+    Earlier questions of the prompt give little away: a word that was looked for is shown nowhere else.
+    """
     return {
         "where": 1 / len(COLOURS),
         "count": 1 / (_MOST_COUNTED + 1),

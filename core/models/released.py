@@ -154,7 +154,7 @@ def write_student(
                 f"{teacher_folder / CONFIG} describes another model than the student's teacher; give its folder"
             )
         content = load_json(teacher_folder / CONFIG)
-        files += files_beside_weights(teacher_folder)
+        files += _files_beside_weights(teacher_folder)
     write_checkpoint(
         folder,
         key_map(student).to_public(student.state_dict()),
@@ -165,7 +165,7 @@ def write_student(
     )
 
 
-def files_beside_weights(folder: Path) -> list[Path]:
+def _files_beside_weights(folder: Path) -> list[Path]:
     """The files of a checkpoint folder that belong to a student too: tokenizer, licence and so on."""
     return [
         path

@@ -136,13 +136,16 @@ def _plan(
         return None
     if not all(layout is None or _is_one_piece(layout[0], layout[1]) for layout, *_ in whole):
         return None
-    if not all(_is_one_piece(layout[0][1:], layout[1][1:]) for layout, *_ in entries):
+    if batch and not all(_is_one_piece(layout[0][1:], layout[1][1:]) for layout, *_ in entries):
         return None
     numbers = (*state[0], groups, *(layout[1][0] for layout, *_ in entries), per_head)
     return _Plan(name, numbers, is_parallel=state[0].numel() >= _PARALLEL_FROM)
 
 
 def _is_one_piece(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    if 0 in shape:
+        # nothing is read; an empty tensor keeps any strides
+        return True
     # an axis of one entry may have any stride
     axes = [(size, stride) for size, stride in zip(shape, strides, strict=True) if size != 1]
     return all(stride == size * step for (_, stride), (size, step) in pairwise([*axes, (1, 1)]))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
+from lab.core.data.public_tokenizers import GgufTokenizer
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import CheckpointError
 from lab.core.files import refuse_unwritable
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.released import BLOCK_TYPES, files_beside_weights, write_student
+from lab.core.models.released import BLOCK_TYPES, write_student
 from lab.experiments.distill.data import tokenizer_of
 from lab.experiments.distill.finished import Choice, RecordedRun, choose_node, find_recorded, load_finished
 from lab.experiments.distill.opened import PROMPT, kept_of
@@ -50,16 +51,14 @@ def _write(folder: Path, student: LanguageModel, run: RecordedRun) -> None:
     teacher_folder = folder_of(run.config.teacher)
     is_folder = teacher_folder is not None and teacher_folder.is_dir()
     with ExitStack() as stack:
-        if teacher_folder is None:
-            # random weights were given the words of the task that ships
-            tokenizer = tokenizer_of(None, run.config.prompt)
-            assert isinstance(tokenizer, WordTokenizer), "the task that ships has one"
+        carried: list[Path] = []
+        if not is_folder:
+            # random weights were given the words of the task that ships; a GGUF file holds its own
+            tokenizer = tokenizer_of(teacher_folder, run.config.prompt)
+            assert isinstance(tokenizer, WordTokenizer | GgufTokenizer), "those that are not files of a folder"
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             tokenizer.write(scratch)
             carried = list(scratch.iterdir())
-        else:
-            # a GGUF file has its tokenizer beside it, and no config.json
-            carried = [] if is_folder else files_beside_weights(teacher_folder.parent)
         write_student(
             folder,
             student,

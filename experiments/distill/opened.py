@@ -148,7 +148,7 @@ def _open_folder(
         model = load_student(path, device=device, dtype=dtype)
     else:
         model = load(path, device=device, dtype=dtype)
-    return OpenedModel(model, tokenizer, prompt, _stop_ids(path.parent if is_file else path, tokenizer))
+    return OpenedModel(model, tokenizer, prompt, _stop_ids(path, tokenizer))
 
 
 def _stored_precision(content: Json) -> Precision:
@@ -167,9 +167,10 @@ def _kept_prompt(content: Json, path: Path) -> PromptConfig:
         ) from None
 
 
-def _stop_ids(folder: Path | None, tokenizer: Tokenizer) -> frozenset[int]:
-    """The end of a turn, and what the files of a public checkpoint call the end of a text."""
+def _stop_ids(path: Path | None, tokenizer: Tokenizer) -> frozenset[int]:
+    """The end of a turn, and what the files of a public checkpoint, or beside a GGUF file, call the end of a text."""
     found: set[Any] = set()
+    folder = path.parent if path is not None and path.suffix == ".gguf" else path
     # the tokenizer of a text model need not know turns
     with contextlib.suppress(InputError):
         found.add(tokenizer.id_of(TURN_END))

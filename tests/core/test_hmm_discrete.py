@@ -306,6 +306,10 @@ def test_tables_and_counts_that_mean_nothing_are_refused(build, message):
         (torch.tensor([[True, False]]), r"tokens have dtype torch\.bool; give whole numbers"),
         (torch.zeros((3, 0), dtype=torch.int64), r"tokens have shape \(3, 0\); give \(sequences, length\), both 1"),
         (torch.zeros((0, 3), dtype=torch.int64), r"tokens have shape \(0, 3\); give \(sequences, length\), both 1"),
+        (
+            torch.zeros((2, 3), dtype=torch.int64, device="meta"),
+            r"tokens are on meta; move them to the CPU with tokens\.cpu",
+        ),
         (torch.tensor([0, 1]), r"tokens have shape \(2,\); give \(sequences, length\), both 1 or more"),
     ],
 )

@@ -84,3 +84,10 @@ def test_where_all_are_solved_for_they_are_in_order():
     solved, mixing = solve_shifted(matrix, np.ones((40, 1)), np.array([100.0, 1.0, 10.0]))
     np.testing.assert_array_equal(mixing, np.eye(3))
     assert np.argsort(np.linalg.norm(solved[:, 0], axis=1)).tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize("shift", [1e-170, 1e160])
+def test_shifts_near_the_ends_of_what_a_float_holds(shift):
+    solved, mixing = solve_shifted(np.zeros((3, 3)), np.ones((3, 2)), np.array([shift, 2 * shift]))
+    found = np.einsum("rmk,rl->lmk", solved, mixing)
+    np.testing.assert_allclose(found * shift, np.array([1.0, 0.5])[:, None, None] * np.ones((2, 2, 3)), rtol=1e-12)

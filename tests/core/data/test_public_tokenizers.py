@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lab.core.data.conversations import ChatConfig, encode_conversation
+from lab.core.data.public_tokenizers import GgufTokenizer
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import (
     IMAGE_CONTEXT,
@@ -169,6 +170,13 @@ def test_a_gguf_file_holds_its_own_tokenizer(tmp_path: Path) -> None:
     assert tokenizer.encode(TEXT) == expected.encode(TEXT)
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
     assert tokenizer.id_of(TURN_END) == expected.id_of(TURN_END)
+    # as a student's folder carries it
+    assert isinstance(tokenizer, GgufTokenizer)
+    (tmp_path / "student").mkdir()
+    tokenizer.write(tmp_path / "student")
+    carried = load_tokenizer(tmp_path / "student")
+    assert carried.encode(TEXT) == expected.encode(TEXT)
+    assert carried.id_of(TURN_END) == expected.id_of(TURN_END)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -215,7 +215,11 @@ def test_one_weight_a_channel_is_read_where_its_rows_lie_apart(path: str) -> Non
 
 def test_an_empty_batch_is_an_empty_output(path: str) -> None:
     inputs = drawn(tokens=1, batch=0, dtype=torch.float32)
-    assert step(inputs["state"], *token(inputs, 0), backend=path).shape == (0, 4, 5)
+    x, dt, A, B, C = token(inputs, 0)
+    assert step(inputs["state"], x, dt, A, B, C, backend=path).shape == (0, 4, 5)
+    # no copy is made of an empty tensor, whatever its strides
+    odd = x.mT.contiguous().mT
+    assert step(inputs["state"], odd, dt, A, B[:, :1].expand_as(B), C, backend=path).shape == (0, 4, 5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
