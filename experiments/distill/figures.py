@@ -128,6 +128,7 @@ def students(table: Sequence[Row]) -> Drawn | None:
     _baselines(left, table, columns)
     for axes in (left, right):
         axes.set_xticks(range(len(found)), [summary.label or "student" for summary in found])
+        axes.set_xlim(-0.5, len(found) - 0.5)
         # labels of many students would run into each other
         axes.tick_params(axis="x", labelrotation=30 if len(found) > _MOST_LEVEL else 0)
     _percent_axis(left)
