@@ -78,11 +78,7 @@ def accuracy(table: Sequence[Row]) -> Drawn | None:
     _baselines(axes, table, columns)
     axes.set_xticks(range(len(_STAGES)), _STAGES)
     _percent_axis(axes)
-    # below the panel: there is no room for so many names in it
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.14 * -(-len(labels) // 2))
+    _legend_below(figure, axes, num_columns=2)
     return figure, columns
 
 
@@ -108,7 +104,8 @@ def trade_off(table: Sequence[Row]) -> Drawn | None:
     _percent_axis(left)
     left.legend()
     right.set_ylabel("KL to the teacher (nats an answer token)")
-    right.set_ylim(bottom=0)
+    # room above the highest: from zero, matplotlib's own margin is cut
+    right.set_ylim(0, 1.1 * max(columns["kl_per_answer_token"]) or None)
     return figure, columns
 
 
@@ -132,7 +129,7 @@ def students(table: Sequence[Row]) -> Drawn | None:
         # labels of many students would run into each other
         axes.tick_params(axis="x", labelrotation=30 if len(found) > _MOST_LEVEL else 0)
     _percent_axis(left)
-    left.legend()
+    _legend_below(figure, left, num_columns=4)
     _decades(right, columns["kl_per_answer_token"][: len(found)])
     right.set_ylabel("KL to the teacher (nats an answer token)")
     return figure, columns
@@ -167,6 +164,14 @@ def _baselines(axes: Axes, table: Sequence[Row], columns: Columns) -> None:
         axes.axhline(100 * value, color="0.4", linewidth=0.8, linestyle=style, label=name)
         known = {"student": name, "accuracy": value}
         _append(columns, [known.get(key) for key in columns])
+
+
+def _legend_below(figure: Figure, axes: Axes, *, num_columns: int) -> None:
+    """Names below the panels, in which there is no room for so many; the figure grows by their lines."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=num_columns)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.14 * -(-len(labels) // num_columns))
 
 
 def _append(columns: Columns, point: Sequence[Any]) -> None:
