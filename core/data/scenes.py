@@ -174,7 +174,7 @@ class _Board:
 # question and answer; None if no picture is left for it.
 
 
-def _where(board: _Board) -> tuple[str, str] | None:
+def _where(board: _Board) -> tuple[str, str]:
     index, word = board.claim_any(), board.last_word()
     board.show(index, word)
     return f"Which colour frames the {word}?", f"{word} {board.frames[index]}"
