@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -41,14 +42,16 @@ template <typename T, int64_t bytes = 64> struct Lanes {
     typedef T Vector __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
 
     // halves are added to halves: one number after the other would wait for every addition
-    static T sum(Vector lanes) {
+    static T sum(Vector lanes) { return sum(lanes, std::make_integer_sequence<int, count / 2>()); }
+
+  private:
+    // lane by lane, so that the compiler sees halves of a register: through memory they would cost as much as the row
+    template <int... i> static T sum(Vector lanes, std::integer_sequence<int, i...>) {
         if constexpr (count == 2) {
             return lanes[0] + lanes[1];
         } else {
             using Half = Lanes<T, bytes / 2>;
-            typename Half::Vector low, high;
-            std::memcpy(&low, &lanes, bytes / 2);
-            std::memcpy(&high, reinterpret_cast<const char *>(&lanes) + bytes / 2, bytes / 2);
+            const typename Half::Vector low = {lanes[i]...}, high = {lanes[i + count / 2]...};
             return Half::sum(low + high);
         }
     }
@@ -82,9 +85,11 @@ void advance(const Head<State, Input> &head, int64_t P, int64_t N) {
     using Vector = typename Block::Vector;
     // a copy: the compiler need not think that a row which is written overlaps it
     const auto [state, inputs, size, decay, B, C, D, D_stride, y] = head;
-    const int64_t whole = vectors ? vectors : N / Block::count;
+    constexpr bool is_known = vectors != 0;
+    const int64_t whole = is_known ? vectors : N / Block::count, tail = is_known ? 0 : N % Block::count;
     const Vector *const B_parts = reinterpret_cast<const Vector *>(B), *const C_parts = reinterpret_cast<const Vector *>(C);
-    Vector b[vectors ? vectors : 1], c[vectors ? vectors : 1];
+    Vector b[is_known ? vectors : 1], c[is_known ? vectors : 1];
+#pragma GCC unroll 8
     for (int64_t v = 0; v < vectors; ++v) b[v] = B_parts[v], c[v] = C_parts[v];
     for (int64_t p = 0; p < P; ++p) {
         State *const row = state + p * N;
@@ -93,12 +98,12 @@ void advance(const Head<State, Input> &head, int64_t P, int64_t N) {
         Vector sums[2] = {}; // an addition need not wait for the one before
 #pragma GCC unroll 8
         for (int64_t v = 0; v < whole; ++v) {
-            const Vector value = parts[v] * decay + (vectors ? b[v] : B_parts[v]) * gain;
+            const Vector value = parts[v] * decay + (is_known ? b[v] : B_parts[v]) * gain;
             parts[v] = value;
-            sums[v % 2] += value * (vectors ? c[v] : C_parts[v]);
+            sums[v % 2] += value * (is_known ? c[v] : C_parts[v]);
         }
         State total = Block::sum(sums[0] + sums[1]);
-        for (int64_t n = whole * Block::count; n < N; ++n) {
+        for (int64_t n = N - tail; n < N; ++n) {
             row[n] = row[n] * decay + gain * B[n];
             total += row[n] * C[n];
         }

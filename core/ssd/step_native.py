@@ -9,9 +9,9 @@ makes of tensors is decided once for their layouts, and its arguments go over in
 import ctypes
 import struct
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -37,9 +37,15 @@ _Layout = tuple[torch.Size, tuple[int, ...], torch.dtype, bool]
 
 
 class _Plan(NamedTuple):
-    loop: str
-    numbers: tuple[int, ...]
-    is_parallel: bool
+    loop: str | None
+    numbers: tuple[int, ...] = ()
+    is_parallel: bool = False
+
+
+# By the layouts of all tensors. A plain dictionary with a flat key: a call and a tuple for each tensor would take as
+# long as the rest of a step in Python.
+_plans: dict[tuple[Any, ...], _Plan] = {}
+_MOST_PLANS = 1024
 
 
 def has_loop(state: Tensor, x: Tensor) -> bool:
@@ -61,19 +67,20 @@ def advance(
     y: Float[Tensor, "B H P"],
 ) -> bool:
     """Advance the state and write y, if the loop can read all tensors where they lie; whether it could."""
-    plan = _plan(
-        _layout(state),
-        _layout(x),
-        _layout(dt),
-        _layout(A),
-        _layout(B),
-        _layout(C),
-        None if D is None else _layout(D),
-        None if dt_bias is None else _layout(dt_bias),
-        _layout(y),
-    )
-    loop = None if plan is None else _compiled(plan.loop)
-    if plan is None or loop is None:
+    key = (
+        state.shape, state.stride(), state.dtype, state.is_cpu,
+        x.shape, x.stride(), x.dtype, x.is_cpu,
+        dt.shape, dt.stride(), dt.dtype, dt.is_cpu,
+        A.shape, A.stride(), A.dtype, A.is_cpu,
+        B.shape, B.stride(), B.dtype, B.is_cpu,
+        C.shape, C.stride(), C.dtype, C.is_cpu,
+        y.shape, y.stride(), y.dtype, y.is_cpu,
+        None if D is None else (D.shape, D.stride(), D.dtype, D.is_cpu),
+        None if dt_bias is None else (dt_bias.shape, dt_bias.stride(), dt_bias.dtype, dt_bias.is_cpu),
+    )  # fmt: skip
+    plan = _plans.get(key) or _remember(key)
+    loop = None if plan.loop is None else _compiled(plan.loop)
+    if loop is None:
         return False
     loop(
         _ARGUMENTS.pack(
@@ -94,12 +101,16 @@ def advance(
     return True
 
 
-def _layout(tensor: Tensor) -> _Layout:
-    return tensor.shape, tensor.stride(), tensor.dtype, tensor.is_cpu
+def _remember(key: tuple[Any, ...]) -> _Plan:
+    if len(_plans) >= _MOST_PLANS:
+        _plans.clear()
+    *_, D, dt_bias = key
+    state, x, dt, A, B, C, y = (key[start : start + 4] for start in range(0, 28, 4))
+    plan = _plans[key] = _planned(state, x, dt, A, B, C, D, dt_bias, y)
+    return plan
 
 
-@lru_cache(maxsize=1024)
-def _plan(
+def _planned(
     state: _Layout,
     x: _Layout,
     dt: _Layout,
@@ -109,12 +120,12 @@ def _plan(
     D: _Layout | None,
     dt_bias: _Layout | None,
     y: _Layout,
-) -> _Plan | None:
-    """Which loop reads tensors of these layouts, and what it must know of them; None if a check or a copy is due."""
+) -> _Plan:
+    """Which loop reads tensors of these layouts, and what it must know of them; none if a check or a copy is due."""
     wide, narrow = state[2], x[2]
     name = _LOOPS.get((wide, narrow))
     if name is None or len(state[0]) != 4 or len(B[0]) != 3 or 0 in (*state[0][1:], B[0][1]):
-        return None
+        return _Plan(None)
     batch, heads, head_dim, state_dim = state[0]
     groups = B[0][1]
     per_head = D is None or len(D[0]) == 1
@@ -133,11 +144,11 @@ def _plan(
         for layout, shape, dtype in whole + entries
     )
     if not fit or heads % groups:
-        return None
+        return _Plan(None)
     if not all(layout is None or _is_one_piece(layout[0], layout[1]) for layout, *_ in whole):
-        return None
+        return _Plan(None)
     if batch and not all(_is_one_piece(layout[0][1:], layout[1][1:]) for layout, *_ in entries):
-        return None
+        return _Plan(None)
     numbers = (*state[0], groups, *(layout[1][0] for layout, *_ in entries), per_head)
     return _Plan(name, numbers, is_parallel=state[0].numel() >= _PARALLEL_FROM)
 
