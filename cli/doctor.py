@@ -102,7 +102,7 @@ def _compiler() -> Finding:
     path = find_compiler()
     if path is None:
         return Finding("C++ compiler", "missing: loops that it would build run in torch, slower", "apt-get install g++")
-    return Finding("C++ compiler", f"{path}; builds the loops of scan and HMM filter at their first use")
+    return Finding("C++ compiler", f"{path}; builds the loops of scan, HMM filter and ridge path at their first use")
 
 
 def _operators() -> list[Finding]:

@@ -144,13 +144,8 @@ def ridge_weights(
         weights = stacked @ svd.right
     else:
         is_wide = num_rows < num_features
-        solved, mixing = solve_shifted(gram, targets if is_wide else features.T @ targets, shifts)
-        # [R m, k] to [R m, p]
-        weights = solved.reshape(-1, gram.shape[0])
-        if is_wide:
-            weights = weights @ features
-        if mixing.shape[0] < num_strengths:
-            weights = mixing.T @ weights.reshape(mixing.shape[0], -1)
+        solutions = solve_shifted(gram, targets if is_wide else features.T @ targets, shifts)
+        weights = solutions.times(features if is_wide else None)
     return weights.reshape(num_strengths, num_outputs, num_features).swapaxes(1, 2)
 
 

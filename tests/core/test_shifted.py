@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.core import shifted
 from lab.core.shifted import solve_shifted
 
 
@@ -16,8 +17,8 @@ def with_eigenvalues(eigenvalues, *, seed=0):
 
 
 def all_solutions(matrix, right, shifts):
-    solved, mixing = solve_shifted(matrix.copy(), right, shifts)
-    return np.einsum("rmk,rl->lkm", solved, mixing), solved.shape[0]
+    solutions = solve_shifted(matrix.copy(), right, shifts)
+    return solutions.times().swapaxes(1, 2), solutions.chosen.size
 
 
 @settings(max_examples=50)
@@ -81,13 +82,36 @@ def test_few_solutions_span_the_others(shifts, most):
 
 def test_where_all_are_solved_for_they_are_in_order():
     matrix, _ = with_eigenvalues(SPECTRA["down to zero"])
-    solved, mixing = solve_shifted(matrix, np.ones((40, 1)), np.array([100.0, 1.0, 10.0]))
-    np.testing.assert_array_equal(mixing, np.eye(3))
-    assert np.argsort(np.linalg.norm(solved[:, 0], axis=1)).tolist() == [0, 2, 1]
+    solutions = solve_shifted(matrix, np.ones((40, 1)), np.array([100.0, 1.0, 10.0]))
+    assert solutions.chosen.tolist() == [0, 1, 2]
+    assert np.argsort(np.linalg.norm(solutions.solved[..., 0], axis=0)).tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize("num_shifts", [1, 3, 60])
+def test_all_solutions_times_a_factor_are_their_product_with_it(num_shifts):
+    matrix, _ = with_eigenvalues(SPECTRA["bulk"])
+    rng = np.random.default_rng(2)
+    right, factor = rng.standard_normal((40, 3)), rng.standard_normal((40, 7))
+    # in no order, so that the places of those that are solved for are not their ranks
+    shifts = rng.permutation(np.geomspace(0.4, 4000, num_shifts))
+    solutions = solve_shifted(matrix, right, shifts)
+    np.testing.assert_allclose(solutions.times(factor), solutions.times() @ factor, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("shift", [1e-170, 1e160])
 def test_shifts_near_the_ends_of_what_a_float_holds(shift):
-    solved, mixing = solve_shifted(np.zeros((3, 3)), np.ones((3, 2)), np.array([shift, 2 * shift]))
-    found = np.einsum("rmk,rl->lmk", solved, mixing)
+    found = solve_shifted(np.zeros((3, 3)), np.ones((3, 2)), np.array([shift, 2 * shift])).times()
     np.testing.assert_allclose(found * shift, np.array([1.0, 0.5])[:, None, None] * np.ones((2, 2, 3)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("num_columns", [1, 2, 9])
+def test_the_loop_gives_what_lapack_gives_without_a_compiler(num_columns, monkeypatch):
+    if shifted._compiled() is None:
+        pytest.skip("no C++ compiler")
+    matrix, _ = with_eigenvalues(SPECTRA["down to zero"])
+    right = np.random.default_rng(3).standard_normal((40, num_columns))
+    shifts = np.geomspace(0.4, 4000, 20)
+    found = solve_shifted(matrix, right, shifts).times()
+    monkeypatch.setattr(shifted, "_compiled", lambda: None)
+    expected = solve_shifted(matrix, right, shifts).times()
+    assert np.all(np.linalg.norm(found - expected, axis=(1, 2)) < 1e-12 * np.linalg.norm(expected, axis=(1, 2)))
