@@ -78,8 +78,8 @@ def advance(
         None if D is None else (D.shape, D.stride(), D.dtype, D.is_cpu),
         None if dt_bias is None else (dt_bias.shape, dt_bias.stride(), dt_bias.dtype, dt_bias.is_cpu),
     )  # fmt: skip
-    plan = _plans.get(key) or _remember(key)
-    loop = None if plan.loop is None else _compiled(plan.loop)
+    name, numbers, is_parallel = _plans.get(key) or _remember(key)
+    loop = None if name is None else _compiled(name)
     if loop is None:
         return False
     loop(
@@ -93,9 +93,9 @@ def advance(
             0 if D is None else D.data_ptr(),
             0 if dt_bias is None else dt_bias.data_ptr(),
             y.data_ptr(),
-            *plan.numbers,
+            *numbers,
             dt_softplus,
-            torch.get_num_threads() if plan.is_parallel else 1,
+            torch.get_num_threads() if is_parallel else 1,
         )
     )
     return True

@@ -137,8 +137,11 @@ def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
         overtaking[mode] = {}
         for length in plan.overtaking:
             overtaking[mode][length] = yield maker.overtaking(mode, length)
-    for num_batch in plan.decode_batches:
-        yield decode_case(replace(setting, num_batch=num_batch), clock_for(setting.device), is_judged=plan.is_judged)
+    # as a model decodes: with gradients recorded, every step would first be asked whether it needs one
+    with torch.no_grad():
+        for num_batch in plan.decode_batches:
+            batched = replace(setting, num_batch=num_batch)
+            yield decode_case(batched, clock_for(setting.device), is_judged=plan.is_judged)
     peaks = _peaks(plan, setting, maker.chunk_sizes)
     return _conclude(plan, forward, growth, overtaking, peaks, maker.chunk_sizes)
 
