@@ -27,7 +27,13 @@ SHORTER = {
     "lab bench": "--quick --repeats 1",
 }
 # what must have been typed before
-BEFORE = {"lab distill stage=2": "lab distill stage=1", "lab distill stage=3": "lab distill stage=2"}
+BEFORE = {
+    "lab distill stage=2": "lab distill stage=1",
+    "lab distill stage=3": "lab distill stage=2",
+    "lab distill experiment=distill/toy": next(
+        line for line in COMMANDS if "stage=teacher teacher=named_digits" in line
+    ),
+}
 # a run of seconds on a teacher with random weights: `STUDENT` stands for its name
 STUDENT = "lab distill teacher.path=teacher teacher.hovle=null stage=all threads=1 'figures=[]'"
 # needs the `slurm` extra and a cluster: the same points run through submitit's local executor

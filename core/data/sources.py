@@ -1,14 +1,16 @@
-"""The data that a configuration names: the task that ships, a file of conversations, or plain text."""
+"""The data that a configuration names: a task that ships, a file of conversations, or plain text."""
 
 from dataclasses import dataclass
 
 from lab.core.data.conversations import ChatConfig
-from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig
+from lab.core.data.named_digits import NamedDigits, NamedDigitsConfig, named_digits_chance, named_digits_tokenizer
+from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig, picture_questions_tokenizer
+from lab.core.data.scenes import chance_by_kind
 from lab.core.data.shards import ConversationFile, ConversationFileConfig
 from lab.core.data.stream import Source
 from lab.core.data.texts import TextConfig, Texts
 from lab.core.data.tiling import TilingConfig
-from lab.core.data.tokenizers import Tokenizer
+from lab.core.data.tokenizers import Tokenizer, WordTokenizer
 from lab.core.errors import ConfigError
 
 
@@ -17,30 +19,54 @@ class DataConfig:
     """One source of samples; the others are null."""
 
     picture_questions: PictureQuestionsConfig | None = None
-    """The task that ships."""
+    """The task that ships, with a trained teacher."""
+    named_digits: NamedDigitsConfig | None = None
+    """A smaller one, in which a teacher is trained in a minute."""
     conversations: ConversationFileConfig | None = None
     """A JSONL file as InternVL keeps them."""
     text: TextConfig | None = None
     """Plain text, for models that read nothing else."""
 
     def __post_init__(self) -> None:
-        names = ("picture_questions", "conversations", "text")
+        names = ("picture_questions", "named_digits", "conversations", "text")
         if sum(getattr(self, name) is not None for name in names) != 1:
             raise ConfigError(f"data must have exactly one of {', '.join(names)}; make the others null")
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether no sample is without a picture."""
+        return self.picture_questions is not None or self.named_digits is not None
+
+
+def task_words(config: DataConfig, *, system: str) -> WordTokenizer | None:
+    """The vocabulary of a task that ships; None for data of the user's, which come with a model that reads them."""
+    if config.named_digits is not None:
+        return named_digits_tokenizer()
+    return None if config.picture_questions is None else picture_questions_tokenizer(system)
+
+
+def task_chance(config: DataConfig) -> dict[str, float] | None:
+    """For each type of question of a task that ships, how often a guess is right; None for data of the user's."""
+    if config.named_digits is not None:
+        return named_digits_chance()
+    return None if config.picture_questions is None else chance_by_kind()
 
 
 def open_source(
     config: DataConfig, *, split: str, seed: int, tokenizer: Tokenizer, chat: ChatConfig, tiling: TilingConfig
 ) -> Source:
-    """The samples of one split, `train` or `test`; the seed is that of the task that ships.
+    """The samples of one split, `train` or `test`; the seed is that of a task that ships.
 
     Raises:
+        ConfigError: if the pictures of the task are not cut as it needs them.
         InputError: if a file is missing or damaged, or there is no such split.
     """
     if config.picture_questions is not None:
         return PictureQuestions(
             config.picture_questions, split=split, seed=seed, tokenizer=tokenizer, chat=chat, tiling=tiling
         )
+    if config.named_digits is not None:
+        return NamedDigits(config.named_digits, split=split, seed=seed, tokenizer=tokenizer, tiling=tiling)
     if config.text is not None:
         return Texts(config.text, split=split, tokenizer=tokenizer, image_size=tiling.image_size)
     assert config.conversations is not None, "DataConfig has one of them"

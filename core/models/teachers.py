@@ -63,6 +63,8 @@ class TeacherConfig:
     """Folder with config.json and safetensors, or a GGUF file; null: random weights, for benchmarks and dry runs."""
     precision: Precision = Precision.bfloat16
     """dtype of the weights."""
+    damped: bool = True
+    """stage=teacher: whether what adds to the residual stream starts smaller, by the root of its number of terms."""
     hovle: HovleConfig | None = None
     """The architecture; one that is given must be what config.json says. null: whatever config.json says."""
 

@@ -13,14 +13,16 @@ under outputs/distill/runs/.
 \b
 Groups (choose with GROUP=OPTION):
   teacher     hovle_tiny (default: it ships), hovle_2p6b (needs teacher.path=FOLDER),
-              llama (Llama, SmolLM2 or Qwen2, text only; needs teacher.path=FOLDER or a GGUF file)
+              llama (Llama, SmolLM2 or Qwen2, text only; needs teacher.path=FOLDER or a GGUF file),
+              named_digits (for data=named_digits; stage=teacher trains it in a minute)
   student     linear (default), hybrid (one layer in four stays softmax attention)
   data        picture_questions (default: it ships), conversations (a JSONL file of yours), text (a folder of yours,
-              or documentation that comes with Python)
-  recipe      tiny (default: two cores), paper (the published one: 20,000 steps a stage)
+              or documentation that comes with Python), named_digits (it ships: the smallest problem)
+  recipe      tiny (default: two cores), paper (the published one: 20,000 steps a stage), named_digits
   experiment  distill/t3_stages, distill/t3_matched_steps, distill/t4_initialisation,
               distill/t5_hybrid_count, distill/t6_placement: one table and one figure each;
-              distill/recovery: linear and hybrid over three seeds; distill/smollm2: a pre-trained language model
+              distill/recovery: linear and hybrid over three seeds; distill/smollm2: a pre-trained language model;
+              distill/toy_initialisation, distill/toy_stages: the same questions, named digits, in minutes
 
 \b
 Keys:

@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.core.data.conversations import ChatConfig
-from lab.core.data.picture_questions import picture_questions_tokenizer
 from lab.core.data.pictures import SPLITS
 from lab.core.data.samples import Batch
-from lab.core.data.sources import DataConfig, open_source
+from lab.core.data.sources import DataConfig, open_source, task_words
 from lab.core.data.stream import FiniteSource, Source, Stream
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import Tokenizer, load_tokenizer
@@ -61,8 +60,8 @@ class Data:
                 f"prompt.max_length={prompt.max_length}: the teacher was trained on at most {longest_of(architecture)} "
                 "tokens; lower it"
             )
-        if config.picture_questions is not None and not isinstance(architecture, HovleConfig):
-            raise ConfigError("data=picture_questions: the teacher reads text only; choose data=conversations")
+        if config.has_pictures and not isinstance(architecture, HovleConfig):
+            raise ConfigError("data: the teacher reads text only; choose data=text or data=conversations")
         self._config = config
         self._tokenizer = tokenizer
         self._max_length = prompt.max_length or longest_of(architecture)
@@ -158,11 +157,17 @@ def longest_of(architecture: ModelConfig) -> int:
     return min(decoder.rotary.max_length for decoder in decoders)
 
 
-def tokenizer_of(path: Path | None, prompt: PromptConfig) -> Tokenizer:
-    """The tokenizer in a teacher's folder, or in its GGUF file; without either, the words of the task that ships.
+def tokenizer_of(path: Path | None, prompt: PromptConfig, data: DataConfig | None) -> Tokenizer:
+    """The tokenizer in a teacher's folder, or in its GGUF file; without either, the words of a task that ships.
 
     Raises:
         BackendError: if a GGUF file cannot be read without packages that are missing.
         CheckpointError: if there is none in the folder, or it cannot be read.
+        ConfigError: if there is neither a folder nor a task with words.
     """
-    return picture_questions_tokenizer(prompt.system) if path is None else load_tokenizer(path)
+    if path is not None:
+        return load_tokenizer(path)
+    words = None if data is None else task_words(data, system=prompt.system)
+    if words is None:
+        raise ConfigError("teacher.path is null, and the data have no words of their own; give the folder of a teacher")
+    return words

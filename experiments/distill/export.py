@@ -53,8 +53,8 @@ def _write(folder: Path, student: LanguageModel, run: RecordedRun) -> None:
     with ExitStack() as stack:
         carried: list[Path] = []
         if not is_folder:
-            # random weights were given the words of the task that ships; a GGUF file holds its own
-            tokenizer = tokenizer_of(teacher_folder, run.config.prompt)
+            # random weights were given the words of a task that ships; a GGUF file holds its own
+            tokenizer = tokenizer_of(teacher_folder, run.config.prompt, run.config.data)
             assert isinstance(tokenizer, WordTokenizer | GgufTokenizer), "those that are not files of a folder"
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             tokenizer.write(scratch)

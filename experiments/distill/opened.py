@@ -123,7 +123,7 @@ def open_model(name: str, choice: Choice, *, device: torch.device, precision: Pr
         return _open_folder(run.teacher_folder, device=device, precision=precision, prompt=prompt)
     model = load_finished(run, choose_node(run, choice), device=device)
     folder = folder_of(run.config.teacher)
-    tokenizer = tokenizer_of(folder, prompt)
+    tokenizer = tokenizer_of(folder, prompt, run.config.data)
     dtype = (precision or run.config.teacher.precision).dtype
     return OpenedModel(model.to(dtype), tokenizer, prompt, _stop_ids(folder, tokenizer))
 
@@ -143,7 +143,7 @@ def _open_folder(
     dtype = (precision or _stored_precision(content)).dtype
     prompt = _kept_prompt(content, path) if prompt is None else prompt
     # the small file first: without it the large ones are of no use
-    tokenizer = tokenizer_of(path, prompt)
+    tokenizer = tokenizer_of(path, prompt, None)
     if not is_file and is_student(path):
         model = load_student(path, device=device, dtype=dtype)
     else:

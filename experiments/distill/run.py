@@ -9,7 +9,7 @@ import torch
 
 from lab.core.backends import resolve
 from lab.core.config import to_typed
-from lab.core.data.picture_questions import picture_questions_tokenizer
+from lab.core.data.sources import task_words
 from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError
 from lab.core.models.config import HovleConfig, ModelConfig, PixelShuffle
@@ -92,19 +92,22 @@ def _bench(config: DistillConfig) -> Bench:
     """Teacher and data of a run, read and checked."""
     device = device_of(config.device)
     if config.stage == TEACHER:
-        if not isinstance(config.teacher.hovle, HovleConfig) or config.data.picture_questions is None:
+        words = task_words(config.data, system=config.prompt.system)
+        if not isinstance(config.teacher.hovle, HovleConfig) or words is None:
             raise ConfigError(
-                "stage=teacher trains HoVLE on the task that ships: choose teacher=hovle_tiny and its data"
+                "stage=teacher trains HoVLE on a task that ships: choose teacher=hovle_tiny with "
+                "data=picture_questions, or teacher=named_digits with data=named_digits"
             )
-        words = picture_questions_tokenizer(config.prompt.system)
         tokenizer: Tokenizer = words
-        teacher: LanguageModel = new_teacher(config.teacher.hovle, words, device=device, seed=config.seed)
+        teacher: LanguageModel = new_teacher(
+            config.teacher.hovle, words, damped=config.teacher.damped, device=device, seed=config.seed
+        )
         architecture: ModelConfig = config.teacher.hovle
     else:
         teacher = load_teacher(config.teacher, device=device, seed=config.seed)
         assert isinstance(teacher, Hovle | Llama), "the families that there are"
         architecture = teacher.config
-        tokenizer = tokenizer_of(folder_of(config.teacher), config.prompt)
+        tokenizer = tokenizer_of(folder_of(config.teacher), config.prompt, config.data)
         _check_students(config, architecture, num_layers=len(teacher.mixer_layers()))
         _backends(config, device)
     data = Data(config.data, config.prompt, architecture, tokenizer, seed=config.seed)

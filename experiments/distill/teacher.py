@@ -1,4 +1,4 @@
-"""The teacher of a run: loaded once and frozen, or trained anew on the task that ships."""
+"""The teacher of a run: loaded once and frozen, or trained anew on a task that ships."""
 
 import hashlib
 from functools import lru_cache
@@ -90,9 +90,9 @@ def digest(model: LanguageModel) -> str:
 
 
 def new_teacher(
-    architecture: HovleConfig, tokenizer: WordTokenizer, *, device: torch.device, seed: int
+    architecture: HovleConfig, tokenizer: WordTokenizer, *, damped: bool = True, device: torch.device, seed: int
 ) -> LanguageModel:
-    """A model with random weights that will be trained on the task that ships.
+    """A model with random weights that will be trained on a task that ships.
 
     Raises:
         ConfigError: if the architecture does not fit the words of the task.
@@ -113,8 +113,8 @@ def new_teacher(
         for name, parameter in model.named_parameters():
             if parameter.ndim < 2 or parameter is model.embedding.tokens.weight:
                 continue
-            # patches and text meet on one scale, and all layers together add as much as they receive
-            share = num_residuals if name.endswith(("wo.weight", "down.weight")) else 1
+            # patches and text meet on one scale; damped, all layers together add as much as they receive
+            share = num_residuals if damped and name.endswith(("wo.weight", "down.weight")) else 1
             parameter.mul_((share * parameter[0].numel()) ** -0.5)
     return model
 

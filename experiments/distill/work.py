@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lab.core.data.samples import Batch
-from lab.core.data.scenes import chance_by_kind
+from lab.core.data.sources import task_chance
 from lab.core.data.tokenizers import Tokenizer, WordTokenizer
 from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel
@@ -92,7 +92,7 @@ def work_on_students(record: Run, bench: Bench, source: Path | None) -> None:
 
 
 def work_on_teacher(record: Run, bench: Bench) -> None:
-    """Train a teacher on the answers of the task that ships, measure it, and write it to `teacher/`.
+    """Train a teacher on the answers of a task that ships, measure it, and write it to `teacher/`.
 
     Raises:
         RunError: if a loss is not finite, or the disk is full.
@@ -115,7 +115,7 @@ def work_on_teacher(record: Run, bench: Bench) -> None:
     if target.exists():
         # of an attempt that was killed after this: the same weights
         shutil.rmtree(target)
-    assert isinstance(bench.tokenizer, WordTokenizer), "the task that ships has one"
+    assert isinstance(bench.tokenizer, WordTokenizer), "a task that ships has one"
     write_teacher(model, bench.tokenizer, target)
     record.log(_ended(_baselines(bench), {"unit": NEW_TEACHER}))
 
@@ -208,8 +208,8 @@ def _baselines(bench: Bench) -> list[Row]:
             counts = answers_of(model, questions, device=bench.device, chunk_size=bench.config.stage_3.chunk_size)
             rows += _rows_of(name, counts)
             advance(number)
-    if bench.config.data.picture_questions is not None:
-        by_kind = chance_by_kind()
+    by_kind = task_chance(bench.config.data)
+    if by_kind is not None:
         asked = {kind: total for kind, (_, total) in counts.by_kind.items()}
         right = {kind: by_kind[kind] * total for kind, total in asked.items()}
         accuracy = sum(right.values()) / sum(asked.values())

@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 
 from lab.core.config import to_typed
 from lab.core.data.conversations import ChatConfig
+from lab.core.data.named_digits import NamedDigits, named_digits_chance
 from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig, picture_questions_tokenizer
 from lab.core.data.shards import ConversationFile, ConversationFileConfig
-from lab.core.data.sources import DataConfig, open_source
+from lab.core.data.sources import DataConfig, open_source, task_chance, task_words
 from lab.core.data.stream import Source
 from lab.core.data.texts import TextConfig, Texts
 from lab.core.data.tiling import TilingConfig
@@ -45,6 +46,23 @@ def test_the_task_that_ships_is_opened_with_its_defaults() -> None:
         PictureQuestionsConfig(), split="test", seed=3, tokenizer=TOKENIZER, chat=ChatConfig(system=""), tiling=tiling
     )
     np.testing.assert_array_equal(source[5].conversation.llm_ids, same[5].conversation.llm_ids)
+
+
+def test_the_smaller_task_is_opened_with_its_words() -> None:
+    config = composed("named_digits")
+    words = task_words(config, system="")
+    assert words is not None
+    tiling = TilingConfig(image_size=8, patch_size=4, downsample_ratio=1.0)
+    source = open_source(config, split="test", seed=3, tokenizer=words, chat=ChatConfig(system=""), tiling=tiling)
+    assert isinstance(source, NamedDigits)
+    assert len(source[0].conversation.llm_ids) == 49
+    assert task_chance(config) == named_digits_chance()
+
+
+def test_data_of_the_user_have_neither_words_nor_chance() -> None:
+    config = DataConfig(text=TextConfig())
+    assert task_words(config, system="") is None
+    assert task_chance(config) is None
 
 
 def test_a_file_of_conversations_is_opened(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def batches_for(teacher: Hovle, config: DistillConfig, count: int = 2) -> list[Batch]:
-    data = Data(config.data, config.prompt, teacher.config, tokenizer_of(None, config.prompt), seed=0)
+    data = Data(config.data, config.prompt, teacher.config, tokenizer_of(None, config.prompt, config.data), seed=0)
     return list(data.held_out(count, batch_size=4))
 
 

@@ -180,6 +180,10 @@ def test_a_run_trained_on_other_weights_under_the_same_path_is_refused(runner: R
         (["stage=all", "teacher.path=/nowhere"], r"/nowhere/config\.json cannot be read"),
         (["stage=all", "student.kernels.ssd=quick"], r"ssd backend='quick' does not exist"),
         (["stage=teacher"], r"stage=teacher trains HoVLE"),
+        (
+            ["stage=all", "data={picture_questions: null, named_digits: {num_pictures: 6}}"],
+            r"data=named_digits shows 8 x 8 pixels .*choose teacher=named_digits",
+        ),
         (["stage=all", "data.picture_questions.digits=/nowhere"], r"/nowhere has neither"),
         (["stage=all", "device=cuda"], r"device=cuda: there is none here"),
     ],

@@ -25,7 +25,7 @@ Signals = dict[int, tuple[Tensor, Tensor]]
 
 
 def batch_for(teacher: Hovle, config: DistillConfig) -> Batch:
-    data = Data(config.data, config.prompt, teacher.config, tokenizer_of(None, config.prompt), seed=0)
+    data = Data(config.data, config.prompt, teacher.config, tokenizer_of(None, config.prompt, config.data), seed=0)
     (batch,) = data.held_out(1, batch_size=3)
     return batch
 

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 def data_for(teacher: Hovle, config: DistillConfig) -> Data:
-    return Data(config.data, config.prompt, teacher.config, tokenizer_of(None, config.prompt), seed=0)
+    return Data(config.data, config.prompt, teacher.config, tokenizer_of(None, config.prompt, config.data), seed=0)
 
 
 def copies(model: Hovle) -> dict[str, Tensor]:

@@ -1,0 +1,130 @@
+"""Six small digits, each with a name, and questions about them by name: the smallest task that needs eyes and memory.
+
+A sequence of single tokens, without a chat around it: `start`, then for each picture its name and four image tokens,
+then questions of two tokens, what is asked and about whom, each with an answer of one. The name is seen in every patch
+of its picture, and it comes last before the answer: elsewhere a small teacher does not leave its plateau for long.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from lab.core.data.conversations import IGNORED, Conversation
+from lab.core.data.pictures import DIGITS, load_pictures
+from lab.core.data.samples import Sample
+from lab.core.data.tiling import TilingConfig
+from lab.core.data.tokenizers import IMAGE_CONTEXT, Tokenizer, WordTokenizer
+from lab.core.errors import ConfigError, InputError
+from lab.core.seeds import Seeds
+
+# Letters: S side of a picture in pixels.
+
+_SIDE = 8
+# A name is shown as one bright pixel of sixteen in the second channel, so that a linear map of the patch can give each
+# name any embedding, as it can the digit in the first.
+_PATCH = 4
+_BRIGHT = 255
+
+_START = "start"
+NAMES = (
+    *("ada", "ben", "cleo", "dan", "eve", "finn", "gus", "hana"),
+    *("ivan", "june", "kai", "lena", "max", "nora", "otto", "pia"),
+)
+# what is asked, and the answer for each digit
+ANSWERS: dict[str, tuple[str, ...]] = {
+    "digit": DIGITS,
+    "parity": tuple("odd" if value % 2 else "even" for value in range(10)),
+    "half": tuple("high" if value >= 5 else "low" for value in range(10)),
+}
+
+
+@dataclass(kw_only=True, slots=True)
+class NamedDigitsConfig:
+    """How much a sequence shows and asks."""
+
+    num_pictures: int = 6
+    num_questions: int = 6
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_pictures <= len(NAMES):
+            raise ConfigError(
+                f"num_pictures={self.num_pictures} must lie in [1, {len(NAMES)}], as there are names; change it"
+            )
+        if self.num_questions < 1:
+            raise ConfigError(f"num_questions={self.num_questions} must be 1 or more; raise it")
+
+
+class NamedDigits:
+    """The task as an endless list of samples."""
+
+    def __init__(
+        self, config: NamedDigitsConfig, *, split: str, seed: int, tokenizer: Tokenizer, tiling: TilingConfig
+    ) -> None:
+        """Load the digits of a split.
+
+        Raises:
+            ConfigError: if the model does not cut a picture into four tokens of four by four pixels.
+            InputError: if the digits cannot be read, or there is no such split.
+        """
+        if (tiling.image_size, tiling.patch_size, tiling.downsample_ratio) != (_SIDE, _PATCH, 1.0):
+            raise ConfigError(
+                f"data=named_digits shows {_SIDE} x {_SIDE} pixels in patches of {_PATCH} x {_PATCH}, but the teacher "
+                f"has vision.image_size={tiling.image_size}, patch_size={tiling.patch_size} and joins "
+                f"{1 / tiling.downsample_ratio:g} patches a side; choose teacher=named_digits"
+            )
+        self._config = config
+        self._tokenizer = tokenizer
+        self._seeds = Seeds(seed)
+        # the splits have questions of their own, and not the same ones about other pictures
+        self._purpose = f"named digits, {split}"
+        by_word = load_pictures(split, garments=None, digits=None).by_word
+        self._digits = [by_word[word] for word in DIGITS]
+        # every picture is as likely as any other: some digits are a little more frequent
+        self._shares = np.array([len(pictures) for pictures in self._digits]) / sum(map(len, self._digits))
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index` as the model reads it.
+
+        Raises:
+            InputError: if the index is negative.
+        """
+        if index < 0:
+            raise InputError(f"index={index} must not be negative; samples are counted from 0")
+        random, config = self._seeds.numpy(self._purpose, index), self._config
+        names = random.permutation(len(NAMES))[: config.num_pictures]
+        values = random.choice(len(DIGITS), size=config.num_pictures, p=self._shares)
+        words = [_START]
+        for name in names:
+            words += [NAMES[name], *[IMAGE_CONTEXT] * (_SIDE // _PATCH) ** 2]
+        kinds = []
+        for _ in range(config.num_questions):
+            kind, picture = str(random.choice(list(ANSWERS))), random.integers(config.num_pictures)
+            words += [kind, NAMES[names[picture]], ANSWERS[kind][values[picture]]]
+            kinds.append(kind)
+        ids = np.array([self._tokenizer.id_of(word) for word in words])
+        answers = tuple((stop - 1, stop) for stop in range(len(ids) - 3 * len(kinds) + 3, len(ids) + 1, 3))
+        labels = np.full_like(ids, IGNORED)
+        for start, stop in answers:
+            labels[start:stop] = ids[start:stop]
+        tiles = np.stack([self._picture(value, name, random) for value, name in zip(values, names, strict=True)])
+        return Sample(tiles, Conversation(ids, ids, labels, answers), tuple(kinds))
+
+    def _picture(self, value: int, name: int, random: np.random.Generator) -> UInt8[ndarray, "S S 3"]:
+        """One of the pictures of a digit, and in every patch of it the name."""
+        pixels = np.zeros((_SIDE, _SIDE, 3), np.uint8)
+        pixels[..., 0] = random.choice(self._digits[value])
+        pixels[name // _PATCH :: _PATCH, name % _PATCH :: _PATCH, 1] = _BRIGHT
+        return pixels
+
+
+def named_digits_tokenizer() -> WordTokenizer:
+    """All words of the task."""
+    words = [word for words in ANSWERS.values() for word in words]
+    return WordTokenizer(list(dict.fromkeys([_START, *NAMES, *ANSWERS, *words])))
+
+
+def named_digits_chance() -> dict[str, float]:
+    """For each type of question, how often the likeliest answer is right; all digits are taken for as frequent."""
+    return {kind: max(answers.count(answer) for answer in answers) / len(answers) for kind, answers in ANSWERS.items()}
