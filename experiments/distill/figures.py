@@ -103,7 +103,7 @@ def trade_off(table: Sequence[Row]) -> Drawn | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _percent_axis(left)
     left.legend()
-    right.set_ylabel("KL to the teacher (nats an answer token)")
+    right.set_ylabel("KL per answer token (nats)")
     # room above the highest: from zero, matplotlib's own margin is cut
     right.set_ylim(0, 1.1 * max(columns["kl_per_answer_token"]) or None)
     return figure, columns
@@ -131,7 +131,7 @@ def students(table: Sequence[Row]) -> Drawn | None:
     _percent_axis(left)
     _legend_below(figure, left, num_columns=4)
     _decades(right, columns["kl_per_answer_token"][: len(found)])
-    right.set_ylabel("KL to the teacher (nats an answer token)")
+    right.set_ylabel("KL per answer token (nats)")
     return figure, columns
 
 
