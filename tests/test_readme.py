@@ -30,7 +30,7 @@ SHORTER = {
 BEFORE = {
     "lab distill stage=2": "lab distill stage=1",
     "lab distill stage=3": "lab distill stage=2",
-    "lab distill experiment=distill/toy": next(
+    "lab distill experiment=distill/named_digits": next(
         line for line in COMMANDS if "stage=teacher teacher=named_digits" in line
     ),
 }

@@ -55,6 +55,14 @@ class NamedDigitsConfig:
         if self.num_questions < 1:
             raise ConfigError(f"num_questions={self.num_questions} must be 1 or more; raise it")
 
+    def words(self, system: str) -> WordTokenizer:
+        """The vocabulary; there is no system message in it."""
+        return named_digits_tokenizer()
+
+    def chance(self) -> dict[str, float]:
+        """For each type of question, how often a guess is right."""
+        return named_digits_chance()
+
 
 class NamedDigits:
     """The task as an endless list of samples."""
@@ -76,6 +84,7 @@ class NamedDigits:
             )
         self._config = config
         self._tokenizer = tokenizer
+        self._tokens_per_picture = tiling.tokens_per_tile
         self._seeds = Seeds(seed)
         # the splits have questions of their own, and not the same ones about other pictures
         self._purpose = f"named digits, {split}"
@@ -97,7 +106,7 @@ class NamedDigits:
         values = random.choice(len(DIGITS), size=config.num_pictures, p=self._shares)
         words = [_START]
         for name in names:
-            words += [NAMES[name], *[IMAGE_CONTEXT] * (_SIDE // _PATCH) ** 2]
+            words += [NAMES[name], *[IMAGE_CONTEXT] * self._tokens_per_picture]
         kinds = []
         for _ in range(config.num_questions):
             kind, picture = str(random.choice(list(ANSWERS))), random.integers(config.num_pictures)

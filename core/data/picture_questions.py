@@ -16,7 +16,7 @@ from PIL import Image
 from lab.core.data.conversations import IMAGE_MARK, ChatConfig, encode_conversation
 from lab.core.data.pictures import load_pictures
 from lab.core.data.samples import Sample
-from lab.core.data.scenes import COLOURS, QUESTIONS, WORDS, Draws, Scene, draw_lesson, draw_scene
+from lab.core.data.scenes import COLOURS, QUESTIONS, WORDS, Draws, Scene, chance_by_kind, draw_lesson, draw_scene
 from lab.core.data.tiling import TilingConfig, cut_tiles
 from lab.core.data.tokenizers import Tokenizer, WordTokenizer, split_words
 from lab.core.errors import ConfigError, InputError
@@ -64,6 +64,14 @@ class PictureQuestionsConfig:
             raise ConfigError(f"num_lessons={self.num_lessons} must not be negative; change it")
         if not 1 <= self.num_questions <= len(QUESTIONS):
             raise ConfigError(f"num_questions={self.num_questions} must lie in [1, {len(QUESTIONS)}]; change it")
+
+    def words(self, system: str) -> WordTokenizer:
+        """The vocabulary, the system message's words in it."""
+        return picture_questions_tokenizer(system)
+
+    def chance(self) -> dict[str, float]:
+        """For each type of question, how often a guess is right."""
+        return chance_by_kind()
 
 
 class PictureQuestions:

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 from lab.core.data.conversations import ChatConfig
-from lab.core.data.named_digits import NamedDigits, NamedDigitsConfig, named_digits_chance, named_digits_tokenizer
-from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig, picture_questions_tokenizer
-from lab.core.data.scenes import chance_by_kind
+from lab.core.data.named_digits import NamedDigits, NamedDigitsConfig
+from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig
 from lab.core.data.shards import ConversationFile, ConversationFileConfig
 from lab.core.data.stream import Source
 from lab.core.data.texts import TextConfig, Texts
 from lab.core.data.tiling import TilingConfig
-from lab.core.data.tokenizers import Tokenizer, WordTokenizer
+from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError
 
 
@@ -33,23 +32,9 @@ class DataConfig:
             raise ConfigError(f"data must have exactly one of {', '.join(names)}; make the others null")
 
     @property
-    def has_pictures(self) -> bool:
-        """Whether no sample is without a picture."""
-        return self.picture_questions is not None or self.named_digits is not None
-
-
-def task_words(config: DataConfig, *, system: str) -> WordTokenizer | None:
-    """The vocabulary of a task that ships; None for data of the user's, which come with a model that reads them."""
-    if config.named_digits is not None:
-        return named_digits_tokenizer()
-    return None if config.picture_questions is None else picture_questions_tokenizer(system)
-
-
-def task_chance(config: DataConfig) -> dict[str, float] | None:
-    """For each type of question of a task that ships, how often a guess is right; None for data of the user's."""
-    if config.named_digits is not None:
-        return named_digits_chance()
-    return None if config.picture_questions is None else chance_by_kind()
+    def task(self) -> PictureQuestionsConfig | NamedDigitsConfig | None:
+        """The task that ships, which has words and a chance of its own; None for data of the user's."""
+        return self.picture_questions or self.named_digits
 
 
 def open_source(

@@ -60,11 +60,8 @@ def step(
             gradients are recorded.
         BackendError: for an implementation that cannot run here.
     """
-    if torch.is_grad_enabled():
-        refuse_gradients("step", (state, x, dt, A, B, C, D, dt_bias))
-    # on a CPU "auto" is the portable one; to ask for it by device and dtype would take a twentieth of a step
-    is_portable = backend == "auto" and state.is_cpu
-    run = step_portable if is_portable else _implementation(backend, state.device, x.dtype)
+    refuse_gradients("step", (state, x, dt, A, B, C, D, dt_bias))
+    run = _implementation(backend, state.device, x.dtype)
     if run is step_portable:
         y = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
         # what the loop can read needs no check

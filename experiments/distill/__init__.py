@@ -22,7 +22,7 @@ Groups (choose with GROUP=OPTION):
   experiment  distill/t3_stages, distill/t3_matched_steps, distill/t4_initialisation,
               distill/t5_hybrid_count, distill/t6_placement: one table and one figure each;
               distill/recovery: linear and hybrid over three seeds; distill/smollm2: a pre-trained language model;
-              distill/toy_initialisation, distill/toy_stages: the same questions, named digits, in minutes
+              distill/named_digits_initialisation, distill/named_digits_stages: t4 and t3 in minutes
 
 \b
 Keys:

@@ -7,7 +7,7 @@ from pathlib import Path
 from lab.core.data.conversations import ChatConfig
 from lab.core.data.pictures import SPLITS
 from lab.core.data.samples import Batch
-from lab.core.data.sources import DataConfig, open_source, task_words
+from lab.core.data.sources import DataConfig, open_source
 from lab.core.data.stream import FiniteSource, Source, Stream
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import Tokenizer, load_tokenizer
@@ -60,7 +60,7 @@ class Data:
                 f"prompt.max_length={prompt.max_length}: the teacher was trained on at most {longest_of(architecture)} "
                 "tokens; lower it"
             )
-        if config.has_pictures and not isinstance(architecture, HovleConfig):
+        if config.task is not None and not isinstance(architecture, HovleConfig):
             raise ConfigError("data: the teacher reads text only; choose data=text or data=conversations")
         self._config = config
         self._tokenizer = tokenizer
@@ -167,7 +167,7 @@ def tokenizer_of(path: Path | None, prompt: PromptConfig, data: DataConfig | Non
     """
     if path is not None:
         return load_tokenizer(path)
-    words = None if data is None else task_words(data, system=prompt.system)
-    if words is None:
+    task = None if data is None else data.task
+    if task is None:
         raise ConfigError("teacher.path is null, and the data have no words of their own; give the folder of a teacher")
-    return words
+    return task.words(prompt.system)

@@ -9,7 +9,6 @@ import torch
 
 from lab.core.backends import resolve
 from lab.core.config import to_typed
-from lab.core.data.sources import task_words
 from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError
 from lab.core.models.config import HovleConfig, ModelConfig, PixelShuffle
@@ -92,12 +91,13 @@ def _bench(config: DistillConfig) -> Bench:
     """Teacher and data of a run, read and checked."""
     device = device_of(config.device)
     if config.stage == TEACHER:
-        words = task_words(config.data, system=config.prompt.system)
-        if not isinstance(config.teacher.hovle, HovleConfig) or words is None:
+        task = config.data.task
+        if not isinstance(config.teacher.hovle, HovleConfig) or task is None:
             raise ConfigError(
                 "stage=teacher trains HoVLE on a task that ships: choose teacher=hovle_tiny with "
                 "data=picture_questions, or teacher=named_digits with data=named_digits"
             )
+        words = task.words(config.prompt.system)
         tokenizer: Tokenizer = words
         teacher: LanguageModel = new_teacher(
             config.teacher.hovle, words, damped=config.teacher.damped, device=device, seed=config.seed

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lab.core.data.samples import Batch
-from lab.core.data.sources import task_chance
 from lab.core.data.tokenizers import Tokenizer, WordTokenizer
 from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel
@@ -208,8 +207,9 @@ def _baselines(bench: Bench) -> list[Row]:
             counts = answers_of(model, questions, device=bench.device, chunk_size=bench.config.stage_3.chunk_size)
             rows += _rows_of(name, counts)
             advance(number)
-    by_kind = task_chance(bench.config.data)
-    if by_kind is not None:
+    task = bench.config.data.task
+    if task is not None:
+        by_kind = task.chance()
         asked = {kind: total for kind, (_, total) in counts.by_kind.items()}
         right = {kind: by_kind[kind] * total for kind, total in asked.items()}
         accuracy = sum(right.values()) / sum(asked.values())

@@ -12,7 +12,7 @@ from lab.core.data.conversations import ChatConfig
 from lab.core.data.named_digits import NamedDigits, named_digits_chance
 from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig, picture_questions_tokenizer
 from lab.core.data.shards import ConversationFile, ConversationFileConfig
-from lab.core.data.sources import DataConfig, open_source, task_chance, task_words
+from lab.core.data.sources import DataConfig, open_source
 from lab.core.data.stream import Source
 from lab.core.data.texts import TextConfig, Texts
 from lab.core.data.tiling import TilingConfig
@@ -50,19 +50,17 @@ def test_the_task_that_ships_is_opened_with_its_defaults() -> None:
 
 def test_the_smaller_task_is_opened_with_its_words() -> None:
     config = composed("named_digits")
-    words = task_words(config, system="")
-    assert words is not None
+    assert config.task is not None
+    words = config.task.words("")
     tiling = TilingConfig(image_size=8, patch_size=4, downsample_ratio=1.0)
     source = open_source(config, split="test", seed=3, tokenizer=words, chat=ChatConfig(system=""), tiling=tiling)
     assert isinstance(source, NamedDigits)
     assert len(source[0].conversation.llm_ids) == 49
-    assert task_chance(config) == named_digits_chance()
+    assert config.task.chance() == named_digits_chance()
 
 
-def test_data_of_the_user_have_neither_words_nor_chance() -> None:
-    config = DataConfig(text=TextConfig())
-    assert task_words(config, system="") is None
-    assert task_chance(config) is None
+def test_data_of_the_user_are_no_task() -> None:
+    assert DataConfig(text=TextConfig()).task is None
 
 
 def test_a_file_of_conversations_is_opened(tmp_path: Path) -> None:
