@@ -70,6 +70,7 @@ def findings() -> list[Finding]:
         _package("mamba-ssm", "state-space models run on the portable path", _MAMBA),
         _package("causal-conv1d", "convolutions run on the portable path", _CONV),
         _compiler(),
+        *_decoding_step(),
         *_operators(),
         _program("Slurm", "sbatch", "jobs run on this machine only", "apt-get install slurm-wlm"),
         _package("hydra-submitit-launcher", "hydra/launcher=slurm_cpu is missing", "pip install -e '.[slurm]'"),
@@ -103,6 +104,18 @@ def _compiler() -> Finding:
     if path is None:
         return Finding("C++ compiler", "missing: loops that it would build run in torch, slower", "apt-get install g++")
     return Finding("C++ compiler", f"{path}; builds the loops of scan, HMM filter and ridge path at their first use")
+
+
+def _decoding_step() -> list[Finding]:
+    installed = installed_version("torch")
+    if installed is None:
+        return []
+    from lab.core.exchange import tensor_exchange
+
+    if tensor_exchange() is not None:
+        return []
+    without = f"runs in torch, slower: torch {installed} has no way to hand tensors to C++"
+    return [Finding("decoding step", without, "pip install 'torch>=2.10,<2.14'")]
 
 
 def _operators() -> list[Finding]:

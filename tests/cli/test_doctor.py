@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lab.cli import doctor
 from lab.core.backends import OPERATORS
+from lab.core.exchange import tensor_exchange
 
 Lab = Callable[..., Any]
 
@@ -35,3 +37,15 @@ def test_a_missing_compiler_is_named_with_the_cure(monkeypatch: pytest.MonkeyPat
     (finding,) = (finding for finding in doctor.findings() if finding.subject == "C++ compiler")
     assert finding.found.startswith("missing: ")
     assert finding.cure == "apt-get install g++"
+
+
+def test_an_older_torch_is_named_with_what_it_slows_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "decoding step" not in [finding.subject for finding in doctor.findings()]
+    monkeypatch.delattr(torch.Tensor, "__dlpack_c_exchange_api__")
+    tensor_exchange.cache_clear()
+    try:
+        (finding,) = (finding for finding in doctor.findings() if finding.subject == "decoding step")
+    finally:
+        tensor_exchange.cache_clear()
+    assert finding.found.startswith("runs in torch, slower")
+    assert finding.cure == "pip install 'torch>=2.10,<2.14'"

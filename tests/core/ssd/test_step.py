@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lab.core import native
 from lab.core.errors import BackendError, InputError
+from lab.core.exchange import tensor_exchange
 from lab.core.ssd import ssd, step_native
 from lab.core.ssd.step import step
 
@@ -21,10 +22,10 @@ PATHS = ["compiled", "torch", "reference"]
 @pytest.fixture(params=PATHS)
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Name of the back end that takes this way."""
-    if request.param == "compiled" and step_native._compiled("step_float32") is None:
+    if request.param == "compiled" and step_native._compiled() is None:
         pytest.skip("no C++ compiler")
     if request.param == "torch":
-        monkeypatch.setattr(step_native, "_compiled", lambda name: None)
+        monkeypatch.setattr(step_native, "_compiled", lambda: None)
     return "reference" if request.param == "reference" else "portable"
 
 
@@ -245,13 +246,24 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     step_native._compiled.cache_clear()
 
 
-@pytest.mark.usefixtures("no_compiler")
-def test_where_nothing_can_be_compiled_torch_gives_the_same() -> None:
+@pytest.fixture
+def older_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delattr(Tensor, "__dlpack_c_exchange_api__")
+    tensor_exchange.cache_clear()
+    step_native._compiled.cache_clear()
+    yield
+    tensor_exchange.cache_clear()
+    step_native._compiled.cache_clear()
+
+
+@pytest.mark.parametrize("missing", ["no_compiler", "older_torch"])
+def test_where_there_is_no_compiled_loop_torch_gives_the_same(missing: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue(missing)
     inputs, options = drawn(), all_options(4, 5)
     outputs, _ = recurrence(inputs, options)
     for t in range(6):
         assert difference(step(inputs["state"], *token(inputs, t), **options), outputs[:, t]) < 1e-12
-    assert step_native._compiled("step_float64") is None
+    assert step_native._compiled() is None
 
 
 def test_extreme_decays_and_step_sizes_stay_finite(path: str) -> None:
