@@ -45,19 +45,39 @@ template <typename T, int64_t bytes = 64> struct Lanes {
     static constexpr int64_t count = bytes / sizeof(T);
     typedef T Vector __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
 
-    // halves are added to halves: one number after the other would wait for every addition
-    static T sum(Vector lanes) { return sum(lanes, std::make_integer_sequence<int, count / 2>()); }
+    static T sum(Vector lanes) {
+        const auto two = folded<2>(lanes);
+        return two[0] + two[1];
+    }
+
+    // The sums of four, for little more than that of one: every four lanes come to hold a part of each.
+    static auto sums(Vector a, Vector b, Vector c, Vector d) {
+        constexpr std::make_integer_sequence<int, count> lanes;
+        return folded<4>(merged<2>(merged<1>(a, b, lanes), merged<1>(c, d, lanes), lanes));
+    }
+
+    // Halves are added to halves until so many are left: one number after the other would wait for every addition.
+    template <int left> static auto folded(Vector lanes) {
+        if constexpr (count == left) {
+            return lanes;
+        } else {
+            return Lanes<T, bytes / 2>::template folded<left>(halved(lanes, std::make_integer_sequence<int, count / 2>()));
+        }
+    }
 
   private:
-    // lane by lane, so that the compiler sees halves of a register: through memory they would cost as much as the row
-    template <int... i> static T sum(Vector lanes, std::integer_sequence<int, i...>) {
-        if constexpr (count == 2) {
-            return lanes[0] + lanes[1];
-        } else {
-            using Half = Lanes<T, bytes / 2>;
-            const typename Half::Vector low = {lanes[i]...}, high = {lanes[i + count / 2]...};
-            return Half::sum(low + high);
-        }
+    // lane by lane, so that the compiler sees parts of registers: through memory they would cost as much as the row
+    template <int... i> static auto halved(Vector lanes, std::integer_sequence<int, i...>) {
+        const typename Lanes<T, bytes / 2>::Vector low = {lanes[i]...}, high = {lanes[i + count / 2]...};
+        return low + high;
+    }
+
+    // Of every four lanes, the first two of a and of b plus their last two, in the order a b a b (step 1) or a a b b (2).
+    template <int step, int... i> static Vector merged(Vector a, Vector b, std::integer_sequence<int, i...>) {
+        constexpr auto from = [](int lane) { return lane / 4 * 4 + (step == 1 ? lane % 4 / 2 : lane % 2); };
+        const Vector low = {(i / step % 2 ? b : a)[from(i)]...};
+        const Vector high = {(i / step % 2 ? b : a)[from(i) + 2]...};
+        return low + high;
     }
 };
 
@@ -84,10 +104,10 @@ void advance(const Head<State, Input> &head, int64_t P, int64_t N) {
     Vector b[is_known ? vectors : 1], c[is_known ? vectors : 1];
 #pragma GCC unroll 8
     for (int64_t v = 0; v < vectors; ++v) b[v] = B_parts[v], c[v] = C_parts[v];
-    for (int64_t p = 0; p < P; ++p) {
-        State *const row = state + p * N;
-        Vector *const parts = reinterpret_cast<Vector *>(row);
-        const State x = widened(inputs[p]), gain = size * x;
+    // advances the row; its sum is spread over lanes, and lacks the tail
+    const auto pass = [&](int64_t p) {
+        Vector *const parts = reinterpret_cast<Vector *>(state + p * N);
+        const State gain = size * widened(inputs[p]);
         Vector sums[2] = {}; // an addition need not wait for the one before
 #pragma GCC unroll 8
         for (int64_t v = 0; v < whole; ++v) {
@@ -95,13 +115,25 @@ void advance(const Head<State, Input> &head, int64_t P, int64_t N) {
             parts[v] = value;
             sums[v % 2] += value * (is_known ? c[v] : C_parts[v]);
         }
-        State total = Block::sum(sums[0] + sums[1]);
+        return sums[0] + sums[1];
+    };
+    const auto finish = [&](int64_t p, State total) {
+        State *const row = state + p * N;
+        const State x = widened(inputs[p]), gain = size * x;
         for (int64_t n = N - tail; n < N; ++n) {
             row[n] = row[n] * decay + gain * B[n];
             total += row[n] * C[n];
         }
         store(y + p, D ? total + D[p * D_stride] * x : total);
+    };
+    int64_t p = 0;
+    for (; p + 4 <= P; p += 4) {
+        const Vector first = pass(p), second = pass(p + 1), third = pass(p + 2), fourth = pass(p + 3);
+        const auto totals = Block::sums(first, second, third, fourth);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) finish(p + i, totals[i]);
     }
+    for (; p < P; ++p) finish(p, Block::sum(pass(p)));
 }
 
 // What a step is given. D and dt_bias may be null.
@@ -123,6 +155,7 @@ template <typename State, typename Input> struct Step {
         auto *const advance_head = N == 8 * count   ? advance<8, State, Input>
                                    : N == 4 * count ? advance<4, State, Input>
                                    : N == 2 * count ? advance<2, State, Input>
+                                   : N == count     ? advance<1, State, Input>
                                                     : advance<0, State, Input>;
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {

@@ -145,9 +145,10 @@ def test_the_compiled_loop_knows_every_size(batch: int, heads: tuple[int, int], 
     assert difference(inputs["state"], states[1]) < 2e-6
 
 
-@pytest.mark.parametrize("state_dim", [32, 64, 128, 256])
-def test_the_state_sizes_in_use_are_exact_for_all_threads(state_dim: int) -> None:
-    inputs = drawn(tokens=1, heads=8, head_dim=64, state_dim=state_dim, dtype=torch.float32)
+@pytest.mark.parametrize("head_dim", [64, 67])
+@pytest.mark.parametrize("state_dim", [16, 32, 64, 128, 256])
+def test_the_state_sizes_in_use_are_exact_for_all_threads(state_dim: int, head_dim: int) -> None:
+    inputs = drawn(tokens=1, heads=8, head_dim=head_dim, state_dim=state_dim, dtype=torch.float32)
     alone, together = inputs["state"].clone(), inputs["state"].clone()
     before = torch.get_num_threads()
     try:

@@ -2,9 +2,12 @@
 
 # Letters: B batch, H heads, G groups, P head_dim, N state_dim.
 
+import platform
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lab.core import native
+from lab.core.ssd import step_native
 from lab.core.ssd.step import step_reference
 from lab.core.ssd.step_native import advance
 
@@ -82,6 +86,33 @@ def test_what_cannot_be_read_is_left_alone(name: str) -> None:
         for other, kept in tensors.items():
             assert torch.equal(kept, before[other]), (what, other)
     assert advanced(tensors)
+
+
+@pytest.fixture
+def narrow_registers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "_THIS_PROCESSOR", (f"-march={request.param}",))
+    native.load_native.cache_clear()
+    step_native._compiled.cache_clear()
+    yield
+    native.load_native.cache_clear()
+    step_native._compiled.cache_clear()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the names of the processors are those of x86-64")
+@pytest.mark.parametrize("narrow_registers", ["x86-64", "x86-64-v3"], indirect=True)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.usefixtures("narrow_registers")
+def test_registers_of_every_width_compute_the_same(dtype: torch.dtype) -> None:
+    for state_dim in (7, 16, 20, 64, 128):
+        tensors = {name: tensor.to(dtype) for name, tensor in drawn(head_dim=11, state_dim=state_dim).items()}
+        wide = {name: tensor.double().clone() for name, tensor in tensors.items() if name != "y"}
+        wanted = step_reference(**wide, dt_softplus=True)
+        assert advanced(tensors)
+        error = 16 * float(torch.finfo(dtype).eps)
+        assert torch.allclose(tensors["y"].double(), wanted, rtol=error, atol=error * float(wanted.abs().max()))
+        assert torch.allclose(tensors["state"].double(), wide["state"], rtol=error, atol=error)
 
 
 def test_other_threads_run_during_a_long_step() -> None:
