@@ -103,11 +103,11 @@ void advance(const Head<State, Input> &head, int64_t P, int64_t N) {
     const Vector *const B_parts = reinterpret_cast<const Vector *>(B), *const C_parts = reinterpret_cast<const Vector *>(C);
     Vector b[is_known ? vectors : 1], c[is_known ? vectors : 1];
 #pragma GCC unroll 8
-    for (int64_t v = 0; v < vectors; ++v) b[v] = B_parts[v], c[v] = C_parts[v];
+    for (int64_t v = 0; v < vectors; ++v) b[v] = B_parts[v] * size, c[v] = C_parts[v];
     // advances the row; its sum is spread over lanes, and lacks the tail
     const auto pass = [&](int64_t p) {
         Vector *const parts = reinterpret_cast<Vector *>(state + p * N);
-        const State gain = size * widened(inputs[p]);
+        const State x = widened(inputs[p]), gain = is_known ? x : size * x;
         Vector sums[2] = {}; // an addition need not wait for the one before
 #pragma GCC unroll 8
         for (int64_t v = 0; v < whole; ++v) {
