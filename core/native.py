@@ -1,7 +1,7 @@
 """Small C++ libraries beside this file: compiled at first use with a plain C interface, kept in the user's cache.
 
-Nothing of torch is included, so a build takes seconds. A library is used only by the source, compiler and processor
-that it was built by and for. Without a compiler the caller uses torch instead, and can say why.
+No header of torch or Python is included, so a build takes seconds. A library is used only by the source, compiler and
+processor that it was built by and for. Without a compiler the caller uses torch instead, and can say why.
 """
 
 import ctypes
@@ -16,7 +16,9 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
-_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread")
+# on macOS it must be said that functions of Python are found in the process that loads the library
+_FOR_PYTHON = ("-Wl,-undefined,dynamic_lookup",) if platform.system() == "Darwin" else ()
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", *_FOR_PYTHON)
 # the first is refused by some compilers for ARM, the second by those for x86
 _THIS_PROCESSOR = ("-march=native", "-mcpu=native")
 _TIMEOUT_S = 300
