@@ -92,14 +92,14 @@ def step_portable(
 ) -> Float[Tensor, "B H P"]:
     """`step` in the compiled loop where there is one for device and dtypes, else in torch."""
     y = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
-    if not has_loop(state, x):
-        return _step_in_torch(state, x, dt, A, B, C, D, dt_bias, dt_softplus, y)
-    x, B, C = (tensor.to(x.dtype).contiguous() for tensor in (x, B, C))
-    dt, A = (tensor.to(state.dtype).contiguous() for tensor in (dt, A))
-    D, dt_bias = (None if tensor is None else tensor.to(state.dtype).contiguous() for tensor in (D, dt_bias))
-    is_done = advance(state, x, dt, A, B, C, D, dt_bias, dt_softplus, y)
-    assert is_done, "the loop reads whatever is in one piece and of its dtypes"
-    return y
+    if has_loop(state, x):
+        x, B, C = (tensor.to(x.dtype).contiguous() for tensor in (x, B, C))
+        dt, A = (tensor.to(state.dtype).contiguous() for tensor in (dt, A))
+        D, dt_bias = (None if tensor is None else tensor.to(state.dtype).contiguous() for tensor in (D, dt_bias))
+        if advance(state, x, dt, A, B, C, D, dt_bias, dt_softplus, y):
+            return y
+    # also where tensors have shapes but no memory, as when a program is traced
+    return _step_in_torch(state, x, dt, A, B, C, D, dt_bias, dt_softplus, y)
 
 
 def step_reference(

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses import FakeTensor, FakeTensorMode
 
 from lab.core import native
 from lab.core.errors import BackendError, InputError
@@ -265,6 +266,15 @@ def test_where_there_is_no_compiled_loop_torch_gives_the_same(missing: str, requ
     for t in range(6):
         assert difference(step(inputs["state"], *token(inputs, t), **options), outputs[:, t]) < 1e-12
     assert step_native._compiled() is None
+
+
+def test_a_step_can_be_traced_without_memory() -> None:
+    inputs, options = drawn(tokens=1, dtype=torch.float32), all_options(4, 5)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = {name: mode.from_tensor(tensor) for name, tensor in inputs.items()}
+        y = step(fake["state"], *token(fake, 0), **options)
+    assert isinstance(y, FakeTensor)
+    assert y.shape == (2, 4, 5)
 
 
 def test_extreme_decays_and_step_sizes_stay_finite(path: str) -> None:
