@@ -110,7 +110,7 @@ def _decoding_step() -> list[Finding]:
     installed = installed_version("torch")
     if installed is None:
         return []
-    from lab.core.exchange import tensor_exchange
+    from lab.core.native_tensors import tensor_exchange
 
     if tensor_exchange() is not None:
         return []

@@ -10,7 +10,7 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 
 from lab.core import native
 from lab.core.errors import BackendError, InputError
-from lab.core.exchange import tensor_exchange
+from lab.core.native_tensors import tensor_exchange
 from lab.core.ssd import ssd, step_native
 from lab.core.ssd.step import step
 
