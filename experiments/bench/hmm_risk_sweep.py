@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray
 
-from lab.core.hmm_gaussian import LinearGaussianHmm, unit_variance_noise
+from lab.core.hmm.linear_gaussian import LinearGaussianHmm, unit_variance_noise
 from lab.core.linalg import default_rank_tolerance
 from lab.core.nested import nested_risk
 from lab.core.population import FactorPopulation

@@ -15,8 +15,8 @@ from numpy import ndarray
 from scipy import linalg
 
 from lab.core.heads import LinearHead, conditional_risk
-from lab.core.hmm_discrete import DiscreteHmm
-from lab.core.hmm_families import dirichlet_tables, permutation_tables
+from lab.core.hmm.discrete import DiscreteHmm
+from lab.core.hmm.random_models import dirichlet_tables, permutation_tables
 from lab.core.population import Spectrum
 from lab.core.seeds import Seeds
 from lab.experiments.hmm_risk.cells import Cell

@@ -10,9 +10,9 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from lab.core.errors import ConfigError
-from lab.core.hmm_families import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
-from lab.core.hmm_gaussian import LinearGaussianHmm, observe, unit_variance_noise
-from lab.core.hmm_kalman import KalmanFilter
+from lab.core.hmm.kalman import KalmanFilter
+from lab.core.hmm.linear_gaussian import LinearGaussianHmm, observe, unit_variance_noise
+from lab.core.hmm.random_models import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
 from lab.core.linalg import default_rank_tolerance
 from lab.core.population import DensePopulation, FactorPopulation, Population
 from lab.core.seeds import Seeds

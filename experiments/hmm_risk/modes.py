@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from lab.core.errors import ConfigError
-from lab.core.hmm_families import golden_points
+from lab.core.hmm.random_models import golden_points
 from lab.core.population import DiagonalPopulation, ModePopulation, Population
 from lab.core.seeds import Seeds
 from lab.experiments.hmm_risk.cells import Cell

@@ -24,8 +24,8 @@ from typing_extensions import override
 
 from lab.core import checks
 from lab.core.errors import InputError
-from lab.core.hmm_gaussian import LinearGaussianHmm
-from lab.core.hmm_kalman import KalmanFilter
+from lab.core.hmm.kalman import KalmanFilter
+from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 
 
 class ExpectedTargets(NamedTuple):

@@ -5,9 +5,9 @@ import pytest
 
 from lab.core.errors import InputError
 from lab.core.heads import ConditionalRisk, LinearHead, conditional_risk, monte_carlo_risk
-from lab.core.hmm_families import gaussian_loading, symmetric_transition
-from lab.core.hmm_gaussian import LinearGaussianHmm
-from lab.core.hmm_kalman import KalmanFilter
+from lab.core.hmm.kalman import KalmanFilter
+from lab.core.hmm.linear_gaussian import LinearGaussianHmm
+from lab.core.hmm.random_models import gaussian_loading, symmetric_transition
 from lab.core.population import FactorPopulation
 
 RTOL = 1e-12

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.core.hmm_families import gaussian_loading, general_transition
-from lab.core.hmm_gaussian import LinearGaussianHmm
+from lab.core.hmm.linear_gaussian import LinearGaussianHmm
+from lab.core.hmm.random_models import gaussian_loading, general_transition
 from lab.core.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation
 
 NUM_FEATURES, STATE_DIM = 9, 4

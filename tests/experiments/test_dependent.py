@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from scipy import linalg
 
 from lab.core.errors import InputError
-from lab.core.hmm_families import (
+from lab.core.hmm.linear_gaussian import LinearGaussianHmm, unit_variance_noise
+from lab.core.hmm.random_models import (
     gaussian_loading,
     general_transition,
     orthogonal_transition,
     symmetric_transition,
 )
-from lab.core.hmm_gaussian import LinearGaussianHmm, unit_variance_noise
 from lab.core.population import FactorPopulation, ModePopulation
 from lab.experiments.hmm_risk.dependent import dependent_risk
 from lab.experiments.hmm_risk.dependent_exact import dependent_risk_given_features

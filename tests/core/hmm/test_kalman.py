@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from lab.core.errors import InputError
-from lab.core.hmm_families import gaussian_loading, general_transition, orthogonal_transition
-from lab.core.hmm_gaussian import LinearGaussianHmm, unit_variance_noise
-from lab.core.hmm_kalman import KalmanFilter
+from lab.core.hmm.kalman import KalmanFilter
+from lab.core.hmm.linear_gaussian import LinearGaussianHmm, unit_variance_noise
+from lab.core.hmm.random_models import gaussian_loading, general_transition, orthogonal_transition
 
 LENGTH, NUM_SEQUENCES = 5, 4
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.core.errors import InputError
-from lab.core.hmm_families import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
-from lab.core.hmm_gaussian import LinearGaussianHmm, observe, stable_transition, unit_variance_noise
+from lab.core.hmm.linear_gaussian import LinearGaussianHmm, observe, stable_transition, unit_variance_noise
+from lab.core.hmm.random_models import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
 
 
 def rng(seed=0):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from lab.core import hmm_forward, native
-from lab.core.hmm_families import dirichlet_tables
+from lab.core import native
+from lab.core.hmm import forward_filter
+from lab.core.hmm.random_models import dirichlet_tables
 
 needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="there is no C++ compiler")
 # rounding of the dtype, which a chain of sixty tokens forgets again
@@ -27,8 +28,8 @@ def random_tokens(vocabulary, num_tokens, num_sequences):
 
 def in_torch(*arguments, last_only):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hmm_forward, "_compiled", lambda dtype: None)
-        return hmm_forward.forward(*arguments, last_only=last_only)
+        patch.setattr(forward_filter, "_compiled", lambda dtype: None)
+        return forward_filter.forward(*arguments, last_only=last_only)
 
 
 @needs_compiler
@@ -41,7 +42,7 @@ def test_compiled_and_torch_agree(num_states, vocabulary, num_tokens, num_sequen
     model = tables(num_states, vocabulary, dtype)
     tokens = random_tokens(vocabulary, num_tokens, num_sequences)
     for last_only in (False, True):
-        found = hmm_forward.forward(*model, tokens, last_only=last_only)
+        found = forward_filter.forward(*model, tokens, last_only=last_only)
         expected = in_torch(*model, tokens, last_only=last_only)
         assert found.posteriors.dtype == found.masses.dtype == dtype
         assert found.posteriors.shape == (num_sequences, 1 if last_only else num_tokens, num_states)
@@ -53,22 +54,22 @@ def test_compiled_and_torch_agree(num_states, vocabulary, num_tokens, num_sequen
 def test_a_sequence_does_not_depend_on_the_others_nor_on_the_threads():
     model = tables(20, 30, torch.float32)
     tokens = random_tokens(30, 40, 300)
-    together = hmm_forward.forward(*model, tokens, last_only=True).posteriors
+    together = forward_filter.forward(*model, tokens, last_only=True).posteriors
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(hmm_forward, "_MIN_WORK_PER_THREAD", 1)
-            threaded = hmm_forward.forward(*model, tokens, last_only=True).posteriors
+            patch.setattr(forward_filter, "_MIN_WORK_PER_THREAD", 1)
+            threaded = forward_filter.forward(*model, tokens, last_only=True).posteriors
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(threaded, together)
     for sequence in (0, 63, 64, 299):
-        alone = hmm_forward.forward(*model, tokens[:, sequence : sequence + 1], last_only=True)
+        alone = forward_filter.forward(*model, tokens[:, sequence : sequence + 1], last_only=True)
         assert torch.equal(alone.posteriors[0], together[sequence])
 
 
-@pytest.mark.parametrize("run", [hmm_forward.forward, in_torch])
+@pytest.mark.parametrize("run", [forward_filter.forward, in_torch])
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_tokens_of_tiny_probability_are_not_lost(run, dtype):
     # the smallest number there is: its inverse is not finite
@@ -84,7 +85,7 @@ def test_tokens_of_tiny_probability_are_not_lost(run, dtype):
     torch.testing.assert_close(found.posteriors[0, 2], torch.tensor([0.5, 0.5], dtype=dtype))
 
 
-@pytest.mark.parametrize("run", [hmm_forward.forward, in_torch])
+@pytest.mark.parametrize("run", [forward_filter.forward, in_torch])
 def test_what_follows_an_impossible_token_is_nan_and_other_sequences_are_unharmed(run):
     emission = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     halves = torch.full((2, 2), 0.5)
@@ -105,10 +106,10 @@ def test_registers_of_every_width_compute_the_same(
     monkeypatch.setattr(native, "_THIS_PROCESSOR", (f"-march={processor}",))
     built = native.load_native.__wrapped__("hmm_filter.cpp")
     assert built.why_not is None
-    monkeypatch.setattr(hmm_forward, "load_native", lambda source: built)
-    monkeypatch.setattr(hmm_forward, "_compiled", hmm_forward._compiled.__wrapped__)
+    monkeypatch.setattr(forward_filter, "load_native", lambda source: built)
+    monkeypatch.setattr(forward_filter, "_compiled", forward_filter._compiled.__wrapped__)
     for dtype, tolerance in TOLERANCES.items():
         model, tokens = tables(21, 19, dtype), random_tokens(19, 30, 77)
-        found = hmm_forward.forward(*model, tokens, last_only=True).posteriors
+        found = forward_filter.forward(*model, tokens, last_only=True).posteriors
         expected = in_torch(*model, tokens, last_only=True).posteriors
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)

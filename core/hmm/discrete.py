@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lab.core import checks
 from lab.core.errors import InputError
-from lab.core.hmm_families import DiscreteTables
-from lab.core.hmm_forward import Forward, forward
+from lab.core.hmm.forward_filter import Forward, forward
+from lab.core.hmm.random_models import DiscreteTables
 from lab.core.scan import associative_scan, combine_matrices, scale_rows
 
 # eigenvalues of a transition this close to 1 are 1 but for rounding

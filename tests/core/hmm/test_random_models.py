@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from lab.core import checks
 from lab.core.errors import InputError
-from lab.core.hmm_discrete import DiscreteHmm
-from lab.core.hmm_families import (
+from lab.core.hmm.discrete import DiscreteHmm
+from lab.core.hmm.random_models import (
     dirichlet_tables,
     gaussian_loading,
     general_transition,

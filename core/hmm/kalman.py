@@ -18,7 +18,7 @@ from scipy.linalg import lapack
 
 from lab.core import checks
 from lab.core.errors import InputError
-from lab.core.hmm_gaussian import LinearGaussianHmm
+from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 
 # Without observation noise, a conditional variance below this share of the largest is rounding.
 _ROUNDING = 1e-13

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.core import hmm_forward
 from lab.core.errors import InputError
-from lab.core.hmm_discrete import DiscreteHmm
-from lab.core.hmm_families import dirichlet_tables, permutation_tables
+from lab.core.hmm import forward_filter
+from lab.core.hmm.discrete import DiscreteHmm
+from lab.core.hmm.random_models import dirichlet_tables, permutation_tables
 
 
 def dirichlet_hmm(num_states, num_tokens, *, seed=0, concentration=0.5, dtype=torch.float64):
@@ -55,7 +55,7 @@ def in_torch(run):
 
     def filtered(hmm, tokens):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(hmm_forward, "_compiled", lambda dtype: None)
+            patch.setattr(forward_filter, "_compiled", lambda dtype: None)
             return run(hmm, tokens)
 
     return filtered
