@@ -13,7 +13,7 @@ from typing import Any
 from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
 from lab.cli.resume import resumed
 from lab.core.errors import ConfigError, LabError
-from lab.core.files import as_run_error
+from lab.core.runs.atomic_files import as_run_error
 from lab.experiments.spec import Experiment
 
 # points of a sweep that are checked before the first one starts; composing one takes about 0.1 s

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lab.core.provenance import installed_version, processor_name
+from lab.core.runs.provenance import installed_version, processor_name
 
 # mamba-ssm's build looks for a CUDA compiler and a prebuilt wheel unless it is told not to; its Mamba-2 kernels are
 # Triton and need neither

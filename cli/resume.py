@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.core.errors import RunError
-from lab.core.recorded import find_run
+from lab.core.runs.find import find_run
 
 
 def resumed(arguments: Sequence[str]) -> list[str]:

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lab.core.console import print_summary
 from lab.core.errors import RunError
-from lab.core.recorded import find_run, outputs_root, run_directories
+from lab.core.runs.console import print_summary
+from lab.core.runs.find import find_run, outputs_root, run_directories
 
 
 def print_runs(study: str, limit: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from lab.core.errors import BackendError
-from lab.core.provenance import installed_version
+from lab.core.runs.provenance import installed_version
 
 Implementation = Callable[..., Any]
 WhyNot = Callable[[torch.device, torch.dtype | None], str | None]

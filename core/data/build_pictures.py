@@ -20,7 +20,7 @@ from numpy import ndarray
 
 from lab.core.data.pictures import DIGITS, GARMENTS, SPLITS, read_idx_folder, select
 from lab.core.errors import InputError
-from lab.core.files import write_atomically
+from lab.core.runs.atomic_files import write_atomically
 
 # Letters: N pictures, S side in pixels.
 

@@ -17,7 +17,7 @@ from lab.core.data.samples import Sample
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import IMAGE_CONTEXT, Tokenizer, WordTokenizer
 from lab.core.errors import ConfigError, InputError
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 
 # Letters: S side of a picture in pixels.
 

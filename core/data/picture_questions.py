@@ -20,7 +20,7 @@ from lab.core.data.scenes import COLOURS, QUESTIONS, WORDS, Draws, Scene, chance
 from lab.core.data.tiling import TilingConfig, cut_tiles
 from lab.core.data.tokenizers import Tokenizer, WordTokenizer, split_words
 from lab.core.errors import ConfigError, InputError
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 
 # Letters: S, Q sides of a picture in pixels.
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.errors import CheckpointError, InputError
-from lab.core.files import write_atomically
 from lab.core.models.gguf import read_gguf_tokenizer
+from lab.core.runs.atomic_files import write_atomically
 
 
 class JsonTokenizer:

@@ -14,7 +14,7 @@ from numpy import ndarray
 from lab.core.checks import whole_number
 from lab.core.data.samples import Batch, Sample, collate
 from lab.core.errors import CheckpointError, InputError
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 
 _log = logging.getLogger(__name__)
 

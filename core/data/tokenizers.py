@@ -8,7 +8,7 @@ from typing import Protocol
 
 from lab.core.data.public_tokenizers import GgufTokenizer, JsonTokenizer, SentencePieceTokenizer
 from lab.core.errors import CheckpointError, InputError
-from lab.core.files import write_atomically
+from lab.core.runs.atomic_files import write_atomically
 
 # the marks that a conversation is built with, under their public names
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"

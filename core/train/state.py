@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lab.core.errors import CheckpointError
-from lab.core.files import folder_atomically, remove_partial_folders
+from lab.core.runs.atomic_files import folder_atomically, remove_partial_folders
 
 _PREFIX = "step_"
 _CURE = "remove the folder to go on from an earlier one, or start a new run"

@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from lab.core.hmm.discrete import DiscreteHmm
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.experiments.bench.harness import Candidate, Case, Missing
 from lab.experiments.bench.machine import load_optional
 

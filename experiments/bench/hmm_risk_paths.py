@@ -14,7 +14,7 @@ from lab.core.heads import ridge_path
 from lab.core.linalg import default_rank_tolerance
 from lab.core.nested import nested_risk
 from lab.core.population import DiagonalPopulation
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.experiments.bench.harness import Candidate, Case, Missing
 from lab.experiments.bench.machine import load_optional
 

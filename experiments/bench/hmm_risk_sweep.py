@@ -18,7 +18,7 @@ from lab.core.hmm.linear_gaussian import LinearGaussianHmm, unit_variance_noise
 from lab.core.linalg import default_rank_tolerance
 from lab.core.nested import nested_risk
 from lab.core.population import FactorPopulation
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.experiments.bench.harness import Candidate, Case, Missing
 from lab.experiments.bench.machine import load_optional
 

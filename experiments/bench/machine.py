@@ -12,7 +12,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from lab.core.provenance import installed_version, processor_name
+from lab.core.runs.provenance import installed_version, processor_name
 
 # Read when numpy, torch and jax are loaded, hence set before.
 ONE_THREAD = {

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lab.core.files import write_atomically
+from lab.core.runs.atomic_files import write_atomically
 from lab.experiments.bench.findings import Conclusion, Finding
 from lab.experiments.bench.harness import Case, Result, Row, Status
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lab.core.errors import InputError
-from lab.core.files import write_atomically
+from lab.core.runs.atomic_files import write_atomically
 from lab.experiments.bench import report
 from lab.experiments.bench.findings import Conclusion
 from lab.experiments.bench.harness import Case, Result, Row, Status, measure

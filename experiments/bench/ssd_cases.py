@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lab.core.backends import OPERATORS, resolve
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.core.ssd import ssd
 from lab.experiments.bench.harness import Candidate, Case, Clock, Missing, Row, wall_clock
 from lab.experiments.bench.machine import event_clock

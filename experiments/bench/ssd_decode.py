@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.core.ssd.step import step
 from lab.experiments.bench.harness import Candidate, Case, Clock, Missing
 from lab.experiments.bench.machine import load_optional

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from lab.core.figures import MARKERS, PALETTE, house_style, new_figure, save_figure
+from lab.core.runs.figures import MARKERS, PALETTE, house_style, new_figure, save_figure
 from lab.experiments.bench.harness import Row
 from lab.experiments.bench.ssd_attention import ATTENTION
 from lab.experiments.bench.ssd_memory import OURS

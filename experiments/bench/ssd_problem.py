@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.core.ssd.mixing import Scanned, ssd_by_scan
 
 # the chunk that useful operations are counted for, whichever an implementation takes

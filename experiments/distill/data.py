@@ -13,7 +13,7 @@ from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import Tokenizer, load_tokenizer
 from lab.core.errors import ConfigError
 from lab.core.models.config import HovleConfig, ModelConfig
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 
 # samples of each split that are read before a run begins; a second at most, with large pictures
 _NUM_LOOKED_AT = 64

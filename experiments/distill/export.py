@@ -10,9 +10,9 @@ import torch
 from lab.core.data.public_tokenizers import GgufTokenizer
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import CheckpointError
-from lab.core.files import refuse_unwritable
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.released import BLOCK_TYPES, write_student
+from lab.core.runs.atomic_files import refuse_unwritable
 from lab.experiments.distill.data import tokenizer_of
 from lab.experiments.distill.finished import Choice, RecordedRun, choose_node, find_recorded, load_finished
 from lab.experiments.distill.opened import PROMPT, kept_of

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lab.core.figures import MARKERS, PALETTE, new_figure
+from lab.core.runs.figures import MARKERS, PALETTE, new_figure
 from lab.experiments.distill.report import STUDENT, accuracies, summaries
 
 Row = dict[str, Any]

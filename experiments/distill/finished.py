@@ -9,7 +9,7 @@ import torch
 from lab.core.config import to_typed
 from lab.core.errors import CheckpointError, ConfigError, RunError
 from lab.core.models.decoder import LanguageModel
-from lab.core.recorded import find_run
+from lab.core.runs.find import find_run
 from lab.core.train.state import checkpoints, load_tensors, read_meta
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.lineage import seeded_student

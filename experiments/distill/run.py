@@ -15,9 +15,9 @@ from lab.core.models.config import HovleConfig, ModelConfig, PixelShuffle
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hovle import Hovle
 from lab.core.models.llama import Llama
-from lab.core.provenance import collect
-from lab.core.runs import Run
-from lab.core.tables import write_table
+from lab.core.runs.parquet import write_table
+from lab.core.runs.provenance import collect
+from lab.core.runs.record import Run
 from lab.experiments.distill.batches import Counted
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
@@ -144,8 +144,8 @@ def _backends(config: DistillConfig, device: torch.device) -> dict[str, str]:
 def _report(record: Run, settings: DistillConfig) -> float:
     """Table, figures, verdict: made anew from what is recorded, so that a resumed run ends as any other."""
     # matplotlib takes seconds to load: not before there is something to draw
-    from lab.core.console import print_summary  # noqa: PLC0415
-    from lab.core.figures import house_style, save_figure  # noqa: PLC0415
+    from lab.core.runs.console import print_summary  # noqa: PLC0415
+    from lab.core.runs.figures import house_style, save_figure  # noqa: PLC0415
     from lab.experiments.distill.figures import FIGURES  # noqa: PLC0415
     from lab.experiments.distill.report import headline, summary_table, table_rows, verdict  # noqa: PLC0415
 

@@ -16,7 +16,7 @@ from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hybrid import choose_backends, layers_of_kind, mamba2_like
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.placement import HybridConfig
 from lab.experiments.distill.seeding import Initialisation, seed
 

@@ -16,7 +16,7 @@ from lab.core.models.decoder import LanguageModel
 from lab.core.models.hovle import Hovle
 from lab.core.models.released import is_checkpoint, is_student
 from lab.core.models.teachers import TeacherConfig, build_random, from_config, key_map
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 
 # teacher.path=shipped: the trained copy that comes with the project
 SHIPPED = "shipped"

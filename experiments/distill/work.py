@@ -21,7 +21,7 @@ from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hovle import Hovle
 from lab.core.models.hybrid import layers_of_kind
-from lab.core.runs import Run
+from lab.core.runs.record import Run
 from lab.core.train.loop import TrainConfig, fit
 from lab.core.train.optim import adamw
 from lab.core.train.state import TrainingState, checkpoints, load_tensors, read_meta

@@ -18,7 +18,7 @@ from lab.core.heads import LinearHead, conditional_risk
 from lab.core.hmm.discrete import DiscreteHmm
 from lab.core.hmm.random_models import dirichlet_tables, permutation_tables
 from lab.core.population import Spectrum
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.config import DiscreteConfig, Generator, RepresentationName, TaskName
 from lab.experiments.hmm_risk.measure import CellWork, Row, rank_tolerance, ridge_label

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from numpy import ndarray
 
-from lab.core.figures import MARKERS, PALETTE, new_figure
+from lab.core.runs.figures import MARKERS, PALETTE, new_figure
 from lab.experiments.hmm_risk.summary import Curve
 
 Columns = dict[str, list[Any]]

@@ -15,7 +15,7 @@ from lab.core.hmm.linear_gaussian import LinearGaussianHmm, observe, unit_varian
 from lab.core.hmm.random_models import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
 from lab.core.linalg import default_rank_tolerance
 from lab.core.population import DensePopulation, FactorPopulation, Population
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.config import LinearGaussianConfig, Start, TaskName, Transition
 from lab.experiments.hmm_risk.problem import Problem, Rows

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from lab.core.population import Population
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.experiments.hmm_risk.curves import projected
 
 

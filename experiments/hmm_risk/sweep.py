@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lab.core.config import to_typed
-from lab.core.console import print_summary
-from lab.core.provenance import collect
-from lab.core.runs import Run
-from lab.core.tables import write_table
+from lab.core.runs.console import print_summary
+from lab.core.runs.parquet import write_table
+from lab.core.runs.provenance import collect
+from lab.core.runs.record import Run
 from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 from lab.experiments.hmm_risk.grid import expand
@@ -135,7 +135,7 @@ def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
 def _report(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> float:
     """Table, figures, verdict: made anew from what is recorded, so that a resumed run ends as any other."""
     # matplotlib takes as long to load as a small sweep: not before there is something to draw
-    from lab.core.figures import house_style, save_figure  # noqa: PLC0415
+    from lab.core.runs.figures import house_style, save_figure  # noqa: PLC0415
     from lab.experiments.hmm_risk.figures import FIGURES, Sheet  # noqa: PLC0415
     from lab.experiments.hmm_risk.report import headline, largest_gap, summary_table  # noqa: PLC0415
     from lab.experiments.hmm_risk.summary import curves  # noqa: PLC0415

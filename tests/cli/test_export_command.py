@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from lab.core.config import to_typed
 from lab.core.models.released import is_student, load_student
-from lab.core.runs import Run
+from lab.core.runs.record import Run
 from lab.core.train.state import checkpoint_path, checkpoints
 from lab.experiments.distill.config import DistillConfig, register
 from lab.experiments.distill.lineage import seeded_student

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lab.core.tables import read_table
+from lab.core.runs.parquet import read_table
 from lab.experiments.hmm_risk.config import HmmRiskConfig, LinearGaussianConfig, Loading
 from lab.experiments.hmm_risk.grid import expand
 from lab.experiments.hmm_risk.sweep import recorded_units, table_rows

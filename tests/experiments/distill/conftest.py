@@ -17,7 +17,7 @@ from lab.core.data.picture_questions import picture_questions_tokenizer
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
 from lab.core.models.hovle import Hovle
-from lab.core.tables import read_table
+from lab.core.runs.parquet import read_table
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import DistillConfig, register
 from lab.experiments.distill.run import execute

@@ -9,7 +9,7 @@ from torch import Tensor
 from lab.core.data.samples import Batch
 from lab.core.models.decoder import Inputs
 from lab.core.models.hovle import Hovle
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.baselines import blank_pictures, visible, with_window
 from lab.experiments.distill.batches import Counted, counted, hidden_states
 from lab.experiments.distill.config import DistillConfig

@@ -19,7 +19,7 @@ from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import Inputs
 from lab.core.models.teachers import build_random
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.objectives import layer_mse
 from lab.experiments.distill.signals import captured, layer_local_backward
 from lab.experiments.distill.student import StudentConfig, build_student, set_trainable, trainable_names

@@ -15,7 +15,7 @@ import torch
 from lab.core.config import to_typed
 from lab.core.errors import CheckpointError, LabError, RunError
 from lab.core.models.teachers import load
-from lab.core.runs import Run
+from lab.core.runs.record import Run
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.run import check

@@ -11,7 +11,7 @@ from torch import Tensor
 from lab.core.data.samples import Batch
 from lab.core.errors import InputError
 from lab.core.models.hovle import Hovle
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.batches import Counted, counted_in_layer, hidden_states
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lab.core.models.hovle import Hovle
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.core.train.loop import fit
 from lab.core.train.optim import adamw
 from lab.core.train.state import TrainingState

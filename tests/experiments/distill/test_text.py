@@ -12,7 +12,7 @@ from lab.core.data.picture_questions import picture_questions_tokenizer
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig
 from lab.core.models.teachers import build_random
-from lab.core.runs import Run
+from lab.core.runs.record import Run
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
 from lab.experiments.distill.report import summary_table, table_rows, verdict

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.teachers import load
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.student import StudentConfig, build_student, own_tensors
 
 GOLDEN = Path(__file__).parents[3] / "golden"

@@ -18,7 +18,7 @@ from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.hybrid import layers_of_kind
 from lab.core.models.teachers import TeacherConfig, build, build_random
 from lab.core.models.teachers import register as register_teacher
-from lab.core.seeds import Seeds
+from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.placement import HybridConfig, Placement, softmax_layers
 from lab.experiments.distill.seeding import Initialisation
 from lab.experiments.distill.student import (

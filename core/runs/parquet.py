@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lab.core.errors import RunError
-from lab.core.files import write_atomically
+from lab.core.runs.atomic_files import write_atomically
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lab.core import files
 from lab.core.errors import RunError
-from lab.core.files import write_atomically
+from lab.core.runs import atomic_files
+from lab.core.runs.atomic_files import write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -37,7 +37,7 @@ def test_a_crash_before_the_rename_leaves_the_old_file(tmp_path: Path, monkeypat
         raise Crash
 
     write_atomically(tmp_path / "file", "old")
-    monkeypatch.setattr(files.os, "replace", crash)
+    monkeypatch.setattr(atomic_files.os, "replace", crash)
     with pytest.raises(Crash):
         write_atomically(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old"
@@ -49,7 +49,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     write_atomically(tmp_path / "file", "old")
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(atomic_files.os, "fsync", full)
     with pytest.raises(RunError, match=r"file cannot be written: the disk is full; free some space"):
         write_atomically(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old"
@@ -61,7 +61,7 @@ def test_a_limit_on_file_size_leaves_the_old_file(tmp_path: Path) -> None:
 import resource, signal, sys
 from pathlib import Path
 from lab.core.errors import RunError
-from lab.core.files import write_atomically
+from lab.core.runs.atomic_files import write_atomically
 path = Path(sys.argv[1])
 write_atomically(path, b"old")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -92,6 +92,6 @@ def test_an_error_that_the_user_cannot_cure_is_not_ours_to_explain(
     def broken(handle: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(files.os, "fsync", broken)
+    monkeypatch.setattr(atomic_files.os, "fsync", broken)
     with pytest.raises(OSError, match="Input/output error"):
         write_atomically(tmp_path / "file", "new")

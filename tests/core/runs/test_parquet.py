@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.core.errors import RunError
-from lab.core.tables import read_table, write_columns, write_table
+from lab.core.runs.parquet import read_table, write_columns, write_table
 
 CELLS = st.fixed_dictionaries(
     {"width": st.integers(-(2**63), 2**63 - 1), "risk": st.floats(allow_nan=False), "label": st.text()},

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy
 import pytest
 
-from lab.core import provenance
-from lab.core.provenance import collect, installed_version, processor_name
+from lab.core.runs import provenance
+from lab.core.runs.provenance import collect, installed_version, processor_name
 
 
 def test_provenance_names_versions_threads_and_seeds() -> None:

@@ -22,7 +22,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from lab.core.errors import RunError
-from lab.core.files import as_run_error, write_atomically
+from lab.core.runs.atomic_files import as_run_error, write_atomically
 
 Row = dict[str, Any]
 

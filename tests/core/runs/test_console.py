@@ -1,7 +1,7 @@
 import sys
 from pathlib import Path
 
-from lab.core.console import print_summary
+from lab.core.runs.console import print_summary
 
 
 def printed(capsys, *, title="Sweep", columns=("cell", "width"), rows=(), verdict=(), figures=()):

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lab.core.files import write_atomically
-from lab.core.tables import write_columns
+from lab.core.runs.atomic_files import write_atomically
+from lab.core.runs.parquet import write_columns
 
 # Okabe and Ito's colours, without yellow, which is faint on white; markers tell curves apart where colour cannot
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

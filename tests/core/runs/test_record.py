@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from lab.core import runs
 from lab.core.errors import RunError
-from lab.core.runs import Run
+from lab.core.runs import record
+from lab.core.runs.record import Run
 
 CONFIG = {"seed": 0, "hmm": {"state_dim": 5, "noise": [0.5, 1.0]}}
 ROWS = [{"cell": index, "risk": 0.1 * index, "label": "ä, 1"} for index in range(4)]
@@ -108,7 +108,7 @@ def test_a_run_is_open_in_one_process_at_a_time(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="is open in another process"):
             opened(tmp_path)
         program = (
-            "import sys; from pathlib import Path; from lab.core.runs import Run; "
+            "import sys; from pathlib import Path; from lab.core.runs.record import Run; "
             "Run(Path(sys.argv[1]), {}, [], {}, '')"
         )
         done = subprocess.run(
@@ -160,7 +160,7 @@ def test_a_run_killed_between_its_first_files_goes_on(tmp_path: Path, monkeypatc
     class Killed(BaseException):
         pass
 
-    write, count = runs.write_atomically, 0
+    write, count = record.write_atomically, 0
     for survivors in range(4):
         directory = tmp_path / str(survivors)
         count = 0
@@ -172,10 +172,10 @@ def test_a_run_killed_between_its_first_files_goes_on(tmp_path: Path, monkeypatc
             count += 1
             write(path, content)
 
-        monkeypatch.setattr(runs, "write_atomically", dying)
+        monkeypatch.setattr(record, "write_atomically", dying)
         with pytest.raises(Killed):
             opened(directory)
-        monkeypatch.setattr(runs, "write_atomically", write)
+        monkeypatch.setattr(record, "write_atomically", write)
         with opened(directory) as run:
             run.log(ROWS)
         assert status(directory)["status"] == "finished"
@@ -252,7 +252,7 @@ def test_a_disk_that_fills_up_keeps_the_earlier_rows(tmp_path: Path, monkeypatch
     def open_metrics(path: Path, *arguments: Any, **options: Any) -> Any:
         return (Full if "ab" in arguments else real)(path, *arguments, **options)
 
-    monkeypatch.setattr(runs, "open", open_metrics, raising=False)
+    monkeypatch.setattr(record, "open", open_metrics, raising=False)
     with pytest.raises(RunError, match=r"metrics\.jsonl cannot be written: the disk is full; free some space"):
         fail_when_full(tmp_path)
     monkeypatch.undo()
