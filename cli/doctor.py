@@ -98,7 +98,7 @@ def _package(distribution: str, without: str, cure: str) -> Finding:
 
 
 def _compiler() -> Finding:
-    from lab.core.native import find_compiler
+    from lab.core.native.build import find_compiler
 
     path = find_compiler()
     if path is None:
@@ -110,7 +110,7 @@ def _decoding_step() -> list[Finding]:
     installed = installed_version("torch")
     if installed is None:
         return []
-    from lab.core.native_tensors import tensor_exchange
+    from lab.core.native.dlpack import tensor_exchange
 
     if tensor_exchange() is not None:
         return []

@@ -19,7 +19,7 @@ from numpy import ndarray
 from scipy import linalg
 from scipy.linalg import lapack
 
-from lab.core.native import load_native
+from lab.core.native.build import load_native
 
 # largest share of a filter that the others may fail to span
 _SPAN_TOLERANCE = 1e-12

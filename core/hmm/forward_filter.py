@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.core.native import load_native
+from lab.core.native.build import load_native
 
 # below this many multiplications a second thread costs more than it brings
 _MIN_WORK_PER_THREAD = 4_000_000
@@ -32,7 +32,7 @@ class Forward(NamedTuple):
 
 
 class _Arguments(ctypes.Structure):
-    """`Arguments` of core/cpp/hmm_filter.cpp."""
+    """`Arguments` of core/native/src/hmm_filter.cpp."""
 
     _fields_ = [
         *(

@@ -1,4 +1,4 @@
-"""The chunked SSD operator in C++ (`core/cpp/chunked.cpp`), through its plain C interface."""
+"""The chunked SSD operator in C++ (`core/native/src/chunked.cpp`), through its plain C interface."""
 
 # Letters: B batch, T tokens, H heads, G groups, P head_dim, N state_dim, S sequences.
 
@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from lab.core.native import load_native
+from lab.core.native.build import load_native
 from lab.core.ssd.chunks import Gradients, Inputs
 
 _SOURCE = "chunked.cpp"
@@ -31,7 +31,7 @@ class _View(ctypes.Structure):
 
 
 class _Arguments(ctypes.Structure):
-    """`Arguments` of core/cpp/buffers.h."""
+    """`Arguments` of core/native/src/buffers.h."""
 
     _fields_ = [
         *(

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.core.native import load_native
-from lab.core.native_tensors import tensor_exchange
+from lab.core.native.build import load_native
+from lab.core.native.dlpack import tensor_exchange
 
 # dtypes of the state (with dt, A, D and the bias) and of x (with B, C and y)
 _DTYPES = {(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (torch.float64, torch.float64)}

@@ -9,7 +9,7 @@ import torch
 
 from lab.cli import doctor
 from lab.core.backends import OPERATORS
-from lab.core.native_tensors import tensor_exchange
+from lab.core.native.dlpack import tensor_exchange
 
 Lab = Callable[..., Any]
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from lab.core import native
 from lab.core.hmm import forward_filter
 from lab.core.hmm.random_models import dirichlet_tables
+from lab.core.native import build
 
-needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler")
 # rounding of the dtype, which a chain of sixty tokens forgets again
 TOLERANCES = {torch.float64: 1e-14, torch.float32: 1e-5}
 
@@ -103,8 +103,8 @@ def test_registers_of_every_width_compute_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processor: str
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(native, "_THIS_PROCESSOR", (f"-march={processor}",))
-    built = native.load_native.__wrapped__("hmm_filter.cpp")
+    monkeypatch.setattr(build, "_THIS_PROCESSOR", (f"-march={processor}",))
+    built = build.load_native.__wrapped__("hmm_filter.cpp")
     assert built.why_not is None
     monkeypatch.setattr(forward_filter, "load_native", lambda source: built)
     monkeypatch.setattr(forward_filter, "_compiled", forward_filter._compiled.__wrapped__)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.core import native
+from lab.core.native import build
 
 MEASURE = """
 import sys, torch
@@ -52,7 +52,7 @@ print((forward - outputs) / size, (backward - gradients) / size)
 @pytest.mark.parametrize("tier", ["native", "torch"])
 @pytest.mark.parametrize("width", [64, 128])
 def test_nothing_of_the_length_is_kept_but_states(tier: str, width: int) -> None:
-    if tier == "native" and native.find_compiler() is None:
+    if tier == "native" and build.find_compiler() is None:
         pytest.skip("there is no C++ compiler")
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, tier, "16384", str(width)],

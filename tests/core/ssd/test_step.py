@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses import FakeTensor, FakeTensorMode
 
-from lab.core import native
 from lab.core.errors import BackendError, InputError
-from lab.core.native_tensors import tensor_exchange
+from lab.core.native import build
+from lab.core.native.dlpack import tensor_exchange
 from lab.core.ssd import ssd, step_native
 from lab.core.ssd.step import step
 
@@ -241,10 +241,10 @@ def test_softplus_ends_where_that_of_the_operator_ends(dtype: torch.dtype, path:
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
-    native.load_native.cache_clear()
+    build.load_native.cache_clear()
     step_native._compiled.cache_clear()
     yield
-    native.load_native.cache_clear()
+    build.load_native.cache_clear()
     step_native._compiled.cache_clear()
 
 

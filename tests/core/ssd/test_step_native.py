@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lab.core import native
+from lab.core.native import build
 from lab.core.ssd import step_native
 from lab.core.ssd.step import step_reference
 from lab.core.ssd.step_native import advance
 
-pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="there is no C++ compiler")
+pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler")
 
 
 def drawn(*, batch: int = 2, heads: int = 4, head_dim: int = 5, state_dim: int = 7) -> dict[str, Tensor]:
@@ -92,11 +92,11 @@ def test_what_cannot_be_read_is_left_alone(name: str) -> None:
 @pytest.fixture
 def narrow_registers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(native, "_THIS_PROCESSOR", (f"-march={request.param}",))
-    native.load_native.cache_clear()
+    monkeypatch.setattr(build, "_THIS_PROCESSOR", (f"-march={request.param}",))
+    build.load_native.cache_clear()
     step_native._compiled.cache_clear()
     yield
-    native.load_native.cache_clear()
+    build.load_native.cache_clear()
     step_native._compiled.cache_clear()
 
 

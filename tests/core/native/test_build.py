@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab.core import native
+from lab.core.native import build
 from lab.core.ssd import chunked, chunked_native, reference
 
 USE = """
 import torch
-from lab.core import native
+from lab.core.native import build
 from lab.core.ssd import chunked, ssd
-assert native.load_native.cache_info().currsize == 0, "nothing is built by an import"
+assert build.load_native.cache_info().currsize == 0, "nothing is built by an import"
 x = torch.ones(1, 5, 2, 3)
 y = ssd(x, torch.ones(1, 5, 2), -torch.ones(2), torch.ones(1, 5, 1, 4), torch.ones(1, 5, 1, 4)).y
 choice = chunked.choose_tier(x.device)
@@ -40,7 +40,7 @@ def finish(process: subprocess.Popen[str]) -> list[str]:
     return out.strip().split("|")
 
 
-needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler")
 
 
 @pytest.mark.slow
@@ -86,7 +86,7 @@ def test_a_compiler_that_fails_is_named_with_its_error(
 ) -> None:
     script = broken_compiler(tmp_path)
     monkeypatch.setenv("CXX", str(script))
-    built = native.load_native.__wrapped__("chunked.cpp")
+    built = build.load_native.__wrapped__("chunked.cpp")
     assert built.library is None
     assert built.why_not is not None
     assert str(script) in built.why_not
@@ -97,7 +97,7 @@ def test_a_compiler_that_fails_is_named_with_its_error(
 @needs_compiler
 def test_a_cache_that_cannot_be_written_is_named(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh_cache.write_text("a file where the folder should be")
-    built = native.load_native.__wrapped__("chunked.cpp")
+    built = build.load_native.__wrapped__("chunked.cpp")
     assert built.library is None
     assert built.why_not is not None
     assert "XDG_CACHE_HOME" in built.why_not
@@ -110,8 +110,8 @@ def test_a_cache_that_cannot_be_written_is_named(fresh_cache: Path, monkeypatch:
 def test_registers_of_every_width_compute_the_same(
     fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, processor: str
 ) -> None:
-    monkeypatch.setattr(native, "_THIS_PROCESSOR", (f"-march={processor}",))
-    built = native.load_native.__wrapped__("chunked.cpp")
+    monkeypatch.setattr(build, "_THIS_PROCESSOR", (f"-march={processor}",))
+    built = build.load_native.__wrapped__("chunked.cpp")
     assert built.why_not is None
     generator = torch.Generator().manual_seed(0)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
