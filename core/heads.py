@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from lab.core import checks
+from lab.core import validation
 from lab.core.errors import InputError
 from lab.core.linalg import ridge_weights, thin_svd
 
@@ -49,8 +49,8 @@ class LinearHead:
             InputError: if rows do not match, something is not finite, ridge is negative or rtol outside [0, 1).
         """
         svd = thin_svd(features, rtol=rtol)
-        answers = checks.real_array("targets", targets, shape=(features.shape[0], None))
-        strength = checks.non_negative_number("ridge", ridge)
+        answers = validation.real_array("targets", targets, shape=(features.shape[0], None))
+        strength = validation.non_negative_number("ridge", ridge)
         gain = svd.singular / (svd.singular**2 + features.shape[0] * strength)
         weight = svd.right.T @ (gain[:, None] * (svd.left.T @ answers))
         residual = answers - features @ weight
@@ -69,7 +69,7 @@ class LinearHead:
         Raises:
             InputError: if the features are not as many as in training.
         """
-        return checks.real_array("features", features, shape=(None, self.weight.shape[0])) @ self.weight
+        return validation.real_array("features", features, shape=(None, self.weight.shape[0])) @ self.weight
 
 
 class MonteCarloRisk(NamedTuple):
@@ -114,12 +114,12 @@ def ridge_path(
     Raises:
         InputError: if rows do not match, something is not finite or negative, or there is no strength.
     """
-    inputs = checks.real_array("features", features, shape=(None, None))
-    answers = checks.real_array("targets", targets, shape=(inputs.shape[0], None))
-    lambdas = checks.real_array("strengths", strengths, shape=(None,))
+    inputs = validation.real_array("features", features, shape=(None, None))
+    answers = validation.real_array("targets", targets, shape=(inputs.shape[0], None))
+    lambdas = validation.real_array("strengths", strengths, shape=(None,))
     if lambdas.size == 0 or lambdas.min() < 0:
         raise InputError(f"strengths={list(strengths)}: give at least one, none of them negative")
-    return ridge_weights(inputs, answers, lambdas, rtol=checks.number_in_unit_interval("rtol", rtol))
+    return ridge_weights(inputs, answers, lambdas, rtol=validation.number_in_unit_interval("rtol", rtol))
 
 
 def conditional_risk(
@@ -156,14 +156,14 @@ def conditional_risk(
     """
     svd = thin_svd(features, rtol=rtol)
     num_rows, width = features.shape
-    sigma = checks.real_array("covariance", covariance, shape=(width, width))
-    best = checks.real_array("coefficients", coefficients, shape=(width, None))
-    strength = checks.non_negative_number("ridge", ridge)
+    sigma = validation.real_array("covariance", covariance, shape=(width, width))
+    best = validation.real_array("coefficients", coefficients, shape=(width, None))
+    strength = validation.non_negative_number("ridge", ridge)
     gain = svd.singular / (svd.singular**2 + num_rows * strength)
     if mean_targets is None:
         mean_head = svd.right.T @ ((gain * svd.singular)[:, None] * (svd.right @ best))
     else:
-        means = checks.real_array("mean_targets", mean_targets, shape=(num_rows, best.shape[1]))
+        means = validation.real_array("mean_targets", mean_targets, shape=(num_rows, best.shape[1]))
         mean_head = svd.right.T @ (gain[:, None] * (svd.left.T @ means))
     error = mean_head - best
     noise = _noise_in_the_head(svd.left * gain, noise_trace, row_noise, block_noise)
@@ -184,7 +184,7 @@ def monte_carlo_risk(
         InputError: if rows do not match or there are fewer than two.
     """
     predictions = head.predict(features)
-    answers = checks.real_array("targets", targets, shape=predictions.shape)
+    answers = validation.real_array("targets", targets, shape=predictions.shape)
     if answers.shape[0] < 2:
         raise InputError(f"targets have {answers.shape[0]} rows; a standard error needs two or more")
     errors = np.sum((predictions - answers) ** 2, axis=1)
@@ -202,15 +202,15 @@ def _noise_in_the_head(
     if sum(noise is not None for noise in (noise_trace, row_noise, block_noise)) != 1:
         raise InputError("give exactly one of noise_trace, row_noise and block_noise")
     if noise_trace is not None:
-        return checks.non_negative_number("noise_trace", noise_trace) * (gained.T @ gained)
+        return validation.non_negative_number("noise_trace", noise_trace) * (gained.T @ gained)
     if row_noise is not None:
-        weights = checks.real_array("row_noise", row_noise, shape=(num_rows,))
+        weights = validation.real_array("row_noise", row_noise, shape=(num_rows,))
         if weights.min() < 0:
             row = int(weights.argmin())
             raise InputError(f"row_noise[{row}]={weights[row]:g} is a negative variance; give 0 or more")
         return gained.T @ (weights[:, None] * gained)
     assert block_noise is not None, "one of the three is given"
-    block = checks.covariance_matrix("block_noise", block_noise)
+    block = validation.covariance_matrix("block_noise", block_noise)
     length = block.shape[0]
     if num_rows % length:
         raise InputError(

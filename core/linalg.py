@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from scipy import linalg
 
-from lab.core import checks
+from lab.core import validation
 from lab.core.errors import InputError
 from lab.core.shifted import solve_shifted
 
@@ -72,8 +72,8 @@ def thin_svd(features: Float64[ndarray, "n p"], *, rtol: float) -> Svd:
     Raises:
         InputError: if the features are no finite real matrix, or rtol is outside [0, 1).
     """
-    matrix = checks.real_array("features", features, shape=(None, None))
-    tolerance = checks.number_in_unit_interval("rtol", rtol)
+    matrix = validation.real_array("features", features, shape=(None, None))
+    tolerance = validation.number_in_unit_interval("rtol", rtol)
     if 0 in matrix.shape:
         raise InputError(f"features have shape {matrix.shape}; give at least one row and one column")
     try:

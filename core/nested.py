@@ -21,7 +21,7 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 from scipy.linalg import lapack
 
-from lab.core import checks
+from lab.core import validation
 from lab.core.errors import InputError
 from lab.core.heads import conditional_risk
 from lab.core.linalg import default_rank_tolerance
@@ -81,12 +81,12 @@ def nested_risk(
     Raises:
         InputError: if a width or strength is out of range, or something is not finite.
     """
-    matrix = np.asfortranarray(checks.real_array("features", features, shape=(None, None)))
+    matrix = np.asfortranarray(validation.real_array("features", features, shape=(None, None)))
     _check(matrix, population, widths, ridge)
     if rtol is None:
         tolerances = [default_rank_tolerance(matrix.shape[0], width) for width in widths]
     else:
-        tolerances = [checks.number_in_unit_interval("rtol", rtol)] * len(widths)
+        tolerances = [validation.number_in_unit_interval("rtol", rtol)] * len(widths)
     shape = (len(widths), len(ridge))
     result = NestedRisk(np.empty(shape), np.empty(shape), np.empty(shape), np.empty(len(widths), np.int64), ())
     methods = [""] * len(widths)
@@ -185,7 +185,7 @@ def _check(
     if len(widths) == 0:
         raise InputError("widths is empty; give at least one model size")
     for width in widths:
-        if checks.whole_number("widths", width) > most:
+        if validation.whole_number("widths", width) > most:
             raise InputError(f"widths contains {width}, expected 1 to {most}, the features there are")
     if len(ridge) == 0:
         raise InputError("ridge is empty; give at least one strength, 0 for the minimum-norm head")

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from lab.core import checks
+from lab.core import validation
 from lab.core.errors import InputError
 from lab.core.hmm.forward_filter import Forward, forward
 from lab.core.hmm.random_models import DiscreteTables
@@ -78,10 +78,10 @@ class DiscreteHmm:
         }
         is_single = all(table.dtype == torch.float32 for table in tables.values())
         for name, table in tables.items():
-            tolerance = checks.PROBABILITY_TOLERANCE
+            tolerance = validation.PROBABILITY_TOLERANCE
             if table.dtype == torch.float32:
-                tolerance = checks.FLOAT32_PROBABILITY_TOLERANCE
-            checks.probability_rows(name, table.numpy(), shape=shapes[name], tolerance=tolerance)
+                tolerance = validation.FLOAT32_PROBABILITY_TOLERANCE
+            validation.probability_rows(name, table.numpy(), shape=shapes[name], tolerance=tolerance)
             # products need one dtype: float64 unless all three are float32
             object.__setattr__(self, name, table if is_single else table.double())
 
@@ -106,7 +106,10 @@ class DiscreteHmm:
         Raises:
             InputError: if a count is below 1.
         """
-        batch, steps = checks.whole_number("num_sequences", num_sequences), checks.whole_number("length", length)
+        batch, steps = (
+            validation.whole_number("num_sequences", num_sequences),
+            validation.whole_number("length", length),
+        )
         uniform = torch.rand((2, steps, batch), dtype=torch.float64, generator=generator)
         moves, emissions = self.transition.double().cumsum(dim=1), self.emission.double().cumsum(dim=1)
         states = torch.empty((steps, batch), dtype=torch.int64)

@@ -16,7 +16,7 @@ from numpy import ndarray
 from scipy import linalg
 from scipy.linalg import lapack
 
-from lab.core import checks
+from lab.core import validation
 from lab.core.errors import InputError
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 
@@ -61,7 +61,7 @@ class KalmanFilter:
 
     def __init__(self, hmm: LinearGaussianHmm, length: int) -> None:
         self.hmm = hmm
-        self.length = checks.whole_number("length", length)
+        self.length = validation.whole_number("length", length)
         # pivots of a QR would only reorder the state; signs and order of Q cancel in every result
         self._basis, self._reduced_loading = np.linalg.qr(hmm.loading)
         size, reduced = hmm.state_dim, self._reduced_loading.shape[0]
@@ -210,7 +210,7 @@ class KalmanFilter:
         self, tokens: Float64[ndarray, "N T p"]
     ) -> tuple[Float64[ndarray, "T N r"], Float64[ndarray, "T N q"]]:
         """Q'x_t and E[z_t | x_1 .. x_t], time first."""
-        checked = checks.real_array("tokens", tokens, shape=(None, self.length, self.hmm.num_features))
+        checked = validation.real_array("tokens", tokens, shape=(None, self.length, self.hmm.num_features))
         observed = np.ascontiguousarray((checked @ self._basis).transpose(1, 0, 2))
         # z_{t|t} = [(I - K R) A, K] (z_{t-1|t-1}, Q'x_t): one product a step
         size = self.hmm.state_dim
@@ -257,6 +257,6 @@ class KalmanFilter:
 
     @staticmethod
     def _index(time: int, last: int) -> int:
-        if checks.whole_number("time", time) > last:
+        if validation.whole_number("time", time) > last:
             raise InputError(f"time={time} must be at most {last}; build the filter for more tokens")
         return time - 1

@@ -17,7 +17,7 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 from scipy import linalg
 
-from lab.core import checks
+from lab.core import validation
 from lab.core.errors import InputError
 
 # BLAS rounds a product according to its shape. Features are made in blocks of one fixed size, the last one filled up
@@ -66,7 +66,7 @@ class LinearGaussianHmm:
     def __post_init__(self) -> None:
         transition = stable_transition("transition", self.transition)
         size = transition.shape[0]
-        loading = checks.real_array("loading", self.loading, shape=(None, size))
+        loading = validation.real_array("loading", self.loading, shape=(None, size))
         if loading.shape[0] == 0:
             raise InputError(
                 f"loading has shape {loading.shape} but must have a row for each feature; give one or more"
@@ -74,11 +74,13 @@ class LinearGaussianHmm:
         checked = {
             "transition": transition,
             "loading": loading,
-            "state_noise_covariance": checks.covariance_matrix(
+            "state_noise_covariance": validation.covariance_matrix(
                 "state_noise_covariance", self.state_noise_covariance, size=size
             ),
-            "observation_noise": checks.non_negative_number("observation_noise", self.observation_noise),
-            "initial_covariance": checks.covariance_matrix("initial_covariance", self.initial_covariance, size=size),
+            "observation_noise": validation.non_negative_number("observation_noise", self.observation_noise),
+            "initial_covariance": validation.covariance_matrix(
+                "initial_covariance", self.initial_covariance, size=size
+            ),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -93,10 +95,10 @@ class LinearGaussianHmm:
             InputError: as the constructor.
         """
         matrix = stable_transition("transition", transition)
-        noise = checks.covariance_matrix("state_noise_covariance", state_noise_covariance, size=matrix.shape[0])
+        noise = validation.covariance_matrix("state_noise_covariance", state_noise_covariance, size=matrix.shape[0])
         return cls(
             transition=matrix,
-            loading=checks.real_array("loading", loading),
+            loading=validation.real_array("loading", loading),
             state_noise_covariance=noise,
             observation_noise=observation_noise,
             initial_covariance=_lyapunov(matrix, noise),
@@ -117,7 +119,7 @@ class LinearGaussianHmm:
         """Whether P_1 = A P_1 A' + Q, so that every state has the law of the first."""
         following = self._following_covariance(self.initial_covariance)
         scale = np.abs(self.initial_covariance).max() + np.abs(following).max()
-        return bool(np.abs(following - self.initial_covariance).max() <= checks.COVARIANCE_TOLERANCE * scale)
+        return bool(np.abs(following - self.initial_covariance).max() <= validation.COVARIANCE_TOLERANCE * scale)
 
     def state_covariance(self, time: int) -> Float64[ndarray, "q q"]:
         """P_t = Cov(z_t), by P_{t+1} = A P_t A' + Q. Cov(z_{t+l}, z_t) is A^l P_t.
@@ -128,7 +130,7 @@ class LinearGaussianHmm:
         Raises:
             InputError: if `time` is below 1.
         """
-        num_steps = checks.whole_number("time", time) - 1
+        num_steps = validation.whole_number("time", time) - 1
         covariance = self.initial_covariance
         if not self.is_stationary:
             for _ in range(num_steps):
@@ -148,9 +150,9 @@ class LinearGaussianHmm:
             InputError: if a count is below 1.
         """
         shape = (
-            checks.whole_number("length", length),
+            validation.whole_number("length", length),
             self.state_dim,
-            checks.whole_number("num_sequences", num_sequences),
+            validation.whole_number("num_sequences", num_sequences),
         )
         states = rng.standard_normal(shape)
         noise_root = _symmetric_root(self.state_noise_covariance)
@@ -185,7 +187,7 @@ class LinearGaussianHmm:
         Raises:
             InputError: if a count is below 1, or `tokens` selects nothing.
         """
-        num_tokens = checks.whole_number("length", length)
+        num_tokens = validation.whole_number("length", length)
         states = self.sample_states(num_sequences, num_tokens + 1, state_rng)
         selected = slice(0, num_tokens) if tokens is None else tokens
         seen = states[:, selected]
@@ -211,8 +213,8 @@ def observe(
     Raises:
         InputError: if W does not fit the states or the noise level is negative.
     """
-    weights = checks.real_array("loading", loading, shape=(None, states.shape[-1]))
-    noise_level = checks.non_negative_number("observation_noise", observation_noise)
+    weights = validation.real_array("loading", loading, shape=(None, states.shape[-1]))
+    noise_level = validation.non_negative_number("observation_noise", observation_noise)
     rows_QR = states.reshape(-1, states.shape[-1]).T
     num_features, num_rows = weights.shape[0], rows_QR.shape[1]
     features = rng.standard_normal((num_features, num_rows))
@@ -232,8 +234,8 @@ def stable_transition(name: str, value: ArrayLike) -> Float64[ndarray, "q q"]:
     Raises:
         InputError: naming the spectral radius and the cure.
     """
-    matrix = checks.square_matrix(name, value)
-    radius = checks.spectral_radius(matrix)
+    matrix = validation.square_matrix(name, value)
+    radius = validation.spectral_radius(matrix)
     if radius >= 1:
         raise InputError(
             f"{name} has spectral radius {radius:.6g} but must have one below 1, so that the state has a stationary "
@@ -255,7 +257,7 @@ def unit_variance_noise(transition: ArrayLike) -> Float64[ndarray, "q q"]:
     """
     matrix = stable_transition("transition", transition)
     largest = float(np.linalg.norm(matrix, 2))
-    if largest > 1 + checks.COVARIANCE_TOLERANCE:
+    if largest > 1 + validation.COVARIANCE_TOLERANCE:
         raise InputError(
             f"transition has the singular value {largest:.6g}, so that I - A A' is no covariance and no state noise "
             "gives unit variance; give a state_noise_covariance, or a normal transition such as a scaled rotation"

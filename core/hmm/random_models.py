@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from scipy import special
 
-from lab.core import checks
+from lab.core import validation
 from lab.core.errors import InputError
 
 _GOLDEN_RATIO = (1 + 5**0.5) / 2
@@ -38,7 +38,7 @@ def orthogonal_transition(state_dim: int, spectral_radius: float, rng: np.random
     Raises:
         InputError: for a dimension below 1 or a radius outside [0, 1).
     """
-    return checks.number_in_unit_interval("spectral_radius", spectral_radius) * _random_rotation(state_dim, rng)
+    return validation.number_in_unit_interval("spectral_radius", spectral_radius) * _random_rotation(state_dim, rng)
 
 
 def symmetric_transition(
@@ -51,7 +51,7 @@ def symmetric_transition(
     Raises:
         InputError: for a dimension below 1, a radius outside [0, 1), or a lowest eigenvalue outside [-radius, radius].
     """
-    radius = checks.number_in_unit_interval("spectral_radius", spectral_radius)
+    radius = validation.number_in_unit_interval("spectral_radius", spectral_radius)
     lowest = _lowest_eigenvalue(lowest_eigenvalue, radius)
     rotation = _random_rotation(state_dim, rng)
     matrix = (rotation * np.linspace(radius, lowest, state_dim)) @ rotation.T
@@ -64,10 +64,10 @@ def general_transition(state_dim: int, spectral_radius: float, rng: np.random.Ge
     Raises:
         InputError: for a dimension below 1 or a radius outside [0, 1).
     """
-    radius = checks.number_in_unit_interval("spectral_radius", spectral_radius)
-    size = checks.whole_number("state_dim", state_dim)
+    radius = validation.number_in_unit_interval("spectral_radius", spectral_radius)
+    size = validation.whole_number("state_dim", state_dim)
     matrix = rng.standard_normal((size, size))
-    return matrix * (radius / checks.spectral_radius(matrix))
+    return matrix * (radius / validation.spectral_radius(matrix))
 
 
 def gaussian_loading(num_features: int, state_dim: int, rng: np.random.Generator) -> Float64[ndarray, "p q"]:
@@ -78,8 +78,8 @@ def gaussian_loading(num_features: int, state_dim: int, rng: np.random.Generator
     Raises:
         InputError: for a size below 1.
     """
-    size = checks.whole_number("state_dim", state_dim)
-    return rng.standard_normal((checks.whole_number("num_features", num_features), size)) / np.sqrt(size)
+    size = validation.whole_number("state_dim", state_dim)
+    return rng.standard_normal((validation.whole_number("num_features", num_features), size)) / np.sqrt(size)
 
 
 def dirichlet_tables(
@@ -102,10 +102,10 @@ def dirichlet_tables(
     Raises:
         InputError: for a size below 1 or a concentration that is not positive.
     """
-    states = checks.whole_number("num_states", num_states)
-    tokens = checks.whole_number("num_tokens", num_tokens)
-    transition_alpha = checks.positive_number("transition_concentration", transition_concentration)
-    emission_alpha = checks.positive_number("emission_concentration", emission_concentration)
+    states = validation.whole_number("num_states", num_states)
+    tokens = validation.whole_number("num_tokens", num_tokens)
+    transition_alpha = validation.positive_number("transition_concentration", transition_concentration)
+    emission_alpha = validation.positive_number("emission_concentration", emission_concentration)
     return DiscreteTables(
         initial=rng.dirichlet(np.full(states, transition_alpha)),
         transition=rng.dirichlet(np.full(states, transition_alpha), size=states),
@@ -131,11 +131,11 @@ def permutation_tables(
     Raises:
         InputError: for a size below 1 or a temperature that is not positive.
     """
-    states = checks.whole_number("num_states", num_states)
-    tokens = checks.whole_number("num_tokens", num_tokens)
-    start = checks.positive_number("start_temperature", start_temperature)
-    transition = checks.positive_number("transition_temperature", transition_temperature)
-    emission = checks.positive_number("emission_temperature", emission_temperature)
+    states = validation.whole_number("num_states", num_states)
+    tokens = validation.whole_number("num_tokens", num_tokens)
+    start = validation.positive_number("start_temperature", start_temperature)
+    transition = validation.positive_number("transition_temperature", transition_temperature)
+    emission = validation.positive_number("emission_temperature", emission_temperature)
     initial = special.softmax((rng.random(states) - 0.5) / start)
     weights = special.softmax((rng.random(states) - 0.5) / transition)
     mixture = np.zeros((states, states))
@@ -149,14 +149,14 @@ def permutation_tables(
 
 
 def _random_rotation(state_dim: int, rng: np.random.Generator) -> Float64[ndarray, "q q"]:
-    size = checks.whole_number("state_dim", state_dim)
+    size = validation.whole_number("state_dim", state_dim)
     rotation, triangle = np.linalg.qr(rng.standard_normal((size, size)))
     # without the signs of the triangle's diagonal the law would depend on LAPACK's choice (Mezzadri, math-ph/0609050)
     return rotation * np.where(np.diag(triangle) < 0, -1.0, 1.0)
 
 
 def _lowest_eigenvalue(value: float, radius: float) -> float:
-    lowest = checks.real_number("lowest_eigenvalue", value)
+    lowest = validation.real_number("lowest_eigenvalue", value)
     if not -radius <= lowest <= radius:
         raise InputError(
             f"lowest_eigenvalue={lowest:g} must lie in [-{radius:g}, {radius:g}]; give a number in between"

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lab.core.config import register_schema
 from lab.core.errors import ConfigError
+from lab.core.hydra_schema import register_schema
 from lab.core.models.checkpoint import CONFIG, StoredTensors, load_weights
 from lab.core.models.config import HovleConfig, ModelConfig
 from lab.core.models.config_json import Json, load_json, read_hovle, read_llama

@@ -13,11 +13,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from lab.core.config import to_typed
 from lab.core.data.conversations import IGNORED
 from lab.core.data.picture_questions import PictureQuestionsConfig, picture_questions_tokenizer
 from lab.core.data.samples import Batch
 from lab.core.data.sources import DataConfig
+from lab.core.hydra_schema import to_typed
 from lab.core.models.config import HovleConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.teachers import build_random

@@ -7,9 +7,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from lab.core.config import register_schema
 from lab.core.data.sources import DataConfig
 from lab.core.errors import ConfigError
+from lab.core.hydra_schema import register_schema
 from lab.core.models import teachers
 from lab.core.models.teachers import TeacherConfig
 from lab.core.train.loop import TrainConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lab.core.config import to_typed
 from lab.core.errors import CheckpointError, ConfigError, RunError
+from lab.core.hydra_schema import to_typed
 from lab.core.models.decoder import LanguageModel
 from lab.core.runs.find import find_run
 from lab.core.train.state import checkpoints, load_tensors, read_meta

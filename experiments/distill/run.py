@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lab.core.backends import resolve
-from lab.core.config import to_typed
 from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError
+from lab.core.hydra_schema import to_typed
 from lab.core.models.config import HovleConfig, ModelConfig, PixelShuffle
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hovle import Hovle

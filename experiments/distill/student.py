@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from lab.core.config import register_schema
 from lab.core.errors import ConfigError
+from lab.core.hydra_schema import register_schema
 from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.decoder import LanguageModel

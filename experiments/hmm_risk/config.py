@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from lab.core.config import register_schema
 from lab.core.errors import ConfigError
+from lab.core.hydra_schema import register_schema
 
 
 class Transition(Enum):

@@ -31,7 +31,7 @@ from jaxtyping import Float64, Num
 from numpy import ndarray
 from scipy import linalg
 
-from lab.core import checks
+from lab.core import validation
 from lab.core.errors import InputError
 from lab.experiments.hmm_risk.theory import Risk
 from lab.experiments.hmm_risk.token_rows import HmmTokenRows, ModeTokenRows, TokenRows
@@ -62,9 +62,9 @@ def dependent_risk(rows: TokenRows, width: int, *, num_train: int, ridge: float 
     """
     noise_trace = rows.noise_trace(width)
     length = rows.length
-    if checks.whole_number("num_train", num_train) % length:
+    if validation.whole_number("num_train", num_train) % length:
         raise InputError(f"num_train={num_train} must be whole sequences of {length} tokens; give a multiple")
-    strength = checks.non_negative_number("ridge", ridge)
+    strength = validation.non_negative_number("ridge", ridge)
     if strength == 0 and width == num_train:
         return Risk(math.inf if length > 1 else 0.0, math.inf, noise_trace)
     lags = _lags(rows, width)

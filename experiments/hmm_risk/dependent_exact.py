@@ -23,7 +23,7 @@ from jaxtyping import Float64
 from numpy import ndarray
 from scipy import linalg
 
-from lab.core import checks
+from lab.core import validation
 from lab.core.errors import InputError
 from lab.experiments.hmm_risk.token_rows import ExpectedTargets, TokenRows
 
@@ -69,7 +69,7 @@ def dependent_risk_given_features(
     Raises:
         InputError: if the rows are no whole sequences, a width is out of range or order, or the ridge is negative.
     """
-    matrix = checks.real_array("features", features, shape=(None, None))
+    matrix = validation.real_array("features", features, shape=(None, None))
     num_rows, num_columns = matrix.shape
     if num_rows == 0 or num_rows % rows.length:
         raise InputError(f"features has {num_rows} rows; give whole sequences, a multiple of {rows.length}")
@@ -77,7 +77,7 @@ def dependent_risk_given_features(
         raise InputError(f"widths={list(widths)} must ascend without repetition, and hold one or more; sort them")
     if widths[-1] > num_columns:
         raise InputError(f"widths contains {widths[-1]}, but features has {num_columns} columns; add features")
-    penalty = num_rows * checks.non_negative_number("ridge", ridge)
+    penalty = num_rows * validation.non_negative_number("ridge", ridge)
     narrow = [width for width in widths if width <= num_rows]
     if narrow:
         orthonormal, triangle = _penalised_qr(matrix[:, : narrow[-1]], penalty)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lab.core.config import to_typed
+from lab.core.hydra_schema import to_typed
 from lab.core.runs.console import print_summary
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from scipy import linalg
 from typing_extensions import override
 
-from lab.core import checks
+from lab.core import validation
 from lab.core.errors import InputError
 from lab.core.hmm.kalman import KalmanFilter
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
@@ -107,9 +107,11 @@ class HmmTokenRows(TokenRows):
         if hmm.observation_noise == 0:
             raise InputError("hmm.observation_noise=0 leaves redundant features; give a positive standard deviation")
         self.hmm = hmm
-        self.length = checks.whole_number("length", length)
+        self.length = validation.whole_number("length", length)
         size = hmm.state_dim
-        self.readout = np.eye(size) if readout is None else checks.real_array("readout", readout, shape=(None, size))
+        self.readout = (
+            np.eye(size) if readout is None else validation.real_array("readout", readout, shape=(None, size))
+        )
         if self.readout.shape[0] > size:
             # as many outputs as state entries will do: with C = Q R the risk of R z is that of C z
             _, self.readout = np.linalg.qr(self.readout)
@@ -208,14 +210,14 @@ class ModeTokenRows(TokenRows):
     angle: Float64[ndarray, " planes"] | None = None
 
     def __post_init__(self) -> None:
-        decay = checks.real_array("decay", self.decay, shape=(None,))
+        decay = validation.real_array("decay", self.decay, shape=(None,))
         if decay.size == 0 or np.abs(decay).max() >= 1:
             raise InputError(f"decay={decay} must hold numbers between -1 and 1; give one or more")
-        checks.positive_number("observation_noise", self.observation_noise)
-        checks.whole_number("length", self.length)
+        validation.positive_number("observation_noise", self.observation_noise)
+        validation.whole_number("length", self.length)
         if self.angle is not None:
             num_planes = decay.size // 2
-            angle = checks.real_array("angle", self.angle, shape=((decay.size + 1) // 2,))
+            angle = validation.real_array("angle", self.angle, shape=((decay.size + 1) // 2,))
             object.__setattr__(self, "angle", angle[:num_planes])
             decay = decay[: 2 * num_planes]
             if num_planes == 0 or decay.min() < 0 or np.any(decay[0::2] != decay[1::2]):

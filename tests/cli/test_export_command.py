@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from lab.core.config import to_typed
+from lab.core.hydra_schema import to_typed
 from lab.core.models.released import is_student, load_student
 from lab.core.runs.record import Run
 from lab.core.train.state import checkpoint_path, checkpoints

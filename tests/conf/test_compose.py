@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from lab.core.config import to_typed
+from lab.core.hydra_schema import to_typed
 from lab.experiments.hmm_risk.config import HmmRiskConfig, register
 from lab.experiments.hmm_risk.grid import expand
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 
-from lab.core.config import to_typed
+from lab.core.hydra_schema import to_typed
 from lab.experiments.distill.config import DistillConfig, Reduction, register
 from lab.experiments.distill.plan import nodes, students
 

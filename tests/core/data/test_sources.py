@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from lab.core.config import to_typed
 from lab.core.data.conversations import ChatConfig
 from lab.core.data.named_digits import NamedDigits, named_digits_chance
 from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig, picture_questions_tokenizer
@@ -17,6 +16,7 @@ from lab.core.data.stream import Source
 from lab.core.data.texts import TextConfig, Texts
 from lab.core.data.tiling import TilingConfig
 from lab.core.errors import ConfigError
+from lab.core.hydra_schema import to_typed
 
 CONF = Path(__file__).parents[3] / "conf" / "data"
 TOKENIZER = picture_questions_tokenizer("")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.core import checks
+from lab.core import validation
 from lab.core.errors import InputError
 from lab.core.hmm.discrete import DiscreteHmm
 from lab.core.hmm.random_models import (
@@ -32,7 +32,7 @@ def test_random_transitions_have_the_stated_spectral_radius(size, radius, seed):
     for draw in (orthogonal_transition, symmetric_transition, general_transition):
         matrix = draw(size, radius, rng(seed))
         assert matrix.shape == (size, size)
-        assert checks.spectral_radius(matrix) == pytest.approx(radius, rel=1e-10)
+        assert validation.spectral_radius(matrix) == pytest.approx(radius, rel=1e-10)
 
 
 @given(size=sizes, radius=radii, seed=seeds)

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lab.core.config import to_typed
+from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
 from lab.core.models.decoder import Inputs, LanguageModel

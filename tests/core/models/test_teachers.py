@@ -6,8 +6,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from lab.core.config import to_typed
 from lab.core.errors import CheckpointError, ConfigError
+from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryKind
 from lab.core.models.config import HovleConfig
 from lab.core.models.decoder import Inputs, LanguageModel

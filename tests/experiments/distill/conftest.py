@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lab.core.config import to_typed
 from lab.core.data.picture_questions import picture_questions_tokenizer
+from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
 from lab.core.models.hovle import Hovle

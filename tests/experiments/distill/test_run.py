@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from lab.core.config import to_typed
 from lab.core.errors import CheckpointError, LabError, RunError
+from lab.core.hydra_schema import to_typed
 from lab.core.models.teachers import load
 from lab.core.runs.record import Run
 from lab.core.train.state import checkpoints

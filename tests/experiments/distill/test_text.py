@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from lab.core.config import to_typed
 from lab.core.data.picture_questions import picture_questions_tokenizer
+from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig
 from lab.core.models.teachers import build_random

@@ -9,8 +9,8 @@ import torch
 from hydra import compose, initialize_config_module
 from torch import Tensor, nn
 
-from lab.core.config import to_typed
 from lab.core.errors import BackendError, ConfigError
+from lab.core.hydra_schema import to_typed
 from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig

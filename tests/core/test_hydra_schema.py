@@ -6,8 +6,8 @@ import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from lab.core.config import register_schema, to_typed
 from lab.core.errors import ConfigError
+from lab.core.hydra_schema import register_schema, to_typed
 
 
 @dataclass(kw_only=True, slots=True)
