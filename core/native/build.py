@@ -39,14 +39,14 @@ class Native:
 
 @cache
 def load_native(source: str, *optional: str) -> Native:
-    """The library of `source`, a file in the folder `cpp` beside this module; built now if it was not yet.
+    """The library of `source`, a file in `src`, the folder next to this module; built now if it was not yet.
 
     `optional` are flags that are left out where the compiler does not know them.
     """
     compiler = find_compiler()
     if compiler is None:
         return Native(None, "no C++ compiler was found; install g++ or clang++, or name one in CXX")
-    folder = Path(__file__).parent / "cpp"
+    folder = Path(__file__).parent / "src"
     try:
         path = _cache_folder() / f"{Path(source).stem}-{_key(folder, source, compiler, optional)}.so"
         if not path.exists():

@@ -29,7 +29,10 @@ def test_streams_do_not_depend_on_what_was_drawn_before(keys: list[tuple[int, st
 
 
 def test_streams_are_the_same_in_every_process() -> None:
-    program = "from lab.core.runs.random_streams import Seeds; print(*Seeds(7).numpy('rows', 3, 1).integers(0, 2**62, size=4))"
+    program = (
+        "from lab.core.runs.random_streams import Seeds; "
+        "print(*Seeds(7).numpy('rows', 3, 1).integers(0, 2**62, size=4))"
+    )
     for hash_seed in ("0", "1"):
         done = subprocess.run(
             [sys.executable, "-c", program],
