@@ -124,7 +124,7 @@ def _operators() -> list[Finding]:
         return []
     import torch
 
-    from lab.core.backends import report
+    from lab.core.operators.backends import report
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return [

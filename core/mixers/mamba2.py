@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 
-from lab.core.backends import Backend, resolve
+from lab.core.conv.causal_conv import causal_conv, conv_step
 from lab.core.errors import ConfigError
 from lab.core.mixers.base import Mixer, MixerShape, MixerState
 from lab.core.mixers.rotary import Rotary, rotate
+from lab.core.operators.backends import Backend, resolve
 from lab.core.ssd import ssd
-from lab.core.ssd.conv import causal_conv, conv_step
-from lab.core.ssd.step import step
+from lab.core.ssd.decode.step import step
 
 # of the norm behind the state, as in the public code
 NORM_EPS = 1e-5

@@ -9,8 +9,8 @@ are the official GPU kernels.
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.core.backends import Backend, resolve
-from lab.core.ssd.arguments import SsdOutput, check_arguments
+from lab.core.operators.backends import Backend, resolve
+from lab.core.ssd.validation import SsdOutput, check_arguments
 
 __all__ = ["SsdOutput", "ssd"]
 
@@ -49,7 +49,7 @@ def ssd(
         initial_state: h before the first token, zero if not given. S is the batch, or the number of packed sequences.
         cu_seqlens: packed sequences, in a batch of one: where each begins, then T. They do not see each other. Its
             values are read on the host, which waits for a GPU.
-        backend: "auto", a name, or what `lab.core.backends.resolve` gave.
+        backend: "auto", a name, or what `lab.core.operators.backends.resolve` gave.
 
     Raises:
         InputError: if shapes, dtypes or devices do not fit.

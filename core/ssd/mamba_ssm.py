@@ -22,8 +22,8 @@ from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
 from lab.core.errors import BackendError
-from lab.core.ssd.arguments import SOFTPLUS_THRESHOLD, SsdOutput, sequence_starts
-from lab.core.ssd.step import step_portable
+from lab.core.ssd.decode.step import step_portable
+from lab.core.ssd.validation import SOFTPLUS_THRESHOLD, SsdOutput, sequence_starts
 
 # what the kernels are tuned for; a request is rounded up to a power of two in this range, since chunks change no result
 _SMALLEST_CHUNK, _DEFAULT_CHUNK = 16, 256
@@ -92,7 +92,7 @@ def step(
     dt_softplus: bool = False,
     out: Float[Tensor, "B H P"] | None = None,
 ) -> Float[Tensor, "B H P"]:
-    """As `lab.core.ssd.step.step`.
+    """As `lab.core.ssd.decode.step.step`.
 
     Raises:
         BackendError: if the kernel fails its comparison with the portable step.

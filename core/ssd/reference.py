@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lab.core.ssd.arguments import SOFTPLUS_THRESHOLD, SsdOutput, computing_dtype, sequence_starts
+from lab.core.ssd.validation import SOFTPLUS_THRESHOLD, SsdOutput, computing_dtype, sequence_starts
 
 
 def ssd(

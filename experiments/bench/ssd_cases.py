@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lab.core.backends import OPERATORS, resolve
+from lab.core.operators.backends import OPERATORS, resolve
 from lab.core.runs.random_streams import Seeds
 from lab.core.ssd import ssd
 from lab.experiments.bench.harness import Candidate, Case, Clock, Missing, Row, wall_clock

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lab.core.runs.random_streams import Seeds
-from lab.core.ssd.step import step
+from lab.core.ssd.decode.step import step
 from lab.experiments.bench.harness import Candidate, Case, Clock, Missing
 from lab.experiments.bench.machine import load_optional
 from lab.experiments.bench.ssd_peers import BENCH_CURE, KERNELS, MAMBA_CURE, TRANSFORMERS, load_mamba_ssm

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lab.core.backends import resolve
 from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import to_typed
@@ -15,6 +14,7 @@ from lab.core.models.config import HovleConfig, ModelConfig, PixelShuffle
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hovle import Hovle
 from lab.core.models.llama import Llama
+from lab.core.operators.backends import resolve
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lab.cli import doctor
-from lab.core.backends import OPERATORS
 from lab.core.native.dlpack import tensor_exchange
+from lab.core.operators.backends import OPERATORS
 
 Lab = Callable[..., Any]
 

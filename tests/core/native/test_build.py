@@ -10,16 +10,18 @@ import pytest
 import torch
 
 from lab.core.native import build
-from lab.core.ssd import chunked, chunked_native, reference
+from lab.core.ssd import reference
+from lab.core.ssd.chunked import autograd, native
 
 USE = """
 import torch
 from lab.core.native import build
-from lab.core.ssd import chunked, ssd
+from lab.core.ssd import ssd
+from lab.core.ssd.chunked import autograd
 assert build.load_native.cache_info().currsize == 0, "nothing is built by an import"
 x = torch.ones(1, 5, 2, 3)
 y = ssd(x, torch.ones(1, 5, 2), -torch.ones(2), torch.ones(1, 5, 1, 4), torch.ones(1, 5, 1, 4)).y
-choice = chunked.choose_tier(x.device)
+choice = autograd.choose_tier(x.device)
 print(choice.tier.name, float(y.sum()), choice.why_not_native, sep="|")
 """
 
@@ -65,7 +67,7 @@ def test_without_a_compiler_torch_does_the_work_and_says_why(tmp_path: Path) -> 
 
 def chunked_total() -> torch.Tensor:
     ones = torch.ones
-    return chunked.ssd(ones(1, 5, 2, 3), ones(1, 5, 2), -ones(2), ones(1, 5, 1, 4), ones(1, 5, 1, 4)).y.sum()
+    return autograd.ssd(ones(1, 5, 2, 3), ones(1, 5, 2), -ones(2), ones(1, 5, 1, 4), ones(1, 5, 1, 4)).y.sum()
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_a_compiler_that_fails_is_named_with_its_error(
 ) -> None:
     script = broken_compiler(tmp_path)
     monkeypatch.setenv("CXX", str(script))
-    built = build.load_native.__wrapped__("chunked.cpp")
+    built = build.load_native.__wrapped__("autograd.cpp")
     assert built.library is None
     assert built.why_not is not None
     assert str(script) in built.why_not
@@ -97,7 +99,7 @@ def test_a_compiler_that_fails_is_named_with_its_error(
 @needs_compiler
 def test_a_cache_that_cannot_be_written_is_named(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh_cache.write_text("a file where the folder should be")
-    built = build.load_native.__wrapped__("chunked.cpp")
+    built = build.load_native.__wrapped__("autograd.cpp")
     assert built.library is None
     assert built.why_not is not None
     assert "XDG_CACHE_HOME" in built.why_not
@@ -111,7 +113,7 @@ def test_registers_of_every_width_compute_the_same(
     fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, processor: str
 ) -> None:
     monkeypatch.setattr(build, "_THIS_PROCESSOR", (f"-march={processor}",))
-    built = build.load_native.__wrapped__("chunked.cpp")
+    built = build.load_native.__wrapped__("autograd.cpp")
     assert built.why_not is None
     generator = torch.Generator().manual_seed(0)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
@@ -132,8 +134,8 @@ def test_registers_of_every_width_compute_the_same(
             leaves = {
                 name: tensor.requires_grad_() for name, tensor in {**drawn, "A": -torch.rand(4, dtype=dtype)}.items()
             }
-            monkeypatch.setattr(chunked_native, "load_native", lambda source: built)
-            found = chunked.ssd(**leaves, dt_softplus=True, chunk_size=48)
+            monkeypatch.setattr(native, "load_native", lambda source: built)
+            found = autograd.ssd(**leaves, dt_softplus=True, chunk_size=48)
             expected = reference.ssd(**leaves, dt_softplus=True)
             for ours, theirs in (
                 *zip(found, expected, strict=True),
@@ -148,7 +150,7 @@ def test_registers_of_every_width_compute_the_same(
 
 
 def test_other_devices_use_torch() -> None:
-    choice = chunked.choose_tier(torch.device("cuda"))
-    assert choice.tier is chunked.TORCH
+    choice = autograd.choose_tier(torch.device("cuda"))
+    assert choice.tier is autograd.TORCH
     assert choice.why_not_native is not None
     assert "cuda" in choice.why_not_native

@@ -6,17 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from lab.core.ssd import SsdOutput, chunked, ssd
+from lab.core.ssd import SsdOutput, ssd
+from lab.core.ssd.chunked import autograd
 
 
 @pytest.fixture(params=["native", "torch"])
 def operator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SsdOutput]:
     """The door, with one tier of the chunked implementation behind it."""
-    tier = {"native": chunked.NATIVE, "torch": chunked.TORCH}[request.param]
-    reason = chunked.choose_tier(torch.device("cpu")).why_not_native
-    if tier is chunked.NATIVE and reason is not None:
+    tier = {"native": autograd.NATIVE, "torch": autograd.TORCH}[request.param]
+    reason = autograd.choose_tier(torch.device("cpu")).why_not_native
+    if tier is autograd.NATIVE and reason is not None:
         pytest.skip(reason)
-    monkeypatch.setattr(chunked, "choose_tier", lambda device: chunked.TierChoice(tier, None))
+    monkeypatch.setattr(autograd, "choose_tier", lambda device: autograd.TierChoice(tier, None))
 
     def call(*args: Tensor, **options: object) -> SsdOutput:
         return ssd(*args, backend="chunked", **options)  # type: ignore[arg-type]

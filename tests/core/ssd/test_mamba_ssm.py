@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lab.core.backends import OPERATORS, resolve
 from lab.core.errors import BackendError
+from lab.core.operators.backends import OPERATORS, resolve
 from lab.core.ssd import SsdOutput, mamba_ssm, ssd
-from lab.core.ssd.step import step, step_portable
+from lab.core.ssd.decode.step import step, step_portable
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 # On a GPU float32 products are rounded to TF32's 10 bits. Largest error relative to the largest number; gradients sum

@@ -12,7 +12,8 @@ from lab.core.native import build
 MEASURE = """
 import sys, torch
 from pathlib import Path
-from lab.core.ssd import chunked, ssd
+from lab.core.ssd import ssd
+from lab.core.ssd.chunked import autograd
 
 def memory(field):
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field)]
@@ -26,8 +27,8 @@ def peak_of(work):
 
 torch.set_num_threads(2)
 tier, num_tokens, width = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-chosen = {"native": chunked.NATIVE, "torch": chunked.TORCH}[tier]
-chunked.choose_tier = lambda device: chunked.TierChoice(chosen, None)
+chosen = {"native": autograd.NATIVE, "torch": autograd.TORCH}[tier]
+autograd.choose_tier = lambda device: autograd.TierChoice(chosen, None)
 
 def make(num_tokens):
     by_token = [torch.randn(1, num_tokens, 16, width) for _ in range(3)]

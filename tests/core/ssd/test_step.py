@@ -11,8 +11,9 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from lab.core.errors import BackendError, InputError
 from lab.core.native import build
 from lab.core.native.dlpack import tensor_exchange
-from lab.core.ssd import ssd, step_native
-from lab.core.ssd.step import step
+from lab.core.ssd import ssd
+from lab.core.ssd.decode import native
+from lab.core.ssd.decode.step import step
 
 # largest error relative to the largest number: rounding of the dtype, and of sums over N numbers
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
@@ -23,10 +24,10 @@ PATHS = ["compiled", "torch", "reference"]
 @pytest.fixture(params=PATHS)
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Name of the back end that takes this way."""
-    if request.param == "compiled" and step_native._compiled() is None:
+    if request.param == "compiled" and native._compiled() is None:
         pytest.skip("no C++ compiler")
     if request.param == "torch":
-        monkeypatch.setattr(step_native, "_compiled", lambda: None)
+        monkeypatch.setattr(native, "_compiled", lambda: None)
     return "reference" if request.param == "reference" else "portable"
 
 
@@ -242,20 +243,20 @@ def test_softplus_ends_where_that_of_the_operator_ends(dtype: torch.dtype, path:
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
     build.load_native.cache_clear()
-    step_native._compiled.cache_clear()
+    native._compiled.cache_clear()
     yield
     build.load_native.cache_clear()
-    step_native._compiled.cache_clear()
+    native._compiled.cache_clear()
 
 
 @pytest.fixture
 def older_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delattr(Tensor, "__dlpack_c_exchange_api__")
     tensor_exchange.cache_clear()
-    step_native._compiled.cache_clear()
+    native._compiled.cache_clear()
     yield
     tensor_exchange.cache_clear()
-    step_native._compiled.cache_clear()
+    native._compiled.cache_clear()
 
 
 @pytest.mark.parametrize("missing", ["no_compiler", "older_torch"])
@@ -265,7 +266,7 @@ def test_where_there_is_no_compiled_loop_torch_gives_the_same(missing: str, requ
     outputs, _ = recurrence(inputs, options)
     for t in range(6):
         assert difference(step(inputs["state"], *token(inputs, t), **options), outputs[:, t]) < 1e-12
-    assert step_native._compiled() is None
+    assert native._compiled() is None
 
 
 def test_a_step_can_be_traced_without_memory() -> None:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from lab.core.native import build
-from lab.core.ssd import step_native
-from lab.core.ssd.step import step_reference
-from lab.core.ssd.step_native import advance
+from lab.core.ssd.decode import native
+from lab.core.ssd.decode.native import advance
+from lab.core.ssd.decode.step import step_reference
 
 pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler")
 
@@ -94,10 +94,10 @@ def narrow_registers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(build, "_THIS_PROCESSOR", (f"-march={request.param}",))
     build.load_native.cache_clear()
-    step_native._compiled.cache_clear()
+    native._compiled.cache_clear()
     yield
     build.load_native.cache_clear()
-    step_native._compiled.cache_clear()
+    native._compiled.cache_clear()
 
 
 @pytest.mark.slow

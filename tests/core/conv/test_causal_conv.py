@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import conv1d, silu
 
+from lab.core.conv import blocks
+from lab.core.conv.causal_conv import ConvOutput, causal_conv, conv_step
 from lab.core.errors import BackendError, InputError
-from lab.core.ssd import conv_blocks
-from lab.core.ssd.conv import ConvOutput, causal_conv, conv_step
 
 # largest error relative to the largest number
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
@@ -69,7 +69,7 @@ def same(found: Tensor, wanted: Tensor) -> bool:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few tokens: their seams lie within the tests' short sequences."""
-    monkeypatch.setattr(conv_blocks, "_BLOCK", 30)
+    monkeypatch.setattr(blocks, "_BLOCK", 30)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

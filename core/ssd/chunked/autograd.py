@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.core.errors import InputError
-from lab.core.ssd import chunked_native, chunked_torch
-from lab.core.ssd.arguments import SsdOutput, computing_dtype, sequence_starts
-from lab.core.ssd.chunks import Gradients, Inputs
+from lab.core.ssd.chunked import native, portable
+from lab.core.ssd.chunked.inputs import Gradients, Inputs
+from lab.core.ssd.validation import SsdOutput, computing_dtype, sequence_starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ class Tier:
     backward: Callable[[Inputs, int | None, Tensor, Tensor | None], Gradients]
 
 
-NATIVE = Tier("native", chunked_native.forward, chunked_native.backward)
-TORCH = Tier("torch", chunked_torch.forward, chunked_torch.backward)
+NATIVE = Tier("native", native.forward, native.backward)
+TORCH = Tier("torch", portable.forward, portable.backward)
 
 
 class TierChoice(NamedTuple):
@@ -56,7 +56,7 @@ def choose_tier(device: torch.device) -> TierChoice:
     """The native tier on a CPU where it can be built, which happens here if it was not before; else the torch tier."""
     if device.type != "cpu":
         return TierChoice(TORCH, f"it runs on the CPU, not on {device}")
-    reason = chunked_native.why_not()
+    reason = native.why_not()
     return TierChoice(NATIVE if reason is None else TORCH, reason)
 
 

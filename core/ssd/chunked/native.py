@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lab.core.native.build import load_native
-from lab.core.ssd.chunks import Gradients, Inputs
+from lab.core.ssd.chunked.inputs import Gradients, Inputs
 
 _SOURCE = "chunked.cpp"
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, silu
 
-from lab.core.backends import OPERATORS, Backend
+from lab.core.conv import causal_conv
+from lab.core.conv.causal_conv import causal_conv, conv_step
 from lab.core.errors import BackendError
-from lab.core.ssd import conv
-from lab.core.ssd.conv import causal_conv, conv_step
+from lab.core.operators.backends import OPERATORS, Backend
 
 # largest error relative to the largest number
 TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 8e-3}
@@ -85,7 +85,7 @@ def official(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     package = ModuleType("causal_conv1d")
     vars(package).update(causal_conv1d_fn=official_fn, causal_conv1d_update=official_update)
     monkeypatch.setitem(sys.modules, "causal_conv1d", package)
-    conv._compare_once.cache_clear()
+    causal_conv._compare_once.cache_clear()
     for operator in ("causal_conv", "causal_conv_step"):
         kernel, *rest = OPERATORS[operator]
         usable = Backend(kernel.name, lambda device, dtype: None, kernel.load)

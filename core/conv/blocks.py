@@ -29,7 +29,7 @@ def conv_portable(
     initial_state: Float[Tensor, "S C W1"] | None,
     starts: Sequence[int] | None,
 ) -> Float[Tensor, "B T C"]:
-    """`lab.core.ssd.conv.causal_conv` without the final state."""
+    """`lab.core.conv.causal_conv.causal_conv` without the final state."""
     num_before = weight.shape[1] - 1
     is_silu = activation == "silu"
     if starts is None:
@@ -56,7 +56,7 @@ def conv_step_portable(
     *,
     activation: str | None,
 ) -> Float[Tensor, "B C"]:
-    """`lab.core.ssd.conv.conv_step`, one multiply-add a tap; nothing larger than the token is allocated."""
+    """`lab.core.conv.causal_conv.conv_step`, one multiply-add a tap; nothing larger than the token is allocated."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     taps = weight.to(dtype)
     y = x.to(dtype) * taps[:, -1]

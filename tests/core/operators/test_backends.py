@@ -4,9 +4,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lab.core import backends
-from lab.core.backends import OPERATORS, Backend, report, resolve
 from lab.core.errors import BackendError
+from lab.core.operators import backends
+from lab.core.operators.backends import OPERATORS, Backend, report, resolve
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda:0")  # a name: nothing is allocated on it

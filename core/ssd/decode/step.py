@@ -14,11 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lab.core.backends import Backend, Implementation, resolve
 from lab.core.errors import InputError
-from lab.core.ssd.arguments import SOFTPLUS_THRESHOLD
-from lab.core.ssd.shapes import check_tensors, refuse_gradients
-from lab.core.ssd.step_native import advance, has_loop
+from lab.core.operators.backends import Backend, Implementation, resolve
+from lab.core.operators.shapes import check_tensors, refuse_gradients
+from lab.core.ssd.decode.native import advance, has_loop
+from lab.core.ssd.validation import SOFTPLUS_THRESHOLD
 
 
 def step(
@@ -53,7 +53,7 @@ def step(
         dt_softplus: whether dt = softplus(dt + dt_bias).
         out: where the output is written, contiguous and in the dtype of x; it is returned. With it a step on the
             compiled path allocates nothing.
-        backend: "auto", a name, or what `lab.core.backends.resolve` gave for "ssd_step".
+        backend: "auto", a name, or what `lab.core.operators.backends.resolve` gave for "ssd_step".
 
     Raises:
         InputError: for shapes, dtypes or devices that do not fit, a state or output that is not contiguous, or where

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-from lab.core.ssd.arguments import SOFTPLUS_THRESHOLD
-from lab.core.ssd.chunks import Gradients, Inputs
+from lab.core.ssd.chunked.inputs import Gradients, Inputs
+from lab.core.ssd.validation import SOFTPLUS_THRESHOLD
 
 # Tokens per chunk, measured on a CPU with inputs of 128 x 128: see `lab bench ssd`.
 _CHUNK = 64

@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import silu
 
-from lab.core.backends import Backend, resolve
+from lab.core.conv.blocks import conv_portable
 from lab.core.errors import BackendError, InputError
-from lab.core.ssd.arguments import count_sequences, sequence_starts
-from lab.core.ssd.conv_blocks import conv_portable
-from lab.core.ssd.shapes import check_tensors, refuse_gradients
+from lab.core.operators.backends import Backend, resolve
+from lab.core.operators.shapes import check_tensors, refuse_gradients
+from lab.core.ssd.validation import count_sequences, sequence_starts
 
 Activation = Literal["silu"] | None
 
@@ -61,7 +61,7 @@ def causal_conv(
         initial_state: inputs before the first token, W1 = W - 1 of them; zero if it is not given. S is the batch, or
             the number of packed sequences.
         cu_seqlens: where packed sequences begin and end, from 0 to T, for a batch of one; they do not see each other.
-        backend: "auto", a name, or what `lab.core.backends.resolve` gave for "causal_conv".
+        backend: "auto", a name, or what `lab.core.operators.backends.resolve` gave for "causal_conv".
 
     Raises:
         InputError: for shapes, dtypes or devices that do not fit, or an unknown activation.
@@ -90,7 +90,7 @@ def conv_step(
         weight: as for `causal_conv`.
         bias: as for `causal_conv`.
         activation: as for `causal_conv`.
-        backend: "auto", a name, or what `lab.core.backends.resolve` gave for "causal_conv_step".
+        backend: "auto", a name, or what `lab.core.operators.backends.resolve` gave for "causal_conv_step".
 
     Raises:
         InputError: for shapes, dtypes or devices that do not fit, or where gradients are recorded.
