@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from lab.core.heads import ridge_path
-from lab.core.linalg import default_rank_tolerance
-from lab.core.nested import nested_risk
-from lab.core.population import DiagonalPopulation
+from lab.core.heads.decompositions import default_rank_tolerance
+from lab.core.heads.linear_head import ridge_path
+from lab.core.heads.population import DiagonalPopulation
+from lab.core.heads.risk_by_width import nested_risk
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.bench.harness import Candidate, Case, Missing
 from lab.experiments.bench.machine import load_optional

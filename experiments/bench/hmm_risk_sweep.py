@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray
 
+from lab.core.heads.decompositions import default_rank_tolerance
+from lab.core.heads.population import FactorPopulation
+from lab.core.heads.risk_by_width import nested_risk
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm, unit_variance_noise
-from lab.core.linalg import default_rank_tolerance
-from lab.core.nested import nested_risk
-from lab.core.population import FactorPopulation
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.bench.harness import Candidate, Case, Missing
 from lab.experiments.bench.machine import load_optional

@@ -18,8 +18,8 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from lab.core.errors import InputError
-from lab.core.population import DensePopulation, FactorPopulation, Population
-from lab.experiments.hmm_risk.theory import asymptotic_risk, exact_risk, optimal_ridge
+from lab.core.heads.asymptotics import asymptotic_risk, exact_risk, optimal_ridge
+from lab.core.heads.population import DensePopulation, FactorPopulation, Population
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,15 @@ from jaxtyping import Float64
 from numpy import ndarray
 from scipy import linalg
 
-from lab.core.heads import LinearHead, conditional_risk
+from lab.core.heads.asymptotics import asymptotic_risk
+from lab.core.heads.linear_head import LinearHead, conditional_risk
+from lab.core.heads.population import Spectrum
 from lab.core.hmm.discrete import DiscreteHmm
 from lab.core.hmm.random_models import dirichlet_tables, permutation_tables
-from lab.core.population import Spectrum
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.config import DiscreteConfig, Generator, RepresentationName, TaskName
 from lab.experiments.hmm_risk.measure import CellWork, Row, rank_tolerance, ridge_label
-from lab.experiments.hmm_risk.theory import asymptotic_risk
 
 # filtering all sequences of the second moments at once would hold sequences x states x length numbers
 _CHUNK = 10_000

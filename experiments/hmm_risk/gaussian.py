@@ -10,11 +10,11 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from lab.core.errors import ConfigError
+from lab.core.heads.decompositions import default_rank_tolerance
+from lab.core.heads.population import DensePopulation, FactorPopulation, Population
 from lab.core.hmm.kalman import KalmanFilter
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm, observe, unit_variance_noise
 from lab.core.hmm.random_models import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
-from lab.core.linalg import default_rank_tolerance
-from lab.core.population import DensePopulation, FactorPopulation, Population
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.config import LinearGaussianConfig, Start, TaskName, Transition

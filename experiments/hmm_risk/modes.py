@@ -15,8 +15,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from lab.core.errors import ConfigError
+from lab.core.heads.population import DiagonalPopulation, ModePopulation, Population
 from lab.core.hmm.random_models import golden_points
-from lab.core.population import DiagonalPopulation, ModePopulation, Population
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.config import LinearGaussianConfig, TaskName, Transition

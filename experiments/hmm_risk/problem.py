@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from lab.core.population import Population
+from lab.core.heads.population import Population
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.hmm_risk.curves import projected
 

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from scipy import linalg
 
 from lab.core.errors import InputError
+from lab.core.heads.asymptotics import asymptotic_risk
+from lab.core.heads.population import FactorPopulation, ModePopulation
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm, unit_variance_noise
 from lab.core.hmm.random_models import (
     gaussian_loading,
@@ -14,10 +16,8 @@ from lab.core.hmm.random_models import (
     orthogonal_transition,
     symmetric_transition,
 )
-from lab.core.population import FactorPopulation, ModePopulation
 from lab.experiments.hmm_risk.dependent import dependent_risk
 from lab.experiments.hmm_risk.dependent_exact import dependent_risk_given_features
-from lab.experiments.hmm_risk.theory import asymptotic_risk
 from lab.experiments.hmm_risk.token_rows import HmmTokenRows, ModeTokenRows
 
 # An independent implementation's figures, printed to four digits: modes with decay from 0.05 to a, risk per output.

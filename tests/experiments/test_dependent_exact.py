@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from lab.core.errors import InputError
+from lab.core.heads.population import FactorPopulation, ModePopulation
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 from lab.core.hmm.random_models import gaussian_loading, general_transition
-from lab.core.population import FactorPopulation, ModePopulation
 from lab.experiments.hmm_risk.dependent_exact import dependent_risk_given_features
 from lab.experiments.hmm_risk.token_rows import HmmTokenRows, ModeTokenRows
 

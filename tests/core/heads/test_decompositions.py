@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.core.errors import InputError
-from lab.core.linalg import default_rank_tolerance, ridge_weights, right_spectrum, thin_svd
+from lab.core.heads.decompositions import default_rank_tolerance, ridge_weights, right_spectrum, thin_svd
 
 # "long", square and "wide"
 SHAPES = [(30, 7), (12, 12), (7, 30)]

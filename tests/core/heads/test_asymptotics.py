@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from lab.core.errors import InputError
-from lab.core.population import Spectrum
+from lab.core.heads.asymptotics import asymptotic_risk, exact_risk, optimal_ridge
+from lab.core.heads.population import Spectrum
 from lab.experiments.hmm_risk.isotropic import isotropic_optimal_ridge, isotropic_risk
-from lab.experiments.hmm_risk.theory import asymptotic_risk, exact_risk, optimal_ridge
 
 
 @st.composite

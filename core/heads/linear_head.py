@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from lab.core import validation
 from lab.core.errors import InputError
-from lab.core.linalg import ridge_weights, thin_svd
+from lab.core.heads.decompositions import ridge_weights, thin_svd
 
 
 @dataclass(frozen=True, slots=True)

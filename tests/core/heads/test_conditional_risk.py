@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from lab.core.errors import InputError
-from lab.core.heads import ConditionalRisk, LinearHead, conditional_risk, monte_carlo_risk
+from lab.core.heads.linear_head import ConditionalRisk, LinearHead, conditional_risk, monte_carlo_risk
+from lab.core.heads.population import FactorPopulation
 from lab.core.hmm.kalman import KalmanFilter
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 from lab.core.hmm.random_models import gaussian_loading, symmetric_transition
-from lab.core.population import FactorPopulation
 
 RTOL = 1e-12
 

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from lab.core.population import DensePopulation, FactorPopulation, Spectrum
-from lab.experiments.hmm_risk.theory import asymptotic_risk, exact_risk
+from lab.core.heads.asymptotics import asymptotic_risk, exact_risk
+from lab.core.heads.population import DensePopulation, FactorPopulation, Spectrum
 
 
 def simulate(eigenvalues, coefficients, noise_trace, *, num_train, ridge, num_draws, seed):

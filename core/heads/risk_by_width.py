@@ -23,11 +23,11 @@ from scipy.linalg import lapack
 
 from lab.core import validation
 from lab.core.errors import InputError
-from lab.core.heads import conditional_risk
-from lab.core.linalg import default_rank_tolerance
-from lab.core.nested_ridge import ridge_risks
-from lab.core.nested_wide import WideGram
-from lab.core.population import Population
+from lab.core.heads.decompositions import default_rank_tolerance
+from lab.core.heads.linear_head import conditional_risk
+from lab.core.heads.min_norm_above_n import WideGram
+from lab.core.heads.population import Population
+from lab.core.heads.ridge_risk import ridge_risks
 
 # ||X||_F^2 ||X^+||_F^2 bounds the squared condition number from above; the QR route keeps its digits well beyond this
 _LARGEST_QR_CONDITION = 1e20

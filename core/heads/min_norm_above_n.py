@@ -14,7 +14,7 @@ from numpy import ndarray
 from scipy import linalg
 from scipy.linalg import blas, lapack
 
-from lab.core.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation, Population
+from lab.core.heads.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation, Population
 
 # K^-1 is kept at multiples of this width, and what a width has beyond the last of them is added to it apart: a result
 # does not depend on which other widths are asked for, and n x n factorisations are few.

@@ -24,7 +24,7 @@ from numpy import ndarray
 from scipy import optimize
 
 from lab.core.errors import InputError
-from lab.core.population import Spectrum
+from lab.core.heads.population import Spectrum
 
 
 @dataclass(frozen=True, slots=True)

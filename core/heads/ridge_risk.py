@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from lab.core.linalg import RightSpectrum, right_spectrum
-from lab.core.population import DiagonalPopulation, FactorPopulation, ModePopulation, Population
+from lab.core.heads.decompositions import RightSpectrum, right_spectrum
+from lab.core.heads.population import DiagonalPopulation, FactorPopulation, ModePopulation, Population
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.core.errors import InputError
-from lab.core.heads import LinearHead, conditional_risk, monte_carlo_risk, ridge_path
-from lab.core.linalg import default_rank_tolerance
+from lab.core.heads.decompositions import default_rank_tolerance
+from lab.core.heads.linear_head import LinearHead, conditional_risk, monte_carlo_risk, ridge_path
 
 # "long", square and "wide"
 SHAPES = [(30, 7), (12, 12), (7, 30)]

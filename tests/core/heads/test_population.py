@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.core.heads.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 from lab.core.hmm.random_models import gaussian_loading, general_transition
-from lab.core.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation
 
 NUM_FEATURES, STATE_DIM = 9, 4
 

@@ -6,10 +6,10 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from lab.core.errors import InputError
-from lab.core.heads import conditional_risk
-from lab.core.linalg import default_rank_tolerance
-from lab.core.nested import nested_risk
-from lab.core.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation, Population
+from lab.core.heads.decompositions import default_rank_tolerance
+from lab.core.heads.linear_head import conditional_risk
+from lab.core.heads.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation, Population
+from lab.core.heads.risk_by_width import nested_risk
 
 NUM_ROWS, NUM_FEATURES = 40, 150
 WIDTHS = (1, 3, 17, 35, 39, 40, 41, 44, 63, 64, 65, 100, 128, 150)
