@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-from lab.core.data.conversations import ChatConfig
-from lab.core.data.named_digits import NamedDigits, NamedDigitsConfig
-from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig
-from lab.core.data.shards import ConversationFile, ConversationFileConfig
+from lab.core.data.chat_template import ChatConfig
+from lab.core.data.jsonl import ConversationFile, ConversationFileConfig
 from lab.core.data.stream import Source
 from lab.core.data.texts import TextConfig, Texts
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError
+from lab.experiments.distill.tasks.named_digits import NamedDigits, NamedDigitsConfig
+from lab.experiments.distill.tasks.picture_questions import PictureQuestions, PictureQuestionsConfig
 
 
 @dataclass(kw_only=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from lab.core.data.samples import Batch, Sample, collate
+from lab.core.data.batch import Batch, Sample, collate
 from lab.core.errors import CheckpointError, InputError
 from lab.core.runs.random_streams import Seeds
 from lab.core.validation import whole_number

@@ -13,9 +13,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from lab.core.data.conversations import IGNORED
-from lab.core.data.picture_questions import PictureQuestionsConfig, picture_questions_tokenizer
-from lab.core.data.samples import Batch
+from lab.core.data.batch import Batch
+from lab.core.data.chat_template import IGNORED
 from lab.core.data.sources import DataConfig
 from lab.core.hydra_schema import to_typed
 from lab.core.models.config import HovleConfig
@@ -29,6 +28,7 @@ from lab.experiments.distill.config import Recipe
 from lab.experiments.distill.data import Data, PromptConfig
 from lab.experiments.distill.stages import HeadsObjective, autocast_of
 from lab.experiments.distill.student import StudentConfig, build_student, set_trainable, trainable_names
+from lab.experiments.distill.tasks.picture_questions import PictureQuestionsConfig, picture_questions_tokenizer
 from lab.experiments.distill.teacher import new_teacher
 
 # loss, then gradients

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lab.core.data.samples import Batch
+from lab.core.data.batch import Batch
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.decoder import LanguageModel
 

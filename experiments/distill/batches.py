@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lab.core.data.conversations import IGNORED
-from lab.core.data.samples import Batch
+from lab.core.data.batch import Batch
+from lab.core.data.chat_template import IGNORED
 from lab.core.models.config import PixelShuffle
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.hovle import Hovle

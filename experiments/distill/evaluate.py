@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.core.data.samples import Batch, count_right
+from lab.core.data.batch import Batch, count_right
 from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hybrid import layers_of_kind

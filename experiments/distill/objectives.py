@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from lab.core.data.conversations import IGNORED
+from lab.core.data.chat_template import IGNORED
 
 Logits = Callable[[Tensor], Tensor]
 

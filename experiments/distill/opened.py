@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lab.core.data.conversations import encode_conversation
+from lab.core.data.chat_template import encode_conversation
 from lab.core.data.tiling import cut_tiles, load_image, normalize
 from lab.core.data.tokenizers import TURN_END, Tokenizer
 from lab.core.errors import CheckpointError, ConfigError, InputError, RunError

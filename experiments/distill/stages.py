@@ -18,7 +18,7 @@ from typing import Protocol
 
 import torch
 
-from lab.core.data.samples import Batch
+from lab.core.data.batch import Batch
 from lab.core.data.stream import Stream
 from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lab.core.data.samples import Batch
+from lab.core.data.batch import Batch
 from lab.core.data.tokenizers import Tokenizer, WordTokenizer
 from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lab.core.data.conversations import encode_conversation
-from lab.core.data.samples import Sample, collate
+from lab.core.data.batch import Sample, collate
+from lab.core.data.chat_template import encode_conversation
 from lab.core.data.tiling import cut_tiles
 from lab.core.data.tokenizers import TURN_END, load_tokenizer
 from lab.core.mixers.rotary import RotaryConfig

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.core.data.conversations import ChatConfig, encode_conversation
+from lab.core.data.chat_template import ChatConfig, encode_conversation
 from lab.core.data.public_tokenizers import GgufTokenizer
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import (

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.core.data.conversations import IGNORED, Conversation
-from lab.core.data.samples import Answer, Batch, Sample, collate, count_right
+from lab.core.data.batch import Answer, Batch, Sample, collate, count_right
+from lab.core.data.chat_template import IGNORED, Conversation
 from lab.core.data.stream import Stream
 from lab.core.errors import CheckpointError, InputError
 

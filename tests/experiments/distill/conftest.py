@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lab.core.data.picture_questions import picture_questions_tokenizer
 from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
@@ -21,6 +20,7 @@ from lab.core.runs.parquet import read_table
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import DistillConfig, register
 from lab.experiments.distill.run import execute
+from lab.experiments.distill.tasks.picture_questions import picture_questions_tokenizer
 from lab.experiments.distill.teacher import new_teacher, write_teacher
 
 # keys that make a run take seconds; every stage of it is there

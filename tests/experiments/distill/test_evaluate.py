@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lab.core.data.samples import Batch
+from lab.core.data.batch import Batch
 from lab.core.models.decoder import Inputs
 from lab.core.models.hovle import Hovle
 from lab.core.runs.random_streams import Seeds

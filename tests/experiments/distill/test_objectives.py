@@ -9,7 +9,7 @@ from hypothesis import given
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lab.core.data.conversations import IGNORED
+from lab.core.data.chat_template import IGNORED
 from lab.experiments.distill.objectives import Divergence, divergence, kl_divergence, layer_mse
 
 

@@ -5,8 +5,6 @@ import json
 import pytest
 import torch
 
-from lab.core.data.picture_questions import PictureQuestionsConfig
-from lab.core.data.scenes import QUESTIONS
 from lab.core.data.sources import DataConfig
 from lab.core.models.config import HovleConfig
 from lab.core.models.hovle import Hovle
@@ -14,6 +12,8 @@ from lab.core.models.teachers import TeacherConfig, read_architecture
 from lab.experiments.distill.baselines import blank_pictures
 from lab.experiments.distill.data import Data, HeldOut, PromptConfig, tokenizer_of
 from lab.experiments.distill.evaluate import answers_of
+from lab.experiments.distill.tasks.picture_questions import PictureQuestionsConfig
+from lab.experiments.distill.tasks.scenes import QUESTIONS
 from lab.experiments.distill.teacher import folder_of, load_teacher
 
 CPU = torch.device("cpu")

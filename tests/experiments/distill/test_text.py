@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from lab.core.data.picture_questions import picture_questions_tokenizer
 from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig
@@ -16,6 +15,7 @@ from lab.core.runs.record import Run
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
 from lab.experiments.distill.report import summary_table, table_rows, verdict
+from lab.experiments.distill.tasks.picture_questions import picture_questions_tokenizer
 from lab.experiments.distill.work import Bench, work_on_students
 
 CPU = torch.device("cpu")

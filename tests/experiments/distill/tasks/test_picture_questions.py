@@ -8,16 +8,20 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from lab.core.data.conversations import ChatConfig
-from lab.core.data.picture_questions import PictureQuestions, PictureQuestionsConfig, picture_questions_tokenizer
-from lab.core.data.pictures import load_pictures
-from lab.core.data.samples import Sample, collate
-from lab.core.data.scenes import COLOURS, QUESTIONS
+from lab.core.data.batch import Sample, collate
+from lab.core.data.chat_template import ChatConfig
 from lab.core.data.stream import Stream
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import IMAGE_CONTEXT
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import PixelShuffle
+from lab.experiments.distill.tasks.picture_questions import (
+    PictureQuestions,
+    PictureQuestionsConfig,
+    picture_questions_tokenizer,
+)
+from lab.experiments.distill.tasks.pictures import load_pictures
+from lab.experiments.distill.tasks.scenes import COLOURS, QUESTIONS
 
 SYSTEM = "Answer briefly."
 TOKENIZER = picture_questions_tokenizer(SYSTEM)

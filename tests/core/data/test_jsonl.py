@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.core.data.conversations import ChatConfig
-from lab.core.data.shards import ConversationFile, ConversationFileConfig
+from lab.core.data.chat_template import ChatConfig
+from lab.core.data.jsonl import ConversationFile, ConversationFileConfig
 from lab.core.data.stream import Stream
 from lab.core.data.tiling import TilingConfig, cut_tiles
 from lab.core.data.tokenizers import IMAGE_CONTEXT, WordTokenizer

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from lab.core.data.pictures import DIGITS, GARMENTS
+from lab.experiments.distill.tasks.pictures import DIGITS, GARMENTS
 
 Item = TypeVar("Item")
 

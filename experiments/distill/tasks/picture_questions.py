@@ -13,14 +13,23 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from lab.core.data.conversations import IMAGE_MARK, ChatConfig, encode_conversation
-from lab.core.data.pictures import load_pictures
-from lab.core.data.samples import Sample
-from lab.core.data.scenes import COLOURS, QUESTIONS, WORDS, Draws, Scene, chance_by_kind, draw_lesson, draw_scene
+from lab.core.data.batch import Sample
+from lab.core.data.chat_template import IMAGE_MARK, ChatConfig, encode_conversation
 from lab.core.data.tiling import TilingConfig, cut_tiles
 from lab.core.data.tokenizers import Tokenizer, WordTokenizer, split_words
 from lab.core.errors import ConfigError, InputError
 from lab.core.runs.random_streams import Seeds
+from lab.experiments.distill.tasks.pictures import load_pictures
+from lab.experiments.distill.tasks.scenes import (
+    COLOURS,
+    QUESTIONS,
+    WORDS,
+    Draws,
+    Scene,
+    chance_by_kind,
+    draw_lesson,
+    draw_scene,
+)
 
 # Letters: S, Q sides of a picture in pixels.
 

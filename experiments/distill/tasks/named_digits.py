@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from lab.core.data.conversations import IGNORED, Conversation
-from lab.core.data.pictures import DIGITS, load_pictures
-from lab.core.data.samples import Sample
+from lab.core.data.batch import Sample
+from lab.core.data.chat_template import IGNORED, Conversation
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import IMAGE_CONTEXT, Tokenizer, WordTokenizer
 from lab.core.errors import ConfigError, InputError
 from lab.core.runs.random_streams import Seeds
+from lab.experiments.distill.tasks.pictures import DIGITS, load_pictures
 
 # Letters: S side of a picture in pixels.
 

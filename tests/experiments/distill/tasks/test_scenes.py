@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.core.data.pictures import DIGITS
-from lab.core.data.scenes import (
+from lab.core.data.tokenizers import split_words
+from lab.experiments.distill.tasks.pictures import DIGITS
+from lab.experiments.distill.tasks.scenes import (
     COLOURS,
     QUESTIONS,
     WORDS,
@@ -19,7 +20,6 @@ from lab.core.data.scenes import (
     draw_lesson,
     draw_scene,
 )
-from lab.core.data.tokenizers import split_words
 
 
 def scene(seed: int, *, max_pictures: int = 5, pair_share: float = 0.2, num_questions: int = 4) -> Scene:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.core.data.conversations import IGNORED, ChatConfig, Conversation, encode_conversation
+from lab.core.data.chat_template import IGNORED, ChatConfig, Conversation, encode_conversation
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import IMAGE_CONTEXT, WordTokenizer
 from lab.core.errors import ConfigError, InputError

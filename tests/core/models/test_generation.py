@@ -12,7 +12,12 @@ from torch import Tensor
 from lab.core.data.public_tokenizers import JsonTokenizer
 from lab.core.data.tokenizers import SPECIAL_TOKENS, WordTokenizer
 from lab.core.errors import ConfigError, InputError
-from lab.core.generation import (
+from lab.core.mixers.mamba2 import Mamba2Options
+from lab.core.mixers.rotary import RotaryConfig, RotaryKind
+from lab.core.mixers.softmax import SoftmaxAttention
+from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
+from lab.core.models.decoder import Inputs, LanguageModel
+from lab.core.models.generation import (
     SamplingConfig,
     TextStream,
     allocate,
@@ -21,11 +26,6 @@ from lab.core.generation import (
     longest_answer,
     next_token_law,
 )
-from lab.core.mixers.mamba2 import Mamba2Options
-from lab.core.mixers.rotary import RotaryConfig, RotaryKind
-from lab.core.mixers.softmax import SoftmaxAttention
-from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
-from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.hybrid import mamba2_like
 from lab.core.models.teachers import build
 

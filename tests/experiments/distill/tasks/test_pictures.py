@@ -12,9 +12,9 @@ import pytest
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from lab.core.data.build_pictures import NUM_GARMENTS, NUM_TEST_DIGITS, build_archive
-from lab.core.data.pictures import DIGITS, GARMENTS, SPLITS, load_pictures, read_idx_folder
 from lab.core.errors import InputError
+from lab.experiments.distill.tasks.build_pictures import NUM_GARMENTS, NUM_TEST_DIGITS, build_archive
+from lab.experiments.distill.tasks.pictures import DIGITS, GARMENTS, SPLITS, load_pictures, read_idx_folder
 
 FILES = {
     ("train", 3): "train-images-idx3-ubyte",

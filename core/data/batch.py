@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from lab.core.data.conversations import IGNORED, Conversation
+from lab.core.data.chat_template import IGNORED, Conversation
 from lab.core.data.tiling import normalize
 
 # Letters: N tiles, S side of a tile in pixels, B samples, T tokens of the language model, E tokens of the embedding.

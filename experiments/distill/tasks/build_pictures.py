@@ -2,8 +2,8 @@
 
     apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb fashion
     pip download --no-deps scikit-learn && unzip scikit_learn-*.whl 'sklearn/datasets/data/digits.csv.gz'
-    python -m lab.core.data.build_pictures fashion/usr/share/datasets/fashion-mnist \
-        sklearn/datasets/data/digits.csv.gz core/data/garments_and_digits.npz
+    python -m lab.experiments.distill.tasks.build_pictures fashion/usr/share/datasets/fashion-mnist \
+        sklearn/datasets/data/digits.csv.gz experiments/distill/tasks/garments_and_digits.npz
 
 The same input gives the same file to the last bit, as long as zlib compresses alike.
 """
@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from lab.core.data.pictures import DIGITS, GARMENTS, SPLITS, read_idx_folder, select
 from lab.core.errors import InputError
 from lab.core.runs.atomic_files import write_atomically
+from lab.experiments.distill.tasks.pictures import DIGITS, GARMENTS, SPLITS, read_idx_folder, select
 
 # Letters: N pictures, S side in pixels.
 

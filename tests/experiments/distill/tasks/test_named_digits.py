@@ -5,7 +5,11 @@ import pytest
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from lab.core.data.named_digits import (
+from lab.core.data.batch import Sample
+from lab.core.data.tiling import TilingConfig
+from lab.core.data.tokenizers import IMAGE_CONTEXT
+from lab.core.errors import ConfigError, InputError
+from lab.experiments.distill.tasks.named_digits import (
     ANSWERS,
     NAMES,
     NamedDigits,
@@ -13,11 +17,7 @@ from lab.core.data.named_digits import (
     named_digits_chance,
     named_digits_tokenizer,
 )
-from lab.core.data.pictures import DIGITS, load_pictures
-from lab.core.data.samples import Sample
-from lab.core.data.tiling import TilingConfig
-from lab.core.data.tokenizers import IMAGE_CONTEXT
-from lab.core.errors import ConfigError, InputError
+from lab.experiments.distill.tasks.pictures import DIGITS, load_pictures
 
 TOKENIZER = named_digits_tokenizer()
 TILING = TilingConfig(image_size=8, patch_size=4, downsample_ratio=1.0)
