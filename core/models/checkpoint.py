@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lab.core.errors import CheckpointError
-from lab.core.models.config_json import load_json
-from lab.core.models.keys import KeyMap
+from lab.core.models.hf_config import load_json
+from lab.core.models.tensor_names import KeyMap
 from lab.core.runs.atomic_files import as_run_error
 
 ONE_FILE = "model.safetensors"

@@ -16,8 +16,8 @@ from lab.core.errors import InputError
 from lab.core.mixers.base import Mixer, MixerState
 from lab.core.mixers.rotary import Rotary
 from lab.core.mixers.softmax import SoftmaxAttention
-from lab.core.models.cache import DecodingState
 from lab.core.models.config import DecoderConfig
+from lab.core.models.decoding_state import DecodingState
 
 
 class RmsNorm(nn.Module):

@@ -13,8 +13,8 @@ from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError, InputError
 from lab.core.mixers.mamba2 import Mamba2
 from lab.core.mixers.softmax import SoftmaxAttention
-from lab.core.models.cache import DecodingState
 from lab.core.models.decoder import Inputs, LanguageModel
+from lab.core.models.decoding_state import DecodingState
 from lab.core.models.hovle import Hovle
 
 # what a decoder of bytes writes for a letter that is not complete

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lab.core.errors import BackendError, CheckpointError
-from lab.core.models.config_json import Json
+from lab.core.models.hf_config import Json
 
 
 def read_gguf(path: Path) -> tuple[Json, Mapping[str, Tensor]]:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lab.core.errors import InputError
-from lab.core.models.cache import DecodingState
 from lab.core.models.config import HovleConfig, PixelShuffle, VisionConfig
 from lab.core.models.decoder import (
     Decoder,
@@ -25,6 +24,7 @@ from lab.core.models.decoder import (
     numbered,
     refuse_unknown_tokens,
 )
+from lab.core.models.decoding_state import DecodingState
 
 
 class PatchEmbedding(nn.Module):

@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lab.core.errors import InputError
-from lab.core.models.cache import DecodingState
 from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import Decoder, Inputs, LanguageModel, MixerLayer, numbered, refuse_unknown_tokens
+from lab.core.models.decoding_state import DecodingState
 
 
 class Llama(LanguageModel):

@@ -19,7 +19,7 @@ from lab.core.data.sources import DataConfig
 from lab.core.hydra_schema import to_typed
 from lab.core.models.config import HovleConfig
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.teachers import build_random
+from lab.core.models.families import build_random
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.bench.distill_recipe import RecipeStep, Scan, in_chunks
 from lab.experiments.bench.ssd_problem import largest_difference

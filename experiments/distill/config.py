@@ -10,8 +10,8 @@ from omegaconf import MISSING
 from lab.core.data.sources import DataConfig
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import register_schema
-from lab.core.models import teachers
-from lab.core.models.teachers import TeacherConfig
+from lab.core.models import families
+from lab.core.models.families import TeacherConfig
 from lab.core.train.loop import TrainConfig
 from lab.experiments.distill import student
 from lab.experiments.distill.batches import Counted
@@ -179,7 +179,7 @@ _VARIED = ("stages", "student", "stage_1", "stage_2", "stage_3")
 
 def register() -> None:
     """Store the schemas, so that Hydra refuses a misspelt key with its full path."""
-    teachers.register()
+    families.register()
     register_schema("distill_schema", DistillConfig)
     student.register()
 

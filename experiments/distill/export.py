@@ -11,7 +11,7 @@ from lab.core.data.public_tokenizers import GgufTokenizer
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import CheckpointError
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.released import BLOCK_TYPES, write_student
+from lab.core.models.student_format import BLOCK_TYPES, write_student
 from lab.core.runs.atomic_files import refuse_unwritable
 from lab.experiments.distill.data import tokenizer_of
 from lab.experiments.distill.finished import Choice, RecordedRun, choose_node, find_recorded, load_finished

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from lab.core.errors import ConfigError
-from lab.core.models.cache import DecodingState
 from lab.core.models.decoder import LanguageModel
+from lab.core.models.decoding_state import DecodingState
+from lab.core.models.families import Precision
 from lab.core.models.generation import SamplingConfig, TextStream, allocate, generate, longest_answer
-from lab.core.models.teachers import Precision
 from lab.core.runs.atomic_files import refuse_unwritable, write_atomically
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.data import PromptConfig

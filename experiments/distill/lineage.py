@@ -10,7 +10,7 @@ from lab.core.errors import CheckpointError, RunError
 from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hybrid import layers_of_kind
-from lab.core.models.released import is_checkpoint, is_student, load_student
+from lab.core.models.student_format import is_checkpoint, is_student, load_student
 from lab.core.runs.find import find_run, outputs_root, run_directories
 from lab.core.runs.random_streams import Seeds
 from lab.core.train.state import checkpoints, load_tensors, read_meta

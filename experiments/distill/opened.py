@@ -16,12 +16,12 @@ from lab.core.data.tokenizers import TURN_END, Tokenizer
 from lab.core.errors import CheckpointError, ConfigError, InputError, RunError
 from lab.core.models.checkpoint import CONFIG
 from lab.core.models.config import HovleConfig, PixelShuffle
-from lab.core.models.config_json import Json, load_json
 from lab.core.models.decoder import Inputs, LanguageModel
+from lab.core.models.families import Precision, TeacherConfig, load
+from lab.core.models.hf_config import Json, load_json
 from lab.core.models.hovle import Hovle
 from lab.core.models.llama import Llama
-from lab.core.models.released import is_checkpoint, is_student, load_student
-from lab.core.models.teachers import Precision, TeacherConfig, load
+from lab.core.models.student_format import is_checkpoint, is_student, load_student
 from lab.experiments.distill.data import PromptConfig, formats, tokenizer_of
 from lab.experiments.distill.finished import Choice, choose_node, find_recorded, load_finished
 from lab.experiments.distill.teacher import SHIPPED, folder_of

@@ -11,11 +11,11 @@ from lab.core.data.tokenizers import IMAGE_CONTEXT, WordTokenizer
 from lab.core.errors import ConfigError
 from lab.core.models.checkpoint import write_checkpoint
 from lab.core.models.config import HovleConfig
-from lab.core.models.config_json import hovle_json
 from lab.core.models.decoder import LanguageModel
+from lab.core.models.families import TeacherConfig, build_random, from_config, key_map
+from lab.core.models.hf_config import hovle_json
 from lab.core.models.hovle import Hovle
-from lab.core.models.released import is_checkpoint, is_student
-from lab.core.models.teachers import TeacherConfig, build_random, from_config, key_map
+from lab.core.models.student_format import is_checkpoint, is_student
 from lab.core.runs.random_streams import Seeds
 
 # teacher.path=shipped: the trained copy that comes with the project

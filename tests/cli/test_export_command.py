@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from lab.core.hydra_schema import to_typed
-from lab.core.models.released import is_student, load_student
+from lab.core.models.student_format import is_student, load_student
 from lab.core.runs.record import Run
 from lab.core.train.state import checkpoint_path, checkpoints
 from lab.experiments.distill.config import DistillConfig, register

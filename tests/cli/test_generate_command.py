@@ -18,11 +18,11 @@ from lab.core.data.tokenizers import TURN_END, load_tokenizer
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.checkpoint import write_checkpoint
 from lab.core.models.config import DecoderConfig
-from lab.core.models.config_json import llama_json
+from lab.core.models.families import build_random, key_map
+from lab.core.models.hf_config import llama_json
 from lab.core.models.hovle import Hovle
 from lab.core.models.llama import Llama
-from lab.core.models.released import load_student
-from lab.core.models.teachers import build_random, key_map
+from lab.core.models.student_format import load_student
 from lab.experiments.distill.batches import hidden_states
 from lab.experiments.distill.data import PromptConfig, formats
 

@@ -13,7 +13,7 @@ from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.teachers import TeacherConfig, load, register
+from lab.core.models.families import TeacherConfig, load, register
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from torch import Tensor
 from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.checkpoint import CONFIG, INDEX, ONE_FILE, StoredTensors, write_checkpoint
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.teachers import key_map, load
+from lab.core.models.families import key_map, load
 
 CPU = torch.device("cpu")
 WQKV = "language_model.model.layers.1.attention.wqkv.weight"

@@ -9,7 +9,7 @@ from lab.core.errors import ConfigError
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import DecoderStack, RmsNorm, SwiGlu, draw_weights
-from lab.core.models.teachers import build_random
+from lab.core.models.families import build_random
 
 CPU = torch.device("cpu")
 

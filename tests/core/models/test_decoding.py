@@ -10,7 +10,7 @@ from lab.core.errors import InputError
 from lab.core.mixers.rotary import RotaryConfig, RotaryKind
 from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.teachers import build, build_random
+from lab.core.models.families import build, build_random
 
 ROTARY = {
     "plain": RotaryConfig(theta=10000.0, max_length=64),

@@ -17,6 +17,7 @@ from lab.core.mixers.rotary import RotaryConfig, RotaryKind
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
 from lab.core.models.decoder import Inputs, LanguageModel
+from lab.core.models.families import build
 from lab.core.models.generation import (
     SamplingConfig,
     TextStream,
@@ -27,7 +28,6 @@ from lab.core.models.generation import (
     next_token_law,
 )
 from lab.core.models.hybrid import mamba2_like
-from lab.core.models.teachers import build
 
 NUM_IDS, IMAGE, NATIVE = 40, 49, 64
 PLAIN = RotaryConfig(theta=10000.0, max_length=NATIVE)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lab.core.models.decoder import Inputs, LanguageModel
+from lab.core.models.families import load
 from lab.core.models.hovle import Hovle
-from lab.core.models.teachers import load
 
 TOLERANCE = 1e-12  # of the largest entry
 

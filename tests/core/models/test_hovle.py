@@ -12,8 +12,8 @@ from torch import Tensor
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import HovleConfig, PixelShuffle, VisionConfig
 from lab.core.models.decoder import Inputs
+from lab.core.models.families import build, build_random, key_map
 from lab.core.models.hovle import Hovle, shuffle_pixels
-from lab.core.models.teachers import build, build_random, key_map
 
 IMAGE = 49
 

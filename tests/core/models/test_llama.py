@@ -14,7 +14,7 @@ from lab.core.errors import CheckpointError, InputError
 from lab.core.models.checkpoint import ONE_FILE, write_checkpoint
 from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import Inputs
-from lab.core.models.teachers import build_random, key_map, load
+from lab.core.models.families import build_random, key_map, load
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4

@@ -18,7 +18,7 @@ from torch import Tensor
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import Inputs
-from lab.core.models.teachers import build_random
+from lab.core.models.families import build_random
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.objectives import layer_mse
 from lab.experiments.distill.signals import captured, layer_local_backward

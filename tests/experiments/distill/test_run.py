@@ -14,7 +14,7 @@ import torch
 
 from lab.core.errors import CheckpointError, LabError, RunError
 from lab.core.hydra_schema import to_typed
-from lab.core.models.teachers import load
+from lab.core.models.families import load
 from lab.core.runs.record import Run
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import DistillConfig

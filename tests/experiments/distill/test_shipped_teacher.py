@@ -7,8 +7,8 @@ import torch
 
 from lab.core.data.sources import DataConfig
 from lab.core.models.config import HovleConfig
+from lab.core.models.families import TeacherConfig, read_architecture
 from lab.core.models.hovle import Hovle
-from lab.core.models.teachers import TeacherConfig, read_architecture
 from lab.experiments.distill.baselines import blank_pictures
 from lab.experiments.distill.data import Data, HeldOut, PromptConfig, tokenizer_of
 from lab.experiments.distill.evaluate import answers_of

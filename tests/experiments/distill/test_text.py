@@ -10,7 +10,7 @@ import torch
 from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig
-from lab.core.models.teachers import build_random
+from lab.core.models.families import build_random
 from lab.core.runs.record import Run
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data

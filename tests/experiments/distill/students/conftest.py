@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.teachers import load
+from lab.core.models.families import load
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.student import StudentConfig, build_student, own_tensors
 

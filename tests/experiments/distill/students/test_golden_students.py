@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.released import load_student, write_student
+from lab.core.models.student_format import load_student, write_student
 from lab.experiments.distill.student import keep_softmax
 
 TOLERANCE = 1e-12  # of the largest entry; 8e-15 was measured

@@ -15,9 +15,9 @@ from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import Inputs, LanguageModel
+from lab.core.models.families import TeacherConfig, build, build_random
+from lab.core.models.families import register as register_teacher
 from lab.core.models.hybrid import layers_of_kind
-from lab.core.models.teachers import TeacherConfig, build, build_random
-from lab.core.models.teachers import register as register_teacher
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.placement import HybridConfig, Placement, softmax_layers
 from lab.experiments.distill.seeding import Initialisation

@@ -17,12 +17,12 @@ from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.checkpoint import CONFIG, INDEX, ONE_FILE, write_checkpoint
 from lab.core.models.config import DecoderConfig, HovleConfig
-from lab.core.models.config_json import llama_json
 from lab.core.models.decoder import Inputs, LanguageModel
+from lab.core.models.families import build, key_map, load
+from lab.core.models.hf_config import llama_json
 from lab.core.models.hybrid import mamba2_like
 from lab.core.models.llama import Llama
-from lab.core.models.released import BLOCK_TYPE, is_student, load_student, write_student
-from lab.core.models.teachers import build, key_map, load
+from lab.core.models.student_format import BLOCK_TYPE, is_student, load_student, write_student
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-12

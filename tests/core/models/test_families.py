@@ -11,7 +11,7 @@ from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryKind
 from lab.core.models.config import HovleConfig
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.teachers import Precision, TeacherConfig, from_config, load, read_architecture, register
+from lab.core.models.families import Precision, TeacherConfig, from_config, load, read_architecture, register
 
 CPU = torch.device("cpu")
 

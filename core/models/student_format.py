@@ -22,12 +22,12 @@ from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.checkpoint import CONFIG, MAX_SHARD_BYTES, StoredTensors, load_weights, write_checkpoint
 from lab.core.models.config import ModelConfig
-from lab.core.models.config_json import Json, hovle_json, llama_json, load_json, read_hovle, read_llama
 from lab.core.models.decoder import LanguageModel
+from lab.core.models.families import build, key_map, read_architecture
+from lab.core.models.hf_config import Json, hovle_json, llama_json, load_json, read_hovle, read_llama
 from lab.core.models.hovle import Hovle
 from lab.core.models.hybrid import choose_backends, layers_of_kind, mamba2_like
 from lab.core.models.llama import Llama
-from lab.core.models.teachers import build, key_map, read_architecture
 
 BLOCK_TYPE = "layers_block_type"
 # what the release calls our mixers

@@ -10,7 +10,7 @@ import pytest
 from lab.core.errors import ConfigError
 from lab.core.mixers.rotary import RotaryConfig, RotaryKind
 from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle
-from lab.core.models.config_json import hovle_json, read_hovle, read_llama
+from lab.core.models.hf_config import hovle_json, read_hovle, read_llama
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",

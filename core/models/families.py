@@ -13,12 +13,12 @@ from lab.core.errors import ConfigError
 from lab.core.hydra_schema import register_schema
 from lab.core.models.checkpoint import CONFIG, StoredTensors, load_weights
 from lab.core.models.config import HovleConfig, ModelConfig
-from lab.core.models.config_json import Json, load_json, read_hovle, read_llama
 from lab.core.models.decoder import LanguageModel, draw_weights
 from lab.core.models.gguf import read_gguf
+from lab.core.models.hf_config import Json, load_json, read_hovle, read_llama
 from lab.core.models.hovle import Hovle
-from lab.core.models.keys import KeyMap, hovle_keys, llama_keys
 from lab.core.models.llama import Llama
+from lab.core.models.tensor_names import KeyMap, hovle_keys, llama_keys
 
 
 class Family(NamedTuple):
