@@ -23,10 +23,10 @@ from lab.core.models.families import build_random
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.bench.distill_recipe import RecipeStep, Scan, in_chunks
 from lab.experiments.bench.ssd_problem import largest_difference
-from lab.experiments.distill.batches import hidden_states
 from lab.experiments.distill.config import Recipe
 from lab.experiments.distill.data import Data, PromptConfig
-from lab.experiments.distill.stages import HeadsObjective, autocast_of
+from lab.experiments.distill.loss_mask import hidden_states
+from lab.experiments.distill.objectives import HeadsObjective, autocast_of
 from lab.experiments.distill.student import StudentConfig, build_student, set_trainable, trainable_names
 from lab.experiments.distill.tasks.picture_questions import PictureQuestionsConfig, picture_questions_tokenizer
 from lab.experiments.distill.teacher import new_teacher

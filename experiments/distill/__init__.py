@@ -65,7 +65,7 @@ SPEC = Experiment(
     command="distill",
     config="distill",
     register="lab.experiments.distill.config:register",
-    check="lab.experiments.distill.run:check",
-    job="lab.experiments.distill.run:run",
+    check="lab.experiments.distill.job:check",
+    job="lab.experiments.distill.job:run",
     help=_HELP,
 )

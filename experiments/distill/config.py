@@ -14,8 +14,8 @@ from lab.core.models import families
 from lab.core.models.families import TeacherConfig
 from lab.core.train.loop import TrainConfig
 from lab.experiments.distill import student
-from lab.experiments.distill.batches import Counted
 from lab.experiments.distill.data import PromptConfig
+from lab.experiments.distill.loss_mask import Counted
 from lab.experiments.distill.student import StudentConfig
 
 TEACHER, ALL = "teacher", "all"

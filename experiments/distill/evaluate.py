@@ -19,10 +19,10 @@ from lab.core.data.batch import Batch, count_right
 from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hybrid import layers_of_kind
-from lab.experiments.distill.batches import Counted, counted, hidden_states
-from lab.experiments.distill.objectives import kl_divergence
+from lab.experiments.distill.loss_mask import Counted, counted, hidden_states
+from lab.experiments.distill.losses import kl_divergence
+from lab.experiments.distill.objectives import Autocast
 from lab.experiments.distill.signals import captured
-from lab.experiments.distill.stages import Autocast
 
 Row = dict[str, Any]
 

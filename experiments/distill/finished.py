@@ -14,7 +14,7 @@ from lab.core.train.state import checkpoints, load_tensors, read_meta
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.lineage import seeded_student
 from lab.experiments.distill.placement import softmax_layers
-from lab.experiments.distill.plan import Node, students
+from lab.experiments.distill.stage_graph import Node, students
 from lab.experiments.distill.student import keep_softmax, own_tensors
 from lab.experiments.distill.teacher import digest, load_teacher
 

@@ -16,7 +16,7 @@ from lab.core.runs.random_streams import Seeds
 from lab.core.train.state import checkpoints, load_tensors, read_meta
 from lab.experiments.distill.config import ALL, DistillConfig
 from lab.experiments.distill.placement import softmax_layers
-from lab.experiments.distill.plan import Node
+from lab.experiments.distill.stage_graph import Node
 from lab.experiments.distill.student import build_student, own_tensors
 
 # of the recorded configuration: what a student that goes on must have in common with what it goes on from

@@ -1,132 +1,164 @@
-"""What a student is trained on: its heads against the teacher's, layer by layer, or its next-token law.
+"""The stages of a distillation: what each trains, on which loss, and from where (mmMamba, section 4).
 
-Every reduction is spelt out, since published losses differ by factors of thousands: mmMamba sums the divergence over
-the positions of a sequence, so that 2 nats a token over 4,000 tokens read as 8,000.
+1   what is new in every mixer, on the teacher's heads
+2   the projections of queries, keys and values too, on the same target
+3   the whole student from tokens to logits, on the teacher's next-token law; chosen layers are softmax again
+
+In stages 1 and 2 every layer reads what the teacher's layer reads. A loss is computed and its gradient taken in one
+call, so that a stage may free memory as it goes.
 """
 
-# Letters: B batch, T tokens, H heads, P head_dim, n counted positions, D model width, V vocabulary.
+# Letters: B batch, T tokens, D model width.
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from lab.core.data.chat_template import IGNORED
+from lab.core.data.batch import Batch
+from lab.core.data.stream import Stream
+from lab.core.mixers.mamba2 import Mamba2
+from lab.core.models.decoder import LanguageModel
+from lab.core.models.hybrid import layers_of_kind
+from lab.experiments.distill.config import Recipe, Reduction
+from lab.experiments.distill.loss_mask import (
+    Counted,
+    counted,
+    counted_in_layer,
+    hidden_states,
+    next_tokens,
+)
+from lab.experiments.distill.losses import divergence
+from lab.experiments.distill.signals import layer_local_backward
 
-Logits = Callable[[Tensor], Tensor]
-
-
-def layer_mse(
-    student: Float[Tensor, "B H T P"], teacher: Float[Tensor, "B H T P"], *, is_counted: Bool[Tensor, "B T"] | None
-) -> Float[Tensor, ""]:
-    """The mean over counted positions, heads and channels of (student - teacher)^2, in float32 or better.
-
-    Args:
-        student: heads before the output projection.
-        teacher: what they should be.
-        is_counted: the positions that count; None for all.
-    """
-    wide = torch.promote_types(student.dtype, torch.float32)
-    squared = (student.to(wide) - teacher.to(wide)).square()
-    if is_counted is None:
-        return squared.mean()
-    by_position = squared.mean(dim=(1, 3))
-    return (by_position * is_counted).sum() / is_counted.sum()
+Autocast = Callable[[], AbstractContextManager[None]]
 
 
-def kl_divergence(
-    student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"], *, temperature: float = 1.0
-) -> Float[Tensor, " n"]:
-    """τ^2 KL(softmax(teacher / τ) || softmax(student / τ)) in nats at each position, summed over the vocabulary.
+class Objective(Protocol):
+    """A loss whose gradient is taken where it is computed."""
 
-    The factor τ^2 keeps the size of the gradient (Hinton, Vinyals and Dean, arXiv 1503.02531). In float32 or better.
-    """
-    wide = torch.promote_types(student.dtype, torch.float32)
-    log_student = functional.log_softmax(student.to(wide) / temperature, dim=-1)
-    log_teacher = functional.log_softmax(teacher.to(wide) / temperature, dim=-1)
-    return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1)
+    def __call__(self, batch: Batch, *, scale: float) -> dict[str, float]:
+        """Add `scale` times the gradient of the loss to the trained tensors; none if `scale` is 0.
+
+        Returns:
+            `loss`, and what it is made of.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Divergence:
-    """Sums over positions, to be divided by what the reduction says.
+class HeadsObjective:
+    """Stages 1 and 2: factor times the mean over layers of the mean squared error of the heads."""
 
-    Attributes:
-        kl: the divergence, over counted positions.
-        cross_entropy: -log of the student's probability of the label, over positions that have one.
-        num_counted: counted positions.
-        num_labels: positions with a label.
-    """
+    teacher: LanguageModel
+    student: LanguageModel
+    recipe: Recipe
+    autocast: Autocast
 
-    kl: Float[Tensor, ""]
-    cross_entropy: Float[Tensor, ""]
-    num_counted: int
-    num_labels: int
-
-    @property
-    def kl_per_token(self) -> Float[Tensor, ""]:
-        """The mean over counted positions."""
-        return self.kl / max(self.num_counted, 1)
-
-    @property
-    def cross_entropy_per_label(self) -> Float[Tensor, ""]:
-        """The mean over positions with a label."""
-        return self.cross_entropy / max(self.num_labels, 1)
+    def __call__(self, batch: Batch, *, scale: float) -> dict[str, float]:
+        """See `Objective`; every layer's graph is gone before the next begins."""
+        mixers = {layer.index: layer.layer.mixer for layer in layers_of_kind(self.student, Mamba2.kind)}
+        factor = self.recipe.factor / len(mixers)
+        errors = layer_local_backward(
+            partial(hidden_states, self.teacher, batch),
+            self.teacher,
+            mixers,
+            scale=scale * factor,
+            is_counted=partial(counted_in_layer, batch, self.recipe.counted),
+            autocast=self.autocast,
+        )
+        return {"loss": factor * sum(errors.values())}
 
 
-def divergence(
-    student_hidden: Float[Tensor, "B T D"],
-    teacher_hidden: Float[Tensor, "B T D"],
-    *,
-    student_logits: Logits,
-    teacher_logits: Logits,
-    is_counted: Bool[Tensor, "B T"],
-    targets: Int[Tensor, "B T"],
-    temperature: float,
-    chunk_size: int,
-) -> Divergence:
-    """Divergence and cross-entropy of two next-token laws, computed for `chunk_size` positions at a time.
+@dataclass(frozen=True, slots=True)
+class LogitsObjective:
+    """Stage 3: the divergence from the teacher's next-token law, and a share of the labels' cross-entropy."""
 
-    The backward pass computes a chunk's logits again instead of keeping them: two logarithms of T x V probabilities
-    would take 6 GB at 8,192 tokens and InternLM2's vocabulary.
+    teacher: LanguageModel
+    student: LanguageModel
+    recipe: Recipe
+    autocast: Autocast
 
-    Args:
-        student_hidden: what the student's `logits` reads.
-        teacher_hidden: what the teacher's `logits` reads; it gets no gradient.
-        student_logits: scores of some positions.
-        teacher_logits: scores of some positions.
-        is_counted: the positions whose divergence counts.
-        targets: the label of each position's next token, or IGNORED.
-        temperature: τ of the divergence.
-        chunk_size: positions whose logits exist at one time.
-    """
-    is_wanted = is_counted | (targets != IGNORED)
-    # hidden states of the wanted positions alone: logits of the others are never computed
-    wanted = (x[is_wanted] for x in (student_hidden, teacher_hidden, is_counted, targets))
-    parts = zip(*(torch.split(x, chunk_size) for x in wanted), strict=True)
-
-    def sums(student: Tensor, teacher: Tensor, counted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        scores = student_logits(student)
+    def __call__(self, batch: Batch, *, scale: float) -> dict[str, float]:
+        """See `Objective`; `kl_per_token` is the mean over counted tokens, whatever the loss is divided by."""
+        recipe = self.recipe
         with torch.no_grad():
-            teacher_scores = teacher_logits(teacher)
-        kl = (kl_divergence(scores, teacher_scores, temperature=temperature) * counted).sum()
-        return kl, cross_entropy_sum(scores, labels)
+            theirs = hidden_states(self.teacher, batch)
+        with torch.set_grad_enabled(scale != 0):
+            with self.autocast():
+                ours = hidden_states(self.student, batch)
+            parts = divergence(
+                ours,
+                theirs,
+                student_logits=self.student.logits,
+                teacher_logits=self.teacher.logits,
+                is_counted=counted(batch, recipe.counted),
+                targets=next_tokens(batch),
+                temperature=recipe.temperature,
+                chunk_size=recipe.chunk_size,
+            )
+            is_by_token = recipe.reduction is Reduction.token
+            loss = parts.kl_per_token if is_by_token else parts.kl / len(batch.llm_ids)
+            if recipe.cross_entropy:
+                loss = loss + recipe.cross_entropy * parts.cross_entropy_per_label
+            if scale != 0:
+                torch.autograd.backward(scale * loss)
+        return {"loss": float(loss.detach()), "kl_per_token": float(parts.kl_per_token.detach())}
 
-    wide = torch.promote_types(student_hidden.dtype, torch.float32)
-    kl_total = torch.zeros((), dtype=wide, device=student_hidden.device)
-    cross_entropy_total = torch.zeros_like(kl_total)
-    for part in parts:
-        kl, cross_entropy = checkpoint(sums, *part, use_reentrant=False, preserve_rng_state=False)
-        kl_total = kl_total + kl
-        cross_entropy_total = cross_entropy_total + cross_entropy
-    return Divergence(kl_total, cross_entropy_total, int(is_counted.sum()), int((targets != IGNORED).sum()))
+
+@dataclass(frozen=True, slots=True)
+class AnswersObjective:
+    """A new teacher: the mean cross-entropy of the answers' tokens."""
+
+    model: LanguageModel
+    autocast: Autocast
+
+    def __call__(self, batch: Batch, *, scale: float) -> dict[str, float]:
+        """See `Objective`; logits of other positions are not computed."""
+        targets = next_tokens(batch)
+        is_answer = counted(batch, Counted.answers)
+        with torch.set_grad_enabled(scale != 0):
+            with self.autocast():
+                scores = self.model.logits(hidden_states(self.model, batch)[is_answer])
+            wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            loss = torch.nn.functional.cross_entropy(wide, targets[is_answer])
+            if scale != 0:
+                torch.autograd.backward(scale * loss)
+        return {"loss": float(loss.detach())}
 
 
-def cross_entropy_sum(scores: Float[Tensor, "n V"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-    """-log of the probability of each label, summed over those that are not IGNORED, in float32 or better."""
-    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return functional.cross_entropy(wide, labels, ignore_index=IGNORED, reduction="sum")
+def objective_of(
+    stage: int, *, teacher: LanguageModel, student: LanguageModel, recipe: Recipe, autocast: Autocast
+) -> Objective:
+    """The loss of stage 1, 2 or 3."""
+    made = LogitsObjective if stage == 3 else HeadsObjective
+    return made(teacher, student, recipe, autocast)
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Batches for an objective: a stream for training, the same few for every validation."""
+
+    objective: Objective
+    stream: Stream
+    held_out: Iterable[Batch]
+    device: torch.device
+
+    def step(self, *, scale: float) -> Mapping[str, float]:
+        """Forward and backward of the next batch of the stream."""
+        batch = self.stream.next_batch().to(self.device)
+        return {**self.objective(batch, scale=scale), "tokens": int(batch.llm_lengths.sum())}
+
+    def validate(self) -> float:
+        """The mean loss of the held-out batches."""
+        losses = [self.objective(batch.to(self.device), scale=0.0)["loss"] for batch in self.held_out]
+        return sum(losses) / len(losses)
+
+
+def autocast_of(recipe: Recipe | None, device: torch.device) -> Autocast:
+    """The context in which a student computes."""
+    is_enabled = recipe is not None and recipe.autocast
+    return partial(torch.autocast, device.type, torch.bfloat16, enabled=is_enabled)

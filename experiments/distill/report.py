@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from lab.experiments.distill.config import DistillConfig
-from lab.experiments.distill.plan import Node, students
+from lab.experiments.distill.stage_graph import Node, students
 
 Row = dict[str, Any]
 

@@ -20,7 +20,7 @@ from lab.core.errors import InputError
 from lab.core.mixers.base import Mixer
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.decoder import LanguageModel
-from lab.experiments.distill.objectives import layer_mse
+from lab.experiments.distill.losses import layer_mse
 
 # index of the layer, its normed input (B, T, D), its heads before the output projection (B, H, T, P)
 Receive = Callable[[int, Tensor, Tensor], None]

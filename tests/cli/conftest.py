@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lab.cli.main import app
 from lab.experiments.distill.config import register
-from lab.experiments.distill.run import execute
+from lab.experiments.distill.job import execute
 
 TINY = (
     "num_train=20",

@@ -19,7 +19,7 @@ from lab.core.runs.record import Run
 from lab.core.train.state import checkpoint_path, checkpoints
 from lab.experiments.distill.config import DistillConfig, register
 from lab.experiments.distill.lineage import seeded_student
-from lab.experiments.distill.plan import nodes, students
+from lab.experiments.distill.stage_graph import nodes, students
 from lab.experiments.distill.student import keep_softmax, own_tensors
 from lab.experiments.distill.teacher import digest, load_teacher
 

@@ -23,8 +23,8 @@ from lab.core.models.hf_config import llama_json
 from lab.core.models.hovle import Hovle
 from lab.core.models.llama import Llama
 from lab.core.models.student_format import load_student
-from lab.experiments.distill.batches import hidden_states
 from lab.experiments.distill.data import PromptConfig, formats
+from lab.experiments.distill.loss_mask import hidden_states
 
 Typed = Callable[..., Any]
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_module
 
 from lab.core.hydra_schema import to_typed
 from lab.experiments.distill.config import DistillConfig, Reduction, register
-from lab.experiments.distill.plan import nodes, students
+from lab.experiments.distill.stage_graph import nodes, students
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment" / "distill").glob("*.yaml"))

@@ -19,7 +19,7 @@ from lab.core.models.hovle import Hovle
 from lab.core.runs.parquet import read_table
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import DistillConfig, register
-from lab.experiments.distill.run import execute
+from lab.experiments.distill.job import execute
 from lab.experiments.distill.tasks.picture_questions import picture_questions_tokenizer
 from lab.experiments.distill.teacher import new_teacher, write_teacher
 

@@ -11,11 +11,11 @@ from lab.core.models.decoder import Inputs
 from lab.core.models.hovle import Hovle
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.baselines import blank_pictures, visible, with_window
-from lab.experiments.distill.batches import Counted, counted, hidden_states
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
 from lab.experiments.distill.evaluate import Counts, answers_of, compare
-from lab.experiments.distill.stages import autocast_of
+from lab.experiments.distill.loss_mask import Counted, counted, hidden_states
+from lab.experiments.distill.objectives import autocast_of
 from lab.experiments.distill.student import StudentConfig, build_student, keep_softmax
 
 Config = Callable[..., DistillConfig]

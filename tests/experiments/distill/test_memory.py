@@ -20,7 +20,7 @@ from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import Inputs
 from lab.core.models.families import build_random
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.distill.objectives import layer_mse
+from lab.experiments.distill.losses import layer_mse
 from lab.experiments.distill.signals import captured, layer_local_backward
 from lab.experiments.distill.student import StudentConfig, build_student, set_trainable, trainable_names
 

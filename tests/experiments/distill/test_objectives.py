@@ -1,119 +1,142 @@
-"""Losses against their definitions, and what they never keep in memory."""
+"""What each stage trains and leaves alone, tensor by tensor, and that it lowers its own loss."""
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
-import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 
-from lab.core.data.chat_template import IGNORED
-from lab.experiments.distill.objectives import Divergence, divergence, kl_divergence, layer_mse
+from lab.core.models.hovle import Hovle
+from lab.core.runs.random_streams import Seeds
+from lab.core.train.loop import fit
+from lab.core.train.optim import adamw
+from lab.core.train.state import TrainingState
+from lab.experiments.distill.config import DistillConfig, Recipe, Reduction
+from lab.experiments.distill.data import Data, tokenizer_of
+from lab.experiments.distill.loss_mask import Counted, counted, hidden_states, next_tokens
+from lab.experiments.distill.objectives import Feed, LogitsObjective, autocast_of, objective_of
+from lab.experiments.distill.student import (
+    StudentConfig,
+    build_student,
+    keep_softmax,
+    own_tensors,
+    set_trainable,
+    trainable_names,
+)
 
-
-def draw(*size: int, seed: int = 0) -> Tensor:
-    return torch.randn(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def test_the_heads_loss_is_the_mean_over_counted_positions_heads_and_channels() -> None:
-    student, teacher = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1)
-    is_counted = torch.tensor([[True, True, True, False], [True, False, False, False]])
-    counted = [(student[b, :, t] - teacher[b, :, t]) ** 2 for b, t in is_counted.nonzero().tolist()]
-    expected = torch.stack(counted).mean()
-    torch.testing.assert_close(layer_mse(student, teacher, is_counted=is_counted), expected, rtol=1e-12, atol=0)
-    everything = layer_mse(student, teacher, is_counted=None)
-    torch.testing.assert_close(everything, ((student - teacher) ** 2).mean(), rtol=1e-12, atol=0)
-
-
-def test_the_heads_loss_of_halves_is_summed_in_float32() -> None:
-    student, teacher = draw(1, 2, 8, 4).bfloat16(), draw(1, 2, 8, 4, seed=1).bfloat16()
-    loss = layer_mse(student, teacher, is_counted=None)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, (student.float() - teacher.float()).square().mean())
+Config = Callable[..., DistillConfig]
+Make = Callable[..., Hovle]
+CPU = torch.device("cpu")
 
 
-@given(st.integers(0, 1000), st.sampled_from([0.5, 1.0, 3.0]))
-def test_the_divergence_is_zero_if_and_only_if_logits_agree_up_to_a_constant(seed: int, temperature: float) -> None:
-    scores = draw(3, 7, seed=seed)
-    shifted = scores + draw(3, 1, seed=seed + 1)
-    other = scores + draw(3, 7, seed=seed + 2)
-    assert kl_divergence(shifted, scores, temperature=temperature).abs().max() < 1e-12
-    assert kl_divergence(other, scores, temperature=temperature).min() > 1e-6
+def data_for(teacher: Hovle, config: DistillConfig) -> Data:
+    return Data(config.data, config.prompt, teacher.config, tokenizer_of(None, config.prompt, config.data), seed=0)
 
 
-def test_the_divergence_is_torchs_own() -> None:
-    student, teacher = draw(6, 9), draw(6, 9, seed=1)
-    for temperature in (1.0, 2.5):
-        expected = nn.functional.kl_div(
-            (student / temperature).log_softmax(-1), (teacher / temperature).softmax(-1), reduction="none"
-        )
-        ours = kl_divergence(student, teacher, temperature=temperature)
-        torch.testing.assert_close(ours, temperature**2 * expected.sum(-1), rtol=1e-12, atol=1e-14)
+def copies(model: Hovle) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-class Heads:
-    """Two output heads over hidden states, and a batch with padding and answers."""
-
-    def __init__(self, num_tokens: int = 13, vocab_size: int = 11) -> None:
-        self.student = draw(vocab_size, 6, seed=1)
-        self.teacher = draw(vocab_size, 6, seed=2)
-        self.ours = draw(2, num_tokens, 6, seed=3).requires_grad_()
-        self.theirs = draw(2, num_tokens, 6, seed=4)
-        self.is_counted = torch.arange(num_tokens)[None] < torch.tensor([num_tokens, num_tokens - 4])[:, None]
-        self.targets = torch.full((2, num_tokens), IGNORED)
-        self.targets[0, 3:5] = torch.tensor([1, 2])
-        self.targets[1, -1] = 5
-
-    def divergence(self, chunk_size: int) -> Divergence:
-        return divergence(
-            self.ours,
-            self.theirs,
-            student_logits=lambda hidden: hidden @ self.student.T,
-            teacher_logits=lambda hidden: hidden @ self.teacher.T,
-            is_counted=self.is_counted,
-            targets=self.targets,
-            temperature=1.5,
-            chunk_size=chunk_size,
-        )
+def moved(before: dict[str, Tensor], model: Hovle) -> set[str]:
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
-@pytest.mark.parametrize("chunk_size", [1, 4, 7, 1000])
-def test_chunks_give_value_and_gradient_of_the_whole(chunk_size: int) -> None:
-    heads = Heads()
-    parts = heads.divergence(chunk_size)
-    kl = kl_divergence(heads.ours @ heads.student.T, heads.theirs @ heads.teacher.T, temperature=1.5)
-    expected_kl = kl[heads.is_counted].sum()
-    has_label = heads.targets != IGNORED
-    scores = (heads.ours @ heads.student.T)[has_label]
-    expected_ce = nn.functional.cross_entropy(scores, heads.targets[has_label], reduction="sum")
-    torch.testing.assert_close(parts.kl, expected_kl, rtol=1e-12, atol=0)
-    torch.testing.assert_close(parts.cross_entropy, expected_ce, rtol=1e-12, atol=0)
-    assert (parts.num_counted, parts.num_labels) == (13 + 9, 3)
-    (ours,) = torch.autograd.grad(parts.kl_per_token + parts.cross_entropy_per_label, heads.ours)
-    (whole,) = torch.autograd.grad(expected_kl / 22 + expected_ce / 3, heads.ours)
-    torch.testing.assert_close(ours, whole, rtol=1e-10, atol=1e-14)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("train_decay", [False, True])
+def test_a_stage_moves_what_it_trains_and_nothing_else(
+    make_teacher: Make, small_config: Config, tmp_path: Path, stage: int, train_decay: bool
+) -> None:
+    teacher = make_teacher()
+    data = data_for(teacher, small_config("stage=all"))
+    student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
+    if stage == 3:
+        keep_softmax(student, teacher, [0])
+    # step sizes that do not depend on the token give their weights no gradient in a first step
+    recipe = Recipe(steps=6, batch_size=2, learning_rate=1e-2, warmup=0.0, decay=0.0, train_decay=train_decay)
+    teacher_before, student_before = copies(teacher), copies(student)
+    names = trainable_names(student, stage, train_decay=train_decay)
+    trained = set_trainable(student, names)
+    objective = objective_of(stage, teacher=teacher, student=student, recipe=recipe, autocast=autocast_of(recipe, CPU))
+    stream = data.stream("stage", stage, batch_size=2)
+    feed = Feed(objective, stream, data.held_out(1, batch_size=2), CPU)
+    optimizer = adamw(trained, learning_rate=1e-2, weight_decay=0.05, betas=(0.9, 0.999))
+    state = TrainingState(tensors=own_tensors(student), optimizer=optimizer, data=stream)
+    before = feed.validate()
+    fit(
+        state,
+        feed.step,
+        recipe,
+        name=f"stage_{stage}",
+        folder=tmp_path,
+        validate=feed.validate,
+        log=lambda rows: None,
+    )
+    assert feed.validate() < before, "every stage lowers its own objective"
+    assert moved(student_before, student) == set(names)
+    assert moved(teacher_before, teacher) == set()
+    decay = {name for name in own_tensors(student) if name.endswith(("A_log", "dt_bias"))}
+    assert decay & set(names) == (set() if stage == 3 and not train_decay else decay)
 
 
-class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation makes."""
+def test_the_third_loss_is_the_mean_or_the_sum_that_its_recipe_says(make_teacher: Make, small_config: Config) -> None:
+    teacher = make_teacher()
+    (batch,) = data_for(teacher, small_config("stage=all")).held_out(1, batch_size=3)
+    student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
+    losses = {}
+    for which in Counted:
+        for reduction in Reduction:
+            recipe = Recipe(counted=which, reduction=reduction, chunk_size=50)
+            result = LogitsObjective(teacher, student, recipe, autocast_of(recipe, CPU))(batch, scale=0.0)
+            losses[which, reduction] = result["loss"]
+            assert result["kl_per_token"] == pytest.approx(losses[which, Reduction.token])
+    for which in Counted:
+        num_counted = int(counted(batch, which).sum())
+        in_sum = losses[which, Reduction.token] * num_counted / 3
+        assert losses[which, Reduction.sequence] == pytest.approx(in_sum, rel=1e-12)
+    counts = [int(counted(batch, which).sum()) for which in (Counted.all, Counted.real, Counted.answers)]
+    assert counts[0] == batch.llm_ids.numel() > counts[1] == int(batch.llm_lengths.sum()) > counts[2] > 0
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.numel = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(tensor, Tensor):
-                self.numel = max(self.numel, tensor.numel())
-        return out
+def test_the_labels_cross_entropy_comes_beside_the_divergence(make_teacher: Make, small_config: Config) -> None:
+    teacher = make_teacher()
+    (batch,) = data_for(teacher, small_config("stage=all")).held_out(1, batch_size=3)
+    student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
+    plain, mixed = (
+        LogitsObjective(teacher, student, recipe, autocast_of(recipe, CPU))(batch, scale=0.0)
+        for recipe in (Recipe(), Recipe(cross_entropy=0.5))
+    )
+    targets = next_tokens(batch)
+    with torch.no_grad():
+        scores = student.logits(hidden_states(student, batch))
+    expected = torch.nn.functional.cross_entropy(scores.flatten(0, 1), targets.flatten())
+    assert mixed["loss"] - plain["loss"] == pytest.approx(0.5 * float(expected), rel=1e-10)
 
 
-def test_logits_of_all_positions_never_stand_in_memory() -> None:
-    num_tokens, vocab_size, chunk_size = 64, 200, 8
-    heads = Heads(num_tokens, vocab_size)
-    with Largest() as largest:
-        heads.divergence(chunk_size).kl.backward()
-    assert largest.numel == chunk_size * vocab_size
+def test_a_label_is_expected_where_the_token_before_it_stands(make_teacher: Make, small_config: Config) -> None:
+    (batch,) = data_for(make_teacher(), small_config("stage=all")).held_out(1, batch_size=3)
+    targets = next_tokens(batch)
+    for answer in batch.answers:
+        wanted = batch.llm_ids[answer.row, answer.start : answer.stop]
+        assert torch.equal(targets[answer.row, answer.start - 1 : answer.stop - 1], wanted)
+    assert int((targets >= 0).sum()) == sum(answer.stop - answer.start for answer in batch.answers)
+
+
+def test_products_in_bfloat16_leave_weights_in_float32(small_config: Config, make_teacher: Make) -> None:
+    teacher = make_teacher().float()
+    (batch,) = data_for(teacher, small_config("stage=all")).held_out(1, batch_size=2)
+    losses = {}
+    for stage in (1, 3):
+        for autocast in (False, True):
+            student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
+            recipe = Recipe(autocast=autocast)
+            trained = set_trainable(student, trainable_names(student, stage, train_decay=True))
+            objective = objective_of(
+                stage, teacher=teacher, student=student, recipe=recipe, autocast=autocast_of(recipe, CPU)
+            )
+            losses[stage, autocast] = objective(batch, scale=1.0)["loss"]
+            dtypes = {parameter.grad.dtype for parameter in trained.values() if parameter.grad is not None}
+            assert dtypes == {torch.float32}
+        # bfloat16 keeps 8 bits
+        assert losses[stage, True] == pytest.approx(losses[stage, False], rel=0.05)
+        assert losses[stage, True] != losses[stage, False]

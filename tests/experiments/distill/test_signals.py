@@ -12,10 +12,10 @@ from lab.core.data.batch import Batch
 from lab.core.errors import InputError
 from lab.core.models.hovle import Hovle
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.distill.batches import Counted, counted_in_layer, hidden_states
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
-from lab.experiments.distill.objectives import layer_mse
+from lab.experiments.distill.loss_mask import Counted, counted_in_layer, hidden_states
+from lab.experiments.distill.losses import layer_mse
 from lab.experiments.distill.signals import captured, layer_local_backward
 from lab.experiments.distill.student import StudentConfig, build_student, set_trainable, trainable_names
 

@@ -14,9 +14,9 @@ from lab.core.models.families import build_random
 from lab.core.runs.record import Run
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
+from lab.experiments.distill.pipeline import Bench, work_on_students
 from lab.experiments.distill.report import summary_table, table_rows, verdict
 from lab.experiments.distill.tasks.picture_questions import picture_questions_tokenizer
-from lab.experiments.distill.work import Bench, work_on_students
 
 CPU = torch.device("cpu")
 

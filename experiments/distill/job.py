@@ -18,14 +18,14 @@ from lab.core.operators.backends import resolve
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run
-from lab.experiments.distill.batches import Counted
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
 from lab.experiments.distill.lineage import find_source, read_source, seeded_student
+from lab.experiments.distill.loss_mask import Counted
+from lab.experiments.distill.pipeline import Bench, work_on_students, work_on_teacher
 from lab.experiments.distill.placement import softmax_layers
-from lab.experiments.distill.plan import nodes, students
+from lab.experiments.distill.stage_graph import nodes, students
 from lab.experiments.distill.teacher import device_of, digest, folder_of, load_teacher, new_teacher
-from lab.experiments.distill.work import Bench, work_on_students, work_on_teacher
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

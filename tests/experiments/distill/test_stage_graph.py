@@ -6,7 +6,7 @@ import pytest
 
 from lab.core.errors import ConfigError
 from lab.experiments.distill.config import DistillConfig
-from lab.experiments.distill.plan import Student, nodes, students
+from lab.experiments.distill.stage_graph import Student, nodes, students
 
 Config = Callable[..., DistillConfig]
 

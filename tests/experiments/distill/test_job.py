@@ -18,7 +18,7 @@ from lab.core.models.families import load
 from lab.core.runs.record import Run
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import DistillConfig
-from lab.experiments.distill.run import check
+from lab.experiments.distill.job import check
 from lab.experiments.distill.teacher import digest, load_teacher
 
 Runner = Any

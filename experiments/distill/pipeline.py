@@ -30,9 +30,9 @@ from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
 from lab.experiments.distill.evaluate import Counts, answers_of, compare
 from lab.experiments.distill.lineage import read_source, seeded_student
+from lab.experiments.distill.objectives import AnswersObjective, Feed, autocast_of, objective_of
 from lab.experiments.distill.placement import softmax_layers
-from lab.experiments.distill.plan import Node, nodes, students
-from lab.experiments.distill.stages import AnswersObjective, Feed, autocast_of, objective_of
+from lab.experiments.distill.stage_graph import Node, nodes, students
 from lab.experiments.distill.student import keep_softmax, own_tensors, set_trainable, trainable_names
 from lab.experiments.distill.teacher import digest, write_teacher
 
