@@ -57,7 +57,7 @@ SPEC = Experiment(
     command="hmm-risk sweep",
     config="hmm_risk",
     register="lab.experiments.hmm_risk.config:register",
-    check="lab.experiments.hmm_risk.sweep:check",
-    job="lab.experiments.hmm_risk.sweep:run",
+    check="lab.experiments.hmm_risk.job:check",
+    job="lab.experiments.hmm_risk.job:run",
     help=_HELP,
 )

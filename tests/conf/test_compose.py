@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from lab.core.hydra_schema import to_typed
 from lab.experiments.hmm_risk.config import HmmRiskConfig, register
-from lab.experiments.hmm_risk.grid import expand
+from lab.experiments.hmm_risk.grid.expand import expand
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment" / "hmm_risk").glob("f*.yaml"))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from lab.core.errors import ConfigError
-from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.config import (
     HmmRiskConfig,
     LinearGaussianConfig,
@@ -19,8 +18,9 @@ from lab.experiments.hmm_risk.config import (
     TaskName,
     Transition,
 )
-from lab.experiments.hmm_risk.grid import expand
-from lab.experiments.hmm_risk.work import build_problem
+from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.grid.expand import expand
+from lab.experiments.hmm_risk.pool import build_problem
 
 NUM_ROWS = 60_000
 

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-from lab.experiments.hmm_risk.curves import CurveShape, curve_shape
-from lab.experiments.hmm_risk.summary import Curve
+from lab.experiments.hmm_risk.results.curves import CurveShape, curve_shape
+from lab.experiments.hmm_risk.results.summary import Curve
 
 # near the threshold the asymptotic line is too low by (n - p)/(n - p - 1), and single draws spread over decades
 _NEAR, _CLOSE = (0.8, 1.25), (0.9, 1.1)

@@ -12,9 +12,9 @@ from numpy import ndarray
 from lab.core.heads.decompositions import default_rank_tolerance
 from lab.core.heads.linear_head import LinearHead, monte_carlo_risk
 from lab.core.heads.risk_by_width import nested_risk
-from lab.experiments.hmm_risk.cells import Cell
-from lab.experiments.hmm_risk.curves import TheoryCurve, optimal_ridges, theory_curve
-from lab.experiments.hmm_risk.problem import Problem, Rows
+from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.problems.problem import Problem, Rows
+from lab.experiments.hmm_risk.results.curves import TheoryCurve, optimal_ridges, theory_curve
 
 Row = dict[str, Any]
 

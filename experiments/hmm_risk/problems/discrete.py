@@ -20,9 +20,9 @@ from lab.core.heads.population import Spectrum
 from lab.core.hmm.discrete import DiscreteHmm
 from lab.core.hmm.random_models import dirichlet_tables, permutation_tables
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.hmm_risk.cells import Cell
+from lab.experiments.hmm_risk.cell_work import CellWork, Row, rank_tolerance, ridge_label
 from lab.experiments.hmm_risk.config import DiscreteConfig, Generator, RepresentationName, TaskName
-from lab.experiments.hmm_risk.measure import CellWork, Row, rank_tolerance, ridge_label
+from lab.experiments.hmm_risk.grid.cell import Cell
 
 # filtering all sequences of the second moments at once would hold sequences x states x length numbers
 _CHUNK = 10_000

@@ -2,14 +2,14 @@
 
 from typing_extensions import override
 
-from lab.experiments.hmm_risk.cells import Cell
-from lab.experiments.hmm_risk.dependent import dependent_risk
-from lab.experiments.hmm_risk.dependent_exact import dependent_risk_given_features
-from lab.experiments.hmm_risk.gaussian import WindowProblem
-from lab.experiments.hmm_risk.measure import IndependentRows, Row
-from lab.experiments.hmm_risk.modes import ModeProblem
-from lab.experiments.hmm_risk.problem import Problem
-from lab.experiments.hmm_risk.token_rows import HmmTokenRows, ModeTokenRows, TokenRows
+from lab.experiments.hmm_risk.cell_work import IndependentRows, Row
+from lab.experiments.hmm_risk.dependent_rows.asymptotic import dependent_risk
+from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
+from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows, TokenRows
+from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.problems.gaussian import WindowProblem
+from lab.experiments.hmm_risk.problems.modes import ModeProblem
+from lab.experiments.hmm_risk.problems.problem import Problem
 
 
 class DependentRows(IndependentRows):

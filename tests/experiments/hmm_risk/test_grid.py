@@ -17,7 +17,7 @@ from lab.experiments.hmm_risk.config import (
     TaskName,
     Transition,
 )
-from lab.experiments.hmm_risk.grid import expand
+from lab.experiments.hmm_risk.grid.expand import expand
 
 
 def modes(**fields: Any) -> LinearGaussianConfig:

@@ -16,9 +16,9 @@ from lab.core.hmm.random_models import (
     orthogonal_transition,
     symmetric_transition,
 )
-from lab.experiments.hmm_risk.dependent import dependent_risk
-from lab.experiments.hmm_risk.dependent_exact import dependent_risk_given_features
-from lab.experiments.hmm_risk.token_rows import HmmTokenRows, ModeTokenRows
+from lab.experiments.hmm_risk.dependent_rows.asymptotic import dependent_risk
+from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
+from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows
 
 # An independent implementation's figures, printed to four digits: modes with decay from 0.05 to a, risk per output.
 # n, T, p/n, a, observation noise, dependent theory, independent theory

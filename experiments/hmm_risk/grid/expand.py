@@ -6,7 +6,6 @@ from itertools import product
 from typing import Any
 
 from lab.core.errors import ConfigError
-from lab.experiments.hmm_risk.cells import Cell, check_cell
 from lab.experiments.hmm_risk.config import (
     DiscreteConfig,
     HmmRiskConfig,
@@ -15,6 +14,7 @@ from lab.experiments.hmm_risk.config import (
     as_list,
     refuse_unless,
 )
+from lab.experiments.hmm_risk.grid.cell import Cell, check_cell
 
 # the exact posterior and what follows from it: nothing is added to them
 _NOISELESS = (RepresentationName.posterior, RepresentationName.next_token_law)

@@ -18,9 +18,9 @@ from lab.core.errors import ConfigError
 from lab.core.heads.population import DiagonalPopulation, ModePopulation, Population
 from lab.core.hmm.random_models import golden_points
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.config import LinearGaussianConfig, TaskName, Transition
-from lab.experiments.hmm_risk.problem import Problem, Rows
+from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.problems.problem import Problem, Rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
-from lab.experiments.hmm_risk.cells import Cell
+from lab.experiments.hmm_risk.cell_work import CellWork, IndependentRows
 from lab.experiments.hmm_risk.config import DiscreteConfig, LinearGaussianConfig, Loading, RepresentationName, SizeMap
-from lab.experiments.hmm_risk.gaussian import KalmanProblem, WindowProblem
-from lab.experiments.hmm_risk.measure import CellWork, IndependentRows
-from lab.experiments.hmm_risk.modes import ModeProblem
-from lab.experiments.hmm_risk.problem import Problem, ProjectedProblem
+from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.problems.gaussian import KalmanProblem, WindowProblem
+from lab.experiments.hmm_risk.problems.modes import ModeProblem
+from lab.experiments.hmm_risk.problems.problem import Problem, ProjectedProblem
 
 Row = dict[str, Any]
 
@@ -51,11 +51,11 @@ def build_work(cell: Cell) -> CellWork:
     """What does the work of a cell."""
     if isinstance(cell.hmm, DiscreteConfig):
         # only a discrete HMM needs torch, which takes 2 s to load
-        from lab.experiments.hmm_risk.discrete import DiscreteRows  # noqa: PLC0415
+        from lab.experiments.hmm_risk.problems.discrete import DiscreteRows  # noqa: PLC0415
 
         return DiscreteRows(cell, cell.hmm)
     if cell.tokens_per_sequence > 1:
-        from lab.experiments.hmm_risk.dependent_rows import DependentRows  # noqa: PLC0415
+        from lab.experiments.hmm_risk.dependent_rows.work import DependentRows  # noqa: PLC0415
 
         return DependentRows(cell, build_problem(cell))
     return IndependentRows(cell, build_problem(cell))

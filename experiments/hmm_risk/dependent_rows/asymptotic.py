@@ -34,7 +34,7 @@ from scipy import linalg
 from lab.core import validation
 from lab.core.errors import InputError
 from lab.core.heads.asymptotics import Risk
-from lab.experiments.hmm_risk.token_rows import HmmTokenRows, ModeTokenRows, TokenRows
+from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows, TokenRows
 
 # The plain iteration shrinks errors by some min(p/n, n/p) a step; Newton's takes over long before this many.
 _MAX_STEPS = 500

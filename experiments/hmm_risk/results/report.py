@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lab.experiments.hmm_risk.summary import Curve
+from lab.experiments.hmm_risk.results.summary import Curve
 
 # where the asymptotic line has settled: nearer to p = n it is too low by (n - p)/(n - p - 1)
 _NEAR_THRESHOLD = (0.8, 1.25)

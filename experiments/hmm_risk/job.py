@@ -14,10 +14,10 @@ from lab.core.runs.console import print_summary
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run
-from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.config import HmmRiskConfig
-from lab.experiments.hmm_risk.grid import expand
-from lab.experiments.hmm_risk.work import Unit, do_all, units
+from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.grid.expand import expand
+from lab.experiments.hmm_risk.pool import Unit, do_all, units
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -136,10 +136,10 @@ def _report(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> floa
     """Table, figures, verdict: made anew from what is recorded, so that a resumed run ends as any other."""
     # matplotlib takes as long to load as a small sweep: not before there is something to draw
     from lab.core.runs.figures import house_style, save_figure  # noqa: PLC0415
-    from lab.experiments.hmm_risk.figures import FIGURES, Sheet  # noqa: PLC0415
-    from lab.experiments.hmm_risk.report import headline, largest_gap, summary_table  # noqa: PLC0415
-    from lab.experiments.hmm_risk.summary import curves  # noqa: PLC0415
-    from lab.experiments.hmm_risk.verdict import verdict  # noqa: PLC0415
+    from lab.experiments.hmm_risk.results.figures import FIGURES, Sheet  # noqa: PLC0415
+    from lab.experiments.hmm_risk.results.report import headline, largest_gap, summary_table  # noqa: PLC0415
+    from lab.experiments.hmm_risk.results.summary import curves  # noqa: PLC0415
+    from lab.experiments.hmm_risk.results.verdict import verdict  # noqa: PLC0415
 
     table = table_rows(record.rows, cells)
     write_table(record.directory / "table.parquet", table)

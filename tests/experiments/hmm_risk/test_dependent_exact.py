@@ -5,8 +5,8 @@ from lab.core.errors import InputError
 from lab.core.heads.population import FactorPopulation, ModePopulation
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 from lab.core.hmm.random_models import gaussian_loading, general_transition
-from lab.experiments.hmm_risk.dependent_exact import dependent_risk_given_features
-from lab.experiments.hmm_risk.token_rows import HmmTokenRows, ModeTokenRows
+from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
+from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows
 
 NUM_SEQUENCES, LENGTH = 3, 4
 NUM_ROWS = NUM_SEQUENCES * LENGTH

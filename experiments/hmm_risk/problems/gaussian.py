@@ -16,9 +16,9 @@ from lab.core.hmm.kalman import KalmanFilter
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm, observe, unit_variance_noise
 from lab.core.hmm.random_models import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.hmm_risk.cells import Cell
 from lab.experiments.hmm_risk.config import LinearGaussianConfig, Start, TaskName, Transition
-from lab.experiments.hmm_risk.problem import Problem, Rows
+from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.problems.problem import Problem, Rows
 
 
 class GaussianProblem(Problem):

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from numpy import ndarray
 
 from lab.core.runs.figures import MARKERS, PALETTE, new_figure
-from lab.experiments.hmm_risk.summary import Curve
+from lab.experiments.hmm_risk.results.summary import Curve
 
 Columns = dict[str, list[Any]]
 

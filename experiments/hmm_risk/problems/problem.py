@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from lab.core.heads.population import Population
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.hmm_risk.curves import projected
+from lab.experiments.hmm_risk.results.curves import projected
 
 
 @dataclass(frozen=True, slots=True)

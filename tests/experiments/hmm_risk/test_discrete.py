@@ -14,12 +14,12 @@ from lab.experiments.hmm_risk.config import (
     TaskConfig,
     TaskName,
 )
-from lab.experiments.hmm_risk.grid import expand
-from lab.experiments.hmm_risk.report import headline, summary_table
-from lab.experiments.hmm_risk.summary import curves
-from lab.experiments.hmm_risk.sweep import table_rows
-from lab.experiments.hmm_risk.verdict import verdict
-from lab.experiments.hmm_risk.work import Workshop, units
+from lab.experiments.hmm_risk.grid.expand import expand
+from lab.experiments.hmm_risk.job import table_rows
+from lab.experiments.hmm_risk.pool import Workshop, units
+from lab.experiments.hmm_risk.results.report import headline, summary_table
+from lab.experiments.hmm_risk.results.summary import curves
+from lab.experiments.hmm_risk.results.verdict import verdict
 
 Row = dict[str, Any]
 

@@ -25,7 +25,7 @@ from scipy import linalg
 
 from lab.core import validation
 from lab.core.errors import InputError
-from lab.experiments.hmm_risk.token_rows import ExpectedTargets, TokenRows
+from lab.experiments.hmm_risk.dependent_rows.token_rows import ExpectedTargets, TokenRows
 
 # A Gram matrix squares the condition number of the features: beyond this one for XX' + n λ I, risks would lose more
 # than eight of sixteen digits, and the features are decomposed themselves.

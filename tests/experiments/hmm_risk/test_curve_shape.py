@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.core.errors import InputError
-from lab.experiments.hmm_risk.curves import Point, curve_shape
+from lab.experiments.hmm_risk.results.curves import Point, curve_shape
 
 
 def test_shape_names_the_turning_points_on_both_sides():

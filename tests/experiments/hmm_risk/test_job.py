@@ -14,9 +14,9 @@ import pytest
 
 from lab.core.runs.parquet import read_table
 from lab.experiments.hmm_risk.config import HmmRiskConfig, LinearGaussianConfig, Loading
-from lab.experiments.hmm_risk.grid import expand
-from lab.experiments.hmm_risk.sweep import recorded_units, table_rows
-from lab.experiments.hmm_risk.work import Unit, Workshop, do_all, units
+from lab.experiments.hmm_risk.grid.expand import expand
+from lab.experiments.hmm_risk.job import recorded_units, table_rows
+from lab.experiments.hmm_risk.pool import Unit, Workshop, do_all, units
 
 Row = dict[str, Any]
 Lab = Callable[..., Any]
