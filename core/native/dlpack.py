@@ -1,4 +1,4 @@
-"""Tensors for compiled loops, without a call into Python for each of their properties (`cpp/tensors.h`).
+"""Tensors for compiled loops, without a call into Python for each of their properties (`src/tensors.h`).
 
 DLPack 1.3 names a function that describes a tensor from its Python object; torch has it from 2.10 on.
 """
@@ -32,7 +32,7 @@ class _Functions(ctypes.Structure):
 
 
 class Exchange(ctypes.Structure):
-    """`Exchange` of cpp/tensors.h."""
+    """`Exchange` of src/tensors.h."""
 
     _fields_ = [("describe", ctypes.c_void_p), ("tensor_type", ctypes.py_object)]
 

@@ -1,9 +1,12 @@
-"""Implementations of the state-space operators: which can run on a device, why the others cannot, how to load one.
+"""Implementations of operators: which can run on a device, why the others cannot, how to load one.
 
-An operator has several implementations of one signature. `resolve` picks one, once, when a model is built; a choice
-that was made by name and cannot run is an error with the cure, never another implementation in silence.
+An operator has several implementations with one signature. `resolve` picks one, once, when a model is built; a choice
+that was made by name and cannot run is an error with the fix, never another implementation in silence.
+
+The folder of an operator lists its implementations in `backends.py`, as `OPERATORS`; `operators` finds them there.
 """
 
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -22,12 +25,12 @@ WhyNot = Callable[[torch.device, torch.dtype | None], str | None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Backend:
-    """One implementation of an operator; equal to itself alone, which makes it a quick key.
+    """One implementation of an operator; compared by identity, so that it is a cheap cache key.
 
     Attributes:
         name: what a configuration calls it.
         why_not: None if it can run on this device with this dtype (None: any that it knows), else the reason and the
-            cure. Looks at the device and at what is installed, and imports nothing.
+            fix. Looks at the device and at what is installed, and imports nothing.
         load: the function itself; its imports happen here.
     """
 
@@ -51,13 +54,27 @@ class Choice:
     rejected: tuple[tuple[str, str], ...]
 
 
+@cache
+def operators() -> dict[str, tuple[Backend, ...]]:
+    """The implementations of every operator by its name, in the order of preference.
+
+    Every operator has one that runs everywhere, and a `reference` that is used only when it is asked for.
+    """
+    found: dict[str, tuple[Backend, ...]] = {}
+    core = import_module("lab.core")
+    for folder in pkgutil.iter_modules(core.__path__, "lab.core."):
+        if folder.ispkg and folder.name != __package__ and find_spec(f"{folder.name}.backends") is not None:
+            found |= import_module(f"{folder.name}.backends").OPERATORS
+    return found
+
+
 def resolve(
     operator: str, requested: "str | Backend", device: torch.device, dtype: torch.dtype | None = None
 ) -> Backend:
     """The implementation to use.
 
     Args:
-        operator: a key of `OPERATORS`.
+        operator: a key of `operators()`.
         requested: "auto" for the first that can run and is no reference, a name, or an implementation that was
             resolved before.
         device: of the tensors.
@@ -66,9 +83,9 @@ def resolve(
     Raises:
         BackendError: if the one that was asked for does not exist or cannot run there.
     """
-    if operator not in OPERATORS:
-        raise BackendError(f"operator={operator!r} has no implementation; choose from {', '.join(OPERATORS)}")
-    backends = OPERATORS[operator]
+    if operator not in operators():
+        raise BackendError(f"operator={operator!r} has no implementation; choose from {', '.join(operators())}")
+    backends = operators()[operator]
     if requested == "auto":
         # the portable implementation runs everywhere, so there is always a first one
         return next(backend for backend in _automatic(operator) if backend.why_not(device, dtype) is None)
@@ -90,7 +107,7 @@ def resolve(
 def report(device: torch.device) -> list[Choice]:
     """What `auto` would choose on this device for every operator, and why it passes over the others."""
     choices = []
-    for operator in OPERATORS:
+    for operator in operators():
         reasons = [(backend.name, backend.why_not(device, None)) for backend in _automatic(operator)]
         chosen = next(name for name, reason in reasons if reason is None)
         rejected = tuple((name, reason) for name, reason in reasons if reason is not None)
@@ -99,25 +116,16 @@ def report(device: torch.device) -> list[Choice]:
 
 
 def _automatic(operator: str) -> tuple[Backend, ...]:
-    return tuple(backend for backend in OPERATORS[operator] if backend.name != "reference")
+    return tuple(backend for backend in operators()[operator] if backend.name != "reference")
 
 
-def _runs_everywhere(device: torch.device, dtype: torch.dtype | None) -> None:
+def runs_everywhere(device: torch.device, dtype: torch.dtype | None) -> None:
+    """`why_not` of an implementation in torch."""
     return None
 
 
-def _why_no_mamba_ssm(device: torch.device, dtype: torch.dtype | None) -> str | None:
-    return _why_no_kernel(device, dtype) or _missing_package(("mamba-ssm", "triton", "einops"))
-
-
-def _why_no_causal_conv1d(device: torch.device, dtype: torch.dtype | None) -> str | None:
-    missing = _why_no_kernel(device, dtype) or _missing_package(("causal-conv1d",))
-    if missing is None and not _has_module("causal_conv1d_cuda"):
-        return "causal-conv1d was installed without its CUDA kernels; build it where nvcc is"
-    return missing
-
-
-def _why_no_kernel(device: torch.device, dtype: torch.dtype | None) -> str | None:
+def why_no_kernel(device: torch.device, dtype: torch.dtype | None) -> str | None:
+    """Why a GPU kernel with sums in float32 cannot run on this device with this dtype; None if it can."""
     if device.type != "cuda":
         return "it needs a CUDA device"
     if dtype is not None and dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -126,7 +134,8 @@ def _why_no_kernel(device: torch.device, dtype: torch.dtype | None) -> str | Non
 
 
 @cache
-def _missing_package(distributions: tuple[str, ...]) -> str | None:
+def missing_package(distributions: tuple[str, ...]) -> str | None:
+    """Which of these distributions are not installed, as a sentence; None if all are."""
     missing = [name for name in distributions if installed_version(name) is None]
     if not missing:
         return None
@@ -135,38 +144,15 @@ def _missing_package(distributions: tuple[str, ...]) -> str | None:
 
 
 @cache
-def _has_module(name: str) -> bool:
+def has_module(name: str) -> bool:
+    """Whether a module could be imported; it is not."""
     return find_spec(name) is not None
+
+
+def function(module: str, name: str) -> Callable[[], Implementation]:
+    """A loader for `Backend.load`: imports the module when it is called."""
+    return partial(_function, module, name)
 
 
 def _function(module: str, name: str) -> Implementation:
     return getattr(import_module(module), name)
-
-
-def _from(module: str, name: str) -> Callable[[], Implementation]:
-    return partial(_function, f"lab.core.ssd.{module}", name)
-
-
-# in the order of preference; the portable one runs everywhere, the reference only when asked for
-OPERATORS: dict[str, tuple[Backend, ...]] = {
-    "ssd": (
-        Backend("mamba_ssm", _why_no_mamba_ssm, _from("mamba_ssm", "ssd")),
-        Backend("chunked", _runs_everywhere, _from("chunked", "ssd")),
-        Backend("reference", _runs_everywhere, _from("reference", "ssd")),
-    ),
-    "ssd_step": (
-        Backend("mamba_ssm", _why_no_mamba_ssm, _from("mamba_ssm", "step")),
-        Backend("portable", _runs_everywhere, _from("step", "step_portable")),
-        Backend("reference", _runs_everywhere, _from("step", "step_reference")),
-    ),
-    "causal_conv": (
-        Backend("causal_conv1d", _why_no_causal_conv1d, _from("conv", "conv_cuda")),
-        Backend("portable", _runs_everywhere, _from("conv_blocks", "conv_portable")),
-        Backend("reference", _runs_everywhere, _from("conv", "conv_reference")),
-    ),
-    "causal_conv_step": (
-        Backend("causal_conv1d", _why_no_causal_conv1d, _from("conv", "conv_step_cuda")),
-        Backend("portable", _runs_everywhere, _from("conv_blocks", "conv_step_portable")),
-        Backend("reference", _runs_everywhere, _from("conv", "conv_step_reference")),
-    ),
-}

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lab.core.operators.backends import OPERATORS, resolve
+from lab.core.operators.backends import operators, resolve
 from lab.core.runs.random_streams import Seeds
 from lab.core.ssd import ssd
 from lab.experiments.bench.harness import Candidate, Case, Clock, Missing, Row, wall_clock
@@ -170,7 +170,7 @@ class SsdCases:
         """Name and backend of our implementations that can run here, without the one that is chosen unasked."""
         device, dtype = torch.device(self.setting.device), self.setting.dtype
         chosen = resolve("ssd", "auto", device, dtype).name
-        usable = [backend.name for backend in OPERATORS["ssd"] if backend.why_not(device, dtype) is None]
+        usable = [backend.name for backend in operators()["ssd"] if backend.why_not(device, dtype) is None]
         return [(f"{OURS}, {name}", name) for name in usable if name != chosen]
 
 

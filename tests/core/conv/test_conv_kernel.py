@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, silu
 
-from lab.core.conv import causal_conv
+from lab.core.conv import causal_conv as conv
 from lab.core.conv.causal_conv import causal_conv, conv_step
 from lab.core.errors import BackendError
-from lab.core.operators.backends import OPERATORS, Backend
+from lab.core.operators.backends import Backend, operators
 
 # largest error relative to the largest number
 TOLERANCES = {torch.float32: 1e-6, torch.bfloat16: 8e-3}
@@ -85,11 +85,11 @@ def official(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     package = ModuleType("causal_conv1d")
     vars(package).update(causal_conv1d_fn=official_fn, causal_conv1d_update=official_update)
     monkeypatch.setitem(sys.modules, "causal_conv1d", package)
-    causal_conv._compare_once.cache_clear()
+    conv._compare_once.cache_clear()
     for operator in ("causal_conv", "causal_conv_step"):
-        kernel, *rest = OPERATORS[operator]
+        kernel, *rest = operators()[operator]
         usable = Backend(kernel.name, lambda device, dtype: None, kernel.load)
-        monkeypatch.setitem(OPERATORS, operator, (usable, *rest))
+        monkeypatch.setitem(operators(), operator, (usable, *rest))
     return package
 
 
@@ -156,7 +156,7 @@ def test_what_the_official_kernel_lacks_is_an_error_or_the_portable_way(
 @pytest.mark.parametrize("is_packed", [False, True])
 def test_a_gpu_gives_the_same(backend: str, dtype: torch.dtype, is_packed: bool) -> None:
     device = torch.device("cuda")
-    chosen = {choice.name: choice for choice in OPERATORS["causal_conv"]}[backend]
+    chosen = {choice.name: choice for choice in operators()["causal_conv"]}[backend]
     reason = chosen.why_not(device, dtype)
     if reason is not None:
         pytest.skip(reason)
@@ -181,7 +181,7 @@ def test_a_gpu_gives_the_same(backend: str, dtype: torch.dtype, is_packed: bool)
 @pytest.mark.parametrize("backend", ["portable", "causal_conv1d"])
 def test_a_step_on_a_gpu_gives_the_same(backend: str) -> None:
     device = torch.device("cuda")
-    reason = {choice.name: choice for choice in OPERATORS["causal_conv_step"]}[backend].why_not(device, torch.float32)
+    reason = {choice.name: choice for choice in operators()["causal_conv_step"]}[backend].why_not(device, torch.float32)
     if reason is not None:
         pytest.skip(reason)
     inputs = drawn(channels=16, tokens=6, dtype=torch.float32)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lab.core.errors import BackendError
-from lab.core.operators.backends import OPERATORS, resolve
+from lab.core.operators.backends import operators, resolve
 from lab.core.ssd import SsdOutput, mamba_ssm, ssd
 from lab.core.ssd.decode.step import step, step_portable
 
@@ -232,7 +232,7 @@ def test_a_kernel_that_is_wrong_is_found_out_at_its_first_use(
 def test_auto_takes_the_kernels_and_leaves_float64_to_the_portable_path(device: torch.device) -> None:
     for operator in ("ssd", "ssd_step"):
         assert resolve(operator, "auto", device, torch.bfloat16).name == "mamba_ssm"
-        assert resolve(operator, "auto", device, torch.float64) in OPERATORS[operator][1:]
+        assert resolve(operator, "auto", device, torch.float64) in operators()[operator][1:]
     inputs = drawn(device, torch.bfloat16)
     named = dict(inputs)
     first = [named.pop(name) for name in ("x", "dt", "A", "B", "C")]
