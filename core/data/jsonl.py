@@ -17,11 +17,11 @@ from numpy import ndarray
 
 from lab.core.data.batch import Sample, is_held_out
 from lab.core.data.chat_template import ChatConfig, encode_conversation
+from lab.core.data.stream import SPLITS
 from lab.core.data.tiling import TilingConfig, cut_tiles, load_image
 from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import InputError
 from lab.core.validation import number_in_unit_interval
-from lab.experiments.distill.tasks.pictures import SPLITS
 
 # Letters: N tiles, S side of a tile in pixels.
 

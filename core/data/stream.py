@@ -16,6 +16,9 @@ from lab.core.errors import CheckpointError, InputError
 from lab.core.runs.random_streams import Seeds
 from lab.core.validation import whole_number
 
+# every source has both: what is trained on, and what is held out
+SPLITS = ("train", "test")
+
 _log = logging.getLogger(__name__)
 
 

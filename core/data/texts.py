@@ -17,10 +17,10 @@ from numpy import ndarray
 
 from lab.core.data.batch import Sample, is_held_out
 from lab.core.data.chat_template import IGNORED, Conversation
+from lab.core.data.stream import SPLITS
 from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError, InputError
 from lab.core.validation import number_in_unit_interval
-from lab.experiments.distill.tasks.pictures import SPLITS
 
 # Letters: n pieces, T tokens of a piece, S side of a tile in pixels.
 

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lab.core.data.batch import Batch
 from lab.core.data.chat_template import IGNORED
-from lab.core.data.sources import DataConfig
 from lab.core.hydra_schema import to_typed
 from lab.core.models.config import HovleConfig
 from lab.core.models.decoder import LanguageModel
@@ -25,6 +24,7 @@ from lab.experiments.bench.distill_recipe import RecipeStep, Scan, in_chunks
 from lab.experiments.bench.ssd_problem import largest_difference
 from lab.experiments.distill.config import Recipe
 from lab.experiments.distill.data import Data, PromptConfig
+from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.loss_mask import hidden_states
 from lab.experiments.distill.objectives import HeadsObjective, autocast_of
 from lab.experiments.distill.student import StudentConfig, build_student, set_trainable, trainable_names

@@ -7,7 +7,6 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from lab.core.data.sources import DataConfig
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import register_schema
 from lab.core.models import families
@@ -15,6 +14,7 @@ from lab.core.models.families import TeacherConfig
 from lab.core.train.loop import TrainConfig
 from lab.experiments.distill import student
 from lab.experiments.distill.data import PromptConfig
+from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.loss_mask import Counted
 from lab.experiments.distill.student import StudentConfig
 

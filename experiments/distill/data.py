@@ -6,14 +6,13 @@ from pathlib import Path
 
 from lab.core.data.batch import Batch
 from lab.core.data.chat_template import ChatConfig
-from lab.core.data.sources import DataConfig, open_source
-from lab.core.data.stream import FiniteSource, Source, Stream
+from lab.core.data.stream import SPLITS, FiniteSource, Source, Stream
 from lab.core.data.tiling import TilingConfig
 from lab.core.data.tokenizers import Tokenizer, load_tokenizer
 from lab.core.errors import ConfigError
 from lab.core.models.config import HovleConfig, ModelConfig
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.distill.tasks.pictures import SPLITS
+from lab.experiments.distill.data_sources import DataConfig, open_source
 
 # samples of each split that are read before a run begins; a second at most, with large pictures
 _NUM_LOOKED_AT = 64

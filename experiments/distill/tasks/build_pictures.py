@@ -18,9 +18,10 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from lab.core.data.stream import SPLITS
 from lab.core.errors import InputError
 from lab.core.runs.atomic_files import write_atomically
-from lab.experiments.distill.tasks.pictures import DIGITS, GARMENTS, SPLITS, read_idx_folder, select
+from lab.experiments.distill.tasks.pictures import DIGITS, GARMENTS, read_idx_folder, select
 
 # Letters: N pictures, S side in pixels.
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from lab.core.data.stream import SPLITS
 from lab.core.errors import InputError
 
 # Letters: N pictures, S side in pixels.
@@ -25,8 +26,6 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 # Label in Fashion-MNIST -> word. Shirt, coat, T-shirt and sneaker are left out: at 28 x 28 they are too close to others
 # for a small model to tell apart.
 GARMENTS = {1: "trouser", 2: "pullover", 3: "dress", 5: "sandal", 8: "bag", 9: "boot"}
-
-SPLITS = ("train", "test")
 
 _IDX_NAMES = {"train": "train", "test": "t10k"}
 
@@ -113,7 +112,7 @@ def _read_idx(folder: Path, name: str, num_axes: int) -> UInt8[ndarray, "..."]:
 
 
 def _shipped(split: str) -> dict[str, UInt8[ndarray, "N S S"]]:
-    resource = files("lab.core.data").joinpath("garments_and_digits.npz")
+    resource = files("lab.experiments.distill.tasks").joinpath("garments_and_digits.npz")
     try:
         with resource.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {word: archive[f"{split}.{word}"] for word in (*GARMENTS.values(), *DIGITS)}

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from lab.core.data.sources import DataConfig
 from lab.core.models.config import HovleConfig
 from lab.core.models.families import TeacherConfig, read_architecture
 from lab.core.models.hovle import Hovle
 from lab.experiments.distill.baselines import blank_pictures
 from lab.experiments.distill.data import Data, HeldOut, PromptConfig, tokenizer_of
+from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.evaluate import answers_of
 from lab.experiments.distill.tasks.picture_questions import PictureQuestionsConfig
 from lab.experiments.distill.tasks.scenes import QUESTIONS

@@ -12,9 +12,10 @@ import pytest
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from lab.core.data.stream import SPLITS
 from lab.core.errors import InputError
 from lab.experiments.distill.tasks.build_pictures import NUM_GARMENTS, NUM_TEST_DIGITS, build_archive
-from lab.experiments.distill.tasks.pictures import DIGITS, GARMENTS, SPLITS, load_pictures, read_idx_folder
+from lab.experiments.distill.tasks.pictures import DIGITS, GARMENTS, load_pictures, read_idx_folder
 
 FILES = {
     ("train", 3): "train-images-idx3-ubyte",
@@ -46,7 +47,7 @@ def write_idx_folder(folder: Path, *, num_each: int = 3, compress: bool = True) 
 
 
 def test_the_file_that_ships_is_small_and_its_licence_lies_beside_it() -> None:
-    room = files("lab.core.data")
+    room = files("lab.experiments.distill.tasks")
     assert len(room.joinpath("garments_and_digits.npz").read_bytes()) < 5_000_000
     text = room.joinpath("garments_and_digits.LICENSE.txt").read_text()
     assert "Zalando" in text
@@ -145,7 +146,11 @@ def test_the_archive_is_rebuilt_from_its_sources(tmp_path: Path) -> None:
         assert sum(len(archive[f"test.{digit}"]) for digit in DIGITS) == NUM_TEST_DIGITS
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"1,2,3\n"), gzip.compress(b"a,b\n")])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no gzip", gzip.compress(b"1,2,3\n"), gzip.compress(b"a,b\n")],
+    ids=["empty", "no gzip", "too few columns", "no numbers"],
+)
 def test_a_damaged_table_of_digits_is_refused(content: bytes, tmp_path: Path) -> None:
     write_idx_folder(tmp_path)
     path = tmp_path / "digits.csv.gz"

@@ -9,12 +9,12 @@ from omegaconf import OmegaConf
 
 from lab.core.data.chat_template import ChatConfig
 from lab.core.data.jsonl import ConversationFile, ConversationFileConfig
-from lab.core.data.sources import DataConfig, open_source
 from lab.core.data.stream import Source
 from lab.core.data.texts import TextConfig, Texts
 from lab.core.data.tiling import TilingConfig
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import to_typed
+from lab.experiments.distill.data_sources import DataConfig, open_source
 from lab.experiments.distill.tasks.named_digits import NamedDigits, named_digits_chance
 from lab.experiments.distill.tasks.picture_questions import (
     PictureQuestions,
