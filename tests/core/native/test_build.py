@@ -88,7 +88,7 @@ def test_a_compiler_that_fails_is_named_with_its_error(
 ) -> None:
     script = broken_compiler(tmp_path)
     monkeypatch.setenv("CXX", str(script))
-    built = build.load_native.__wrapped__("autograd.cpp")
+    built = build.load_native.__wrapped__("chunked.cpp")
     assert built.library is None
     assert built.why_not is not None
     assert str(script) in built.why_not
@@ -99,7 +99,7 @@ def test_a_compiler_that_fails_is_named_with_its_error(
 @needs_compiler
 def test_a_cache_that_cannot_be_written_is_named(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh_cache.write_text("a file where the folder should be")
-    built = build.load_native.__wrapped__("autograd.cpp")
+    built = build.load_native.__wrapped__("chunked.cpp")
     assert built.library is None
     assert built.why_not is not None
     assert "XDG_CACHE_HOME" in built.why_not
@@ -113,7 +113,7 @@ def test_registers_of_every_width_compute_the_same(
     fresh_cache: Path, monkeypatch: pytest.MonkeyPatch, processor: str
 ) -> None:
     monkeypatch.setattr(build, "_THIS_PROCESSOR", (f"-march={processor}",))
-    built = build.load_native.__wrapped__("autograd.cpp")
+    built = build.load_native.__wrapped__("chunked.cpp")
     assert built.why_not is None
     generator = torch.Generator().manual_seed(0)
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
