@@ -1,22 +1,17 @@
-"""What a sequence mixer is: the part of a layer that lets a token see the ones before it.
-
-A file in this folder that defines a `Mixer` is found by `mixers()`; nothing else has to be told about it.
-"""
+"""What a sequence mixer is: the part of a layer that lets a token see the ones before it."""
 
 # Letters: B batch, T tokens, D model width, H heads, P head_dim.
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache
 from typing import ClassVar
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lab.core.errors import InputError
+from lab.core.mixers.options import MixerOptions
+from lab.core.mixers.rotary import Rotary
 
 
 @dataclass(kw_only=True, slots=True)
@@ -45,6 +40,44 @@ class MixerShape:
         return self.num_heads // self.num_kv_heads
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionTraits:
+    """What an attention has besides its sizes; a mixer that takes its place carries it on or is refused.
+
+    Attributes:
+        qkv_bias: whether queries, keys and values have a bias.
+        output_bias: whether the output projection has one.
+        qk_norm_eps: of the RMSNorm of each query and key head; None without one.
+        rotary: position embedding of queries and keys; None without one.
+        window: tokens that a query sees, its own included; None for all before it.
+    """
+
+    WORDS: ClassVar[dict[str, str]] = {
+        "qkv_bias": "biases on queries, keys and values",
+        "output_bias": "a bias on its output projection",
+        "qk_norm": "norms on queries and keys (QK-norm)",
+        "rotary": "a rotary position embedding",
+        "window": "a sliding window",
+    }
+
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm_eps: float | None = None
+    rotary: Rotary | None = None
+    window: int | None = None
+
+    def names(self) -> frozenset[str]:
+        """The keys of `WORDS` that this attention has."""
+        has = {
+            "qkv_bias": self.qkv_bias,
+            "output_bias": self.output_bias,
+            "qk_norm": self.qk_norm_eps is not None,
+            "rotary": self.rotary is not None,
+            "window": self.window is not None,
+        }
+        return frozenset(name for name, is_there in has.items() if is_there)
+
+
 @dataclass(kw_only=True)
 class MixerState(ABC):
     """What a mixer keeps of the tokens that it has seen; made once, updated in place.
@@ -64,23 +97,21 @@ class MixerState(ABC):
         """Size of the whole allocation, the unused part included."""
         return sum(tensor.nbytes for tensor in self.tensors())
 
-    def reset(self) -> None:
-        """Forget every token; the memory is kept."""
-        self.length = 0
-        for tensor in self.tensors():
-            tensor.zero_()
-
 
 class Mixer(nn.Module, ABC):
     """A causal map of a normed sequence to a sequence, through heads and one output projection.
 
-    `forward` is `output(heads(u))`. The two halves are public because distillation compares heads before the output
-    projection. Positions count from 0 and every token is real: padding on the right changes nothing before it, padding
-    on the left is refused where a mask is read (`right_padded_lengths`).
+    `forward` is `output(heads(u))`. The two halves are public because distillation compares the heads' outputs before
+    the output projection. Positions count from 0 and no position is masked: padding on the right changes nothing before
+    it.
     """
 
     kind: ClassVar[str]
-    """The mixer's name in configurations and in the table."""
+    """The mixer's name in configurations and tables."""
+    is_attention: ClassVar[bool] = False
+    """Whether it is softmax attention, which the layers of a teacher have."""
+    options: MixerOptions | None = None
+    """Variants, of a mixer that has some."""
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__()
@@ -88,7 +119,7 @@ class Mixer(nn.Module, ABC):
 
     @abstractmethod
     def heads(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
-        """What each head has gathered for each token, before the output projection."""
+        """The output of each head for each token, before the output projection."""
 
     @abstractmethod
     def output(self, heads: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
@@ -110,6 +141,24 @@ class Mixer(nn.Module, ABC):
     def step(self, u: Float[Tensor, "B 1 D"], state: MixerState) -> Float[Tensor, "B 1 D"]:
         """`prefill` of one token."""
 
+    @property
+    def traits(self) -> AttentionTraits:
+        """What is carried on where another mixer takes this one's place."""
+        return AttentionTraits()
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sequence that the mixer's positions were trained for; None: any number."""
+        return None
+
+    def choose_backends(self) -> dict[str, str]:
+        """Settle the implementation of every operator for the device and dtype of the weights; their names.
+
+        Raises:
+            BackendError: if one that is asked for by name cannot run there.
+        """
+        return {}
+
     def forward(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The outputs of a whole sequence."""
         return self.output(self.heads(u))
@@ -126,34 +175,3 @@ def refuse_overflow(state: MixerState, num_tokens: int, max_length: int) -> None
             f"the state holds {state.length} of max_length={max_length} tokens and cannot take {num_tokens} more; "
             f"allocate it with max_length={state.length + num_tokens}"
         )
-
-
-def right_padded_lengths(mask: Bool[Tensor, "B T"] | Int[Tensor, "B T"]) -> Int[Tensor, " B"]:
-    """The number of real tokens in each row of an attention mask whose padding is on the right.
-
-    Raises:
-        InputError: if a row has padding before a real token: recurrent states would take it in.
-    """
-    is_real = mask.bool()
-    lengths = is_real.sum(dim=1)
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    is_right_padded = (is_real == (positions < lengths[:, None])).all(dim=1)
-    if not is_right_padded.all():
-        row = int((~is_right_padded).nonzero()[0, 0])
-        raise InputError(f"row {row} of the attention mask has padding before a real token; pad on the right")
-    return lengths
-
-
-@cache
-def mixers() -> dict[str, type[Mixer]]:
-    """Every mixer of this folder by its kind."""
-    found: dict[str, type[Mixer]] = {}
-    package = importlib.import_module("lab.core.mixers")
-    for module_info in pkgutil.iter_modules(package.__path__):
-        module = importlib.import_module(f"lab.core.mixers.{module_info.name}")
-        for value in vars(module).values():
-            is_mixer = isinstance(value, type) and issubclass(value, Mixer) and value is not Mixer
-            if is_mixer and value.__module__ == module.__name__:
-                assert value.kind not in found, f"two mixers are called {value.kind}"
-                found[value.kind] = value
-    return found

@@ -13,7 +13,7 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from lab.core.errors import ConfigError
-from lab.core.mixers.base import Mixer, MixerShape, MixerState, refuse_overflow
+from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape, MixerState, refuse_overflow
 from lab.core.mixers.rotary import Angles, Rotary, rotate
 
 
@@ -44,6 +44,7 @@ class SoftmaxAttention(Mixer):
     """
 
     kind: ClassVar[str] = "softmax"
+    is_attention: ClassVar[bool] = True
 
     def __init__(self, shape: MixerShape, *, rotary: Rotary | None = None, qkv_bias: bool = False) -> None:
         """An attention of this shape.
@@ -102,6 +103,16 @@ class SoftmaxAttention(Mixer):
     def step(self, u: Float[Tensor, "B 1 D"], state: MixerState) -> Float[Tensor, "B 1 D"]:
         """Attention of one token to those in the cache and itself."""
         return self.prefill(u, state)
+
+    @property
+    def traits(self) -> AttentionTraits:
+        """Biases and position embedding."""
+        return AttentionTraits(qkv_bias=self.wqkv.bias is not None, rotary=self.rotary)
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that the position embedding was trained for; None for a dynamic one, or without one."""
+        return None if self.rotary is None else self.rotary.config.longest
 
     def _angles(self, start: int, stop: int, *, length: int, like: Tensor) -> Angles | None:
         return None if self.rotary is None else self.rotary.angles(start, stop, length=length, like=like)

@@ -3,7 +3,7 @@
 # Letters: B batch, T tokens, D model width, V vocabulary.
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +18,9 @@ from lab.core.mixers.rotary import Rotary
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.config import DecoderConfig
 from lab.core.models.decoding_state import DecodingState
+
+Observe = Callable[[int, Tensor, Tensor], bool]
+"""Given the index of a layer, what its mixer reads (B, T, D) and its heads' outputs (B, H, T, P); whether to go on."""
 
 
 class RmsNorm(nn.Module):
@@ -51,7 +54,8 @@ class SwiGlu(nn.Module):
 class DecoderLayer(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)).
 
-    `mixer` may be replaced by any other of the same shape.
+    `mixer` may be replaced by any other of the same shape. A family whose norms stand elsewhere overrides `mixer_input`
+    and `after_mixer`.
     """
 
     mixer: Mixer
@@ -65,11 +69,19 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"], state: MixerState | None = None) -> Float[Tensor, "B T D"]:
         """The layer's output for a whole sequence or, with a state, for the tokens that follow those in it."""
-        u = self.mixer_norm(x)
+        u = self.mixer_input(x)
         if state is None:
             mixed = self.mixer(u)
         else:
             mixed = self.mixer.step(u, state) if u.shape[1] == 1 else self.mixer.prefill(u, state)
+        return self.after_mixer(x, mixed)
+
+    def mixer_input(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """What the mixer reads of the residual stream."""
+        return self.mixer_norm(x)
+
+    def after_mixer(self, x: Float[Tensor, "B T D"], mixed: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """The layer's output from its input and the mixer's output."""
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x))
 
@@ -95,6 +107,24 @@ class DecoderStack(nn.ModuleList):
             x = layer(x, None if states is None else states[i])
         return x
 
+    def observed(
+        self, x: Float[Tensor, "B T D"], observe: Observe, *, first_index: int = 0
+    ) -> Float[Tensor, "B T D"] | None:
+        """`forward` of whole sequences that shows every layer to `observe`; None once that says to stop.
+
+        Args:
+            x: the residual stream.
+            observe: called in every layer, before its output projection.
+            first_index: number of the first layer.
+        """
+        for index, layer in enumerate(self, start=first_index):
+            u = layer.mixer_input(x)
+            head_outputs = layer.mixer.heads(u)
+            if not observe(index, u, head_outputs):
+                return None
+            x = layer.after_mixer(x, layer.mixer.output(head_outputs))
+        return x
+
 
 class Decoder(nn.Module):
     """Token embeddings, layers, a last norm and the output head."""
@@ -118,7 +148,7 @@ class Decoder(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class MixerLayer:
-    """A layer whose mixer can be compared or replaced.
+    """A layer whose mixer can be compared with another or replaced by it.
 
     Attributes:
         index: its number, counted through all stacks of the model.
@@ -155,12 +185,35 @@ class LanguageModel(nn.Module, ABC):
     def mixer_layers(self) -> list[MixerLayer]:
         """Every layer with a mixer, in the order of computation."""
 
+    def converted_layers(self) -> list[MixerLayer]:
+        """The layers that are softmax attention no longer."""
+        return [layer for layer in self.mixer_layers() if not layer.layer.mixer.is_attention]
+
+    def choose_backends(self) -> dict[str, str]:
+        """Settle the implementations of all operators, once the model is on its device; their names.
+
+        Raises:
+            BackendError: if one that is asked for by name cannot run there.
+        """
+        names: dict[str, str] = {}
+        for layer in self.mixer_layers():
+            names |= layer.layer.mixer.choose_backends()
+        return names
+
     @abstractmethod
     def hidden(self, inputs: Inputs, state: DecodingState | None = None) -> Float[Tensor, "B T D"]:
         """Hidden states that `logits` reads; with a state, which takes the tokens in, of the tokens behind it.
 
         Raises:
             InputError: if tokens and tiles do not match, or a sequence is too long.
+        """
+
+    @abstractmethod
+    def observed(self, inputs: Inputs, observe: Observe) -> Float[Tensor, "B T D"] | None:
+        """`hidden` of whole sequences that shows every layer to `observe`; None once that says to stop.
+
+        Raises:
+            InputError: as `hidden`.
         """
 
     @abstractmethod

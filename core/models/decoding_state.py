@@ -37,8 +37,3 @@ class DecodingState:
     def num_bytes(self) -> int:
         """Size of all allocations."""
         return sum(state.num_bytes for state in self.layers)
-
-    def reset(self) -> None:
-        """Forget every token; the memory is kept for the next prompt."""
-        for state in self.layers:
-            state.reset()

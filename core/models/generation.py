@@ -11,8 +11,6 @@ from torch import Tensor
 
 from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError, InputError
-from lab.core.mixers.mamba2 import Mamba2
-from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.decoding_state import DecodingState
 from lab.core.models.hovle import Hovle
@@ -115,16 +113,14 @@ def allocate(model: LanguageModel, prompt: Inputs, max_new_tokens: int) -> Decod
 def longest_answer(model: LanguageModel, prompt: Inputs) -> int | None:
     """Tokens that can be generated before a rotary embedding has come to its end; None: any number.
 
-    Mamba-2 without a rotary embedding, and dynamic ones, have no end.
+    Mixers without a rotary embedding, and dynamic embeddings, have no end.
 
     Raises:
         InputError: if the prompt alone is too long.
     """
     rooms = []
     for layer, length in zip(model.mixer_layers(), _lengths(model, prompt), strict=True):
-        mixer = layer.layer.mixer
-        assert isinstance(mixer, SoftmaxAttention | Mamba2), "the mixers that there are"
-        longest = None if mixer.rotary is None else mixer.rotary.config.longest
+        longest = layer.layer.mixer.longest
         if longest is None:
             continue
         if length > longest:

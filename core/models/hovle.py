@@ -21,6 +21,7 @@ from lab.core.models.decoder import (
     Inputs,
     LanguageModel,
     MixerLayer,
+    Observe,
     numbered,
     refuse_unknown_tokens,
 )
@@ -91,6 +92,15 @@ class Hovle(LanguageModel):
         states = None if state is None else state.layers[len(self.embedding.layers) :]
         return self.llm(self.embed(inputs, state), states)
 
+    def observed(self, inputs: Inputs, observe: Observe) -> Float[Tensor, "B T D"] | None:
+        """See `LanguageModel.observed`."""
+        holistic = self.embedding.layers.observed(self._embedding_input(inputs), observe)
+        if holistic is None:
+            return None
+        first_index = len(self.embedding.layers)
+        x = self.llm.layers.observed(self._llm_input(holistic, inputs), observe, first_index=first_index)
+        return None if x is None else self.llm.norm(x)
+
     def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
         """Scores of the next token."""
         return self.llm.logits(hidden)
@@ -101,31 +111,28 @@ class Hovle(LanguageModel):
         Raises:
             InputError: if tokens, hd_tokens and tiles do not match.
         """
-        is_post = self.config.vision.pixel_shuffle is PixelShuffle.post
-        if inputs.hd_tokens is not None and not is_post:
-            raise InputError("hd_tokens are for pixel shuffle 'post'; this model has 'pre', leave them out")
+        holistic = self.embedding.layers(self._embedding_input(inputs), None if state is None else state.layers)
+        return self._llm_input(holistic, inputs)
+
+    def _llm_input(self, holistic: Float[Tensor, "B T_hd D"], inputs: Inputs) -> Float[Tensor, "B T D"]:
+        """The output of the holistic embedding as the sequence that the language model reads."""
         if inputs.hd_tokens is None:
-            if inputs.pixel_values is not None and is_post:
-                raise InputError("hd_tokens are missing; a model with pixel shuffle 'post' reads images through them")
-            return self.holistic(inputs.tokens, inputs.pixel_values, state)
-        holistic = self.holistic(inputs.hd_tokens, inputs.pixel_values, state)
+            return holistic
         x = self._text_of(holistic, inputs.hd_tokens, inputs)
         if inputs.pixel_values is None:
             return x
         patches = holistic[self._is_image(inputs.hd_tokens)]
         return self._place(x, self._is_image(inputs.tokens), self._merge(patches, inputs.pixel_values))
 
-    def holistic(
-        self,
-        tokens: Int[Tensor, "B T"],
-        pixel_values: Float[Tensor, "N C height width"] | None = None,
-        state: DecodingState | None = None,
-    ) -> Float[Tensor, "B T D"]:
-        """The output of the holistic embedding for every token that it reads.
-
-        Raises:
-            InputError: if tokens and tiles do not match.
-        """
+    def _embedding_input(self, inputs: Inputs) -> Float[Tensor, "B T_hd D"]:
+        """What the layers of the holistic embedding read: text, and patches at the places of image tokens."""
+        is_post = self.config.vision.pixel_shuffle is PixelShuffle.post
+        if inputs.hd_tokens is not None and not is_post:
+            raise InputError("hd_tokens are for pixel shuffle 'post'; this model has 'pre', leave them out")
+        if inputs.hd_tokens is None and inputs.pixel_values is not None and is_post:
+            raise InputError("hd_tokens are missing; a model with pixel shuffle 'post' reads images through them")
+        tokens = inputs.tokens if inputs.hd_tokens is None else inputs.hd_tokens
+        pixel_values = inputs.pixel_values
         refuse_unknown_tokens(tokens, self.config.embedding.vocab_size)
         x = self.embedding.tokens(tokens)
         if pixel_values is not None:
@@ -137,7 +144,7 @@ class Hovle(LanguageModel):
             x = self._place(x, self._is_image(tokens), features.flatten(0, 1))
         elif tokens.shape[1] > 1 and self._is_image(tokens).any():
             raise InputError("tokens hold image tokens but there are no pixel_values; give the tiles")
-        return self.embedding.layers(x, None if state is None else state.layers)
+        return x
 
     def _merge(
         self, patches: Float[Tensor, "tokens D"], pixel_values: Float[Tensor, "N C height width"]

@@ -7,7 +7,15 @@ from torch import Tensor
 
 from lab.core.errors import InputError
 from lab.core.models.config import DecoderConfig
-from lab.core.models.decoder import Decoder, Inputs, LanguageModel, MixerLayer, numbered, refuse_unknown_tokens
+from lab.core.models.decoder import (
+    Decoder,
+    Inputs,
+    LanguageModel,
+    MixerLayer,
+    Observe,
+    numbered,
+    refuse_unknown_tokens,
+)
 from lab.core.models.decoding_state import DecodingState
 
 
@@ -32,11 +40,19 @@ class Llama(LanguageModel):
 
     def hidden(self, inputs: Inputs, state: DecodingState | None = None) -> Float[Tensor, "B T D"]:
         """Normed hidden states of the last layer; see `LanguageModel.hidden`."""
-        if inputs.pixel_values is not None or inputs.hd_tokens is not None:
-            raise InputError("pixel_values and hd_tokens are for models that read images; this one reads text only")
-        refuse_unknown_tokens(inputs.tokens, self.config.vocab_size)
-        return self.llm(self.llm.tokens(inputs.tokens), None if state is None else state.layers)
+        return self.llm(self._embed(inputs), None if state is None else state.layers)
+
+    def observed(self, inputs: Inputs, observe: Observe) -> Float[Tensor, "B T D"] | None:
+        """See `LanguageModel.observed`."""
+        x = self.llm.layers.observed(self._embed(inputs), observe)
+        return None if x is None else self.llm.norm(x)
 
     def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
         """Scores of the next token."""
         return self.llm.logits(hidden)
+
+    def _embed(self, inputs: Inputs) -> Float[Tensor, "B T D"]:
+        if inputs.pixel_values is not None or inputs.hd_tokens is not None:
+            raise InputError("pixel_values and hd_tokens are for models that read images; this one reads text only")
+        refuse_unknown_tokens(inputs.tokens, self.config.vocab_size)
+        return self.llm.tokens(inputs.tokens)

@@ -4,40 +4,41 @@ config.json says in `layers_block_type` which layer of the embedding and of the 
 `mha`. A Mamba-2 layer has one fused projection, `wvkqgdt`, and keeps A_log and dt_bias; an attention has its own
 tensors, bit for bit the teacher's.
 
-No release of a text model is known. Its folder is the teacher's with the same Mamba-2 layers under `self_attn` and one
-list of block types; its model_type is one that transformers refuses, which would else draw the missing projections at
-random.
+No release of a text model, or with another mixer, is known. Their folders are the teacher's with the mixer's tensors in
+the attention's place; `layers_block_type` names the mixer, and `mixer_options` holds the options that are not its
+defaults. Their model_type, `<teacher's>_<mixer>`, is one that transformers refuses: it would otherwise draw the missing
+projections at random.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lab.core.errors import CheckpointError, ConfigError
-from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
-from lab.core.mixers.softmax import SoftmaxAttention
+from lab.core.mixers.base import Mixer
+from lab.core.mixers.options import MixerOptions
+from lab.core.mixers.spec import mixer_like, mixer_spec, mixers
 from lab.core.models.checkpoint import CONFIG, MAX_SHARD_BYTES, StoredTensors, load_weights, write_checkpoint
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.families import build, key_map, read_architecture
 from lab.core.models.hf_config import Json, hovle_json, llama_json, load_json, read_hovle, read_llama
 from lab.core.models.hovle import Hovle
-from lab.core.models.hybrid import choose_backends, layers_of_kind, mamba2_like
 from lab.core.models.llama import Llama
 
 BLOCK_TYPE = "layers_block_type"
-# what the release calls our mixers
-BLOCK_TYPES = {Mamba2.kind: "mamba2", SoftmaxAttention.kind: "mha"}
+# key of config.json: options of the converted layers that differ from the defaults of their mixer
+MIXER_OPTIONS = "mixer_options"
+_ATTENTION = "mha"
 
 # objects of config.json that describe a stack of layers; a text model has one stack, described by the file itself
 _SECTIONS = ("embedding_config", "llm_config")
 _WHOLE = ""
-# model_type of text students by that of the teacher
-_TEXT_TYPES = {"llama": "llama_mamba2", "qwen2": "qwen2_mamba2"}
+# model_types of text teachers; a student's is this and its mixer, as in `llama_mamba2`
+_TEXT_TYPES = ("llama", "qwen2")
 
 # how transformers finds the release's own modelling files, which a user may put beside the weights; never run here
 _RELEASED: dict[str, dict[str, Any]] = {
@@ -83,8 +84,13 @@ def is_student(folder: Path) -> bool:
     return any(BLOCK_TYPE in section for section in _sections(content))
 
 
+def block_type(mixer: Mixer) -> str:
+    """What `layers_block_type` calls a mixer."""
+    return _ATTENTION if mixer.is_attention else mixer.kind
+
+
 def load_student(
-    folder: Path, *, device: torch.device, dtype: torch.dtype, kernels: Mamba2Kernels | None = None
+    folder: Path, *, device: torch.device, dtype: torch.dtype, options: MixerOptions | None = None
 ) -> LanguageModel:
     """A linear or hybrid student from its released layout, frozen and in evaluation mode.
 
@@ -92,7 +98,7 @@ def load_student(
         folder: config.json and safetensors, as `write_student` or mmMamba's authors wrote them.
         device: of the weights.
         dtype: of the weights.
-        kernels: implementations of the mixers' operators; None for the best that can run.
+        options: whose `kernels` compute the mixers; None for the best that can run.
 
     Raises:
         BackendError: if an implementation that is asked for by name cannot run there.
@@ -103,15 +109,21 @@ def load_student(
     try:
         model = build(_architecture(content), dtype=dtype)
         kinds = _kinds(content)
+        changed = _changed_options(content)
     except ConfigError as error:
         raise ConfigError(f"{folder / CONFIG}: {error}") from None
     for layer, kind in zip(model.mixer_layers(), kinds, strict=True):
-        attention = layer.layer.mixer
-        assert isinstance(attention, SoftmaxAttention), "build makes no other"
-        if kind == Mamba2.kind:
-            layer.layer.mixer = mamba2_like(attention, Mamba2Options())
+        if kind == _ATTENTION:
+            continue
+        try:
+            ours = mixer_spec(kind).options(**changed)
+        except (TypeError, ConfigError) as error:
+            raise ConfigError(f"{folder / CONFIG}: {MIXER_OPTIONS}={changed} is not for {kind}: {error}") from None
+        if options is not None and options.kind == kind:
+            ours.kernels = options.kernels
+        layer.layer.mixer = mixer_like(layer.layer.mixer, ours, where=f"{folder}: {layer.name}")
     load_weights(model, key_map(model), StoredTensors(folder), source=folder, device=device, dtype=dtype)
-    choose_backends(model, Mamba2Kernels() if kernels is None else kernels)
+    model.choose_backends()
     return model.requires_grad_(False).eval()
 
 
@@ -129,7 +141,7 @@ def write_student(
 
     Args:
         folder: must not exist or be empty, unless `replace`.
-        student: with the layer of mmMamba; ablations have no place in the layout.
+        student: linear or hybrid; a HoVLE student whose layers are mmMamba's is written in the layout of its release.
         teacher_folder: whose config.json is taken over with the student's changes, and whose other files (tokenizer
             and so on) are copied; None for a config.json that describes the architecture alone.
         carried: other files that are copied.
@@ -143,7 +155,7 @@ def write_student(
         RunError: if the disk is full or cannot be written.
     """
     assert isinstance(student, Hovle | Llama), "the families that there are"
-    _refuse_ablations(student)
+    _mixer_of(student)
     content: Json = hovle_json(student.config) if isinstance(student, Hovle) else llama_json(student.config)
     files = list(carried)
     if teacher_folder is not None:
@@ -174,33 +186,48 @@ def _files_beside_weights(folder: Path) -> list[Path]:
     ]
 
 
-def _refuse_ablations(student: LanguageModel) -> None:
-    for layer in layers_of_kind(student, Mamba2.kind):
-        assert isinstance(layer.layer.mixer, Mamba2), "the kind says so"
-        for option in fields(Mamba2Options):
-            value = getattr(layer.layer.mixer.options, option.name)
-            # how the state is kept is no part of a model
-            if option.name != "low_precision_state" and value != option.default:
-                raise ConfigError(
-                    f"the student's {option.name}={value} has no place in the released layout, which knows only "
-                    f"{option.name}={option.default}; keep this student as the checkpoint of its run"
-                )
+def _mixer_of(student: LanguageModel) -> MixerOptions | None:
+    """The options that all converted layers have; None where every layer is softmax attention.
+
+    Raises:
+        ConfigError: if layers differ: the layout describes one mixer.
+    """
+    every = [layer.layer.mixer.options for layer in student.converted_layers()]
+    found = [options for options in every if options is not None]
+    for options in found[1:]:
+        if (options.kind, options.changed()) != (found[0].kind, found[0].changed()):
+            raise ConfigError(
+                f"the student has layers of {found[0].kind} {found[0].changed()} and of {options.kind} "
+                f"{options.changed()}, but a folder describes one mixer; keep this student as the checkpoint of its run"
+            )
+    return found[0] if found else None
 
 
 def _student_json(content: Json, student: Hovle | Llama) -> dict[str, Any]:
     ours: dict[str, Any] = json.loads(json.dumps(content))
-    if isinstance(student, Hovle):
+    options = _mixer_of(student)
+    is_released = options is None or (mixer_spec(options.kind).in_mmmamba and not options.changed())
+    if isinstance(student, Hovle) and is_released:
         for name, entries in _RELEASED.items():
             (ours[name] if name else ours).update(entries)
-        stacks = [student.embedding.layers, student.llm.layers]
     else:
         ours.pop("auto_map", None)
-        ours |= {"model_type": _TEXT_TYPES[ours["model_type"]], "architectures": []}
-        stacks = [student.llm.layers]
+        kind = "mamba2" if options is None else options.kind
+        ours |= {"model_type": f"{ours['model_type']}_{kind}", "architectures": []}
+    if options is not None and options.changed():
+        ours[MIXER_OPTIONS] = options.changed()
+    stacks = [student.embedding.layers, student.llm.layers] if isinstance(student, Hovle) else [student.llm.layers]
     ours["torch_dtype"] = str(student.llm.norm.weight.dtype).removeprefix("torch.")
     for section, layers in zip(_sections(ours), stacks, strict=True):
-        section[BLOCK_TYPE] = [BLOCK_TYPES[layer.mixer.kind] for layer in layers]
+        section[BLOCK_TYPE] = [block_type(layer.mixer) for layer in layers]
     return ours
+
+
+def _changed_options(content: Json) -> dict[str, Any]:
+    changed = content.get(MIXER_OPTIONS, {})
+    if not isinstance(changed, dict):
+        raise ConfigError(f"{MIXER_OPTIONS}={changed} must be an object of options and values")
+    return changed
 
 
 def _names(content: Json) -> Sequence[str]:
@@ -218,7 +245,7 @@ def _architecture(content: Json) -> ModelConfig:
     if _names(content) == _SECTIONS:
         sections = {name: content[name] for name in _SECTIONS if isinstance(content.get(name), dict)}
         return read_hovle({**content, **{name: _without_types(section) for name, section in sections.items()}})
-    teachers = {ours: theirs for theirs, ours in _TEXT_TYPES.items()}
+    teachers = {f"{teacher}_{kind}": teacher for teacher in _TEXT_TYPES for kind in mixers()}
     model_type = content.get("model_type")
     if model_type not in teachers:
         raise ConfigError(f"model_type={model_type} is no student of a text model, only {', '.join(teachers)} are")
@@ -227,17 +254,17 @@ def _architecture(content: Json) -> ModelConfig:
 
 def _kinds(content: Json) -> list[str]:
     """The kind of every layer's mixer, through the embedding first."""
-    by_type = {block_type: kind for kind, block_type in BLOCK_TYPES.items()}
-    kinds = []
+    known = (*mixers(), _ATTENTION)
+    kinds: list[str] = []
     for name, section in zip(_names(content), _sections(content), strict=True):
         key = f"{name}.{BLOCK_TYPE}" if name else BLOCK_TYPE
         num_layers, types = section["num_hidden_layers"], section.get(BLOCK_TYPE)
         if not isinstance(types, list) or len(types) != num_layers:
             raise ConfigError(f"{key}={types} must be a list of {num_layers}, one for each layer")
-        for i, block_type in enumerate(types):
-            if block_type not in by_type:
-                raise ConfigError(f"{key}[{i}]={block_type} must be {' or '.join(by_type)}")
-            kinds.append(by_type[block_type])
+        for i, kind in enumerate(types):
+            if kind not in known:
+                raise ConfigError(f"{key}[{i}]={kind} must be {' or '.join(known)}")
+        kinds += types
     return kinds
 
 

@@ -31,7 +31,7 @@ Keys:
   from_run       stage=2, 3: the run, or a student's folder, to go on from        [null: the newest finished run]
   stage_1, stage_2, stage_3, stage_teacher: how each is trained, such as stage_2.KEY=VALUE with
                  steps, batch_size, accumulation, learning_rate, warmup, decay, weight_decay, gradient_clip,
-                 autocast, counted (all, real, answers), evaluate_every, checkpoint_every;
+                 autocast, loss_mask (all, non_padding, answers), evaluate_every, checkpoint_every;
                  stages 1 and 2: factor; stage 3: temperature, reduction (token, sequence), cross_entropy, train_decay
   teacher.path   a checkpoint folder; `shipped`: the trained copy of hovle_tiny; null: random weights
   student.initialisation     scratch, inherit, mimic                             [mimic]

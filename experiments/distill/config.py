@@ -15,7 +15,7 @@ from lab.core.train.loop import TrainConfig
 from lab.experiments.distill import student
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.data_sources import DataConfig
-from lab.experiments.distill.loss_mask import Counted
+from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.student import StudentConfig
 
 TEACHER, ALL = "teacher", "all"
@@ -24,7 +24,7 @@ FIGURES = ("layer_error", "loss", "accuracy", "trade_off", "students")
 
 
 class Reduction(Enum):
-    """What the summed divergence is divided by: the counted tokens, or the sequences (mmMamba's `batchmean`)."""
+    """What the summed divergence is divided by: the tokens of the mask, or the sequences (mmMamba's `batchmean`)."""
 
     token = "token"
     sequence = "sequence"
@@ -34,12 +34,12 @@ class Reduction(Enum):
 class Recipe(TrainConfig):
     """How one stage is trained."""
 
-    counted: Counted = Counted.all
-    """Positions that the loss counts."""
+    loss_mask: LossMask = LossMask.all
+    """Positions that enter the loss."""
     factor: float = 1000.0
     """Stages 1 and 2: the loss is this times the mean squared error of the heads, averaged over layers."""
     temperature: float = 1.0
-    """Stage 3: of both next-token laws."""
+    """Stage 3: of both next-token distributions."""
     reduction: Reduction = Reduction.token
     """Stage 3: what the divergence is divided by."""
     cross_entropy: float = 0.0

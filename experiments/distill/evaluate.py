@@ -16,13 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.core.data.batch import Batch, count_right
-from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.hybrid import layers_of_kind
-from lab.experiments.distill.loss_mask import Counted, counted, hidden_states
+from lab.experiments.distill.loss_mask import LossMask, hidden_states, inputs_of, loss_mask
 from lab.experiments.distill.losses import kl_divergence
 from lab.experiments.distill.objectives import Autocast
-from lab.experiments.distill.signals import captured
 
 Row = dict[str, Any]
 
@@ -93,11 +90,11 @@ def compare(
     with torch.no_grad():
         for number, batch in enumerate(batches, start=1):
             placed = batch.to(device)
-            with captured(teacher, layers.add):
-                theirs = hidden_states(teacher, placed)
+            theirs = teacher.observed(inputs_of(teacher, placed), layers.add)
+            assert theirs is not None, "every layer is looked at"
             with autocast():
                 ours = hidden_states(student, placed)
-            is_real, is_answer = counted(placed, Counted.real), counted(placed, Counted.answers)
+            is_real, is_answer = loss_mask(placed, LossMask.non_padding), loss_mask(placed, LossMask.answers)
             predicted = torch.zeros_like(placed.llm_ids)
             for where in _chunks(is_real, chunk_size):
                 scores, teacher_scores = student.logits(ours[where]), teacher.logits(theirs[where])
@@ -126,20 +123,21 @@ class _LayerErrors:
     """Sums of squares of each converted layer's error, on the teacher's inputs, over batches."""
 
     def __init__(self, student: LanguageModel, autocast: Autocast) -> None:
-        self._layers = {layer.index: layer for layer in layers_of_kind(student, Mamba2.kind)}
+        self._layers = {layer.index: layer for layer in student.converted_layers()}
         self._autocast = autocast
         self._error = dict.fromkeys(self._layers, 0.0)
         self._size = dict.fromkeys(self._layers, 0.0)
         self._count = dict.fromkeys(self._layers, 0)
 
-    def add(self, index: int, u: Float[Tensor, "B T D"], heads: Float[Tensor, "B H T P"]) -> None:
+    def add(self, index: int, u: Float[Tensor, "B T D"], heads: Float[Tensor, "B H T P"]) -> bool:
         if index not in self._layers:
-            return
+            return True
         with self._autocast():
             ours = self._layers[index].layer.mixer.heads(u)
         self._error[index] += float((ours.double() - heads.double()).square().sum())
         self._size[index] += float(heads.double().square().sum())
         self._count[index] += heads.numel()
+        return True
 
     def rows(self) -> list[Row]:
         """||student - teacher|| / ||teacher|| of each layer's heads, and their mean squared error."""

@@ -11,7 +11,7 @@ from lab.core.data.public_tokenizers import GgufTokenizer
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import CheckpointError
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.student_format import BLOCK_TYPES, write_student
+from lab.core.models.student_format import block_type, write_student
 from lab.core.runs.atomic_files import refuse_unwritable
 from lab.experiments.distill.data import tokenizer_of
 from lab.experiments.distill.finished import Choice, RecordedRun, choose_node, find_recorded, load_finished
@@ -41,7 +41,7 @@ def main(run_name: str, folder: Path, choice: Choice) -> str:
     node = choose_node(run, choice)
     student = load_finished(run, node, device=torch.device("cpu"))
     _write(folder, student, run)
-    kinds = Counter(BLOCK_TYPES[layer.layer.mixer.kind] for layer in student.mixer_layers())
+    kinds = Counter(block_type(layer.layer.mixer) for layer in student.mixer_layers())
     layers = " and ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), reverse=True))
     stage = f"stage {node.stage}" if node.stage else "the seed"
     return f"{folder}: the student of {run.folder.name} after {stage}, {layers} layers"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from lab.core.runs.record import Run
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
 from lab.experiments.distill.lineage import find_source, read_source, seeded_student
-from lab.experiments.distill.loss_mask import Counted
+from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.pipeline import Bench, work_on_students, work_on_teacher
 from lab.experiments.distill.placement import softmax_layers
 from lab.experiments.distill.stage_graph import nodes, students
@@ -122,10 +123,10 @@ def _check_students(config: DistillConfig, architecture: ModelConfig, *, num_lay
     is_hd = isinstance(architecture, HovleConfig) and architecture.vision.pixel_shuffle is PixelShuffle.post
     for node in nodes(students(config)):
         softmax_layers(node.student.hybrid, num_layers)
-        if node.recipe is not None and node.stage < 3 and is_hd and node.recipe.counted is Counted.answers:
+        if node.recipe is not None and node.stage < 3 and is_hd and node.recipe.loss_mask is LossMask.answers:
             raise ConfigError(
-                f"stage_{node.stage}.counted=answers: with pixel shuffle `post` the first layers read patches, among "
-                "which answers have no place; choose real or all"
+                f"stage_{node.stage}.loss_mask=answers: with pixel shuffle `post` the first layers read patches, among "
+                "which answers have no place; choose non_padding or all"
             )
 
 
@@ -135,10 +136,10 @@ def _backends(config: DistillConfig, device: torch.device) -> dict[str, str]:
     Raises:
         BackendError: if one that is asked for by name cannot run.
     """
-    kernels = config.student.kernels
-    names = ("ssd", "ssd_step", "causal_conv", "causal_conv_step")
-    dtype = config.teacher.precision.dtype
-    return {name: resolve(name, getattr(kernels, name), device, dtype).name for name in names}
+    kernels, dtype = config.student.mixer.kernels, config.teacher.precision.dtype
+    return {
+        field.name: resolve(field.name, getattr(kernels, field.name), device, dtype).name for field in fields(kernels)
+    }
 
 
 def _report(record: Run, settings: DistillConfig) -> float:

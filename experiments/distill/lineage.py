@@ -7,9 +7,7 @@ from typing import Any
 import torch
 
 from lab.core.errors import CheckpointError, RunError
-from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.hybrid import layers_of_kind
 from lab.core.models.student_format import is_checkpoint, is_student, load_student
 from lab.core.runs.find import find_run, outputs_root, run_directories
 from lab.core.runs.random_streams import Seeds
@@ -69,7 +67,7 @@ def seeded_student(teacher: LanguageModel, node: Node, *, seed: int) -> Language
     student = build_student(teacher, node.student, seeds=seeds)
     if node.recipe is not None and node.recipe.autocast:
         # small steps vanish in bfloat16: trained tensors are float32, products are not
-        for layer in layers_of_kind(student, Mamba2.kind):
+        for layer in student.converted_layers():
             layer.layer.mixer.float()
     return student
 

@@ -1,4 +1,4 @@
-"""Between batches and models: who reads which ids, and which positions a loss counts."""
+"""Between batches and models: who reads which ids, and which positions enter a loss."""
 
 # Letters: B batch, T tokens of the language model, D model width.
 
@@ -15,24 +15,30 @@ from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.hovle import Hovle
 
 
-class Counted(Enum):
-    """What a loss counts: all positions, padding too, as mmMamba does; real tokens; those that predict an answer."""
+class LossMask(Enum):
+    """The positions that enter a loss."""
 
     all = "all"
-    real = "real"
+    """Every position, padding too, as in mmMamba."""
+    non_padding = "non_padding"
     answers = "answers"
+    """Those that predict a token of an answer."""
 
 
 def hidden_states(model: LanguageModel, batch: Batch) -> Float[Tensor, "B T D"]:
     """What the model's `logits` reads, at every position of `batch.llm_ids`."""
+    return model.hidden(inputs_of(model, batch))
+
+
+def inputs_of(model: LanguageModel, batch: Batch) -> Inputs:
+    """A batch as a model reads it."""
     reads_every_patch = isinstance(model, Hovle) and model.config.vision.pixel_shuffle is PixelShuffle.post
-    inputs = Inputs(
+    return Inputs(
         tokens=batch.llm_ids,
         pixel_values=batch.pixel_values if len(batch.pixel_values) else None,
         hd_tokens=batch.embedding_ids if reads_every_patch else None,
         lengths=batch.llm_lengths,
     )
-    return model.hidden(inputs)
 
 
 def next_tokens(batch: Batch) -> Int[Tensor, "B T"]:
@@ -42,22 +48,22 @@ def next_tokens(batch: Batch) -> Int[Tensor, "B T"]:
     return targets
 
 
-def counted(batch: Batch, which: Counted) -> Bool[Tensor, "B T"]:
-    """The positions of `batch.llm_ids` that a loss counts."""
-    if which is Counted.answers:
+def loss_mask(batch: Batch, which: LossMask) -> Bool[Tensor, "B T"]:
+    """The positions of `batch.llm_ids` that enter a loss."""
+    if which is LossMask.answers:
         return next_tokens(batch) != IGNORED
-    if which is Counted.all:
+    if which is LossMask.all:
         return torch.ones_like(batch.llm_ids, dtype=torch.bool)
     return _is_real(batch.llm_ids, batch.llm_lengths)
 
 
-def counted_in_layer(batch: Batch, which: Counted, num_tokens: int) -> Bool[Tensor, "B T"] | None:
-    """The positions that a layer's loss counts, for a layer that reads `num_tokens`; None for all of them."""
-    if which is Counted.all:
+def layer_loss_mask(batch: Batch, which: LossMask, num_tokens: int) -> Bool[Tensor, "B T"] | None:
+    """The positions that enter the loss of a layer that reads `num_tokens`; None for all of them."""
+    if which is LossMask.all:
         return None
     if num_tokens == batch.llm_ids.shape[1]:
-        return counted(batch, which)
-    assert which is Counted.real, "answers have no place in a sequence of patches; the configuration is refused"
+        return loss_mask(batch, which)
+    assert which is LossMask.non_padding, "a sequence of patches has no answers; the configuration is refused"
     return _is_real(batch.embedding_ids, batch.embedding_lengths)
 
 

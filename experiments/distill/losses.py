@@ -1,10 +1,10 @@
-"""What a student is trained on: its heads against the teacher's, layer by layer, or its next-token law.
+"""What a student is trained on: its head outputs against the teacher's, or its next-token distribution.
 
-Every reduction is spelt out, since published losses differ by factors of thousands: mmMamba sums the divergence over
+Every reduction is spelled out, since published losses differ by factors of thousands: mmMamba sums the divergence over
 the positions of a sequence, so that 2 nats a token over 4,000 tokens read as 8,000.
 """
 
-# Letters: B batch, T tokens, H heads, P head_dim, n counted positions, D model width, V vocabulary.
+# Letters: B batch, T tokens, H heads, P head_dim, n masked positions, D model width, V vocabulary.
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,21 +21,21 @@ Logits = Callable[[Tensor], Tensor]
 
 
 def layer_mse(
-    student: Float[Tensor, "B H T P"], teacher: Float[Tensor, "B H T P"], *, is_counted: Bool[Tensor, "B T"] | None
+    student: Float[Tensor, "B H T P"], teacher: Float[Tensor, "B H T P"], *, mask: Bool[Tensor, "B T"] | None
 ) -> Float[Tensor, ""]:
-    """The mean over counted positions, heads and channels of (student - teacher)^2, in float32 or better.
+    """The mean over the mask's positions, heads and channels of (student - teacher)^2, in float32 or better.
 
     Args:
         student: heads before the output projection.
         teacher: what they should be.
-        is_counted: the positions that count; None for all.
+        mask: the positions that enter the mean; None for all.
     """
     wide = torch.promote_types(student.dtype, torch.float32)
     squared = (student.to(wide) - teacher.to(wide)).square()
-    if is_counted is None:
+    if mask is None:
         return squared.mean()
     by_position = squared.mean(dim=(1, 3))
-    return (by_position * is_counted).sum() / is_counted.sum()
+    return (by_position * mask).sum() / mask.sum()
 
 
 def kl_divergence(
@@ -56,21 +56,21 @@ class Divergence:
     """Sums over positions, to be divided by what the reduction says.
 
     Attributes:
-        kl: the divergence, over counted positions.
+        kl: the divergence, over the mask's positions.
         cross_entropy: -log of the student's probability of the label, over positions that have one.
-        num_counted: counted positions.
+        num_masked: positions of the mask.
         num_labels: positions with a label.
     """
 
     kl: Float[Tensor, ""]
     cross_entropy: Float[Tensor, ""]
-    num_counted: int
+    num_masked: int
     num_labels: int
 
     @property
     def kl_per_token(self) -> Float[Tensor, ""]:
-        """The mean over counted positions."""
-        return self.kl / max(self.num_counted, 1)
+        """The mean over the mask's positions."""
+        return self.kl / max(self.num_masked, 1)
 
     @property
     def cross_entropy_per_label(self) -> Float[Tensor, ""]:
@@ -84,12 +84,12 @@ def divergence(
     *,
     student_logits: Logits,
     teacher_logits: Logits,
-    is_counted: Bool[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
     targets: Int[Tensor, "B T"],
     temperature: float,
     chunk_size: int,
 ) -> Divergence:
-    """Divergence and cross-entropy of two next-token laws, computed for `chunk_size` positions at a time.
+    """Divergence and cross-entropy of two next-token distributions, computed for `chunk_size` positions at a time.
 
     The backward pass computes a chunk's logits again instead of keeping them: two logarithms of T x V probabilities
     would take 6 GB at 8,192 tokens and InternLM2's vocabulary.
@@ -99,21 +99,21 @@ def divergence(
         teacher_hidden: what the teacher's `logits` reads; it gets no gradient.
         student_logits: scores of some positions.
         teacher_logits: scores of some positions.
-        is_counted: the positions whose divergence counts.
+        mask: the positions whose divergence is summed.
         targets: the label of each position's next token, or IGNORED.
         temperature: τ of the divergence.
         chunk_size: positions whose logits exist at one time.
     """
-    is_wanted = is_counted | (targets != IGNORED)
-    # hidden states of the wanted positions alone: logits of the others are never computed
-    wanted = (x[is_wanted] for x in (student_hidden, teacher_hidden, is_counted, targets))
-    parts = zip(*(torch.split(x, chunk_size) for x in wanted), strict=True)
+    is_used = mask | (targets != IGNORED)
+    # hidden states of these positions alone: logits of the others are never computed
+    used = (x[is_used] for x in (student_hidden, teacher_hidden, mask, targets))
+    parts = zip(*(torch.split(x, chunk_size) for x in used), strict=True)
 
-    def sums(student: Tensor, teacher: Tensor, counted: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def sums(student: Tensor, teacher: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         scores = student_logits(student)
         with torch.no_grad():
             teacher_scores = teacher_logits(teacher)
-        kl = (kl_divergence(scores, teacher_scores, temperature=temperature) * counted).sum()
+        kl = (kl_divergence(scores, teacher_scores, temperature=temperature) * mask).sum()
         return kl, cross_entropy_sum(scores, labels)
 
     wide = torch.promote_types(student_hidden.dtype, torch.float32)
@@ -123,7 +123,7 @@ def divergence(
         kl, cross_entropy = checkpoint(sums, *part, use_reentrant=False, preserve_rng_state=False)
         kl_total = kl_total + kl
         cross_entropy_total = cross_entropy_total + cross_entropy
-    return Divergence(kl_total, cross_entropy_total, int(is_counted.sum()), int((targets != IGNORED).sum()))
+    return Divergence(kl_total, cross_entropy_total, int(mask.sum()), int((targets != IGNORED).sum()))
 
 
 def cross_entropy_sum(scores: Float[Tensor, "n V"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:

@@ -2,7 +2,7 @@
 
 1   what is new in every mixer, on the teacher's heads
 2   the projections of queries, keys and values too, on the same target
-3   the whole student from tokens to logits, on the teacher's next-token law; chosen layers are softmax again
+3   the whole student from tokens to logits, on the teacher's next-token distribution; chosen layers are softmax again
 
 In stages 1 and 2 every layer reads what the teacher's layer reads. A loss is computed and its gradient taken in one
 call, so that a stage may free memory as it goes.
@@ -20,19 +20,18 @@ import torch
 
 from lab.core.data.batch import Batch
 from lab.core.data.stream import Stream
-from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.hybrid import layers_of_kind
 from lab.experiments.distill.config import Recipe, Reduction
+from lab.experiments.distill.layer_local import layer_local_backward
 from lab.experiments.distill.loss_mask import (
-    Counted,
-    counted,
-    counted_in_layer,
+    LossMask,
     hidden_states,
+    inputs_of,
+    layer_loss_mask,
+    loss_mask,
     next_tokens,
 )
 from lab.experiments.distill.losses import divergence
-from lab.experiments.distill.signals import layer_local_backward
 
 Autocast = Callable[[], AbstractContextManager[None]]
 
@@ -60,14 +59,14 @@ class HeadsObjective:
 
     def __call__(self, batch: Batch, *, scale: float) -> dict[str, float]:
         """See `Objective`; every layer's graph is gone before the next begins."""
-        mixers = {layer.index: layer.layer.mixer for layer in layers_of_kind(self.student, Mamba2.kind)}
+        mixers = {layer.index: layer.layer.mixer for layer in self.student.converted_layers()}
         factor = self.recipe.factor / len(mixers)
         errors = layer_local_backward(
-            partial(hidden_states, self.teacher, batch),
             self.teacher,
+            inputs_of(self.teacher, batch),
             mixers,
             scale=scale * factor,
-            is_counted=partial(counted_in_layer, batch, self.recipe.counted),
+            mask_of=partial(layer_loss_mask, batch, self.recipe.loss_mask),
             autocast=self.autocast,
         )
         return {"loss": factor * sum(errors.values())}
@@ -75,7 +74,7 @@ class HeadsObjective:
 
 @dataclass(frozen=True, slots=True)
 class LogitsObjective:
-    """Stage 3: the divergence from the teacher's next-token law, and a share of the labels' cross-entropy."""
+    """Stage 3: the divergence from the teacher's next-token distribution, and a share of the labels' cross-entropy."""
 
     teacher: LanguageModel
     student: LanguageModel
@@ -83,7 +82,7 @@ class LogitsObjective:
     autocast: Autocast
 
     def __call__(self, batch: Batch, *, scale: float) -> dict[str, float]:
-        """See `Objective`; `kl_per_token` is the mean over counted tokens, whatever the loss is divided by."""
+        """See `Objective`; `kl_per_token` is the mean over the mask, whatever the loss is divided by."""
         recipe = self.recipe
         with torch.no_grad():
             theirs = hidden_states(self.teacher, batch)
@@ -95,7 +94,7 @@ class LogitsObjective:
                 theirs,
                 student_logits=self.student.logits,
                 teacher_logits=self.teacher.logits,
-                is_counted=counted(batch, recipe.counted),
+                mask=loss_mask(batch, recipe.loss_mask),
                 targets=next_tokens(batch),
                 temperature=recipe.temperature,
                 chunk_size=recipe.chunk_size,
@@ -119,7 +118,7 @@ class AnswersObjective:
     def __call__(self, batch: Batch, *, scale: float) -> dict[str, float]:
         """See `Objective`; logits of other positions are not computed."""
         targets = next_tokens(batch)
-        is_answer = counted(batch, Counted.answers)
+        is_answer = loss_mask(batch, LossMask.answers)
         with torch.set_grad_enabled(scale != 0):
             with self.autocast():
                 scores = self.model.logits(hidden_states(self.model, batch)[is_answer])

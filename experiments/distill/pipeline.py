@@ -17,10 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lab.core.data.batch import Batch
 from lab.core.data.tokenizers import Tokenizer, WordTokenizer
-from lab.core.mixers.mamba2 import Mamba2
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hovle import Hovle
-from lab.core.models.hybrid import layers_of_kind
 from lab.core.runs.record import Run
 from lab.core.train.loop import TrainConfig, fit
 from lab.core.train.optim import adamw
@@ -86,7 +84,7 @@ def work_on_students(record: Run, bench: Bench, source: Path | None) -> None:
                 chunk_size=bench.config.stage_3.chunk_size,
                 follow=advance,
             )
-        rows[-1]["num_softmax"] = len(student.mixer_layers()) - len(layers_of_kind(student, Mamba2.kind))
+        rows[-1]["num_softmax"] = len(student.mixer_layers()) - len(student.converted_layers())
         record.log(_ended(rows, tags))
 
 

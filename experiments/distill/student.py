@@ -1,30 +1,27 @@
-"""A student: the teacher with Mamba-2 mixers in place of attention, and what each stage trains of it.
+"""A student: the teacher with other mixers in place of attention, and what each stage trains of it.
 
-Tensors that no stage trains are the teacher's own, in the same memory; every tensor that a stage trains is the
-student's.
+Frozen tensors share storage with the teacher; every tensor that a stage trains is the student's.
 """
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import register_schema
-from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
-from lab.core.mixers.softmax import SoftmaxAttention
+from lab.core.mixers.initialisation import Initialisation
+from lab.core.mixers.options import MixerOptions
+from lab.core.mixers.spec import MixerSpec, mixer_like, mixer_spec, mixers
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.hybrid import choose_backends, layers_of_kind, mamba2_like
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.placement import HybridConfig
-from lab.experiments.distill.seeding import Initialisation, seed
 
-# by the names of a mixer's parameters; the output projection is in none: it is never trained
-DECAY = frozenset({"A_log", "dt_bias"})
-NEW = DECAY | {"conv1d.weight", "conv1d.bias", "in_proj.weight", "D", "g_norm.weight", "g_proj.weight"}
-INHERITED = frozenset({"vkq_proj.weight", "vkq_proj.bias"})
 STAGES = (1, 2, 3)
+# the layer of the paper
+DEFAULT_MIXER = "mamba2"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,51 +30,60 @@ class StudentConfig:
 
     initialisation: Initialisation = Initialisation.mimic
     """What the mixers start from."""
-    mixer: Mamba2Options = field(default_factory=Mamba2Options)
-    """Variants of the mixer."""
+    mixer: Any = None
+    """MixerOptions: the configuration group `student/mixer` decides which; None: mmMamba's layer."""
     hybrid: HybridConfig = field(default_factory=HybridConfig)
     """Layers that are softmax attention again from stage 3 on."""
-    kernels: Mamba2Kernels = field(default_factory=Mamba2Kernels)
-    """Implementations of the mixer's operators."""
+
+    def __post_init__(self) -> None:
+        if self.mixer is None:
+            self.mixer = mixer_spec(DEFAULT_MIXER).options()
+        if not isinstance(self.mixer, MixerOptions):
+            raise ConfigError(f"student.mixer={self.mixer}: choose student/mixer={' or '.join(sorted(mixers()))}")
+
+    @property
+    def spec(self) -> MixerSpec:
+        """Of the mixer."""
+        return mixer_spec(self.mixer.kind)
 
 
 def register() -> None:
-    """Make the schema of the configuration group `student` known to Hydra."""
+    """Make the schemas of the configuration groups `student` and `student/mixer` known to Hydra."""
     register_schema("student_schema", StudentConfig, group="student")
+    for spec in mixers().values():
+        register_schema(f"{spec.kind}_schema", spec.options, group="student/mixer")
 
 
 def build_student(teacher: LanguageModel, config: StudentConfig, *, seeds: Seeds) -> LanguageModel:
-    """A seeded student, linear in every layer, frozen and in the mode of the teacher.
+    """An initialised student, linear in every layer, frozen and in the mode of the teacher.
 
     Args:
         teacher: softmax attention in every layer; it must not be trained any more, since the student reads its memory.
         config: initialisation and variants of the mixers, and implementations of the operators.
-        seeds: every layer has a stream of its own, so that a layer does not depend on the others.
+        seeds: each layer draws from a separate stream, so that no layer depends on another.
 
     Raises:
         BackendError: if an implementation that is asked for by name cannot run where the teacher is.
-        ConfigError: if the options ask for what the teacher's attention does not have.
+        ConfigError: if the options ask for what the teacher's attention does not have, or the mixer drops what it has.
     """
     student = copy.deepcopy(teacher, _shared_memory(teacher))
     for layer in student.mixer_layers():
         attention = layer.layer.mixer
-        assert isinstance(attention, SoftmaxAttention), "a teacher has no other"
-        mixer = mamba2_like(attention, config.mixer)
-        weights = seed(
-            attention.state_dict(),
-            attention.shape,
-            options=config.mixer,
-            initialisation=config.initialisation,
-            generator=seeds.torch("student", layer.index),
+        mixer = mixer_like(attention, config.mixer, where=f"the teacher's {layer.name}")
+        theirs = attention.state_dict(keep_vars=True)
+        generator = seeds.torch("student", layer.index)
+        weights = config.spec.initial_weights(
+            attention.state_dict(), attention.shape, config.mixer, config.initialisation, generator
         )
-        mixer.load_state_dict(weights | {"o_proj.weight": attention.wo.weight}, assign=True)
+        output = {f"o_proj.{name}": theirs[f"wo.{name}"] for name in ("weight", "bias") if f"wo.{name}" in theirs}
+        mixer.load_state_dict(weights | output, assign=True)
         layer.layer.mixer = mixer.requires_grad_(False).train(student.training)
-    choose_backends(student, config.kernels)
+    student.choose_backends()
     return student
 
 
 def keep_softmax(student: LanguageModel, teacher: LanguageModel, layers: Collection[int]) -> None:
-    """Give these layers of a student the teacher's attention again, untouched and frozen (section 4.5 of the paper)."""
+    """Give these layers of a student the teacher's attention back, untouched and frozen (section 4.5 of the paper)."""
     ours, theirs = student.mixer_layers(), teacher.mixer_layers()
     # one memo for all: layers that share their rotary tables go on sharing them
     memo = _shared_memory(teacher)
@@ -102,14 +108,17 @@ def trainable_names(student: LanguageModel, stage: int, *, train_decay: bool) ->
     """
     if stage not in STAGES:
         raise ConfigError(f"stage={stage} does not exist; choose from {', '.join(map(str, STAGES))}")
-    parts = NEW if stage == 1 else NEW | INHERITED
-    if stage == 3 and not train_decay:
-        parts -= DECAY
-    return _parameters_named(student, parts)
+    return _parameters_named(
+        student,
+        lambda spec: (
+            (spec.new if stage == 1 else spec.new | spec.inherited)
+            - (spec.decay if stage == 3 and not train_decay else frozenset())
+        ),
+    )
 
 
 def set_trainable(student: LanguageModel, names: Collection[str]) -> dict[str, nn.Parameter]:
-    """Freeze everything but these parameters, and return them."""
+    """Freeze everything but these parameters and return them."""
     parameters = dict(student.named_parameters())
     student.requires_grad_(False)
     chosen = {name: parameters[name] for name in names}
@@ -121,15 +130,16 @@ def set_trainable(student: LanguageModel, names: Collection[str]) -> dict[str, n
 def own_tensors(student: LanguageModel) -> dict[str, Tensor]:
     """What a student does not share with its teacher: all that any stage trains. A checkpoint needs nothing else."""
     state = student.state_dict()
-    return {name: state[name] for name in _parameters_named(student, NEW | INHERITED)}
+    return {name: state[name] for name in _parameters_named(student, lambda spec: spec.new | spec.inherited)}
 
 
-def _parameters_named(student: LanguageModel, parts: Collection[str]) -> tuple[str, ...]:
+def _parameters_named(student: LanguageModel, chosen: Callable[[MixerSpec], Collection[str]]) -> tuple[str, ...]:
+    """The parameters of converted layers whose names `chosen` gives for their mixer."""
     return tuple(
         f"{layer.name}.mixer.{name}"
-        for layer in layers_of_kind(student, Mamba2.kind)
+        for layer in student.converted_layers()
         for name, _ in layer.layer.mixer.named_parameters()
-        if name in parts
+        if name in chosen(mixer_spec(layer.layer.mixer.kind))
     )
 
 

@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lab.core.errors import InputError
-from lab.core.mixers.base import Mixer, MixerShape, mixers, right_padded_lengths
+from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape
+from lab.core.mixers.softmax import SoftmaxAttention
+from lab.core.mixers.spec import mixers
 from lab.core.models.decoder import draw_weights
 
-KINDS = sorted(mixers())
+KINDS = [SoftmaxAttention.kind, *sorted(mixers())]
 SHAPES = {
     "grouped": MixerShape(hidden_size=24, num_heads=4, num_kv_heads=2, head_dim=8),
     "one key head": MixerShape(hidden_size=16, num_heads=3, num_kv_heads=1, head_dim=4),
@@ -21,7 +23,9 @@ TOLERANCE = 1e-12  # float64 throughout
 
 
 def made(kind: str, shape: MixerShape, dtype: torch.dtype = torch.float64) -> Mixer:
-    mixer = mixers()[kind](shape)
+    is_softmax = kind == SoftmaxAttention.kind
+    spec = None if is_softmax else mixers()[kind]
+    mixer = SoftmaxAttention(shape) if spec is None else spec.build(shape, spec.options(), AttentionTraits())
     draw_weights(mixer, generator=torch.Generator().manual_seed(0), std=0.3)
     return mixer.to(dtype)
 
@@ -40,10 +44,6 @@ def decoded(mixer: Mixer, u: Tensor, pieces: list[int]) -> Tensor:
     while state.length < u.shape[1]:
         outputs.append(mixer.step(u[:, state.length : state.length + 1], state))
     return torch.cat(outputs, dim=1)
-
-
-def test_softmax_is_found() -> None:
-    assert "softmax" in KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -89,16 +89,6 @@ def test_prefill_in_pieces_and_steps_equal_the_whole(kind: str, shape: MixerShap
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_state_that_was_reset_is_as_good_as_new(kind: str) -> None:
-    mixer, u = made(kind, SHAPES["grouped"]), drawn(SHAPES["grouped"])
-    state = mixer.allocate_state(BATCH, max_length=LENGTH)
-    mixer.prefill(-u, state)
-    state.reset()
-    assert state.length == 0
-    torch.testing.assert_close(mixer.prefill(u, state), mixer(u), rtol=TOLERANCE, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_the_size_of_a_state_is_known_without_memory(kind: str) -> None:
     mixer = made(kind, SHAPES["grouped"])
     state = mixer.allocate_state(BATCH, max_length=LENGTH)
@@ -124,19 +114,6 @@ def test_gradients_are_those_of_finite_differences(kind: str) -> None:
     shape = SHAPES["one key head"]
     mixer, u = made(kind, shape), drawn(shape, length=4)[:1].requires_grad_()
     assert torch.autograd.gradcheck(mixer, (u,))
-
-
-def test_the_lengths_of_rows_that_are_padded_on_the_right_are_counted() -> None:
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]])
-    assert right_padded_lengths(mask).tolist() == [4, 2, 0]
-
-
-@pytest.mark.parametrize("row", [[0, 1, 1], [1, 0, 1]])
-def test_padding_before_a_token_is_refused(row: list[int]) -> None:
-    with pytest.raises(
-        InputError, match="row 1 of the attention mask has padding before a real token; pad on the right"
-    ):
-        right_padded_lengths(torch.tensor([[1, 1, 0], row]))
 
 
 def test_heads_that_do_not_divide_into_groups_are_refused() -> None:

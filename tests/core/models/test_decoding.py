@@ -90,16 +90,6 @@ def test_a_prompt_in_pieces_with_a_tile_in_each(tiny_hovle: Callable[..., HovleC
     torch.testing.assert_close(found, model(Inputs(**whole)), rtol=1e-11, atol=1e-11)
 
 
-def test_a_state_serves_the_next_prompt(tiny_decoder: Callable[..., DecoderConfig]) -> None:
-    model, tokens = drawn(tiny_decoder()), text(LENGTH)
-    state = model.allocate_state(BATCH, max_length=LENGTH)
-    model(Inputs(tokens=tokens.flip(1)), state)
-    state.reset()
-    torch.testing.assert_close(
-        model(Inputs(tokens=tokens), state), model(Inputs(tokens=tokens)), rtol=1e-12, atol=1e-12
-    )
-
-
 def test_a_row_that_is_padded_on_the_right_is_as_if_alone(tiny_hovle: Callable[..., HovleConfig]) -> None:
     model = drawn(tiny_hovle(PixelShuffle.post))
     whole = with_tiles(4) | {"hd_tokens": with_tiles(16)["tokens"]}

@@ -15,6 +15,7 @@ from lab.core.errors import ConfigError, InputError
 from lab.core.mixers.mamba2 import Mamba2Options
 from lab.core.mixers.rotary import RotaryConfig, RotaryKind
 from lab.core.mixers.softmax import SoftmaxAttention
+from lab.core.mixers.spec import mixer_like
 from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.families import build
@@ -27,7 +28,6 @@ from lab.core.models.generation import (
     longest_answer,
     next_token_law,
 )
-from lab.core.models.hybrid import mamba2_like
 
 NUM_IDS, IMAGE, NATIVE = 40, 49, 64
 PLAIN = RotaryConfig(theta=10000.0, max_length=NATIVE)
@@ -65,7 +65,7 @@ def drawn(linear: tuple[int, ...], *, shuffle: str = "pre", rotary: RotaryConfig
     for layer in model.mixer_layers():
         if layer.index in linear:
             assert isinstance(layer.layer.mixer, SoftmaxAttention)
-            layer.layer.mixer = mamba2_like(layer.layer.mixer, Mamba2Options())
+            layer.layer.mixer = mixer_like(layer.layer.mixer, Mamba2Options())
     model = model.to_empty(device=torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -15,14 +15,14 @@ from torch import Tensor
 from lab.core.errors import CheckpointError, ConfigError, LabError
 from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
 from lab.core.mixers.softmax import SoftmaxAttention
+from lab.core.mixers.spec import mixer_like
 from lab.core.models.checkpoint import CONFIG, INDEX, ONE_FILE, write_checkpoint
 from lab.core.models.config import DecoderConfig, HovleConfig
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.families import build, key_map, load
 from lab.core.models.hf_config import llama_json
-from lab.core.models.hybrid import mamba2_like
 from lab.core.models.llama import Llama
-from lab.core.models.student_format import BLOCK_TYPE, is_student, load_student, write_student
+from lab.core.models.student_format import BLOCK_TYPE, MIXER_OPTIONS, is_student, load_student, write_student
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-12
@@ -110,7 +110,8 @@ def test_a_loaded_student_is_frozen_owns_its_memory_and_knows_its_implementation
 
 
 def test_implementations_may_be_named(released_folder: Path) -> None:
-    student = load_student(released_folder, device=CPU, dtype=torch.float32, kernels=Mamba2Kernels(ssd="reference"))
+    options = Mamba2Options(kernels=Mamba2Kernels(ssd="reference"))
+    student = load_student(released_folder, device=CPU, dtype=torch.float32, options=options)
     mixers = [layer.layer.mixer for layer in student.mixer_layers()]
     chosen = {mixer.backends["ssd"].name for mixer in mixers if isinstance(mixer, Mamba2)}  # type: ignore[union-attr]
     assert chosen == {"reference"}
@@ -161,7 +162,7 @@ def test_a_released_layer_has_6160_fused_rows(released: HovleConfig) -> None:
     for layer in model.mixer_layers():
         attention = layer.layer.mixer
         assert isinstance(attention, SoftmaxAttention)
-        layer.layer.mixer = mamba2_like(attention, Mamba2Options())
+        layer.layer.mixer = mixer_like(attention, Mamba2Options())
     public = key_map(model).to_public(model.state_dict())
     assert public["embedding_model.encoder.7.attention.wvkqgdt.weight"].shape == (6160, 2048)
     assert public["language_model.model.layers.23.attention.conv1d.weight"].shape == (4096, 1, 2)
@@ -225,12 +226,31 @@ def test_another_teacher_is_refused(student: LanguageModel, golden: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_ablations_have_no_place_in_the_layout(teacher: LanguageModel, tmp_path: Path) -> None:
-    layer = teacher.mixer_layers()[0].layer
-    assert isinstance(layer.mixer, SoftmaxAttention)
-    layer.mixer = mamba2_like(layer.mixer, Mamba2Options(conv_kernel=4, low_precision_state=True))
-    with pytest.raises(ConfigError, match="the student's conv_kernel=4 has no place in the released layout"):
-        write_student(tmp_path / "out", teacher, teacher_folder=None)
+def test_variants_of_the_layer_are_written_as_such_and_read_back(student: LanguageModel, tmp_path: Path) -> None:
+    for layer in student.converted_layers():
+        options = Mamba2Options(conv_kernel=4, skip=True)
+        mixer = mixer_like(layer.layer.mixer, options).to_empty(device=CPU)
+        with torch.no_grad():
+            for parameter in mixer.parameters():
+                parameter.normal_(std=0.2, generator=torch.Generator().manual_seed(layer.index))
+        layer.layer.mixer = mixer
+    write_student(tmp_path / "out", student, teacher_folder=None)
+    content = json.loads((tmp_path / "out" / CONFIG).read_text())
+    assert (content["model_type"], content[MIXER_OPTIONS]) == (
+        "internvl_chat_mamba2",
+        {"conv_kernel": 4, "skip": True},
+    )
+    again = load_student(tmp_path / "out", device=CPU, dtype=torch.float32)
+    assert all(again.state_dict()[name].equal(tensor) for name, tensor in student.state_dict().items())
+    assert again.converted_layers()[0].layer.mixer.options == options
+
+
+def test_layers_of_two_variants_are_no_folder(student: LanguageModel, tmp_path: Path) -> None:
+    layer = student.converted_layers()[0].layer
+    layer.mixer = mixer_like(layer.mixer, Mamba2Options(conv_kernel=4))
+    with pytest.raises(ConfigError, match="but a folder describes one mixer"):
+        write_student(tmp_path / "out", student, teacher_folder=None)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(params=[False, True], ids=["llama", "qwen2"])
@@ -240,7 +260,7 @@ def text_student(request: pytest.FixtureRequest, tiny_decoder: Callable[..., Dec
     student = build(config)
     layer = student.mixer_layers()[1].layer
     assert isinstance(layer.mixer, SoftmaxAttention)
-    layer.mixer = mamba2_like(layer.mixer, Mamba2Options())
+    layer.mixer = mixer_like(layer.mixer, Mamba2Options())
     student = student.to_empty(device=CPU)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

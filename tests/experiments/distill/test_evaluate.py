@@ -14,7 +14,7 @@ from lab.experiments.distill.baselines import blank_pictures, visible, with_wind
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
 from lab.experiments.distill.evaluate import Counts, answers_of, compare
-from lab.experiments.distill.loss_mask import Counted, counted, hidden_states
+from lab.experiments.distill.loss_mask import LossMask, hidden_states, loss_mask
 from lab.experiments.distill.objectives import autocast_of
 from lab.experiments.distill.student import StudentConfig, build_student, keep_softmax
 
@@ -62,9 +62,9 @@ def test_a_student_is_measured_against_plain_definitions(make_teacher: Make, sma
         with torch.no_grad():
             ours, theirs = (model.logits(hidden_states(model, batch)) for model in (student, teacher))
         kl = (theirs.softmax(-1) * (theirs.log_softmax(-1) - ours.log_softmax(-1))).sum(-1)
-        is_real = counted(batch, Counted.real)
+        is_real = loss_mask(batch, LossMask.non_padding)
         kls += kl[is_real].tolist()
-        answer_kls += kl[counted(batch, Counted.answers)].tolist()
+        answer_kls += kl[loss_mask(batch, LossMask.answers)].tolist()
         agreeing += (ours.argmax(-1) == theirs.argmax(-1))[is_real].tolist()
     assert result["kl_per_token"] == pytest.approx(sum(kls) / len(kls), rel=1e-10)
     assert result["kl_per_answer_token"] == pytest.approx(sum(answer_kls) / len(answer_kls), rel=1e-10)

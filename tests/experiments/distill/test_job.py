@@ -178,7 +178,7 @@ def test_a_run_trained_on_other_weights_under_the_same_path_is_refused(runner: R
         (["stage=all", "figures=[nice]"], r"figures=nice: choose from"),
         (["stage=all", "prompt.max_length=5000"], r"prompt\.max_length=5000: .*at most 1024 tokens; lower it"),
         (["stage=all", "teacher.path=/nowhere"], r"/nowhere/config\.json cannot be read"),
-        (["stage=all", "student.kernels.ssd=quick"], r"ssd backend='quick' does not exist"),
+        (["stage=all", "student.mixer.kernels.ssd=quick"], r"ssd backend='quick' does not exist"),
         (["stage=teacher"], r"stage=teacher trains HoVLE"),
         (
             ["stage=all", "data={picture_questions: null, named_digits: {num_pictures: 6}}"],

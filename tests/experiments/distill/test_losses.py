@@ -17,19 +17,19 @@ def draw(*size: int, seed: int = 0) -> Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_the_heads_loss_is_the_mean_over_counted_positions_heads_and_channels() -> None:
+def test_the_heads_loss_is_the_mean_over_the_mask_heads_and_channels() -> None:
     student, teacher = draw(2, 3, 4, 5), draw(2, 3, 4, 5, seed=1)
-    is_counted = torch.tensor([[True, True, True, False], [True, False, False, False]])
-    counted = [(student[b, :, t] - teacher[b, :, t]) ** 2 for b, t in is_counted.nonzero().tolist()]
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    counted = [(student[b, :, t] - teacher[b, :, t]) ** 2 for b, t in mask.nonzero().tolist()]
     expected = torch.stack(counted).mean()
-    torch.testing.assert_close(layer_mse(student, teacher, is_counted=is_counted), expected, rtol=1e-12, atol=0)
-    everything = layer_mse(student, teacher, is_counted=None)
+    torch.testing.assert_close(layer_mse(student, teacher, mask=mask), expected, rtol=1e-12, atol=0)
+    everything = layer_mse(student, teacher, mask=None)
     torch.testing.assert_close(everything, ((student - teacher) ** 2).mean(), rtol=1e-12, atol=0)
 
 
 def test_the_heads_loss_of_halves_is_summed_in_float32() -> None:
     student, teacher = draw(1, 2, 8, 4).bfloat16(), draw(1, 2, 8, 4, seed=1).bfloat16()
-    loss = layer_mse(student, teacher, is_counted=None)
+    loss = layer_mse(student, teacher, mask=None)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, (student.float() - teacher.float()).square().mean())
 
@@ -61,7 +61,7 @@ class Heads:
         self.teacher = draw(vocab_size, 6, seed=2)
         self.ours = draw(2, num_tokens, 6, seed=3).requires_grad_()
         self.theirs = draw(2, num_tokens, 6, seed=4)
-        self.is_counted = torch.arange(num_tokens)[None] < torch.tensor([num_tokens, num_tokens - 4])[:, None]
+        self.mask = torch.arange(num_tokens)[None] < torch.tensor([num_tokens, num_tokens - 4])[:, None]
         self.targets = torch.full((2, num_tokens), IGNORED)
         self.targets[0, 3:5] = torch.tensor([1, 2])
         self.targets[1, -1] = 5
@@ -72,7 +72,7 @@ class Heads:
             self.theirs,
             student_logits=lambda hidden: hidden @ self.student.T,
             teacher_logits=lambda hidden: hidden @ self.teacher.T,
-            is_counted=self.is_counted,
+            mask=self.mask,
             targets=self.targets,
             temperature=1.5,
             chunk_size=chunk_size,
@@ -84,13 +84,13 @@ def test_chunks_give_value_and_gradient_of_the_whole(chunk_size: int) -> None:
     heads = Heads()
     parts = heads.divergence(chunk_size)
     kl = kl_divergence(heads.ours @ heads.student.T, heads.theirs @ heads.teacher.T, temperature=1.5)
-    expected_kl = kl[heads.is_counted].sum()
+    expected_kl = kl[heads.mask].sum()
     has_label = heads.targets != IGNORED
     scores = (heads.ours @ heads.student.T)[has_label]
     expected_ce = nn.functional.cross_entropy(scores, heads.targets[has_label], reduction="sum")
     torch.testing.assert_close(parts.kl, expected_kl, rtol=1e-12, atol=0)
     torch.testing.assert_close(parts.cross_entropy, expected_ce, rtol=1e-12, atol=0)
-    assert (parts.num_counted, parts.num_labels) == (13 + 9, 3)
+    assert (parts.num_masked, parts.num_labels) == (13 + 9, 3)
     (ours,) = torch.autograd.grad(parts.kl_per_token + parts.cross_entropy_per_label, heads.ours)
     (whole,) = torch.autograd.grad(expected_kl / 22 + expected_ce / 3, heads.ours)
     torch.testing.assert_close(ours, whole, rtol=1e-10, atol=1e-14)

@@ -20,8 +20,8 @@ from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import Inputs
 from lab.core.models.families import build_random
 from lab.core.runs.random_streams import Seeds
+from lab.experiments.distill.layer_local import layer_local_backward
 from lab.experiments.distill.losses import layer_mse
-from lab.experiments.distill.signals import captured, layer_local_backward
 from lab.experiments.distill.student import StudentConfig, build_student, set_trainable, trainable_names
 
 NUM_LAYERS, NUM_TOKENS = 8, 2048
@@ -53,17 +53,14 @@ class Distillation:
         self.mixers = {layer.index: layer.layer.mixer for layer in student.mixer_layers()}
         self.tokens = torch.randint(32, (2, NUM_TOKENS), generator=generator)
 
-    def forward(self) -> Tensor:
-        return self.teacher.hidden(Inputs(tokens=self.tokens))
-
     def local(self) -> None:
         """Backward inside each layer."""
         layer_local_backward(
-            self.forward,
             self.teacher,
+            Inputs(tokens=self.tokens),
             self.mixers,
             scale=1000 / NUM_LAYERS,
-            is_counted=lambda num_tokens: None,
+            mask_of=lambda num_tokens: None,
             autocast=nullcontext,
         )
 
@@ -71,12 +68,13 @@ class Distillation:
         """One backward of the sum, behind the last layer."""
         losses: list[Tensor] = []
 
-        def add(index: int, u: Tensor, heads: Tensor) -> None:
+        def add(index: int, u: Tensor, heads: Tensor) -> bool:
             with torch.enable_grad():
-                losses.append(layer_mse(self.mixers[index].heads(u), heads, is_counted=None))
+                losses.append(layer_mse(self.mixers[index].heads(u), heads, mask=None))
+            return True
 
-        with captured(self.teacher, add), torch.no_grad():
-            self.forward()
+        with torch.no_grad():
+            self.teacher.observed(Inputs(tokens=self.tokens), add)
         (1000 * torch.stack(losses).mean()).backward()
 
     def two(self) -> None:

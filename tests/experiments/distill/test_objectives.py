@@ -14,7 +14,7 @@ from lab.core.train.optim import adamw
 from lab.core.train.state import TrainingState
 from lab.experiments.distill.config import DistillConfig, Recipe, Reduction
 from lab.experiments.distill.data import Data, tokenizer_of
-from lab.experiments.distill.loss_mask import Counted, counted, hidden_states, next_tokens
+from lab.experiments.distill.loss_mask import LossMask, hidden_states, loss_mask, next_tokens
 from lab.experiments.distill.objectives import Feed, LogitsObjective, autocast_of, objective_of
 from lab.experiments.distill.student import (
     StudentConfig,
@@ -84,17 +84,17 @@ def test_the_third_loss_is_the_mean_or_the_sum_that_its_recipe_says(make_teacher
     (batch,) = data_for(teacher, small_config("stage=all")).held_out(1, batch_size=3)
     student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
     losses = {}
-    for which in Counted:
+    for which in LossMask:
         for reduction in Reduction:
-            recipe = Recipe(counted=which, reduction=reduction, chunk_size=50)
+            recipe = Recipe(loss_mask=which, reduction=reduction, chunk_size=50)
             result = LogitsObjective(teacher, student, recipe, autocast_of(recipe, CPU))(batch, scale=0.0)
             losses[which, reduction] = result["loss"]
             assert result["kl_per_token"] == pytest.approx(losses[which, Reduction.token])
-    for which in Counted:
-        num_counted = int(counted(batch, which).sum())
-        in_sum = losses[which, Reduction.token] * num_counted / 3
+    for which in LossMask:
+        num_masked = int(loss_mask(batch, which).sum())
+        in_sum = losses[which, Reduction.token] * num_masked / 3
         assert losses[which, Reduction.sequence] == pytest.approx(in_sum, rel=1e-12)
-    counts = [int(counted(batch, which).sum()) for which in (Counted.all, Counted.real, Counted.answers)]
+    counts = [int(loss_mask(batch, which).sum()) for which in (LossMask.all, LossMask.non_padding, LossMask.answers)]
     assert counts[0] == batch.llm_ids.numel() > counts[1] == int(batch.llm_lengths.sum()) > counts[2] > 0
 
 

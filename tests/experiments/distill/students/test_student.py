@@ -11,16 +11,15 @@ from torch import Tensor, nn
 
 from lab.core.errors import BackendError, ConfigError
 from lab.core.hydra_schema import to_typed
+from lab.core.mixers.initialisation import Initialisation
 from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.families import TeacherConfig, build, build_random
 from lab.core.models.families import register as register_teacher
-from lab.core.models.hybrid import layers_of_kind
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.placement import HybridConfig, Placement, softmax_layers
-from lab.experiments.distill.seeding import Initialisation
 from lab.experiments.distill.student import (
     StudentConfig,
     build_student,
@@ -147,7 +146,8 @@ def test_the_released_student_has_the_published_numbers_of_parameters() -> None:
     keep_softmax(student, teacher, softmax_layers(hybrid.hybrid, 32))
     assert sum(parameter.numel() for parameter in student.parameters()) == 2_708_076_288
     assert trained(3) == 303_074_304
-    assert [layer.index for layer in layers_of_kind(student, "softmax")] == [0, 4, 8, 12, 16, 20, 24, 28]
+    softmax = [layer.index for layer in student.mixer_layers() if layer.layer.mixer.is_attention]
+    assert softmax == [0, 4, 8, 12, 16, 20, 24, 28]
 
 
 def test_kept_layers_are_the_teacher_s_bit_for_bit(teacher: LanguageModel) -> None:
@@ -256,12 +256,14 @@ def test_a_student_of_a_text_model_with_biases(initialisation: Initialisation, r
 
 
 def test_implementations_are_settled_when_a_student_is_built(teacher: LanguageModel) -> None:
-    config = StudentConfig(kernels=Mamba2Kernels(ssd="reference"))
+    config = StudentConfig(mixer=Mamba2Options(kernels=Mamba2Kernels(ssd="reference")))
     for layer in build_student(teacher, config, seeds=Seeds(0)).mixer_layers():
         assert isinstance(layer.layer.mixer, Mamba2)
         assert layer.layer.mixer.backends["ssd"].name == "reference"  # type: ignore[union-attr]
     with pytest.raises(BackendError, match="causal_conv backend='fastest' does not exist"):
-        build_student(teacher, StudentConfig(kernels=Mamba2Kernels(causal_conv="fastest")), seeds=Seeds(0))
+        build_student(
+            teacher, StudentConfig(mixer=Mamba2Options(kernels=Mamba2Kernels(causal_conv="fastest"))), seeds=Seeds(0)
+        )
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "student").glob("*.yaml")))

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lab.core.mixers.base import MixerShape
-from lab.core.mixers.mamba2 import Mamba2, Mamba2Options
+from lab.core.mixers.initialisation import Initialisation
+from lab.core.mixers.mamba2 import SPEC, Mamba2, Mamba2Options
 from lab.core.mixers.softmax import SoftmaxAttention, unpack_qkv
 from lab.core.models.decoder import LanguageModel, draw_weights
-from lab.experiments.distill.seeding import Initialisation, seed
 
 SHAPE = MixerShape(hidden_size=48, num_heads=6, num_kv_heads=2, head_dim=8)
 RANDOM = {"dt_bias", "g_proj.weight"}
@@ -37,12 +37,12 @@ def seeded(
     number: int = 0,
 ) -> dict[str, Tensor]:
     attention = attention_of() if attention is None else attention
-    return seed(
+    return SPEC.initial_weights(
         attention.state_dict(),
         attention.shape,
-        options=options or Mamba2Options(),
-        initialisation=initialisation,
-        generator=torch.Generator().manual_seed(number),
+        options or Mamba2Options(),
+        initialisation,
+        torch.Generator().manual_seed(number),
     )
 
 

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from lab.core.data.batch import Batch
-from lab.core.errors import InputError
 from lab.core.models.hovle import Hovle
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
-from lab.experiments.distill.loss_mask import Counted, counted_in_layer, hidden_states
+from lab.experiments.distill.layer_local import layer_local_backward
+from lab.experiments.distill.loss_mask import LossMask, hidden_states, inputs_of, layer_loss_mask
 from lab.experiments.distill.losses import layer_mse
-from lab.experiments.distill.signals import captured, layer_local_backward
 from lab.experiments.distill.student import StudentConfig, build_student, set_trainable, trainable_names
 
 Config = Callable[..., DistillConfig]
@@ -33,11 +32,12 @@ def batch_for(teacher: Hovle, config: DistillConfig) -> Batch:
 def signals_of(teacher: Hovle, batch: Batch) -> Signals:
     found: Signals = {}
 
-    def keep(index: int, u: Tensor, heads: Tensor) -> None:
+    def keep(index: int, u: Tensor, heads: Tensor) -> bool:
         found[index] = (u, heads)
+        return True
 
-    with captured(teacher, keep), torch.no_grad():
-        hidden_states(teacher, batch)
+    with torch.no_grad():
+        assert teacher.observed(inputs_of(teacher, batch), keep) is not None
     return found
 
 
@@ -63,24 +63,15 @@ def test_signals_are_what_the_attention_reads_and_says(make_teacher: Make, small
         u, heads = found[layer.index]
         torch.testing.assert_close(u, layer.layer.mixer_norm(read[layer.index]), rtol=0, atol=0)
         torch.testing.assert_close(heads, layer.layer.mixer.heads(u), rtol=0, atol=0)
-    found.clear()
     with torch.no_grad():
-        torch.testing.assert_close(hidden_states(teacher, batch), plain, rtol=0, atol=0)
-    assert not found, "the hooks are gone"
+        observed = teacher.observed(inputs_of(teacher, batch), lambda *_: True)
+    assert observed is not None
+    torch.testing.assert_close(observed, plain, rtol=0, atol=0)
 
 
-def test_a_model_without_attention_is_no_teacher(make_teacher: Make) -> None:
-    student = build_student(make_teacher(), StudentConfig(), seeds=Seeds(0))
-    with (
-        pytest.raises(InputError, match=r"embedding\.layers\.0 of the teacher is mamba2"),
-        captured(student, lambda *_: None),
-    ):
-        pass
-
-
-@pytest.mark.parametrize("which", list(Counted))
+@pytest.mark.parametrize("which", list(LossMask))
 def test_layer_by_layer_gradients_are_those_of_the_summed_loss(
-    make_teacher: Make, small_config: Config, which: Counted
+    make_teacher: Make, small_config: Config, which: LossMask
 ) -> None:
     teacher = make_teacher(num_embedding=3, num_llm=5)
     batch = batch_for(teacher, small_config("stage=all"))
@@ -88,16 +79,16 @@ def test_layer_by_layer_gradients_are_those_of_the_summed_loss(
     trained = set_trainable(student, trainable_names(student, 2, train_decay=True))
     mixers = {layer.index: layer.layer.mixer for layer in student.mixer_layers()}
     errors = layer_local_backward(
-        partial(hidden_states, teacher, batch),
         teacher,
+        inputs_of(teacher, batch),
         mixers,
         scale=1000 / 8,
-        is_counted=partial(counted_in_layer, batch, which),
+        mask_of=partial(layer_loss_mask, batch, which),
         autocast=nullcontext,
     )
     local = {name: parameter.grad for name, parameter in trained.items()}
     losses = [
-        layer_mse(mixers[index].heads(u), heads, is_counted=counted_in_layer(batch, which, u.shape[1]))
+        layer_mse(mixers[index].heads(u), heads, mask=layer_loss_mask(batch, which, u.shape[1]))
         for index, (u, heads) in signals_of(teacher, batch).items()
     ]
     summed = torch.autograd.grad(1000 * torch.stack(losses).mean(), list(trained.values()))
@@ -113,11 +104,11 @@ def test_no_gradient_is_taken_for_a_scale_of_zero(make_teacher: Make, small_conf
     student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
     trained = set_trainable(student, trainable_names(student, 1, train_decay=True))
     errors = layer_local_backward(
-        partial(hidden_states, teacher, batch),
         teacher,
+        inputs_of(teacher, batch),
         {layer.index: layer.layer.mixer for layer in student.mixer_layers()},
         scale=0.0,
-        is_counted=lambda num_tokens: None,
+        mask_of=lambda num_tokens: None,
         autocast=nullcontext,
     )
     assert len(errors) == 4
@@ -136,11 +127,11 @@ def test_the_teacher_stops_behind_the_last_layer_that_learns(make_teacher: Make,
     def errors(*indices: int) -> dict[int, float]:
         finished.clear()
         return layer_local_backward(
-            partial(hidden_states, teacher, batch),
             teacher,
+            inputs_of(teacher, batch),
             {index: mixers[index] for index in indices},
             scale=0.0,
-            is_counted=lambda num_tokens: None,
+            mask_of=lambda num_tokens: None,
             autocast=nullcontext,
         )
 
@@ -148,6 +139,3 @@ def test_the_teacher_stops_behind_the_last_layer_that_learns(make_teacher: Make,
     assert finished == [0, 1, 2]
     assert errors(0, 2) == {0: whole[0], 2: whole[2]}
     assert finished == [0, 1]
-    # hooks are gone: it runs to its end
-    hidden_states(teacher, batch)
-    assert finished == [0, 1, 0, 1, 2, 3]

@@ -1,0 +1,324 @@
+"""What mixers that are initialised from attention share: convolved values, keys and queries, a gated norm, decoding.
+
+mmMamba (arXiv 2502.13145, section 4) keeps the attention's projections and adds a short convolution in front of the
+recurrence and a norm and a gate behind it. Mixers differ in the recurrence between the two.
+"""
+
+# Letters: B batch, T tokens, D model width, H heads, G key/value heads, P head_dim (of values, and of keys and
+# queries), C channels of values, keys and queries together, W taps.
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import rms_norm, silu
+
+from lab.core.conv.causal_conv import causal_conv, conv_step
+from lab.core.errors import ConfigError
+from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape, MixerState
+from lab.core.mixers.initialisation import Draw, Initialisation
+from lab.core.mixers.options import MixerOptions
+from lab.core.mixers.rotary import Rotary, rotate
+from lab.core.mixers.softmax import unpack_qkv
+from lab.core.operators.backends import Backend, resolve
+
+# of the norm behind the state, as in the public code
+NORM_EPS = 1e-5
+# of Xavier's uniform distribution, for the gate
+GATE_GAIN = 2**-2.5
+
+# parameters by the stage that trains them; a mixer adds those of its recurrence
+GATED_NEW = frozenset({"conv1d.weight", "conv1d.bias", "g_norm.weight", "g_proj.weight"})
+GATED_INHERITED = frozenset({"vkq_proj.weight", "vkq_proj.bias", "q_norm.weight", "k_norm.weight"})
+# traits of an attention that every mixer here carries on: biases and QK-norm with the attention's own weights; a
+# rotary embedding where `rotary` asks for it, and as what the mixer learns to do without elsewhere; a window as the
+# target that the heads are distilled to
+GATED_TAKES = frozenset({"qkv_bias", "output_bias", "qk_norm", "rotary", "window"})
+
+
+@dataclass(kw_only=True, slots=True)
+class GatedOptions(MixerOptions):
+    """Variants that all mixers here have; the defaults are those of mmMamba."""
+
+    conv_kernel: int | None = 2
+    """W, taps of the causal convolution over values, keys and queries; null: the SiLU behind it alone."""
+    rotary: bool = False
+    """Whether queries and keys keep the attention's rotary embedding, after the SiLU."""
+
+    def __post_init__(self) -> None:
+        if self.conv_kernel is not None and self.conv_kernel < 1:
+            raise ConfigError(f"conv_kernel={self.conv_kernel} must be 1 or more; null leaves the convolution out")
+
+
+class Operands(NamedTuple):
+    """Heads that the recurrence reads, of a sequence or of one token (T = 1)."""
+
+    v: Float[Tensor, "B T G P"]
+    k: Float[Tensor, "B T G P"]
+    q: Float[Tensor, "B T H P"]
+
+
+@dataclass(kw_only=True)
+class RecurrentState(MixerState):
+    """What is kept of the tokens so far; its size does not depend on their number.
+
+    Attributes:
+        conv: the last W - 1 inputs of the convolution, in the dtype of the weights.
+        recurrent: the state of every head, float32 or wider.
+        max_length: tokens that the state was allocated for; what a dynamic rotary embedding depends on, no limit.
+    """
+
+    conv: Float[Tensor, "B C W1"]
+    recurrent: Float[Tensor, "B H P P"]
+    max_length: int
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Both states."""
+        return self.conv, self.recurrent
+
+
+class GatedMixer(Mixer):
+    """RMSNorm(y) * SiLU(W_g u), head by head, with y from a recurrence over v, k and q.
+
+    v, k and q are SiLU(conv(W u)); the weight of the norm is the same for all heads. Subclasses give the recurrence.
+    """
+
+    def __init__(self, shape: MixerShape, options: GatedOptions, traits: AttentionTraits | None = None) -> None:
+        """A mixer of this shape whose weights mean nothing yet: they are initialised, or read from a checkpoint.
+
+        Args:
+            shape: sizes.
+            options: variants.
+            traits: of the attention whose place it takes; None for one without biases, norms or positions.
+
+        Raises:
+            ConfigError: if the options keep a rotary embedding that the attention does not have.
+        """
+        super().__init__(shape)
+        known = AttentionTraits() if traits is None else traits
+        if options.rotary and known.rotary is None:
+            raise ConfigError("rotary=True but the attention has no rotary embedding to keep; set rotary=false")
+        self.options: GatedOptions = options
+        self.rotary: Rotary | None = known.rotary if options.rotary else None
+        self.backends: dict[str, str | Backend] = {field.name: "auto" for field in fields(options.kernels)}
+        width, num_channels = shape.num_heads * shape.head_dim, sum(self._widths)
+        # rows in the order of the convolution's channels
+        self.vkq_proj = nn.Linear(shape.hidden_size, num_channels, bias=known.qkv_bias)
+        self.conv1d = _taps(num_channels, options.conv_kernel)
+        self.q_norm, self.k_norm = (_head_norm(shape.head_dim, known.qk_norm_eps) for _ in "qk")
+        self.add_recurrence()
+        self.g_norm = nn.RMSNorm(shape.head_dim, eps=NORM_EPS)
+        self.g_proj = nn.Linear(shape.hidden_size, width, bias=False)
+        self.o_proj = nn.Linear(width, shape.hidden_size, bias=known.output_bias)
+
+    @abstractmethod
+    def add_recurrence(self) -> None:
+        """Register the parameters of the recurrence."""
+
+    @abstractmethod
+    def scan(
+        self, u: Float[Tensor, "B T D"], operands: Operands, initial_state: Float[Tensor, "B H P P"] | None
+    ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P P"]]:
+        """Outputs y of the recurrence over a sequence, and the state after it."""
+
+    @abstractmethod
+    def advance(
+        self, u: Float[Tensor, "B 1 D"], operands: Operands, state: Float[Tensor, "B H P P"]
+    ) -> Float[Tensor, "B 1 H P"]:
+        """The output y of one token; the state takes it in, in place."""
+
+    def gate(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T HP"]:
+        """What the normed heads are multiplied by."""
+        return silu(self.g_proj(u))
+
+    def choose_backends(self) -> dict[str, str]:
+        """See `Mixer.choose_backends`."""
+        weight, kernels = self.o_proj.weight, self.options.kernels
+        chosen = {name: resolve(name, getattr(kernels, name), weight.device, weight.dtype) for name in self.backends}
+        self.backends.update(chosen)
+        return {name: backend.name for name, backend in chosen.items()}
+
+    @property
+    def traits(self) -> AttentionTraits:
+        """Those of the attention that are still here."""
+        norm = self.q_norm
+        return AttentionTraits(
+            qkv_bias=self.vkq_proj.bias is not None,
+            output_bias=self.o_proj.bias is not None,
+            qk_norm_eps=None if norm is None else norm.eps,
+            rotary=self.rotary,
+        )
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that a rotary embedding was trained for, if there is one."""
+        return None if self.rotary is None else self.rotary.config.longest
+
+    def heads(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
+        """The normed and gated outputs of the recurrence."""
+        vkq, _ = self._convolve(self.vkq_proj(u), None)
+        y, _ = self.scan(u, self._operands(vkq, start=0, length=u.shape[1]), None)
+        return self._gated(y, u).transpose(1, 2)
+
+    def output(self, heads: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
+        """The projection W_o of the concatenated heads, the attention's own."""
+        return self.o_proj(heads.transpose(1, 2).flatten(2))
+
+    def allocate_state(self, batch_size: int, *, max_length: int) -> RecurrentState:
+        """An empty state: H P^2 numbers and the inputs of W - 1 tokens, whatever `max_length` is."""
+        weight, shape = self.o_proj.weight, self.shape
+        num_before = (self.options.conv_kernel or 1) - 1
+        size = (batch_size, shape.num_heads, shape.head_dim, shape.head_dim)
+        return RecurrentState(
+            conv=weight.new_zeros(batch_size, sum(self._widths), num_before),
+            recurrent=weight.new_zeros(size, dtype=wide(weight.dtype)),
+            max_length=max_length,
+        )
+
+    @torch.no_grad()
+    def prefill(self, u: Float[Tensor, "B T D"], state: MixerState) -> Float[Tensor, "B T D"]:
+        """The outputs of the next T tokens after those in `state`, which takes them in; without gradients.
+
+        The state has room for any number of tokens.
+        """
+        assert isinstance(state, RecurrentState), "allocate_state of this mixer makes the state"
+        vkq, last_inputs = self._convolve(self.vkq_proj(u), state.conv)
+        state.conv.copy_(last_inputs)
+        start, stop = state.length, state.length + u.shape[1]
+        operands = self._operands(vkq, start=start, length=max(stop, state.max_length))
+        y, final_state = self.scan(u, operands, state.recurrent)
+        state.recurrent.copy_(final_state)
+        state.length = stop
+        return self.output(self._gated(y, u).transpose(1, 2))
+
+    @torch.no_grad()
+    def step(self, u: Float[Tensor, "B 1 D"], state: MixerState) -> Float[Tensor, "B 1 D"]:
+        """`prefill` of one token, in place and faster."""
+        assert isinstance(state, RecurrentState), "allocate_state of this mixer makes the state"
+        vkq = self._convolve_token(self.vkq_proj(u), state.conv)
+        stop = state.length + 1
+        operands = self._operands(vkq, start=state.length, length=max(stop, state.max_length))
+        y = self.advance(u, operands, state.recurrent)
+        state.length = stop
+        return self.output(self._gated(y, u).transpose(1, 2))
+
+    @property
+    def _widths(self) -> list[int]:
+        """Channels of values, keys and queries."""
+        kv_width = self.shape.num_kv_heads * self.shape.head_dim
+        return [kv_width, kv_width, self.shape.num_heads * self.shape.head_dim]
+
+    def _convolve(
+        self, vkq: Float[Tensor, "B T C"], before: Float[Tensor, "B C W1"] | None
+    ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B C W1"]]:
+        """SiLU of the convolution, and its last inputs."""
+        if self.conv1d is None:
+            return silu(vkq), vkq.new_empty(vkq.shape[0], vkq.shape[2], 0)
+        taps, backend = self.conv1d.weight[:, 0], self.backends["causal_conv"]
+        return causal_conv(vkq, taps, self.conv1d.bias, activation="silu", initial_state=before, backend=backend)
+
+    def _convolve_token(self, vkq: Float[Tensor, "B 1 C"], before: Float[Tensor, "B C W1"]) -> Float[Tensor, "B 1 C"]:
+        """SiLU of the convolution of one token, which `before` takes in."""
+        if self.conv1d is None:
+            return silu(vkq)
+        taps, backend = self.conv1d.weight[:, 0], self.backends["causal_conv_step"]
+        return conv_step(before, vkq[:, 0], taps, self.conv1d.bias, activation="silu", backend=backend)[:, None]
+
+    def _operands(self, vkq: Float[Tensor, "B T C"], *, start: int, length: int) -> Operands:
+        """Values, keys and queries of tokens from `start` of a sequence of `length`."""
+        parts = torch.split(vkq, self._widths, dim=2)
+        v, k, q = (part.view(*part.shape[:2], -1, self.shape.head_dim) for part in parts)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.rotary is not None:
+            angles = self.rotary.angles(start, start + vkq.shape[1], length=length, like=vkq)
+            q, k = (rotate(part[:, :, None], angles)[:, :, 0] for part in (q, k))
+        return Operands(v, k, q)
+
+    def _gated(self, y: Float[Tensor, "B T H P"], u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H P"]:
+        """The norm of each head times its gate; in float32 or wider, returned in the dtype of `y`."""
+        gate = self.gate(u).view(y.shape)
+        widened = y.to(wide(y.dtype))
+        normed = rms_norm(widened, widened.shape[-1:], self.g_norm.weight.to(widened.dtype), self.g_norm.eps)
+        return (normed * gate).to(y.dtype)
+
+
+def initial_gated_weights(
+    attention: Mapping[str, Tensor],
+    shape: MixerShape,
+    options: GatedOptions,
+    initialisation: Initialisation,
+    draw: Draw,
+    *,
+    gate_weight: float | None = None,
+) -> dict[str, Tensor]:
+    """Initial values of everything but the recurrence and the output projection.
+
+    The gate is drawn first and is therefore the same for every initialisation.
+
+    Args:
+        attention: state_dict of a `SoftmaxAttention`.
+        shape: its sizes.
+        options: variants of the mixer.
+        initialisation: what is taken from the attention, and what the convolution starts as.
+        draw: random and constant tensors.
+        gate_weight: one value for all weights of the gate; None to draw them.
+    """
+    gate_size = (shape.num_heads * shape.head_dim, shape.hidden_size)
+    bound = GATE_GAIN * math.sqrt(6 / sum(gate_size))
+    weights = {
+        "g_proj.weight": draw.uniform(gate_size, -bound, bound)
+        if gate_weight is None
+        else draw.full(gate_size, gate_weight),
+        "g_norm.weight": draw.full((shape.head_dim,), 1.0),
+    }
+    for name, tensor in attention.items():
+        if name.startswith("wqkv."):
+            ours = name.replace("wqkv", "vkq_proj")
+            if initialisation is Initialisation.scratch:
+                weights[ours] = draw.fresh(tensor.shape, fan_in=shape.hidden_size)
+            else:
+                q, k, v = unpack_qkv(tensor, shape)
+                # rows in the order of the convolution's channels
+                weights[ours] = torch.cat([v, k, q])
+        elif name in ("q_norm.weight", "k_norm.weight"):
+            is_scratch = initialisation is Initialisation.scratch
+            weights[name] = draw.full(tensor.shape, 1.0) if is_scratch else tensor.clone()
+    return weights | _convolution(shape, options, initialisation, draw)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 for float64: the precision of states, norms and decay rates."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _convolution(
+    shape: MixerShape, options: GatedOptions, initialisation: Initialisation, draw: Draw
+) -> dict[str, Tensor]:
+    """Taps that pass the current token on (mimic), or torch's own initialisation."""
+    if options.conv_kernel is None:
+        return {}
+    num_channels, num_taps = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim, options.conv_kernel
+    if initialisation is Initialisation.mimic:
+        taps = draw.full((num_channels, 1, num_taps), 0.0)
+        # the last tap meets the current token
+        taps[:, :, -1] = 1.0
+        return {"conv1d.weight": taps, "conv1d.bias": draw.full((num_channels,), 0.0)}
+    return {
+        "conv1d.weight": draw.fresh((num_channels, 1, num_taps), fan_in=num_taps),
+        "conv1d.bias": draw.fresh((num_channels,), fan_in=num_taps),
+    }
+
+
+def _taps(num_channels: int, conv_kernel: int | None) -> nn.Conv1d | None:
+    """The weights of the depthwise convolution, under the names of the public code."""
+    return None if conv_kernel is None else nn.Conv1d(num_channels, num_channels, conv_kernel, groups=num_channels)
+
+
+def _head_norm(head_dim: int, eps: float | None) -> nn.RMSNorm | None:
+    return None if eps is None else nn.RMSNorm(head_dim, eps=eps)

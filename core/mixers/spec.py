@@ -1,0 +1,116 @@
+"""What the project knows of a mixer that can take attention's place: one `MixerSpec` in the mixer's own file.
+
+A file in this folder that defines `SPEC` is found by `mixers()`; nothing else is edited to add one, but a YAML file in
+conf/student/mixer that lists the schema of its options.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from lab.core.errors import ConfigError
+from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape
+from lab.core.mixers.initialisation import Initialisation
+from lab.core.mixers.options import MixerOptions
+from lab.core.mixers.tensor_rules import TensorRule, renamed
+
+Build = Callable[[MixerShape, MixerOptions, AttentionTraits], Mixer]
+InitialWeights = Callable[
+    [Mapping[str, Tensor], MixerShape, MixerOptions, Initialisation, torch.Generator], dict[str, Tensor]
+]
+TensorRules = Callable[[Mixer, str, str], list[TensorRule]]
+
+
+def own_names(mixer: Mixer, public: str, ours: str) -> list[TensorRule]:
+    """The layout of a mixer that no release has: its parameters under their own names."""
+    return renamed(public, ours, {name: name for name, _ in mixer.named_parameters()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixerSpec:
+    """A mixer that takes the place of softmax attention.
+
+    Attributes:
+        kind: its name in configurations and tables, and in `layers_block_type` of exported folders.
+        options: the schema of `student/mixer=<kind>`.
+        build: a mixer of this shape, with these options, in the place of an attention with these traits; its weights
+            mean nothing yet.
+        initial_weights: from the state_dict of a `SoftmaxAttention` to that of the mixer without its output
+            projection, which is always the attention's; no tensor shares memory with the attention's.
+        new: parameters that attention has no counterpart of; stage 1 trains them.
+        inherited: parameters that start as the attention's; from stage 2 on they are trained too.
+        decay: those of `new` that rule how fast the state forgets; stage 3 leaves them alone.
+        takes: the traits of an attention (`AttentionTraits.names`) that the mixer carries on; others are refused.
+        tensor_rules: how its tensors are stored in an exported folder: (mixer, public prefix, our prefix) to rules.
+        in_mmmamba: whether the mixer with default options is the layer of mmMamba's released folders.
+    """
+
+    kind: str
+    options: type[MixerOptions]
+    build: Build
+    initial_weights: InitialWeights
+    new: frozenset[str]
+    inherited: frozenset[str]
+    decay: frozenset[str]
+    takes: frozenset[str]
+    tensor_rules: TensorRules = own_names
+    in_mmmamba: bool = False
+
+    def refuse_what_it_does_not_take(self, traits: AttentionTraits, *, where: str) -> None:
+        """Refuse an attention with a trait that the mixer would drop.
+
+        Raises:
+            ConfigError: naming the layer and the trait.
+        """
+        for name in sorted(traits.names() - self.takes):
+            able = [spec.kind for spec in mixers().values() if name in spec.takes]
+            fix = f"choose student/mixer={' or '.join(able)}" if able else "choose another teacher"
+            trait = AttentionTraits.WORDS[name]
+            raise ConfigError(f"{where} has {trait}, which student/mixer={self.kind} would drop; {fix}")
+
+
+@cache
+def mixers() -> dict[str, MixerSpec]:
+    """Every mixer that can take attention's place, by its kind."""
+    found: dict[str, MixerSpec] = {}
+    package = importlib.import_module("lab.core.mixers")
+    for module_info in pkgutil.iter_modules(package.__path__, "lab.core.mixers."):
+        spec = getattr(importlib.import_module(module_info.name), "SPEC", None)
+        if isinstance(spec, MixerSpec):
+            assert spec.kind not in found, f"two mixers are called {spec.kind}"
+            found[spec.kind] = spec
+    return found
+
+
+def mixer_spec(kind: str) -> MixerSpec:
+    """The mixer of this kind.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if kind not in mixers():
+        raise ConfigError(f"student.mixer.kind={kind}: choose student/mixer={' or '.join(sorted(mixers()))}")
+    return mixers()[kind]
+
+
+def mixer_like(attention: Mixer, options: MixerOptions, *, where: str = "the attention") -> Mixer:
+    """A mixer for an attention's place: same shape and dtype, on the meta device (no memory, no weights).
+
+    Args:
+        attention: softmax attention.
+        options: of the mixer.
+        where: what errors call the attention.
+
+    Raises:
+        ConfigError: if the options ask for what the attention does not have, or the mixer drops what it has.
+    """
+    spec = mixer_spec(options.kind)
+    spec.refuse_what_it_does_not_take(attention.traits, where=where)
+    with torch.device("meta"):
+        mixer = spec.build(attention.shape, options, attention.traits)
+    return mixer.to(next(attention.parameters()).dtype)
