@@ -31,6 +31,10 @@ from lab.core.operators.backends import Backend, resolve
 NORM_EPS = 1e-5
 # of Xavier's uniform distribution, for the gate
 GATE_GAIN = 2**-2.5
+# step sizes softplus(dt_bias) of long memory are log-uniform between these: with rates of -e it lasts 4 to 370 tokens
+MIN_STEP, MAX_STEP = 0.001, 0.1
+# A_log of a mixer that mimics attention: rates of -e
+MIMIC_A_LOG = 1.0
 
 # parameters by the stage that trains them; a mixer adds those of its recurrence
 GATED_NEW = frozenset({"conv1d.weight", "conv1d.bias", "g_norm.weight", "g_proj.weight"})
@@ -290,6 +294,13 @@ def initial_gated_weights(
             is_scratch = initialisation is Initialisation.scratch
             weights[name] = draw.full(tensor.shape, 1.0) if is_scratch else tensor.clone()
     return weights | _convolution(shape, options, initialisation, draw)
+
+
+def long_memory(draw: Draw, num_heads: int) -> Float[Tensor, " H"]:
+    """dt_bias whose softplus is log-uniform between `MIN_STEP` and `MAX_STEP`."""
+    step_size = draw.log_uniform((num_heads,), MIN_STEP, MAX_STEP)
+    # the inverse of softplus
+    return draw.placed(step_size + torch.log(-torch.expm1(-step_size)))
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -20,10 +20,12 @@ from lab.core.mixers.gated import (
     GATED_INHERITED,
     GATED_NEW,
     GATED_TAKES,
+    MIMIC_A_LOG,
     GatedMixer,
     GatedOptions,
     Operands,
     initial_gated_weights,
+    long_memory,
     wide,
 )
 from lab.core.mixers.initialisation import Draw, Initialisation
@@ -33,11 +35,7 @@ from lab.core.mixers.tensor_rules import TensorRule, Tensors, renamed
 from lab.core.ssd import ssd
 from lab.core.ssd.decode.step import step
 
-# softplus(dt_bias) of a mixer that mimics attention is log-uniform between these, so that memory lasts 4 to 370 tokens
-MIN_STEP, MAX_STEP = 0.001, 0.1
-# A_log of a mixer that mimics attention: rates of -e
-MIMIC_A_LOG = 1.0
-# decay rates of one that does not are -U(1, 16), Mamba-2's own
+# decay rates of a layer that does not mimic attention are -U(1, 16)
 MIN_RATE, MAX_RATE = 1.0, 16.0
 
 
@@ -155,11 +153,9 @@ def _initial_weights(
     weights = initial_gated_weights(attention, shape, options, initialisation, draw, gate_weight=gate_weight)
     heads = (shape.num_heads,)
     if initialisation is Initialisation.mimic:
-        step_size = draw.log_uniform(heads, MIN_STEP, MAX_STEP)
         weights |= {
             "in_proj.weight": draw.full((shape.num_heads, shape.hidden_size), 0.0),
-            # the inverse of softplus
-            "dt_bias": draw.placed(step_size + torch.log(-torch.expm1(-step_size))),
+            "dt_bias": long_memory(draw, shape.num_heads),
             "A_log": draw.full(heads, MIMIC_A_LOG),
         }
     else:
