@@ -99,9 +99,9 @@ def export(
     from lab.cli.dispatch import one_line_errors
 
     with one_line_errors():
-        finished = importlib.import_module("lab.experiments.distill.finished")
+        sources = importlib.import_module("lab.experiments.distill.sources")
         written = importlib.import_module("lab.experiments.distill.export").main(
-            run, dest, finished.Choice(stage, variant, replicate)
+            run, dest, sources.StudentSelector(stage, variant, replicate)
         )
     typer.echo(written)
 
@@ -136,7 +136,7 @@ def generate(
         distill = importlib.import_module("lab.experiments.distill.generate")
         request = distill.Request(
             model=model,
-            choice=distill.Choice(stage, variant, replicate),
+            selector=distill.StudentSelector(stage, variant, replicate),
             prompt=prompt,
             images=image or [],
             is_raw=raw,

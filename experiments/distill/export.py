@@ -14,18 +14,19 @@ from lab.core.models.decoder import LanguageModel
 from lab.core.models.student_format import block_type, write_student
 from lab.core.runs.atomic_files import refuse_unwritable
 from lab.experiments.distill.data import tokenizer_of
-from lab.experiments.distill.finished import Choice, RecordedRun, choose_node, find_recorded, load_finished
+from lab.experiments.distill.load import load_finished
 from lab.experiments.distill.opened import PROMPT, kept_of
+from lab.experiments.distill.sources import RecordedRun, StudentSelector, choose_node, find_recorded
 from lab.experiments.distill.teacher import folder_of
 
 
-def main(run_name: str, folder: Path, choice: Choice) -> str:
+def main(run_name: str, folder: Path, selector: StudentSelector) -> str:
     """Write a student of a run.
 
     Args:
         run_name: its directory, or the end of its name.
         folder: must not exist.
-        choice: which of the run's students.
+        selector: which of the run's students.
 
     Returns:
         What was written, in a line.
@@ -38,7 +39,7 @@ def main(run_name: str, folder: Path, choice: Choice) -> str:
     # before a large teacher is read
     _refuse_used(folder)
     run = find_recorded(run_name)
-    node = choose_node(run, choice)
+    node = choose_node(run, selector)
     student = load_finished(run, node, device=torch.device("cpu"))
     _write(folder, student, run)
     kinds = Counter(block_type(layer.layer.mixer) for layer in student.mixer_layers())

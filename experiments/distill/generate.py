@@ -18,8 +18,8 @@ from lab.core.models.generation import SamplingConfig, TextStream, allocate, gen
 from lab.core.runs.atomic_files import refuse_unwritable, write_atomically
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.data import PromptConfig
-from lab.experiments.distill.finished import Choice
 from lab.experiments.distill.opened import OpenedModel, open_model
+from lab.experiments.distill.sources import StudentSelector
 from lab.experiments.distill.teacher import device_of
 
 
@@ -79,7 +79,7 @@ class Request:
 
     Attributes:
         model: its name; see `open_model`.
-        choice: which student, if it is a run.
+        selector: which student, if it is a run.
         prompt: a question, with a mark where each image belongs; one image needs none.
         images: in the order of the marks.
         is_raw: whether the prompt is taken as it is, without the chat format.
@@ -93,7 +93,7 @@ class Request:
     """
 
     model: str
-    choice: Choice
+    selector: StudentSelector
     prompt: str
     images: Sequence[Path]
     is_raw: bool
@@ -177,7 +177,7 @@ def _opened(request: Request) -> OpenedModel:
         raise ConfigError(f"precision={precision}: choose from {', '.join(Precision.__members__)}")
     opened = open_model(
         request.model,
-        request.choice,
+        request.selector,
         device=device_of(request.device),
         precision=None if precision is None else Precision(precision),
     )

@@ -21,10 +21,11 @@ from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
-from lab.experiments.distill.lineage import find_source, read_source, seeded_student
+from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loss_mask import LossMask
-from lab.experiments.distill.pipeline import Bench, work_on_students, work_on_teacher
+from lab.experiments.distill.pipeline import RunContext, work_on_students, work_on_teacher
 from lab.experiments.distill.placement import softmax_layers
+from lab.experiments.distill.sources import find_source, source_checkpoint
 from lab.experiments.distill.stage_graph import nodes, students
 from lab.experiments.distill.teacher import device_of, digest, folder_of, load_teacher, new_teacher
 
@@ -39,12 +40,12 @@ def check(config: "DictConfig") -> None:
         LabError: naming key or file, value and cure.
     """
     settings = to_typed(config, DistillConfig)
-    bench = _bench(settings)
+    context = _context(settings)
     if settings.stage in ("2", "3"):
-        source, teacher_digest = find_source(settings, _recorded(config)), digest(bench.teacher)
+        source, teacher_digest = find_source(settings, _recorded(config)), digest(context.teacher)
         for node in nodes(students(settings)):
-            student = seeded_student(bench.teacher, node, seed=settings.seed)
-            read_source(source, student, node, teacher=bench.teacher, teacher_digest=teacher_digest)
+            path = source_checkpoint(source, node)
+            student_of(node, path, teacher=context.teacher, teacher_digest=teacher_digest, seed=settings.seed)
 
 
 def run(config: "DictConfig") -> float:
@@ -68,14 +69,14 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
     settings = to_typed(config, DistillConfig)
     torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
     recorded = _recorded(config)
-    bench = _bench(settings)
+    context = _context(settings)
     source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
-    provenance, patch = collect(seeds={"seed": settings.seed}, backends=_backends(settings, bench.device))
+    provenance, patch = collect(seeds={"seed": settings.seed}, backends=_backends(settings, context.device))
     with Run(directory, recorded, overrides, provenance, patch) as record:
         if settings.stage == TEACHER:
-            work_on_teacher(record, bench)
+            work_on_teacher(record, context)
         else:
-            work_on_students(record, bench, source)
+            work_on_students(record, context, source)
         return _report(record, settings)
 
 
@@ -88,7 +89,7 @@ def _recorded(config: "DictConfig") -> dict[str, Any]:
     return {str(key): value for key, value in resolved.items() if key != "threads"}
 
 
-def _bench(config: DistillConfig) -> Bench:
+def _context(config: DistillConfig) -> RunContext:
     """Teacher and data of a run, read and checked."""
     device = device_of(config.device)
     if config.stage == TEACHER:
@@ -116,7 +117,7 @@ def _bench(config: DistillConfig) -> Bench:
     data.refuse_broken()
     list(data.held_out(1, batch_size=1))
     data.stream("check", batch_size=1).next_batch()
-    return Bench(config, teacher, data, tokenizer, device)
+    return RunContext(config, teacher, data, tokenizer, device)
 
 
 def _check_students(config: DistillConfig, architecture: ModelConfig, *, num_layers: int) -> None:

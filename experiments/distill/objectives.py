@@ -138,7 +138,7 @@ def objective_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Feed:
+class BatchSource:
     """Batches for an objective: a stream for training, the same few for every validation."""
 
     objective: Objective

@@ -23,7 +23,8 @@ from lab.core.models.hovle import Hovle
 from lab.core.models.llama import Llama
 from lab.core.models.student_format import is_checkpoint, is_student, load_student
 from lab.experiments.distill.data import PromptConfig, formats, tokenizer_of
-from lab.experiments.distill.finished import Choice, choose_node, find_recorded, load_finished
+from lab.experiments.distill.load import load_finished
+from lab.experiments.distill.sources import StudentSelector, choose_node, find_recorded
 from lab.experiments.distill.teacher import SHIPPED, folder_of
 
 # key of an exported config.json: how prompts were written in training
@@ -87,24 +88,26 @@ class OpenedModel:
         )
 
 
-def open_model(name: str, choice: Choice, *, device: torch.device, precision: Precision | None) -> OpenedModel:
+def open_model(
+    name: str, selector: StudentSelector, *, device: torch.device, precision: Precision | None
+) -> OpenedModel:
     """The model that a name means.
 
     Args:
         name: a folder with config.json and safetensors, a GGUF file, `shipped`, or a run: its directory, or the end of
             its name.
-        choice: which student of a run.
+        selector: which student of a run.
         device: of the weights.
         precision: of the weights; None for that of the run or of config.json.
 
     Raises:
         CheckpointError: for files that are missing, damaged or do not fit together.
-        ConfigError: for an architecture that is not implemented, or a choice where there is none.
+        ConfigError: for an architecture that is not implemented, or a selector where there is none.
         RunError: if there is no such run, or nothing in it is finished.
     """
     path = Path(name)
     if name == SHIPPED or path.suffix == ".gguf" or is_checkpoint(path):
-        if not choice.is_any:
+        if not selector.is_any:
             raise ConfigError(
                 f"{name} is no run: stage, variant and replicate choose among a run's students; drop them"
             )
@@ -121,7 +124,7 @@ def open_model(name: str, choice: Choice, *, device: torch.device, precision: Pr
         if not run.teacher_folder.exists():
             raise RunError(f"{run.folder} has no finished teacher; `lab distill resume={run.folder.name}` goes on")
         return _open_folder(run.teacher_folder, device=device, precision=precision, prompt=prompt)
-    model = load_finished(run, choose_node(run, choice), device=device)
+    model = load_finished(run, choose_node(run, selector), device=device)
     folder = folder_of(run.config.teacher)
     tokenizer = tokenizer_of(folder, prompt, run.config.data)
     dtype = (precision or run.config.teacher.precision).dtype

@@ -22,16 +22,16 @@ from lab.core.models.hovle import Hovle
 from lab.core.runs.record import Run
 from lab.core.train.loop import TrainConfig, fit
 from lab.core.train.optim import adamw
-from lab.core.train.state import TrainingState, checkpoints, load_tensors, read_meta
+from lab.core.train.state import TrainingState, checkpoints, read_meta
 from lab.experiments.distill.baselines import blank_pictures, with_window
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
 from lab.experiments.distill.evaluate import Counts, answers_of, compare
-from lab.experiments.distill.lineage import read_source, seeded_student
-from lab.experiments.distill.objectives import AnswersObjective, Feed, autocast_of, objective_of
-from lab.experiments.distill.placement import softmax_layers
-from lab.experiments.distill.stage_graph import Node, nodes, students
-from lab.experiments.distill.student import keep_softmax, own_tensors, set_trainable, trainable_names
+from lab.experiments.distill.load import student_of
+from lab.experiments.distill.objectives import AnswersObjective, BatchSource, autocast_of, objective_of
+from lab.experiments.distill.sources import source_checkpoint
+from lab.experiments.distill.stage_graph import StageNode, nodes, students
+from lab.experiments.distill.student import own_tensors, set_trainable, trainable_names
 from lab.experiments.distill.teacher import digest, write_teacher
 
 Row = dict[str, Any]
@@ -42,7 +42,7 @@ NEW_TEACHER = "teacher"
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class RunContext:
     """What all work of a run shares."""
 
     config: DistillConfig
@@ -52,43 +52,43 @@ class Bench:
     device: torch.device
 
 
-def work_on_students(record: Run, bench: Bench, source: Path | None) -> None:
+def work_on_students(record: Run, context: RunContext, source: Path | None) -> None:
     """Measure the baselines, then train and measure every student; `source` is where a single stage goes on from.
 
     Raises:
         RunError: if a loss is not finite, or the disk is full.
         CheckpointError: if a checkpoint is damaged.
     """
-    todo = nodes(students(bench.config))
+    todo = nodes(students(context.config))
     done = _keep_what_counts(record, {node.key: _folder(record, node) for node in todo})
-    teacher_digest = digest(bench.teacher)
+    teacher_digest = digest(context.teacher)
     if BASELINES not in done:
-        record.log(_ended(_baselines(bench), {"unit": BASELINES}))
+        record.log(_ended(_baselines(context), {"unit": BASELINES}))
     for number, node in enumerate(todo, start=1):
         if node.key in done:
             continue
         title = f"{number} of {len(todo)}: " + (f"stage {node.stage}" if node.stage else "seed")
         tags = {"unit": node.key, "stage": node.stage, "replicate": node.replicate}
-        student = _starting_student(record, bench, node, source, teacher_digest)
+        student = _starting_student(record, context, node, source, teacher_digest)
         if node.recipe is not None:
-            _train(record, bench, node, student, teacher_digest, tags, title)
-        evaluation = bench.config.evaluation
-        batches = bench.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
+            _train(record, context, node, student, teacher_digest, tags, title)
+        evaluation = context.config.evaluation
+        batches = context.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
         with progress(f"{title}, evaluation", len(batches)) as advance:
             rows = compare(
                 student,
-                bench.teacher,
+                context.teacher,
                 batches,
-                device=bench.device,
-                autocast=autocast_of(node.recipe, bench.device),
-                chunk_size=bench.config.stage_3.chunk_size,
+                device=context.device,
+                autocast=autocast_of(node.recipe, context.device),
+                chunk_size=context.config.stage_3.chunk_size,
                 follow=advance,
             )
         rows[-1]["num_softmax"] = len(student.mixer_layers()) - len(student.converted_layers())
         record.log(_ended(rows, tags))
 
 
-def work_on_teacher(record: Run, bench: Bench) -> None:
+def work_on_teacher(record: Run, context: RunContext) -> None:
     """Train a teacher on the answers of a task that ships, measure it, and write it to `teacher/`.
 
     Raises:
@@ -98,12 +98,12 @@ def work_on_teacher(record: Run, bench: Bench) -> None:
     folder = record.directory / "checkpoints" / NEW_TEACHER
     if NEW_TEACHER in _keep_what_counts(record, {NEW_TEACHER: folder}):
         return
-    recipe, evaluation = bench.config.stage_teacher, bench.config.evaluation
-    model = bench.teacher.requires_grad_(True)
+    recipe, evaluation = context.config.stage_teacher, context.config.evaluation
+    model = context.teacher.requires_grad_(True)
     tensors = dict(model.named_parameters())
-    stream = bench.data.stream(NEW_TEACHER, batch_size=recipe.batch_size, has_lessons=True)
-    held_out = bench.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
-    feed = Feed(AnswersObjective(model, autocast_of(recipe, bench.device)), stream, held_out, bench.device)
+    stream = context.data.stream(NEW_TEACHER, batch_size=recipe.batch_size, has_lessons=True)
+    held_out = context.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
+    feed = BatchSource(AnswersObjective(model, autocast_of(recipe, context.device)), stream, held_out, context.device)
     state = _training_state(tensors, tensors, recipe, stream, {"steps": recipe.steps})
     state.load_newest(folder)
     _fit(record, state, feed, recipe, "stage_teacher", folder, {"unit": NEW_TEACHER}, "teacher")
@@ -112,30 +112,36 @@ def work_on_teacher(record: Run, bench: Bench) -> None:
     if target.exists():
         # of an attempt that was killed after this: the same weights
         shutil.rmtree(target)
-    assert isinstance(bench.tokenizer, WordTokenizer), "a task that ships has one"
-    write_teacher(model, bench.tokenizer, target)
-    record.log(_ended(_baselines(bench), {"unit": NEW_TEACHER}))
+    assert isinstance(context.tokenizer, WordTokenizer), "a task that ships has one"
+    write_teacher(model, context.tokenizer, target)
+    record.log(_ended(_baselines(context), {"unit": NEW_TEACHER}))
 
 
-def _starting_student(record: Run, bench: Bench, node: Node, source: Path | None, teacher_digest: str) -> LanguageModel:
+def _starting_student(
+    record: Run, context: RunContext, node: StageNode, source: Path | None, teacher_digest: str
+) -> LanguageModel:
     """The student as the stage before left it."""
-    student = seeded_student(bench.teacher, node, seed=bench.config.seed)
+    path: Path | None = None
+    # a checkpoint of this stage is read with the rest of its training state
     if node.recipe is not None and not checkpoints(_folder(record, node)):
         if node.parent is None:
-            assert source is not None, "a student without a seed goes on from another run"
-            read_source(source, student, node, teacher=bench.teacher, teacher_digest=teacher_digest)
+            assert source is not None, "a student that is not initialised here goes on from another run"
+            path = source_checkpoint(source, node)
         elif node.parent.recipe is not None:
-            load_tensors(checkpoints(_folder(record, node.parent))[-1], into=own_tensors(student))
-    if node.is_hybrid:
-        kept = softmax_layers(node.student.hybrid, len(student.mixer_layers()))
-        keep_softmax(student, bench.teacher, kept)
-    return student
+            path = checkpoints(_folder(record, node.parent))[-1]
+    return student_of(node, path, teacher=context.teacher, teacher_digest=teacher_digest, seed=context.config.seed)
 
 
 def _train(
-    record: Run, bench: Bench, node: Node, student: LanguageModel, teacher_digest: str, tags: Row, title: str
+    record: Run,
+    context: RunContext,
+    node: StageNode,
+    student: LanguageModel,
+    teacher_digest: str,
+    tags: Row,
+    title: str,
 ) -> None:
-    recipe, evaluation = node.recipe, bench.config.evaluation
+    recipe, evaluation = node.recipe, context.config.evaluation
     assert recipe is not None, "a seed is not trained"
     trained = set_trainable(student, trainable_names(student, node.stage, train_decay=recipe.train_decay))
     if not trained:
@@ -143,18 +149,18 @@ def _train(
         return
     objective = objective_of(
         node.stage,
-        teacher=bench.teacher,
+        teacher=context.teacher,
         student=student,
         recipe=recipe,
-        autocast=autocast_of(recipe, bench.device),
+        autocast=autocast_of(recipe, context.device),
     )
-    stream = bench.data.stream("stage", node.stage, node.replicate, batch_size=recipe.batch_size)
-    held_out = bench.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
+    stream = context.data.stream("stage", node.stage, node.replicate, batch_size=recipe.batch_size)
+    held_out = context.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
     facts = {"stage": node.stage, "replicate": node.replicate, "steps": recipe.steps, "teacher": teacher_digest}
     state = _training_state(own_tensors(student), trained, recipe, stream, facts)
     folder = _folder(record, node)
     state.load_newest(folder)
-    feed = Feed(objective, stream, held_out, bench.device)
+    feed = BatchSource(objective, stream, held_out, context.device)
     _fit(record, state, feed, recipe, f"stage_{node.stage}", folder, tags, title)
     student.requires_grad_(False)
 
@@ -174,7 +180,7 @@ def _training_state(
 def _fit(
     record: Run,
     state: TrainingState,
-    feed: Feed,
+    feed: BatchSource,
     recipe: TrainConfig,
     name: str,
     folder: Path,
@@ -190,22 +196,22 @@ def _fit(
         fit(state, feed.step, recipe, name=name, folder=folder, validate=feed.validate, log=log)
 
 
-def _baselines(bench: Bench) -> list[Row]:
+def _baselines(context: RunContext) -> list[Row]:
     """What stands beside every student: the teacher, the teacher blind and with a short memory, and chance."""
-    evaluation = bench.config.evaluation
-    batches = bench.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
-    windowed = with_window(bench.teacher, window=evaluation.window, num_sinks=evaluation.num_sinks)
-    candidates: list[tuple[str, LanguageModel, Iterable[Batch]]] = [("teacher", bench.teacher, batches)]
-    if isinstance(bench.teacher, Hovle):
-        candidates.append(("teacher, blank pictures", bench.teacher, blank_pictures(batches)))
+    evaluation = context.config.evaluation
+    batches = context.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
+    windowed = with_window(context.teacher, window=evaluation.window, num_sinks=evaluation.num_sinks)
+    candidates: list[tuple[str, LanguageModel, Iterable[Batch]]] = [("teacher", context.teacher, batches)]
+    if isinstance(context.teacher, Hovle):
+        candidates.append(("teacher, blank pictures", context.teacher, blank_pictures(batches)))
     candidates.append((f"teacher, window {evaluation.window} + {evaluation.num_sinks}", windowed, batches))
     rows: list[Row] = []
     with progress("baselines", len(candidates)) as advance:
         for number, (name, model, questions) in enumerate(candidates, start=1):
-            counts = answers_of(model, questions, device=bench.device, chunk_size=bench.config.stage_3.chunk_size)
+            counts = answers_of(model, questions, device=context.device, chunk_size=context.config.stage_3.chunk_size)
             rows += _rows_of(name, counts)
             advance(number)
-    task = bench.config.data.task
+    task = context.config.data.task
     if task is not None:
         by_kind = task.chance()
         asked = {kind: total for kind, (_, total) in counts.by_kind.items()}
@@ -242,7 +248,7 @@ def _newest_step(folder: Path) -> int:
     return int(read_meta(found[-1])["step"]) if found else -1
 
 
-def _folder(record: Run, node: Node) -> Path:
+def _folder(record: Run, node: StageNode) -> Path:
     return record.directory / "checkpoints" / node.name
 
 

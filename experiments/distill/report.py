@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from lab.experiments.distill.config import DistillConfig
-from lab.experiments.distill.stage_graph import Node, students
+from lab.experiments.distill.stage_graph import StageNode, students
 
 Row = dict[str, Any]
 
@@ -61,7 +61,7 @@ def table_rows(rows: Sequence[Row], config: DistillConfig) -> list[Row]:
     return table
 
 
-def _initialisation(node: Node) -> str:
+def _initialisation(node: StageNode) -> str:
     return node.student.initialisation.value
 
 

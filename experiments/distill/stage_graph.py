@@ -20,7 +20,7 @@ HYBRID_FROM = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Node:
+class StageNode:
     """One stage of one or several students.
 
     Attributes:
@@ -37,7 +37,7 @@ class Node:
     replicate: int
     student: StudentConfig
     recipe: Recipe | None
-    parent: "Node | None"
+    parent: "StageNode | None"
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ class Student:
 
     label: str
     replicate: int
-    path: tuple[Node, ...]
+    path: tuple[StageNode, ...]
 
 
 def students(config: DistillConfig) -> list[Student]:
@@ -71,24 +71,24 @@ def students(config: DistillConfig) -> list[Student]:
     Raises:
         ConfigError: for a variant that cannot be.
     """
-    known: dict[str, Node] = {}
+    known: dict[str, StageNode] = {}
     found = []
     for label, variant in config.of_variants().items():
         for replicate in range(config.replicates):
-            path: list[Node] = []
+            path: list[StageNode] = []
             for node in _path(variant, replicate):
-                node = known.setdefault(node.key, Node(**_fields(node) | {"parent": path[-1] if path else None}))
+                node = known.setdefault(node.key, StageNode(**_fields(node) | {"parent": path[-1] if path else None}))
                 path.append(node)
             found.append(Student(label, replicate, tuple(path)))
     return found
 
 
-def nodes(found: list[Student]) -> list[Node]:
+def nodes(found: list[Student]) -> list[StageNode]:
     """Every node once, parents first."""
     return list({node.key: node for student in found for node in student.path}.values())
 
 
-def _path(config: DistillConfig, replicate: int) -> Iterator[Node]:
+def _path(config: DistillConfig, replicate: int) -> Iterator[StageNode]:
     """The nodes of one student, without their parents."""
     stages = list(config.stage_numbers)
     # a single later stage goes on from another run, which holds the seed
@@ -98,11 +98,11 @@ def _path(config: DistillConfig, replicate: int) -> Iterator[Node]:
         recipe = config.recipe(stage) if stage else None
         decisive.append([stage, _plain(recipe)])
         key = _digest([*decisive, _plain_student(config.student, is_hybrid=stage >= HYBRID_FROM)])
-        yield Node(key, stage, replicate, config.student, recipe, None)
+        yield StageNode(key, stage, replicate, config.student, recipe, None)
 
 
-def _fields(node: Node) -> dict[str, Any]:
-    return {name: getattr(node, name) for name in Node.__slots__}
+def _fields(node: StageNode) -> dict[str, Any]:
+    return {name: getattr(node, name) for name in StageNode.__slots__}
 
 
 def _plain_student(student: StudentConfig, *, is_hybrid: bool) -> Any:

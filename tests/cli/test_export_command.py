@@ -18,9 +18,8 @@ from lab.core.models.student_format import is_student, load_student
 from lab.core.runs.record import Run
 from lab.core.train.state import checkpoint_path, checkpoints
 from lab.experiments.distill.config import DistillConfig, register
-from lab.experiments.distill.lineage import seeded_student
 from lab.experiments.distill.stage_graph import nodes, students
-from lab.experiments.distill.student import keep_softmax, own_tensors
+from lab.experiments.distill.student import own_tensors
 from lab.experiments.distill.teacher import digest, load_teacher
 
 Typed = Callable[..., Any]
@@ -67,8 +66,7 @@ def record_golden(golden: Path, folder: Path) -> None:
     settings = to_typed(composed, DistillConfig)
     (node,) = nodes(students(settings))
     teacher = load_teacher(settings.teacher, device=CPU, seed=0)
-    student = seeded_student(teacher, node, seed=0)
-    keep_softmax(student, teacher, kept)
+    student = student_of(node, None, teacher=teacher, teacher_digest=digest(teacher), seed=0)
     public = load_file(golden / "student_moved.safetensors")
 
     def moved(name: str) -> torch.Tensor:
@@ -82,7 +80,8 @@ def record_golden(golden: Path, folder: Path) -> None:
     checkpoint = checkpoint_path(folder / "checkpoints" / node.name, 1)
     checkpoint.mkdir(parents=True)
     save_file({name: moved(name) for name in own_tensors(student)}, checkpoint / "model.safetensors")
-    (checkpoint / "meta.json").write_text(json.dumps({"step": 1, "replicate": 0, "teacher": digest(teacher)}))
+    meta = {"step": 1, "stage": 3, "replicate": 0, "teacher": digest(teacher)}
+    (checkpoint / "meta.json").write_text(json.dumps(meta))
     recorded = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     assert isinstance(recorded, dict)
     with Run(folder, {str(key): value for key, value in recorded.items()}, overrides, {}, "") as run:
@@ -161,7 +160,9 @@ def test_a_hybrid_goes_on_as_the_same_hybrid_and_as_no_other(
     folder = tmp_path / "student"
     assert typed("export", "hybrid", str(folder)).code == 0
     words = ("distill", f"teacher.path={distilled.teacher}", "teacher.hovle=null", "stage=3", f"from_run={folder}")
-    check_refused(typed(*words), str(folder), "has attention in a layer that stage=3 needs as Mamba-2")
+    check_refused(
+        typed(*words), str(folder), "or has attention or another mixer in a layer that stage=3 needs as mamba2"
+    )
     runs = type(distilled)(tmp_path / "outputs", distilled.teacher)
     runs.run("third", "stage=3", f"from_run={folder}", "student=hybrid", "student.hybrid.number=2")
     assert (runs.root / "distill" / "runs" / "third" / "table.parquet").exists()

@@ -14,7 +14,7 @@ from lab.core.models.families import build_random
 from lab.core.runs.record import Run
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
-from lab.experiments.distill.pipeline import Bench, work_on_students
+from lab.experiments.distill.pipeline import RunContext, work_on_students
 from lab.experiments.distill.report import summary_table, table_rows, verdict
 from lab.experiments.distill.tasks.picture_questions import picture_questions_tokenizer
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def bench(runner: Any, tmp_path: Path) -> Bench:
+def bench(runner: Any, tmp_path: Path) -> RunContext:
     """A decoder of two layers, and conversations in the words of the task that ships."""
     tokenizer = picture_questions_tokenizer("")
     words = ["garment", "digit", "even", "odd", "same", "different"]
@@ -49,10 +49,10 @@ def bench(runner: Any, tmp_path: Path) -> Bench:
     generator = torch.Generator().manual_seed(0)
     teacher = build_random(architecture, device=CPU, dtype=torch.float32, generator=generator, std=0.25)
     data = Data(config.data, config.prompt, architecture, tokenizer, seed=0)
-    return Bench(config, teacher.requires_grad_(False), data, tokenizer, CPU)
+    return RunContext(config, teacher.requires_grad_(False), data, tokenizer, CPU)
 
 
-def test_a_text_model_goes_through_all_stages(bench: Bench, tmp_path: Path) -> None:
+def test_a_text_model_goes_through_all_stages(bench: RunContext, tmp_path: Path) -> None:
     with Run(tmp_path / "run", {}, [], {}, "") as record:
         work_on_students(record, bench, None)
         table = table_rows(record.rows, bench.config)

@@ -1,0 +1,249 @@
+"""Find recorded runs of `lab distill`, the students in them, and what a stage goes on from; say why where it cannot."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.core.errors import CheckpointError, ConfigError, RunError
+from lab.core.hydra_schema import to_typed
+from lab.core.models.student_format import is_checkpoint, is_student
+from lab.core.runs.find import find_run, outputs_root, run_directories
+from lab.core.train.state import checkpoints, read_meta
+from lab.experiments.distill.config import ALL, TEACHER, DistillConfig
+from lab.experiments.distill.stage_graph import StageNode, students
+
+# of the recorded configuration: what a student that goes on must have in common with what it goes on from
+_COMMON = ("teacher", "student.initialisation", "student.mixer")
+
+
+@dataclass(frozen=True, slots=True)
+class StudentSelector:
+    """Which student of a run.
+
+    Attributes:
+        stage: after which it is taken, 0 for the untrained one; None for the last that is finished.
+        variant: its label; None where there is one only.
+        replicate: of its random numbers.
+    """
+
+    stage: int | None = None
+    variant: str | None = None
+    replicate: int = 0
+
+    @property
+    def is_any(self) -> bool:
+        """Whether nothing was asked for."""
+        return self == StudentSelector()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """A run of `lab distill`.
+
+    Attributes:
+        folder: where it is.
+        config: under which it ran.
+    """
+
+    folder: Path
+    config: DistillConfig
+
+    @property
+    def teacher_folder(self) -> Path | None:
+        """Where `stage=teacher` left its teacher; None for a run of students."""
+        return self.folder / "teacher" if self.config.stage == TEACHER else None
+
+    def checkpoint_of(self, node: StageNode) -> Path:
+        """The last checkpoint of a stage that was trained.
+
+        Raises:
+            CheckpointError: if it is gone.
+        """
+        folder = self.folder / "checkpoints" / node.name
+        found = checkpoints(folder)
+        if not found:
+            raise CheckpointError(f"{folder} holds no checkpoint any more; run the stage again")
+        return found[-1]
+
+
+def find_recorded(name: str) -> RecordedRun:
+    """The run that a directory, or the end of a name, means.
+
+    Raises:
+        RunError: if there is none, or it is no run of `lab distill`.
+    """
+    folder = find_run(name)
+    if (folder / "multirun.yaml").exists():
+        raise RunError(f"{folder} is a sweep; give one of the runs in it, such as {folder / '0'}")
+    try:
+        recorded = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{folder}/config.json is missing or damaged: this is neither a run, which `lab runs` lists, nor a "
+            "checkpoint folder; give one"
+        ) from error
+    if not isinstance(recorded, dict) or "teacher" not in recorded:
+        raise RunError(f"{folder} is no run of `lab distill`; `lab runs --study distill` lists those")
+    return RecordedRun(folder, _typed(recorded, folder))
+
+
+def choose_node(run: RecordedRun, selector: StudentSelector) -> StageNode:
+    """The stage of a student whose result is asked for.
+
+    Raises:
+        RunError: if the run has no such student, or it is not finished.
+    """
+    folder, config = run.folder, run.config
+    if config.stage == TEACHER:
+        raise RunError(f"{folder} trained a teacher and no student; its checkpoint folder is {run.teacher_folder}")
+    found = students(config)
+    labels = list(dict.fromkeys(student.label for student in found))
+    if selector.variant is None and len(labels) > 1:
+        raise RunError(f"{folder} has {len(labels)} students; choose one with --variant: {', '.join(labels)}")
+    label = labels[0] if selector.variant is None else selector.variant
+    if label not in labels:
+        has = f"choose from {', '.join(labels)}" if labels[0] else "it has one student; leave --variant out"
+        raise RunError(f"{folder} has no variant {label}; {has}")
+    if not 0 <= selector.replicate < config.replicates:
+        raise RunError(f"replicate={selector.replicate}: {folder} has {config.replicates}, counted from 0")
+    (student,) = [one for one in found if (one.label, one.replicate) == (label, selector.replicate)]
+    done = _done(folder)
+    finished = [node for node in student.path if node.key in done]
+    if selector.stage is not None:
+        chosen = [node for node in finished if node.stage == selector.stage]
+    else:
+        # the untrained student counts if it is all that the run was to make
+        chosen = [node for node in finished if node.stage or node is student.path[-1]][-1:]
+    if not chosen:
+        asked = "" if selector.stage is None else f" of stage {selector.stage}"
+        has = ", ".join(str(node.stage) for node in finished)
+        fix = f"it has finished stage {has}" if has else f"`lab distill resume={folder.name}` goes on with it"
+        raise RunError(f"{folder} has no finished student{asked}; {fix}")
+    return chosen[0]
+
+
+def find_source(config: DistillConfig, recorded: dict[str, Any]) -> Path:
+    """The run that `stage=2` or `stage=3` goes on from: `from_run`, or the newest finished one of the stage before.
+
+    `from_run` may also be the checkpoint folder of a student, whatever trained it.
+
+    Args:
+        config: of this run.
+        recorded: the same as plain values, as a run records it.
+
+    Raises:
+        RunError: if there is none, or it is of another teacher or student, or is not finished.
+    """
+    stage = int(config.stage)
+    if config.from_run is not None:
+        folder = find_run(config.from_run)
+        if is_checkpoint(folder):
+            if not is_student(folder):
+                raise RunError(f"from_run={config.from_run} is a teacher; stage={stage} goes on from a student")
+            return folder
+        reason = _why_not(folder, recorded)
+        if reason is not None:
+            raise RunError(f"from_run={config.from_run}: {reason}")
+        if not _stages(folder) & set(range(1, stage)):
+            raise RunError(f"from_run={config.from_run} trained no stage before stage={stage}; choose a run that did")
+        return folder
+    for folder in run_directories(outputs_root() / "distill"):
+        if _why_not(folder, recorded) is None and stage - 1 in _stages(folder):
+            return folder
+    raise RunError(
+        f"stage={stage} goes on from stage {stage - 1}, and no finished run of it with this teacher and student is "
+        f"under {outputs_root() / 'distill'}; run `lab distill stage={stage - 1}` first, or give from_run=RUN"
+    )
+
+
+def source_checkpoint(source: Path, node: StageNode) -> Path:
+    """What a stage reads of the run or folder that it goes on from: a checkpoint of the latest earlier stage.
+
+    Args:
+        source: as `find_source` gives it; a student's folder is returned as it is.
+        node: the stage that goes on.
+
+    Raises:
+        RunError: if a run holds no such checkpoint, or several.
+    """
+    if is_checkpoint(source):
+        return source
+    for earlier in range(node.stage - 1, 0, -1):
+        ends = [found[-1] for folder in source.glob(f"checkpoints/stage_{earlier}-*") if (found := checkpoints(folder))]
+        ends = [path for path in ends if read_meta(path).get("replicate") == node.replicate]
+        if len(ends) > 1:
+            raise RunError(f"{source} holds {len(ends)} students of stage {earlier}; give from_run of a run with one")
+        if ends:
+            return ends[0]
+    raise RunError(
+        f"{source} has no checkpoint of replicate {node.replicate} before stage {node.stage}; lower replicates"
+    )
+
+
+def _why_not(folder: Path, recorded: dict[str, Any]) -> str | None:
+    """Why a stage cannot go on from a run; None if it can."""
+    theirs, status = _read(folder / "config.json"), _read(folder / "status.json")
+    if "teacher" not in theirs or theirs.get("variants"):
+        return "it is no run of one student; choose another"
+    if status.get("status") != "finished":
+        return f"it is {status.get('status', 'unreadable')}; finish it with resume={folder.name}"
+    for key in _COMMON:
+        if _at(theirs, key) != _at(recorded, key):
+            return f"its {key} differs; choose a run of the same teacher and student"
+    return None
+
+
+def _stages(folder: Path) -> set[int]:
+    """The stages that a run trained."""
+    config = _read(folder / "config.json")
+    stage = str(config.get("stage"))
+    if stage == ALL:
+        return set(config.get("stages", []))
+    return {int(stage)} if stage.isdigit() else set()
+
+
+def _typed(recorded: dict[str, object], folder: Path) -> DistillConfig:
+    from omegaconf import DictConfig, OmegaConf  # noqa: PLC0415
+    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(DistillConfig), recorded)
+        assert isinstance(merged, DictConfig), "the schema is a mapping"
+        return to_typed(merged, DistillConfig)
+    except (OmegaConfBaseException, ConfigError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{folder}/config.json is of another version of lab, or damaged: {reason}") from error
+
+
+def _done(folder: Path) -> set[str]:
+    """Units of work that a run has recorded as done; a last line that a kill cut off is ignored."""
+    path = folder / "metrics.jsonl"
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return set()
+    done = set()
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and row.get("kind") == "done":
+            done.add(str(row.get("unit")))
+    return done
+
+
+def _at(tree: dict[str, Any], key: str) -> Any:
+    value: Any = tree
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
