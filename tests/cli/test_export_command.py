@@ -18,6 +18,7 @@ from lab.core.models.student_format import is_student, load_student
 from lab.core.runs.record import Run
 from lab.core.train.state import checkpoint_path, checkpoints
 from lab.experiments.distill.config import DistillConfig, register
+from lab.experiments.distill.load import student_of
 from lab.experiments.distill.stage_graph import nodes, students
 from lab.experiments.distill.student import own_tensors
 from lab.experiments.distill.teacher import digest, load_teacher
