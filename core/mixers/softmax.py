@@ -1,20 +1,24 @@
 """Grouped-query softmax attention, fused: a whole sequence is attended to without a T x T matrix."""
 
-# Letters: B batch, T tokens, L capacity of the cache, S tokens in it, D model width, H heads, G key/value heads,
-# P head_dim, R rows of the packed projection.
+# Letters: B batch, T tokens, L slots of the cache, S tokens in it, D model width, H heads, G key/value heads,
+# P head_dim, N queries and key of a group (H / G + 1), R rows of the packed projection, W window.
 
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from lab.core.errors import ConfigError
 from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape, MixerState, refuse_overflow
+from lab.core.mixers.norm import RmsNorm
 from lab.core.mixers.rotary import Angles, Rotary, rotate
+
+# queries that are attended for at once under a window, if it is not larger
+_MIN_BLOCK = 128
 
 
 class Projections(NamedTuple):
@@ -27,10 +31,17 @@ class Projections(NamedTuple):
 
 @dataclass(kw_only=True)
 class KvState(MixerState):
-    """The rotated keys and the values of the tokens so far, in the dtype of the weights."""
+    """The rotated keys and the values of past tokens, in the dtype of the weights.
+
+    Attributes:
+        keys: of the tokens in order; with a window, token t is in slot t mod L and replaces one that left the window.
+        values: as the keys.
+        max_length: tokens that the state was allocated for.
+    """
 
     keys: Float[Tensor, "B G L P"]
     values: Float[Tensor, "B G L P"]
+    max_length: int
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Keys and values."""
@@ -38,7 +49,7 @@ class KvState(MixerState):
 
 
 class SoftmaxAttention(Mixer):
-    """softmax(q k' / sqrt(P)) v over the tokens up to each query's own.
+    """softmax(q k' / sqrt(P)) v over the tokens up to each query, or over the last W of them.
 
     The projection is packed as in InternLM2: rows are grouped by key head as [q_1 .. q_{H/G}, k, v].
     """
@@ -46,39 +57,59 @@ class SoftmaxAttention(Mixer):
     kind: ClassVar[str] = "softmax"
     is_attention: ClassVar[bool] = True
 
-    def __init__(self, shape: MixerShape, *, rotary: Rotary | None = None, qkv_bias: bool = False) -> None:
+    def __init__(
+        self,
+        shape: MixerShape,
+        *,
+        rotary: Rotary | None = None,
+        qkv_bias: bool = False,
+        output_bias: bool = False,
+        qk_norm_eps: float | None = None,
+        window: int | None = None,
+    ) -> None:
         """An attention of this shape.
 
         Args:
             shape: sizes.
             rotary: position embedding of queries and keys; None: no positions.
             qkv_bias: whether the packed projection has a bias.
+            output_bias: whether the output projection has a bias.
+            qk_norm_eps: eps of the RMSNorm of each query and key before the rotation (Qwen3); None: no norm.
+            window: W, tokens that a query sees, its own among them; None: all.
 
         Raises:
-            ConfigError: if `rotary` is for heads of another size.
+            ConfigError: if `rotary` is for heads of another size, or the window is empty.
         """
         super().__init__(shape)
         if rotary is not None and rotary.head_dim != shape.head_dim:
             raise ConfigError(f"rotary.head_dim={rotary.head_dim} must be the attention's head_dim={shape.head_dim}")
+        if window is not None and window < 1:
+            raise ConfigError(f"window={window} must be 1 or more; null lets every token be seen")
         self.rotary = rotary
+        self.window = window
         num_rows = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
         self.wqkv = nn.Linear(shape.hidden_size, num_rows, bias=qkv_bias)
-        self.wo = nn.Linear(shape.num_heads * shape.head_dim, shape.hidden_size, bias=False)
+        self.wo = nn.Linear(shape.num_heads * shape.head_dim, shape.hidden_size, bias=output_bias)
+        self.q_norm, self.k_norm = (
+            None if qk_norm_eps is None else RmsNorm(shape.head_dim, eps=qk_norm_eps) for _ in range(2)
+        )
 
     def heads(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
         """The attention's weighted means of values."""
         num_tokens = u.shape[1]
         q, k, v = self._project(u, self._angles(0, num_tokens, length=num_tokens, like=u))
-        return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return _attend(q, k, v, window=self.window)
 
     def output(self, heads: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
         """The projection W_o of the concatenated heads."""
         return self.wo(heads.transpose(1, 2).flatten(2))
 
     def allocate_state(self, batch_size: int, *, max_length: int) -> KvState:
-        """An empty cache of keys and values: 2 G P numbers a token."""
-        size = (batch_size, self.shape.num_kv_heads, max_length, self.shape.head_dim)
-        return KvState(keys=self.wo.weight.new_zeros(size), values=self.wo.weight.new_zeros(size))
+        """An empty cache of keys and values: 2 G P numbers a token, for W tokens at most."""
+        num_slots = max_length if self.window is None else min(max_length, self.window)
+        size = (batch_size, self.shape.num_kv_heads, num_slots, self.shape.head_dim)
+        keys, values = self.wo.weight.new_zeros(size), self.wo.weight.new_zeros(size)
+        return KvState(keys=keys, values=values, max_length=max_length)
 
     def prefill(self, u: Float[Tensor, "B T D"], state: MixerState) -> Float[Tensor, "B T D"]:
         """Attention of the next T tokens to those in the cache and to one another.
@@ -87,17 +118,25 @@ class SoftmaxAttention(Mixer):
             InputError: if the cache has no room for them.
         """
         assert isinstance(state, KvState), "allocate_state of this mixer makes the state"
-        capacity = state.keys.shape[2]
         start, stop = state.length, state.length + u.shape[1]
-        refuse_overflow(state, u.shape[1], capacity)
-        q, k, v = self._project(u, self._angles(start, stop, length=capacity, like=u))
-        state.keys[:, :, start:stop] = k
-        state.values[:, :, start:stop] = v
-        state.length = stop
-        if start == 0:
-            heads = scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        refuse_overflow(state, u.shape[1], state.max_length)
+        q, k, v = self._project(u, self._angles(start, stop, length=state.max_length, like=u))
+        num_slots = state.keys.shape[2]
+        if u.shape[1] == 1 or stop <= num_slots:
+            # slots are in the order of tokens, or one token takes the slot of the one that its window has left
+            at = start % num_slots
+            state.keys[:, :, at : at + u.shape[1]] = k
+            state.values[:, :, at : at + u.shape[1]] = v
+            num_seen = min(stop, num_slots)
+            k, v = (k, v) if start == 0 else (state.keys[:, :, :num_seen], state.values[:, :, :num_seen])
+            heads = _attend(q, k, v, window=None)
         else:
-            heads = _attend(q, state.keys[:, :, :stop], state.values[:, :, :stop])
+            before = torch.arange(max(0, start - num_slots), start, device=u.device) % num_slots
+            k, v = torch.cat([state.keys[:, :, before], k], dim=2), torch.cat([state.values[:, :, before], v], dim=2)
+            heads = _attend(q, k, v, window=self.window)
+            after = torch.arange(stop - num_slots, stop, device=u.device) % num_slots
+            state.keys[:, :, after], state.values[:, :, after] = k[:, :, -num_slots:], v[:, :, -num_slots:]
+        state.length = stop
         return self.output(heads)
 
     def step(self, u: Float[Tensor, "B 1 D"], state: MixerState) -> Float[Tensor, "B 1 D"]:
@@ -106,13 +145,25 @@ class SoftmaxAttention(Mixer):
 
     @property
     def traits(self) -> AttentionTraits:
-        """Biases and position embedding."""
-        return AttentionTraits(qkv_bias=self.wqkv.bias is not None, rotary=self.rotary)
+        """Biases, norms, position embedding and window."""
+        return AttentionTraits(
+            qkv_bias=self.wqkv.bias is not None,
+            output_bias=self.wo.bias is not None,
+            qk_norm_eps=None if self.q_norm is None else self.q_norm.eps,
+            rotary=self.rotary,
+            window=self.window,
+        )
 
     @property
     def longest(self) -> int | None:
         """Tokens that the position embedding was trained for; None for a dynamic one, or without one."""
         return None if self.rotary is None else self.rotary.config.longest
+
+    def normed(self, queries_key: Float[Tensor, "B T G N P"]) -> Float[Tensor, "B T G N P"]:
+        """Each group's queries and, last, its key before their rotation: normed head by head, or unchanged."""
+        if self.q_norm is None or self.k_norm is None:
+            return queries_key
+        return torch.cat([self.q_norm(queries_key[..., :-1, :]), self.k_norm(queries_key[..., -1:, :])], dim=-2)
 
     def _angles(self, start: int, stop: int, *, length: int, like: Tensor) -> Angles | None:
         return None if self.rotary is None else self.rotary.angles(start, stop, length=length, like=like)
@@ -121,7 +172,7 @@ class SoftmaxAttention(Mixer):
         """Heads of the tokens, (B, H, T, P) for queries and (B, G, T, P) for keys and values."""
         shape = self.shape
         by_group = self.wqkv(u).view(*u.shape[:2], shape.num_kv_heads, shape.heads_per_group + 2, shape.head_dim)
-        rotated = by_group[..., :-1, :]
+        rotated = self.normed(by_group[..., :-1, :])
         if angles is not None:
             rotated = rotate(rotated, angles)
         q, k = rotated[..., :-1, :].flatten(2, 3), rotated[..., -1, :]
@@ -129,16 +180,42 @@ class SoftmaxAttention(Mixer):
 
 
 def _attend(
-    q: Float[Tensor, "B H T P"], keys: Float[Tensor, "B G S P"], values: Float[Tensor, "B G S P"]
+    q: Float[Tensor, "B H T P"], keys: Float[Tensor, "B G S P"], values: Float[Tensor, "B G S P"], *, window: int | None
 ) -> Float[Tensor, "B H T P"]:
-    """Attention of the last T of S tokens."""
-    if q.shape[2] == 1:
+    """Attention of the last T of S tokens, each to the last `window` tokens up to its own."""
+    num_queries, num_keys = q.shape[2], keys.shape[2]
+    if window is not None and window < num_keys:
+        return _attend_in_blocks(q, keys, values, window=window)
+    if num_queries == 1:
         # one token sees every key: the queries of a group stand in as tokens, which read its keys once for all
         by_group = q.reshape(q.shape[0], keys.shape[1], -1, q.shape[3])
         return scaled_dot_product_attention(by_group, keys, values).reshape(q.shape)
+    if num_queries == num_keys:
+        return scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)
     return scaled_dot_product_attention(
-        q, keys, values, attn_mask=causal_lower_right(q.shape[2], keys.shape[2]), enable_gqa=True
+        q, keys, values, attn_mask=causal_lower_right(num_queries, num_keys), enable_gqa=True
     )
+
+
+def _attend_in_blocks(
+    q: Float[Tensor, "B H T P"], keys: Float[Tensor, "B G S P"], values: Float[Tensor, "B G S P"], *, window: int
+) -> Float[Tensor, "B H T P"]:
+    """`_attend` for a window shorter than S, a block of queries at a time: time and memory linear in T."""
+    first, size = keys.shape[2] - q.shape[2], max(window, _MIN_BLOCK)
+    blocks = []
+    for begin in range(0, q.shape[2], size):
+        stop = min(begin + size, q.shape[2])
+        low, high = max(0, first + begin - window + 1), first + stop
+        mask = _in_window(stop - begin, high - low, window).to(q.device)
+        block = keys[:, :, low:high], values[:, :, low:high]
+        blocks.append(scaled_dot_product_attention(q[:, :, begin:stop], *block, attn_mask=mask, enable_gqa=True))
+    return torch.cat(blocks, dim=2)
+
+
+def _in_window(num_queries: int, num_keys: int, window: int) -> Bool[Tensor, "T S"]:
+    """Whether each of the last T of S tokens sees each of them."""
+    distance = torch.arange(num_keys - num_queries, num_keys)[:, None] - torch.arange(num_keys)[None, :]
+    return (distance >= 0) & (distance < window)
 
 
 def unpack_qkv(packed: Float[Tensor, "R ..."], shape: MixerShape) -> Projections:

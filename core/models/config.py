@@ -1,6 +1,6 @@
 """The architecture of a model: every number that its mathematics depends on, and nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from lab.core.errors import ConfigError
@@ -31,6 +31,18 @@ class DecoderConfig:
     rotary: RotaryConfig
     qkv_bias: bool = False
     """Whether queries, keys and values have a bias (Qwen2)."""
+    output_bias: bool = False
+    """Whether the attention's output projection has a bias."""
+    mlp_bias: bool = False
+    """Whether the three projections of the SwiGLU have a bias."""
+    qk_norm: bool = False
+    """Whether each query and key is normed before its rotation (Qwen3)."""
+    window: int | None = None
+    """Tokens that a query sees in a layer with a sliding window, its own among them; null: no layer has one."""
+    windowed_layers: list[int] | None = None
+    """Numbers of the layers with the sliding window, from 0; null: all of them, if there is a window."""
+    layers_without_rotary: list[int] = field(default_factory=list)
+    """Numbers of the layers without rotary embedding, from 0 (SmolLM3)."""
     tie_output: bool = False
     """Whether the output head is the table of token embeddings."""
 
@@ -40,6 +52,18 @@ class DecoderConfig:
                 raise ConfigError(f"{name}={getattr(self, name)} must be 1 or more")
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
             raise ConfigError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
+        if self.window is not None and self.window < 1:
+            raise ConfigError(f"window={self.window} must be 1 or more; null lets every token be seen")
+        if self.window is None and self.windowed_layers:
+            raise ConfigError(f"windowed_layers={self.windowed_layers} need a window")
+        for name in ("windowed_layers", "layers_without_rotary"):
+            for index in getattr(self, name) or ():
+                if not 0 <= index < self.num_layers:
+                    raise ConfigError(f"{name} holds {index} but layers are 0 to {self.num_layers - 1}")
+
+    def window_of(self, layer: int) -> int | None:
+        """The window of a layer; None if its queries see every token before them."""
+        return self.window if self.windowed_layers is None or layer in self.windowed_layers else None
 
     def mixer_shape(self) -> MixerShape:
         """The sizes of a layer's mixer."""

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from lab.core.errors import InputError
 from lab.core.mixers.base import Mixer, MixerState
+from lab.core.mixers.norm import RmsNorm
 from lab.core.mixers.rotary import Rotary
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.config import DecoderConfig
@@ -23,30 +24,16 @@ Observe = Callable[[int, Tensor, Tensor], bool]
 """Given the index of a layer, what its mixer reads (B, T, D) and its heads' outputs (B, H, T, P); whether to go on."""
 
 
-class RmsNorm(nn.Module):
-    """x / sqrt(mean(x^2) + eps), times a weight for each channel; statistics in float32 or better."""
-
-    def __init__(self, width: int, *, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The normed sequence, in the dtype of `x`."""
-        # torch takes the statistics of half precision in float32; as in public code, rounding precedes the weight
-        return self.weight * functional.rms_norm(x, x.shape[-1:], eps=self.eps)
-
-
 class SwiGlu(nn.Module):
-    """W_down (silu(W_gate x) * W_up x) (Shazeer, arXiv 2002.05202), without biases."""
+    """W_down (silu(W_gate x) * W_up x) (Shazeer, arXiv 2002.05202), with or without biases."""
 
-    def __init__(self, width: int, hidden_width: int) -> None:
+    def __init__(self, width: int, hidden_width: int, *, bias: bool = False) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, hidden_width, bias=False)
-        self.up = nn.Linear(width, hidden_width, bias=False)
-        self.down = nn.Linear(hidden_width, width, bias=False)
+        self.gate = nn.Linear(width, hidden_width, bias=bias)
+        self.up = nn.Linear(width, hidden_width, bias=bias)
+        self.down = nn.Linear(hidden_width, width, bias=bias)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens D"]:
         """The map of each token on its own."""
         return self.down(functional.silu(self.gate(x)) * self.up(x))
 
@@ -55,7 +42,7 @@ class DecoderLayer(nn.Module):
     """x + mixer(norm(x)), then x + mlp(norm(x)).
 
     `mixer` may be replaced by any other of the same shape. A family whose norms stand elsewhere overrides `mixer_input`
-    and `after_mixer`.
+    and `after_mixer`, one with another attention `attention`.
     """
 
     mixer: Mixer
@@ -65,7 +52,19 @@ class DecoderLayer(nn.Module):
         self.mixer_norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mixer = mixer
         self.mlp_norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = SwiGlu(config.hidden_size, config.intermediate_size)
+        self.mlp = SwiGlu(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+
+    @classmethod
+    def attention(cls, config: DecoderConfig, index: int, rotary: Rotary) -> SoftmaxAttention:
+        """The attention of layer `index`."""
+        return SoftmaxAttention(
+            config.mixer_shape(),
+            rotary=None if index in config.layers_without_rotary else rotary,
+            qkv_bias=config.qkv_bias,
+            output_bias=config.output_bias,
+            qk_norm_eps=config.rms_norm_eps if config.qk_norm else None,
+            window=config.window_of(index),
+        )
 
     def forward(self, x: Float[Tensor, "B T D"], state: MixerState | None = None) -> Float[Tensor, "B T D"]:
         """The layer's output for a whole sequence or, with a state, for the tokens that follow those in it."""
@@ -87,15 +86,13 @@ class DecoderLayer(nn.Module):
 
 
 class DecoderStack(nn.ModuleList):
-    """Decoder layers one behind the other, with softmax attention to begin with."""
+    """Decoder layers in sequence, built with softmax attention."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, layer_class: type[DecoderLayer] = DecoderLayer) -> None:
         # one table of angles serves all layers
         rotary = Rotary(config.rotary, head_dim=config.head_dim)
-        shape = config.mixer_shape()
         super().__init__(
-            DecoderLayer(config, SoftmaxAttention(shape, rotary=rotary, qkv_bias=config.qkv_bias))
-            for _ in range(config.num_layers)
+            layer_class(config, layer_class.attention(config, i, rotary)) for i in range(config.num_layers)
         )
 
     def __iter__(self) -> Iterator[DecoderLayer]:
@@ -129,10 +126,10 @@ class DecoderStack(nn.ModuleList):
 class Decoder(nn.Module):
     """Token embeddings, layers, a last norm and the output head."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, layer_class: type[DecoderLayer] = DecoderLayer) -> None:
         super().__init__()
         self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = DecoderStack(config)
+        self.layers = DecoderStack(config, layer_class)
         self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
         # a tied head has no weight of its own
         self.output = None if config.tie_output else nn.Linear(config.hidden_size, config.vocab_size, bias=False)

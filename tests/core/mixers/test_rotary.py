@@ -1,5 +1,8 @@
 """Rotary angles: relative positions, long sequences, and one table for many layers."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -86,18 +89,153 @@ def test_dynamic_scaling_takes_any_length() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"theta": 0.0, "max_length": 8}, "rotary.theta=0 must be positive"),
-        ({"theta": 1e4, "max_length": 0}, "rotary.max_length=0 must be 1 or more"),
-        ({"theta": 1e4, "max_length": 8, "factor": 2.0}, "rotary.factor=2 with kind=plain"),
-        ({"theta": 1e4, "max_length": 8, "kind": RotaryKind.linear, "factor": 0.5}, "rotary.factor=0.5 with kind=lin"),
+        ({"theta": 0.0}, "rotary.theta=0 must be positive"),
+        ({"max_length": 0}, "rotary.max_length=0 must be 1 or more"),
+        (
+            {"factor": 2.0},
+            r"rotary\.factor=2\.0 with kind=plain: it is for kind=linear, dynamic, llama3, yarn, longrope",
+        ),
+        ({"kind": RotaryKind.linear, "factor": 0.5}, r"rotary\.factor=0\.5 must be 1 or more"),
+        ({"kind": RotaryKind.linear, "beta_fast": 8.0}, "rotary.beta_fast=8.0 with kind=linear: it is for kind=yarn;"),
+        ({"kind": RotaryKind.yarn, "factor": 2.0}, "rotary.original_length=None must be 2 or more with kind=yarn"),
+        (
+            {"kind": RotaryKind.llama3, "original_length": 4, "low_freq_factor": 4.0},
+            "rotary.high_freq_factor=4 must be above low_freq_factor=4",
+        ),
+        ({"kind": RotaryKind.longrope, "original_length": 4}, "longrope needs short_factors and long_factors"),
+        ({"fraction": 0.0}, "rotary.fraction=0 must lie above 0 and at most at 1"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        RotaryConfig(**values)  # type: ignore[arg-type]
+        RotaryConfig(**({"theta": 1e4, "max_length": 8} | values))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("head_dim", [2, 7])
 def test_heads_that_cannot_be_turned_are_refused(head_dim: int) -> None:
     with pytest.raises(ConfigError, match=f"head_dim={head_dim} must be even and 4 or more"):
         Rotary(PLAIN, head_dim=head_dim)
+
+
+# rope_parameters of transformers, the same in our words, and the lengths at which the two are compared
+SCALED: dict[str, tuple[dict[str, Any], dict[str, Any], list[int]]] = {
+    "linear": ({"factor": 4.0}, {"factor": 4.0}, [100]),
+    "dynamic": ({"factor": 2.0}, {"factor": 2.0}, [100, 256, 300, 1000]),
+    "llama3": (
+        {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64},
+        {"factor": 8.0, "original_length": 64},
+        [100, 256],
+    ),
+    "yarn": (
+        {"factor": 4.0, "original_max_position_embeddings": 64},
+        {"factor": 4.0, "original_length": 64},
+        [32, 256],
+    ),
+    "yarn, every key": (
+        {
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 8,
+            "beta_slow": 2,
+            "truncate": False,
+            "attention_factor": 0.7,
+        },
+        {
+            "factor": 4.0,
+            "original_length": 64,
+            "beta_fast": 8.0,
+            "beta_slow": 2.0,
+            "truncate": False,
+            "attention_factor": 0.7,
+        },
+        [256],
+    ),
+    "longrope": (
+        {
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+            "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+        },
+        {
+            "factor": 4.0,
+            "original_length": 64,
+            "short_factors": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+            "long_factors": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+        },
+        [64, 65, 256],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "fraction"), [*((name, 1.0) for name in SCALED), *((name, 0.5) for name in SCALED if name != "longrope")]
+)
+def test_angles_are_those_of_transformers(name: str, fraction: float) -> None:
+    rope = pytest.importorskip("transformers.modeling_rope_utils", reason="transformers is not installed")
+    transformers = pytest.importorskip("transformers")
+    theirs, ours, lengths = SCALED[name]
+    kind = name.split(",")[0]
+    config = transformers.LlamaConfig(
+        hidden_size=64,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        rope_parameters=theirs | {"rope_type": kind, "rope_theta": 500.0, "partial_rotary_factor": fraction},
+    )
+    rotary = Rotary(
+        RotaryConfig(theta=500.0, max_length=256, kind=RotaryKind(kind), fraction=fraction, **ours), head_dim=16
+    )
+    for length in lengths:
+        frequencies, scale = rope.ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), seq_len=length)
+        turns = torch.outer(torch.arange(length, dtype=torch.float64), frequencies.double())
+        angles = rotary.angles(0, length, length=length, like=LIKE)
+        # their frequencies have 24 bits
+        torch.testing.assert_close(angles.cos, scale * turns.cos(), rtol=0, atol=1e-6 * length)
+        torch.testing.assert_close(angles.sin, scale * turns.sin(), rtol=0, atol=1e-6 * length)
+
+
+def test_llama3_keeps_high_frequencies_and_divides_low_ones() -> None:
+    config = RotaryConfig(theta=10000.0, max_length=8192, kind=RotaryKind.llama3, factor=8.0, original_length=1024)
+    scaled = Rotary(config, head_dim=64).angles(1, 2, length=2, like=LIKE)
+    plain = Rotary(PLAIN, head_dim=64).angles(1, 2, length=2, like=LIKE)
+    ratio = torch.atan2(scaled.sin, scaled.cos)[0] / torch.atan2(plain.sin, plain.cos)[0]
+    num_turns = 1024 * 10000.0 ** (-torch.arange(32, dtype=torch.float64) / 32) / (2 * math.pi)
+    torch.testing.assert_close(ratio[num_turns > 4], torch.ones_like(ratio[num_turns > 4]))
+    torch.testing.assert_close(ratio[num_turns < 1], torch.full_like(ratio[num_turns < 1], 1 / 8))
+    between = ratio[(num_turns > 1) & (num_turns < 4)]
+    assert len(between) > 3
+    assert ((between > 1 / 8) & (between < 1)).all()
+
+
+def test_channels_beyond_the_fraction_carry_no_position() -> None:
+    x = torch.randn(1, 9, 2, 3, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    half = RotaryConfig(theta=10000.0, max_length=4096, fraction=0.5)
+    turned = rotate(x, Rotary(half, head_dim=16).angles(0, 9, length=9, like=x))
+    assert turned[..., 8:].equal(x[..., 8:])
+    alone = rotate(x[..., :8], Rotary(PLAIN, head_dim=8).angles(0, 9, length=9, like=x))
+    assert turned[..., :8].equal(alone)
+
+
+@pytest.mark.parametrize(
+    ("change", "longest"),
+    [
+        ({"kind": RotaryKind.llama3, "original_length": 64}, 256),
+        ({"kind": RotaryKind.yarn, "original_length": 256}, 1024),
+        ({"kind": RotaryKind.yarn, "original_length": 64}, 256),
+    ],
+)
+def test_the_longest_sequence_of_an_extended_context(change: dict[str, Any], longest: int) -> None:
+    assert RotaryConfig(theta=1e4, max_length=256, factor=4.0, **change).longest == longest
+
+
+def test_longrope_has_a_divisor_for_each_pair_of_channels() -> None:
+    config = RotaryConfig(
+        theta=1e4,
+        max_length=64,
+        kind=RotaryKind.longrope,
+        original_length=16,
+        short_factors=[1.0] * 4,
+        long_factors=[1.0] * 3,
+    )
+    with pytest.raises(ConfigError, match=r"rotary\.long_factors must be 4 positive numbers"):
+        Rotary(config, head_dim=8)

@@ -1,6 +1,7 @@
 """Attention against its definition, row by row, and the cache that decodes it."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from lab.core.errors import ConfigError, InputError
 from lab.core.mixers.base import MixerShape
+from lab.core.mixers.norm import RmsNorm
 from lab.core.mixers.rotary import Rotary, RotaryConfig, RotaryKind
 from lab.core.mixers.softmax import SoftmaxAttention, pack_qkv, unpack_qkv
 from lab.core.models.decoder import draw_weights
@@ -23,13 +25,24 @@ ROTARY = {
 }
 
 
-def attention(rotary: RotaryConfig | None, *, qkv_bias: bool = True) -> SoftmaxAttention:
+VARIANTS: dict[str, dict[str, Any]] = {
+    "normed": {"qk_norm_eps": 1e-2},
+    "window": {"window": 5},
+    "window of one": {"window": 1},
+    "window of all": {"window": 40},
+    "output bias": {"output_bias": True},
+    "all": {"qk_norm_eps": 1e-6, "window": 7, "output_bias": True},
+}
+
+
+def attention(rotary: RotaryConfig | None, *, qkv_bias: bool = True, **variant: Any) -> SoftmaxAttention:
     made = None if rotary is None else Rotary(rotary, head_dim=SHAPE.head_dim)
-    mixer = SoftmaxAttention(SHAPE, rotary=made, qkv_bias=qkv_bias).double()
+    mixer = SoftmaxAttention(SHAPE, rotary=made, qkv_bias=qkv_bias, **variant).double()
     generator = torch.Generator().manual_seed(0)
     draw_weights(mixer, generator=generator, std=0.4)
-    if qkv_bias:
-        torch.nn.init.normal_(mixer.wqkv.bias, generator=generator)
+    for name, parameter in mixer.named_parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, mean=float("norm" in name), generator=generator)
     return mixer
 
 
@@ -62,12 +75,17 @@ def by_definition(mixer: SoftmaxAttention, u: Tensor, config: RotaryConfig | Non
         for h in range(SHAPE.num_heads):
             first = (h // per_group) * (per_group + 2)
             key_row, value_row = first + per_group, first + per_group + 1
-            keys = [turned(rows[s, key_row], s, config, len(row)) for s in range(len(row))]
+            keys = [turned(normed(rows[s, key_row], mixer.k_norm), s, config, len(row)) for s in range(len(row))]
             for t in range(len(row)):
-                q = turned(rows[t, first + h % per_group], t, config, len(row))
-                scores = torch.stack([q @ keys[s] / math.sqrt(SHAPE.head_dim) for s in range(t + 1)])
-                heads[b, h, t] = torch.softmax(scores, dim=0) @ rows[: t + 1, value_row]
+                q = turned(normed(rows[t, first + h % per_group], mixer.q_norm), t, config, len(row))
+                oldest = 0 if mixer.window is None else max(0, t - mixer.window + 1)
+                scores = torch.stack([q @ keys[s] / math.sqrt(SHAPE.head_dim) for s in range(oldest, t + 1)])
+                heads[b, h, t] = torch.softmax(scores, dim=0) @ rows[oldest : t + 1, value_row]
     return heads
+
+
+def normed(x: Tensor, norm: RmsNorm | None) -> Tensor:
+    return x if norm is None else norm.weight * x / torch.sqrt((x * x).mean() + norm.eps)
 
 
 @pytest.mark.parametrize("config", ROTARY.values(), ids=ROTARY)
@@ -77,10 +95,44 @@ def test_heads_are_those_of_the_definition(config: RotaryConfig | None) -> None:
         torch.testing.assert_close(mixer.heads(u), by_definition(mixer, u, config), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("config", ROTARY.values(), ids=ROTARY)
-@pytest.mark.parametrize("pieces", [[LENGTH], [1], [5, 7], [1, 1, 14]], ids=str)
-def test_pieces_and_steps_equal_the_whole(config: RotaryConfig | None, pieces: list[int]) -> None:
-    mixer, u = attention(config), drawn()
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_heads_of_every_variant_are_those_of_the_definition(variant: dict[str, Any]) -> None:
+    mixer, u = attention(ROTARY["plain"], **variant), drawn()
+    with torch.no_grad():
+        expected = by_definition(mixer, u, ROTARY["plain"])
+        torch.testing.assert_close(mixer.heads(u), expected, rtol=1e-12, atol=1e-12)
+        output = expected.transpose(1, 2).flatten(2) @ mixer.wo.weight.T
+        output += 0 if mixer.wo.bias is None else mixer.wo.bias
+        torch.testing.assert_close(mixer(u), output, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [3, 130])
+def test_a_window_over_many_blocks_is_a_masked_softmax(window: int) -> None:
+    mixer, u = attention(None, window=window), drawn(300)
+    with torch.no_grad():
+        heads = mixer.heads(u)
+        mixer.window = None
+        whole = mixer.heads(u[:, :window])
+        rows = (u @ mixer.wqkv.weight.T + mixer.wqkv.bias).reshape(2, 300, 2, 5, 8)
+        scores = torch.einsum("btgrp,bsgp->bgrts", rows[..., :3, :], rows[..., 3, :]) / math.sqrt(8)
+        distance = torch.arange(300)[:, None] - torch.arange(300)[None, :]
+        scores = scores.masked_fill((distance < 0) | (distance >= window), float("-inf"))
+        expected = torch.einsum("bgrts,bsgp->bgrtp", scores.softmax(-1), rows[..., 4, :]).flatten(1, 2)
+    torch.testing.assert_close(heads, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(heads[:, :, :window], whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("config", "variant"),
+    [(config, {}) for config in ROTARY.values()]
+    + [(ROTARY["dynamic, long"], variant) for variant in VARIANTS.values()],
+    ids=[*ROTARY, *VARIANTS],
+)
+@pytest.mark.parametrize("pieces", [[LENGTH], [1], [5, 7], [1, 1, 14], [3, 1, 1, 9]], ids=str)
+def test_pieces_and_steps_equal_the_whole(
+    config: RotaryConfig | None, variant: dict[str, Any], pieces: list[int]
+) -> None:
+    mixer, u = attention(config, **variant), drawn()
     state = mixer.allocate_state(2, max_length=LENGTH)
     outputs = [mixer.prefill(u[:, state.length : state.length + length], state) for length in pieces]
     outputs += [mixer.step(u[:, t : t + 1], state) for t in range(state.length, LENGTH)]
@@ -109,6 +161,20 @@ def test_a_token_of_the_released_size_takes_4096_bytes_a_layer() -> None:
     shape = MixerShape(hidden_size=2048, num_heads=16, num_kv_heads=8, head_dim=128)
     mixer = SoftmaxAttention(shape).to("meta", torch.bfloat16)
     assert mixer.allocate_state(1, max_length=1000).num_bytes == 4096 * 1000
+
+
+def test_the_cache_of_a_window_does_not_grow_beyond_it() -> None:
+    mixer = attention(None, window=6)
+    assert mixer.allocate_state(1, max_length=1000).num_bytes == mixer.allocate_state(1, max_length=6).num_bytes
+    state = mixer.allocate_state(2, max_length=8)
+    mixer.prefill(drawn(8), state)
+    with pytest.raises(InputError, match="holds 8 of max_length=8 tokens"):
+        mixer.step(drawn(1), state)
+
+
+def test_a_window_without_a_token_is_refused() -> None:
+    with pytest.raises(ConfigError, match="window=0 must be 1 or more"):
+        SoftmaxAttention(SHAPE, window=0)
 
 
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 6])

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from lab.core.errors import ConfigError
+from lab.core.mixers.norm import RmsNorm
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig
-from lab.core.models.decoder import DecoderStack, RmsNorm, SwiGlu, draw_weights
+from lab.core.models.decoder import DecoderStack, SwiGlu, draw_weights
 from lab.core.models.families import build_random
 
 CPU = torch.device("cpu")
