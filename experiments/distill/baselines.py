@@ -53,6 +53,7 @@ class WindowedAttention(SoftmaxAttention):
 
     def heads(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
         """The attention's weighted means of the values that it still sees."""
+        assert self.window is not None, "given when it is made"
         num_tokens = u.shape[1]
         q, k, v = self._project(u, self._angles(0, num_tokens, length=num_tokens, like=u))
         mask = visible(num_tokens, window=self.window, num_sinks=self.num_sinks).to(u.device)
