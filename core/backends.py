@@ -170,3 +170,8 @@ OPERATORS: dict[str, tuple[Backend, ...]] = {
         Backend("reference", _runs_everywhere, _from("conv", "conv_step_reference")),
     ),
 }
+
+# last: the folder of an operator takes `Backend` from here
+from lab.core.delta_rule.backends import DELTA_RULE  # noqa: E402
+
+OPERATORS |= {"delta_rule": DELTA_RULE}

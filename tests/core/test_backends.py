@@ -10,7 +10,9 @@ from lab.core.errors import BackendError
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda:0")  # a name: nothing is allocated on it
-ELSEWHERE = [name for name in OPERATORS if name != "ssd"]
+CHUNKED = ("ssd", "delta_rule")
+WITH_KERNELS = [name for name in OPERATORS if name != "delta_rule"]
+ELSEWHERE = [name for name in OPERATORS if name not in CHUNKED]
 
 
 @pytest.fixture
@@ -32,10 +34,10 @@ def kernels(installed: set[str]) -> None:
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_auto_takes_the_portable_implementation_on_a_cpu(operator: str) -> None:
-    assert resolve(operator, "auto", CPU).name == ("chunked" if operator == "ssd" else "portable")
+    assert resolve(operator, "auto", CPU).name == ("chunked" if operator in CHUNKED else "portable")
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", WITH_KERNELS)
 def test_auto_takes_the_kernels_on_a_gpu_where_they_are_installed(operator: str, installed: set[str]) -> None:
     assert resolve(operator, "auto", CUDA).name in ("chunked", "portable")
     backends._missing_package.cache_clear()
@@ -44,7 +46,7 @@ def test_auto_takes_the_kernels_on_a_gpu_where_they_are_installed(operator: str,
     assert resolve(operator, "auto", CUDA, torch.bfloat16).name in ("mamba_ssm", "causal_conv1d")
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", WITH_KERNELS)
 def test_auto_does_not_give_float64_to_kernels_that_compute_in_float32(operator: str, installed: set[str]) -> None:
     kernels(installed)
     assert resolve(operator, "auto", CUDA, torch.float64).name in ("chunked", "portable")
