@@ -1,20 +1,21 @@
 """The gated delta rule in chunks: one triangular system a chunk, one state between chunks.
 
-The paper's section 3.3, its WY form solved as the system that it stands for. Nothing is kept for the backward pass but
-the inputs: it computes states and written values again.
+The paper's section 3.3, its WY form solved as the system that it stands for. Two tiers compute the same.
+`chunked_native` is C++, on the CPU, where a compiler is found; `chunked_torch` runs everywhere. Both keep nothing for the
+backward pass but the inputs: it computes states and written values again.
 """
 
 # Letters: B batch, T tokens, H heads, Hq, Hk, Hv heads of q, k and v, K key_dim, V value_dim, S sequences.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.core.delta_rule import chunked_torch
+from lab.core.delta_rule import chunked_native, chunked_torch
 from lab.core.delta_rule.arguments import DeltaRuleOutput
 from lab.core.delta_rule.chunks import Gradients, Inputs
 from lab.core.errors import InputError
@@ -26,7 +27,7 @@ class Tier:
     """One way to compute the operator and its gradients.
 
     Attributes:
-        name: what the tests call it.
+        name: "native" or "torch".
         forward: (inputs, chunk_size) to output and final state.
         backward: (inputs, chunk_size, gradient of output, gradient of final state) to gradients of the inputs.
     """
@@ -36,7 +37,28 @@ class Tier:
     backward: Callable[[Inputs, int | None, Tensor, Tensor | None], Gradients]
 
 
+NATIVE = Tier("native", chunked_native.forward, chunked_native.backward)
 TORCH = Tier("torch", chunked_torch.forward, chunked_torch.backward)
+
+
+class TierChoice(NamedTuple):
+    """Which tier runs on a device.
+
+    Attributes:
+        tier: the one that is used.
+        why_not_native: why the native one is not, with the cure; None if it is.
+    """
+
+    tier: Tier
+    why_not_native: str | None
+
+
+def choose_tier(device: torch.device) -> TierChoice:
+    """The native tier on a CPU where it can be built, which happens here if it was not before; else the torch tier."""
+    if device.type != "cpu":
+        return TierChoice(TORCH, f"it runs on the CPU, not on {device}")
+    reason = chunked_native.why_not()
+    return TierChoice(NATIVE if reason is None else TORCH, reason)
 
 
 def gated_delta_rule(
@@ -54,7 +76,7 @@ def gated_delta_rule(
     """As `lab.core.delta_rule.gated_delta_rule`."""
     dtype = computing_dtype(q)
     y, final_state = _Chunked.apply(  # type: ignore[no-untyped-call]
-        TORCH,
+        choose_tier(q.device).tier,
         chunk_size,
         sequence_starts(cu_seqlens),
         float(scale),

@@ -1,16 +1,22 @@
-"""The chunked gated delta rule, on memory that shows when it is read before it is written."""
+"""The tiers of the chunked gated delta rule, on memory that shows when it is read before it is written."""
 
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch import Tensor
 
-from lab.core.delta_rule import DeltaRuleOutput, gated_delta_rule
+from lab.core.delta_rule import DeltaRuleOutput, chunked, gated_delta_rule
 
 
-@pytest.fixture
-def operator() -> Callable[..., DeltaRuleOutput]:
-    """The door, with the chunked implementation behind it."""
+@pytest.fixture(params=["native", "torch"])
+def operator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DeltaRuleOutput]:
+    """The door, with one tier of the chunked implementation behind it."""
+    tier = {"native": chunked.NATIVE, "torch": chunked.TORCH}[request.param]
+    reason = chunked.choose_tier(torch.device("cpu")).why_not_native
+    if tier is chunked.NATIVE and reason is not None:
+        pytest.skip(reason)
+    monkeypatch.setattr(chunked, "choose_tier", lambda device: chunked.TierChoice(tier, None))
 
     def call(*args: Tensor, **options: object) -> DeltaRuleOutput:
         return gated_delta_rule(*args, backend="chunked", **options)  # type: ignore[arg-type]
