@@ -186,8 +186,15 @@ template <typename T> class Backward {
             for (Index n = 0; n < shape.K; n += ROWS) {
                 T* rows = dS + (panel * shape.K_rows + n) * PANEL<T>;
                 const Index right = panel * PANEL<T> * shape.Q_rows;
-                advance(rows, rows, powers.total, q_into + n, shape.K_rows, dy_panels + right, length);
-                advance(rows, rows, T(1), k_into + n, shape.K_rows, dv_panels + right, length);
+                Tile<T> sums;
+                for_tile<VECTORS>([&](int r, int v) __attribute__((always_inline)) {
+                    sums[r][v] = powers.total * load(rows + r * PANEL<T> + v * LANES<T>);
+                });
+                accumulate<T, VECTORS>(sums, q_into + n, 1, shape.K_rows, dy_panels + right, PANEL<T>, length);
+                accumulate<T, VECTORS>(sums, k_into + n, 1, shape.K_rows, dv_panels + right, PANEL<T>, length);
+                for_tile<VECTORS>([&](int r, int v) __attribute__((always_inline)) {
+                    store(rows + r * PANEL<T> + v * LANES<T>, sums[r][v]);
+                });
                 ahead.touch();
             }
     }
