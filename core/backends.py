@@ -172,6 +172,6 @@ OPERATORS: dict[str, tuple[Backend, ...]] = {
 }
 
 # last: the folder of an operator takes `Backend` from here
-from lab.core.delta_rule.backends import DELTA_RULE  # noqa: E402
+from lab.core.delta_rule.backends import DELTA_RULE, DELTA_RULE_STEP  # noqa: E402
 
-OPERATORS |= {"delta_rule": DELTA_RULE}
+OPERATORS |= {"delta_rule": DELTA_RULE, "delta_rule_step": DELTA_RULE_STEP}

@@ -1,8 +1,8 @@
 """The gated delta rule in chunks: one triangular system a chunk, one state between chunks.
 
 The paper's section 3.3, its WY form solved as the system that it stands for. Two tiers compute the same.
-`chunked_native` is C++, on the CPU, where a compiler is found; `chunked_torch` runs everywhere. Both keep nothing for the
-backward pass but the inputs: it computes states and written values again.
+`chunked_native` is C++, on the CPU, where a compiler is found; `chunked_torch` runs everywhere. Both keep nothing for
+the backward pass but the inputs: it computes states and written values again.
 """
 
 # Letters: B batch, T tokens, H heads, Hq, Hk, Hv heads of q, k and v, K key_dim, V value_dim, S sequences.

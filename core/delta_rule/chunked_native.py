@@ -14,8 +14,8 @@ from lab.core.native_views import View, contiguous_rows, view_of
 
 _SOURCE = "delta_rule.cpp"
 
-# Tokens per chunk, measured on x86-64 with AVX2: a short chunk spends less on pairs of tokens, a long one less on moving
-# the state between registers and cache. Multiples of the rows of a register tile, 6 or 8.
+# Tokens per chunk, measured on x86-64 with AVX2: a short chunk spends less on pairs of tokens, a long one less on
+# moving the state between registers and cache. A multiple of the rows of a register tile, 6 or 8.
 _FORWARD_CHUNK = 48
 _BACKWARD_CHUNK = 48
 

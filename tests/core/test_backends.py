@@ -6,12 +6,12 @@ import torch
 
 from lab.core import backends
 from lab.core.backends import OPERATORS, Backend, report, resolve
+from lab.core.delta_rule import backends as delta_rule_backends
 from lab.core.errors import BackendError
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda:0")  # a name: nothing is allocated on it
 CHUNKED = ("ssd", "delta_rule")
-WITH_KERNELS = [name for name in OPERATORS if name != "delta_rule"]
 ELSEWHERE = [name for name in OPERATORS if name not in CHUNKED]
 
 
@@ -21,7 +21,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
     names: set[str] = set()
     backends._missing_package.cache_clear()
     backends._has_module.cache_clear()
-    monkeypatch.setattr(backends, "installed_version", lambda name: "1.0" if name in names else None)
+    for module in (backends, delta_rule_backends):
+        monkeypatch.setattr(module, "installed_version", lambda name: "1.0" if name in names else None)
     monkeypatch.setattr(backends, "find_spec", lambda name: object() if name in names else None)
     yield names
     backends._missing_package.cache_clear()
@@ -29,7 +30,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
 
 
 def kernels(installed: set[str]) -> None:
-    installed.update({"mamba-ssm", "triton", "einops", "causal-conv1d", "causal_conv1d_cuda"})
+    installed.update({"mamba-ssm", "triton", "einops", "causal-conv1d", "causal_conv1d_cuda", "fla-core"})
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -37,16 +38,16 @@ def test_auto_takes_the_portable_implementation_on_a_cpu(operator: str) -> None:
     assert resolve(operator, "auto", CPU).name == ("chunked" if operator in CHUNKED else "portable")
 
 
-@pytest.mark.parametrize("operator", WITH_KERNELS)
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_auto_takes_the_kernels_on_a_gpu_where_they_are_installed(operator: str, installed: set[str]) -> None:
     assert resolve(operator, "auto", CUDA).name in ("chunked", "portable")
     backends._missing_package.cache_clear()
     backends._has_module.cache_clear()
     kernels(installed)
-    assert resolve(operator, "auto", CUDA, torch.bfloat16).name in ("mamba_ssm", "causal_conv1d")
+    assert resolve(operator, "auto", CUDA, torch.bfloat16).name in ("mamba_ssm", "causal_conv1d", "fla")
 
 
-@pytest.mark.parametrize("operator", WITH_KERNELS)
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_auto_does_not_give_float64_to_kernels_that_compute_in_float32(operator: str, installed: set[str]) -> None:
     kernels(installed)
     assert resolve(operator, "auto", CUDA, torch.float64).name in ("chunked", "portable")
@@ -125,4 +126,4 @@ def test_asking_imports_no_kernel_package() -> None:
     report(CPU)
     report(CUDA)
     loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
-    assert not loaded & {"mamba_ssm", "causal_conv1d", "causal_conv1d_cuda"}
+    assert not loaded & {"fla", "mamba_ssm", "causal_conv1d", "causal_conv1d_cuda"}

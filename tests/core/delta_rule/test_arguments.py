@@ -114,5 +114,12 @@ def test_all_implementations_on_the_cpu_give_the_same() -> None:
 
 
 def test_an_implementation_that_does_not_exist_is_named() -> None:
-    with pytest.raises(BackendError, match=r"'fastest' does not exist; choose from auto, chunked, reference"):
+    with pytest.raises(BackendError, match=r"'fastest' does not exist; choose from auto, fla, chunked, reference"):
         gated_delta_rule(**fitting(), backend="fastest")
+
+
+def test_kernels_that_cannot_run_are_refused_with_the_reason() -> None:
+    with pytest.raises(
+        BackendError, match=r"'fla' cannot run on cpu: it needs a CUDA device; use one of auto, chunked"
+    ):
+        gated_delta_rule(**fitting(), backend="fla")

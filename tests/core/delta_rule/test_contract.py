@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
-from lab.core.delta_rule import DeltaRuleOutput, reference
+from lab.core.delta_rule import DeltaRuleOutput, chunked_native, reference
 from lab.core.errors import InputError
 
 Tensors = dict[str, Tensor]
@@ -131,8 +131,11 @@ def test_one_output_alone_has_its_gradients(operator: Operator, part: str) -> No
 
 
 @pytest.mark.parametrize("sharing", [(4, 4, 4), (4, 1, 1), (1, 1, 4)])
-def test_threads_change_nothing(operator: Operator, sharing: tuple[int, int, int]) -> None:
-    tensors = draw(520, sharing=sharing, sizes=(64, 64), dtype=torch.float32)
+def test_threads_change_nothing(
+    operator: Operator, sharing: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunked_native, "_MIN_WORK_PER_THREAD", 1)
+    tensors = draw(130, sharing=sharing, sizes=(20, 18), dtype=torch.float32)
     before = torch.get_num_threads()
     results = []
     try:
