@@ -103,7 +103,7 @@ def _compiler() -> Finding:
     path = find_compiler()
     if path is None:
         return Finding("C++ compiler", "missing: loops that it would build run in torch, slower", "apt-get install g++")
-    return Finding("C++ compiler", f"{path}; builds the loops of scan, HMM filter and ridge path at their first use")
+    return Finding("C++ compiler", f"{path}; builds loops at their first use")
 
 
 def _decoding_step() -> list[Finding]:

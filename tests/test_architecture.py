@@ -18,7 +18,11 @@ ALLOWED = {
     "conf": (),
 }
 HEAVY = ("numpy", "scipy", "torch", "hydra", "omegaconf", "matplotlib", "pyarrow")
-KERNELS = {"core/ssd/mamba_ssm.py": "mamba_ssm", "core/conv/causal_conv.py": "causal_conv1d"}
+KERNELS = {
+    "core/delta_rule/fla.py": "fla",
+    "core/ssd/mamba_ssm.py": "mamba_ssm",
+    "core/conv/causal_conv.py": "causal_conv1d",
+}
 
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

@@ -99,8 +99,8 @@ def sequence_starts(cu_seqlens: Int[Tensor, " S1"] | None) -> tuple[int, ...] | 
     return None if cu_seqlens is None else tuple(cu_seqlens.tolist())
 
 
-def count_sequences(cu_seqlens: Int[Tensor, " S1"], batch: int, num_tokens: int) -> int:
-    """The number S of packed sequences.
+def count_sequences(cu_seqlens: Int[Tensor, " S1"], batch: int, num_tokens: int, *, of: str = "x") -> int:
+    """The number S of packed sequences; `of` names the tensor that has the batch and the tokens.
 
     Raises:
         InputError: if their boundaries do not rise from 0 to the number of tokens, or the batch is not 1.
@@ -111,11 +111,11 @@ def count_sequences(cu_seqlens: Int[Tensor, " S1"], batch: int, num_tokens: int)
             "int32 or int64; give the first token of every sequence, then the number of tokens"
         )
     if batch != 1:
-        raise InputError(f"x has batch {batch} but packed sequences have batch 1; flatten the batch into the tokens")
+        raise InputError(f"{of} has batch {batch} but packed sequences have batch 1; flatten the batch into the tokens")
     starts = cu_seqlens.tolist()
     if starts[0] != 0 or starts[-1] != num_tokens or starts != sorted(starts):
         raise InputError(
-            f"cu_seqlens={starts[:8]}{'...' * (len(starts) > 8)} must rise from 0 to the {num_tokens} tokens of x; "
+            f"cu_seqlens={starts[:8]}{'...' * (len(starts) > 8)} must rise from 0 to the {num_tokens} tokens of {of}; "
             "give the first token of every sequence, then the number of tokens"
         )
     return len(starts) - 1

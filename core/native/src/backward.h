@@ -29,7 +29,7 @@ template <typename T> class Backward {
           written(scratch.take<T>(shape.Q * LANES<T>)), stepped(scratch.take<T>(shape.Q * LANES<T>)),
           grad_decay(scratch.take<double>(shape.Q)), D(scratch.take<T>(shape.P_rows)), dD(scratch.take<T>(shape.P_rows)),
           dh(scratch.take<T>(shape.P_rows * shape.N_rows)), dh_turned(scratch.take<T>(shape.P_rows * shape.N_rows)),
-          states(scratch.take<T>(longest(arguments) * shape.P_rows * shape.N_rows)) {}
+          states(scratch.take<T>(most_chunks(arguments) * shape.P_rows * shape.N_rows)) {}
 
     static Index num_tasks(const Arguments& to) { return to.num_sequences * to.num_groups * to.num_lanes; }
 
@@ -42,13 +42,6 @@ template <typename T> class Backward {
     }
 
   private:
-    static Index longest(const Arguments& to) {
-        Index tokens = to.starts ? 0 : to.num_tokens;
-        for (Index s = 0; to.starts && s < to.num_sequences; ++s)
-            tokens = std::max(tokens, to.starts[s + 1] - to.starts[s]);
-        return (tokens + to.chunk_size - 1) / to.chunk_size;
-    }
-
     void run_head(Index index, Index group, Index lane, Index head_index, bool is_added) {
         const Sequence sequence(to, index);
         head = head_index, num_tokens = sequence.length;
@@ -233,23 +226,8 @@ template <typename T> class Backward {
         store_tile<T>(sums, dC_rows, first + i, q - i, panel * PANEL<T>, shape.N - panel * PANEL<T>, is_added);
     }
 
-    // grad_decay[t]: from j < t to i >= t inside the chunk, from the state before it to i >= t, from j < t to the state
-    // behind it, and from state to state
     void add_up_decay(Index q, const T* state) {
-        std::fill(running, running + shape.Q_lanes, T(0));
-        grad_decay[0] = 0;
-        for (Index j = 0; j + 1 < q; ++j) {
-            Vector<T> total = {};
-            // what ends at j no longer passes over j + 1
-            running[j] = 0, passed[j * shape.Q_lanes + j] = 0;
-            for (Index i = j / LANES<T> * LANES<T>; i < q; i += LANES<T>) {
-                const Vector<T> so_far = load(running + i) + load(passed + j * shape.Q_lanes + i);
-                store(running + i, so_far);
-                total += so_far;
-            }
-            grad_decay[j + 1] = sum<T>(total);
-        }
-        double carried = 0, from_before = 0;
+        double carried = 0;
         for (Index panel = 0; panel < shape.N_panels; ++panel) {
             const Index here = panel * shape.P_rows * PANEL<T>;
             Vector<T> total = {};
@@ -257,12 +235,8 @@ template <typename T> class Backward {
                 total += load(state + k) * load(dh_turned + k);
             carried += sum<T>(total);
         }
-        carried *= decay.total;
-        for (Index t = 0; t < q; ++t) {
-            grad_decay[t] += carried;
-            carried += decay.dt[t] * sum<T>(load(written + t * LANES<T>));
-        }
-        for (Index t = q - 1; t >= 0; --t) grad_decay[t] += from_before += sum<T>(load(read + t * LANES<T>));
+        const auto behind = [&](Index t) { return decay.dt[t] * sum<T>(load(written + t * LANES<T>)); };
+        add_up_passing(grad_decay, q, passed, shape.Q_lanes, running, read, behind, carried * decay.total);
     }
 
     const T* x_at(Index panel, Index j) const { return x + j * shape.P_rows + panel * PANEL<T>; }

@@ -12,27 +12,11 @@
 // A product is one micro-kernel, `accumulate`: a tile of ROWS x VECTORS registers. Its right operand lies in panels,
 // [width / PANEL][length][PANEL], so that a panel is read front to back; its left operand is broadcast.
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "backward.h"
 #include "forward.h"
+#include "pages.h"
 
 namespace {
-
-// Large pages for a result that is about to be written: the first touch of small ones costs up to a fifth of a pass.
-template <typename T> void want_large_pages(void* data, Index count) {
-#if defined(__linux__)
-    constexpr std::uintptr_t large = 2 << 20;
-    const std::uintptr_t start = reinterpret_cast<std::uintptr_t>(data), stop = start + count * sizeof(T);
-    const std::uintptr_t first = (start + large - 1) / large * large;
-    if (first < stop / large * large)
-        madvise(reinterpret_cast<void*>(first), stop / large * large - first, MADV_HUGEPAGE);
-#else
-    (void)data, (void)count;
-#endif
-}
 
 template <typename T> bool forward(const Arguments& to) {
     const Index rows = (to.starts ? 1 : to.num_sequences) * to.num_tokens;

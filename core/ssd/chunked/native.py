@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lab.core.native.build import load_native
+from lab.core.native.views import View, contiguous_rows, view_of
 from lab.core.ssd.chunked.inputs import Gradients, Inputs
 
 _SOURCE = "chunked.cpp"
@@ -24,10 +25,6 @@ _MIN_WORK_PER_THREAD = 4_000_000
 # copy of its own, so that there is work for many threads. The number depends on nothing but the heads: the threads and
 # the other sequences must not change the order of a sum.
 _MIN_TASKS = 16
-
-
-class _View(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "token", "head"))]
 
 
 class _Arguments(ctypes.Structure):
@@ -50,9 +47,9 @@ class _Arguments(ctypes.Structure):
             )
         ),
         ("starts", ctypes.c_void_p),
-        *((name, _View) for name in ("x", "dt", "B", "C", "D", "y")),
+        *((name, View) for name in ("x", "dt", "B", "C", "D", "y")),
         *((name, ctypes.c_void_p) for name in ("A", "dt_bias", "initial_state", "final_state")),
-        *((name, _View) for name in ("grad_y", "grad_x", "grad_dt", "grad_B", "grad_C")),
+        *((name, View) for name in ("grad_y", "grad_x", "grad_dt", "grad_B", "grad_C")),
         *(
             (name, ctypes.c_void_p)
             for name in ("grad_final_state", "grad_initial_state", "grad_A", "grad_D", "grad_dt_bias")
@@ -68,11 +65,11 @@ def why_not() -> str | None:
 
 def forward(inputs: Inputs, chunk_size: int | None) -> tuple[Tensor, Tensor]:
     """Output and final state."""
-    kept = _with_contiguous_rows(inputs)
+    kept = _withcontiguous_rows(inputs)
     y = torch.empty(inputs.x.shape, dtype=inputs.x.dtype)
     final_state = torch.empty(inputs.state_shape, dtype=inputs.x.dtype)
     arguments, _starts = _describe(kept, chunk_size or _FORWARD_CHUNK)
-    arguments.y = _view(y)
+    arguments.y = view_of(y)
     arguments.final_state = final_state.data_ptr()
     _call("forward", inputs.x.dtype, arguments)
     return y, final_state
@@ -80,8 +77,8 @@ def forward(inputs: Inputs, chunk_size: int | None) -> tuple[Tensor, Tensor]:
 
 def backward(inputs: Inputs, chunk_size: int | None, grad_y: Tensor, grad_final_state: Tensor | None) -> Gradients:
     """Gradients of all inputs."""
-    kept = _with_contiguous_rows(inputs)
-    grad_y = _contiguous_rows(grad_y)
+    kept = _withcontiguous_rows(inputs)
+    grad_y = contiguous_rows(grad_y)
     arguments, _starts = _describe(kept, chunk_size or _BACKWARD_CHUNK)
     num_sequences, num_heads, head_dim, _ = inputs.state_shape
     num_lanes = _num_lanes(inputs)
@@ -92,8 +89,8 @@ def backward(inputs: Inputs, chunk_size: int | None, grad_y: Tensor, grad_final_
     grad_A, grad_dt_bias = new(num_sequences, num_heads), new(num_sequences, num_heads)
     grad_D = new(num_sequences, num_heads, head_dim)
     arguments.num_lanes = num_lanes
-    arguments.grad_y, arguments.grad_x, arguments.grad_dt = _view(grad_y), _view(grad_x), _view(grad_dt)
-    arguments.grad_B, arguments.grad_C = _view(grad_B[0]), _view(grad_C[0])
+    arguments.grad_y, arguments.grad_x, arguments.grad_dt = view_of(grad_y), view_of(grad_x), view_of(grad_dt)
+    arguments.grad_B, arguments.grad_C = view_of(grad_B[0]), view_of(grad_C[0])
     arguments.grad_B_lane, arguments.grad_C_lane = grad_B.stride(0), grad_C.stride(0)
     if grad_final_state is not None:
         grad_final_state = grad_final_state.contiguous()
@@ -131,25 +128,16 @@ def _num_lanes(inputs: Inputs) -> int:
     return lanes
 
 
-def _with_contiguous_rows(inputs: Inputs) -> Inputs:
+def _withcontiguous_rows(inputs: Inputs) -> Inputs:
     bias, state = inputs.dt_bias, inputs.initial_state
     return inputs._replace(
-        x=_contiguous_rows(inputs.x),
+        x=contiguous_rows(inputs.x),
         A=inputs.A.contiguous(),
         dt_bias=None if bias is None else bias.contiguous(),
-        B=_contiguous_rows(inputs.B),
-        C=_contiguous_rows(inputs.C),
+        B=contiguous_rows(inputs.B),
+        C=contiguous_rows(inputs.C),
         initial_state=None if state is None else state.contiguous(),
     )
-
-
-def _contiguous_rows(tensor: Tensor) -> Tensor:
-    """The tensor itself if its last axis is contiguous: a slice of a wide projection is read where it lies."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def _view(tensor: Tensor) -> _View:
-    return _View(tensor.data_ptr(), *tensor.stride()[:3])
 
 
 def _describe(inputs: Inputs, chunk_size: int) -> tuple[_Arguments, ctypes.Array[ctypes.c_int64] | None]:
@@ -169,17 +157,17 @@ def _describe(inputs: Inputs, chunk_size: int) -> tuple[_Arguments, ctypes.Array
         num_threads=max(1, min(torch.get_num_threads(), work // _MIN_WORK_PER_THREAD)),
         is_softplus=inputs.is_softplus,
         starts=ctypes.cast(starts, ctypes.c_void_p) if starts is not None else None,
-        x=_view(inputs.x),
-        dt=_view(inputs.dt),
-        B=_view(inputs.B),
-        C=_view(inputs.C),
+        x=view_of(inputs.x),
+        dt=view_of(inputs.dt),
+        B=view_of(inputs.B),
+        C=view_of(inputs.C),
         A=inputs.A.data_ptr(),
     )
     if inputs.dt_bias is not None:
         arguments.dt_bias = inputs.dt_bias.data_ptr()
     if inputs.D is not None:
         by_column = inputs.D.stride(1) if inputs.D.ndim == 2 else 0
-        arguments.D = _View(inputs.D.data_ptr(), 0, by_column, inputs.D.stride(0))
+        arguments.D = View(inputs.D.data_ptr(), 0, by_column, inputs.D.stride(0))
     if inputs.initial_state is not None:
         arguments.initial_state = inputs.initial_state.data_ptr()
     return arguments, starts

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import softplus
 
+from lab.core.operators.decays import span_sums, sums_passing
 from lab.core.ssd.chunked.inputs import Gradients, Inputs
 from lab.core.ssd.validation import SOFTPLUS_THRESHOLD
 
@@ -146,7 +147,7 @@ class _Sequence(NamedTuple):
             raw = raw + self.inputs.dt_bias.reshape(self.num_groups, -1, 1)
         dt = softplus(raw, threshold=SOFTPLUS_THRESHOLD) if self.inputs.is_softplus else raw
         log_decay = dt * self.A
-        spans = _span_sums(log_decay)
+        spans = span_sums(log_decay)
         return _Chunk(
             x=self.heads(self.inputs.x, tokens),
             dt=dt,
@@ -201,7 +202,7 @@ def _backward_of_sequence(
         from_before = (grad_outputs @ state.mT) * chunk.into[..., None]
         grad_C = weights @ chunk.B + from_before
 
-        grad_decay = _passing(mixing * products)
+        grad_decay = sums_passing(mixing * products)
         grad_decay += (from_before * chunk.C).sum(-1).flip(-1).cumsum(-1).flip(-1)
         written = (from_behind * chunk.x).sum(-1) * chunk.dt
         grad_decay[..., 1:] += written.cumsum(-1)[..., :-1]
@@ -221,17 +222,3 @@ def _backward_of_sequence(
         grad_state = read.addcmul_(grad_state, chunk.into[..., -1, None, None])
     if grads.initial_state is not None:
         grads.initial_state[sequence.states] = grad_state.mT.flatten(1, 2)
-
-
-def _span_sums(log_decay: Float[Tensor, "*heads q"]) -> Float[Tensor, "*heads q q"]:
-    """For every i and j <= i, the sum over j < k <= i, as a product with a triangle of ones; -inf for j > i."""
-    length = log_decay.shape[-1]
-    is_up_to = torch.ones(length, length, dtype=log_decay.dtype, device=log_decay.device).tril()
-    sums = is_up_to @ (log_decay[..., :, None] * is_up_to.tril(-1))
-    return sums.masked_fill_(is_up_to == 0, -torch.inf)
-
-
-def _passing(parts: Float[Tensor, "*heads q q"]) -> Float[Tensor, "*heads q"]:
-    """For every t, the sum of parts[i, j] over j < t <= i."""
-    before = pad(parts[..., :-1].cumsum(-1), (1, 0))
-    return before.tril().sum(-2)

@@ -10,7 +10,8 @@ from lab.core.operators.backends import Backend, operators, report, resolve
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda:0")  # a name: nothing is allocated on it
-ELSEWHERE = [name for name in operators() if name != "ssd"]
+CHUNKED = ("ssd", "delta_rule")
+ELSEWHERE = [name for name in operators() if name not in CHUNKED]
 
 
 @pytest.fixture
@@ -27,12 +28,12 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
 
 
 def kernels(installed: set[str]) -> None:
-    installed.update({"mamba-ssm", "triton", "einops", "causal-conv1d", "causal_conv1d_cuda"})
+    installed.update({"mamba-ssm", "triton", "einops", "causal-conv1d", "causal_conv1d_cuda", "fla-core"})
 
 
 @pytest.mark.parametrize("operator", operators())
 def test_auto_takes_the_portable_implementation_on_a_cpu(operator: str) -> None:
-    assert resolve(operator, "auto", CPU).name == ("chunked" if operator == "ssd" else "portable")
+    assert resolve(operator, "auto", CPU).name == ("chunked" if operator in CHUNKED else "portable")
 
 
 @pytest.mark.parametrize("operator", operators())
@@ -41,7 +42,7 @@ def test_auto_takes_the_kernels_on_a_gpu_where_they_are_installed(operator: str,
     backends.missing_package.cache_clear()
     backends.has_module.cache_clear()
     kernels(installed)
-    assert resolve(operator, "auto", CUDA, torch.bfloat16).name in ("mamba_ssm", "causal_conv1d")
+    assert resolve(operator, "auto", CUDA, torch.bfloat16).name in ("mamba_ssm", "causal_conv1d", "fla")
 
 
 @pytest.mark.parametrize("operator", operators())
@@ -123,4 +124,4 @@ def test_asking_imports_no_kernel_package() -> None:
     report(CPU)
     report(CUDA)
     loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
-    assert not loaded & {"mamba_ssm", "causal_conv1d", "causal_conv1d_cuda"}
+    assert not loaded & {"fla", "mamba_ssm", "causal_conv1d", "causal_conv1d_cuda"}

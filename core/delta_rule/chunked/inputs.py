@@ -1,0 +1,76 @@
+"""What the tiers of the chunked gated delta rule are given and give back."""
+
+# Letters: B batch, T tokens, H heads, Hq, Hk, Hv heads of q, k and v, K key_dim, V value_dim, S sequences.
+
+from itertools import pairwise
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Inputs(NamedTuple):
+    """Tensors of one dtype, float32 or float64, on one device, that fit together.
+
+    Attributes:
+        q: queries.
+        k: keys.
+        v: values.
+        g: log decays.
+        beta: strengths of the writes.
+        initial_state: before the first token of every sequence; None for zero.
+        starts: boundaries of packed sequences, from 0 to T; None if row s of the batch is sequence s.
+        scale: factor of the output.
+    """
+
+    q: Float[Tensor, "B T Hq K"]
+    k: Float[Tensor, "B T Hk K"]
+    v: Float[Tensor, "B T Hv V"]
+    g: Float[Tensor, "B T H"]
+    beta: Float[Tensor, "B T H"]
+    initial_state: Float[Tensor, "S H V K"] | None
+    starts: tuple[int, ...] | None
+    scale: float
+
+    @property
+    def num_sequences(self) -> int:
+        """S."""
+        return self.q.shape[0] if self.starts is None else len(self.starts) - 1
+
+    @property
+    def state_shape(self) -> tuple[int, int, int, int]:
+        """(S, H, V, K)."""
+        return self.num_sequences, self.g.shape[2], self.v.shape[3], self.k.shape[3]
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """(B, T, H, V)."""
+        batch, num_tokens, num_heads = self.g.shape
+        return batch, num_tokens, num_heads, self.v.shape[3]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        if self.starts is None:
+            return self.q.shape[1]
+        return max((stop - start for start, stop in pairwise(self.starts)), default=0)
+
+
+class Gradients(NamedTuple):
+    """Gradients of the tensors of `Inputs`, each in the shape of its input.
+
+    Attributes:
+        q: of the queries.
+        k: of the keys.
+        v: of the values.
+        g: of the log decays.
+        beta: of the strengths.
+        initial_state: of the initial state; None if there is none.
+    """
+
+    q: Float[Tensor, "B T Hq K"]
+    k: Float[Tensor, "B T Hk K"]
+    v: Float[Tensor, "B T Hv V"]
+    g: Float[Tensor, "B T H"]
+    beta: Float[Tensor, "B T H"]
+    initial_state: Float[Tensor, "S H V K"] | None

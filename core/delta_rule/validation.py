@@ -1,0 +1,89 @@
+"""Arguments and result of the gated delta rule: one check for all implementations, cheap enough for every call."""
+
+# Letters: B batch, T tokens, H heads, Hq, Hk, Hv heads of q, k and v, K key_dim, V value_dim, S sequences.
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lab.core.errors import InputError
+from lab.core.ssd.validation import computing_dtype, count_sequences
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+class DeltaRuleOutput(NamedTuple):
+    """What the operator computes.
+
+    Attributes:
+        y: output of every token, in the dtype of v.
+        final_state: the state behind the last token of every sequence, in the dtype of the computation.
+    """
+
+    y: Float[Tensor, "B T H V"]
+    final_state: Float[Tensor, "S H V K"]
+
+
+def check_arguments(
+    q: Float[Tensor, "B T Hq K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T Hv V"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    scale: float,
+    chunk_size: int | None,
+    initial_state: Float[Tensor, "S H V K"] | None,
+    cu_seqlens: Int[Tensor, " S1"] | None,
+) -> None:
+    """Refuse arguments that do not fit together.
+
+    Raises:
+        InputError: naming argument, shape, dtype or device, what was expected, and the cure.
+    """
+    for name, given, axes in (("q", q, "[B, T, Hq, K]"), ("k", k, "[B, T, Hk, K]"), ("v", v, "[B, T, Hv, V]")):
+        if given.ndim != 4 or 0 in given.shape[2:]:
+            raise InputError(
+                f"{name} has shape {tuple(given.shape)} but must be {axes}, the last two 1 or more; reshape it"
+            )
+    if g.ndim != 3 or g.shape[2] == 0:
+        raise InputError(f"g has shape {tuple(g.shape)} but must be [B, T, H] with H 1 or more; reshape it")
+    batch, num_tokens, num_heads = g.shape
+    for name, given in (("q", q), ("k", k), ("v", v)):
+        if num_heads % given.shape[2]:
+            raise InputError(
+                f"{name} has {given.shape[2]} heads but g has {num_heads}; give a number that divides the heads of g"
+            )
+    key_dim, value_dim = k.shape[3], v.shape[3]
+    if q.dtype not in _DTYPES:
+        raise InputError(f"q has dtype {q.dtype} but must be float32, float64, bfloat16 or float16; cast it")
+    num_sequences = batch if cu_seqlens is None else count_sequences(cu_seqlens, batch, num_tokens, of="g")
+    expected: tuple[tuple[str, Tensor | None, tuple[int, ...]], ...] = (
+        ("q", q, (batch, num_tokens, q.shape[2], key_dim)),
+        ("k", k, (batch, num_tokens, k.shape[2], key_dim)),
+        ("v", v, (batch, num_tokens, v.shape[2], value_dim)),
+        ("g", g, (batch, num_tokens, num_heads)),
+        ("beta", beta, (batch, num_tokens, num_heads)),
+        ("initial_state", initial_state, (num_sequences, num_heads, value_dim, key_dim)),
+    )
+    widest = computing_dtype(q)
+    for name, tensor, shape in expected:
+        if tensor is None:
+            continue
+        if tensor.shape != shape:
+            raise InputError(f"{name} has shape {tuple(tensor.shape)} but must have shape {shape}; reshape it")
+        if tensor.device != q.device:
+            raise InputError(f"{name} is on {tensor.device} but q is on {q.device}; move one to the other's device")
+        if name in ("k", "v"):
+            if tensor.dtype != q.dtype:
+                raise InputError(f"{name} has dtype {tensor.dtype} but q has {q.dtype}; cast one to the other's")
+        elif tensor.dtype not in _DTYPES or (tensor.dtype == torch.float64 and widest != torch.float64):
+            raise InputError(
+                f"{name} has dtype {tensor.dtype} but the computation is in {widest}; cast {name} to {widest}"
+            )
+    if type(scale) not in (float, int):
+        raise InputError(f"scale={scale!r} must be a number; give a float such as K**-0.5")
+    if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
+        raise InputError(f"chunk_size={chunk_size!r} must be a whole number of 1 or more; give an int or None")
