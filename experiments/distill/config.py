@@ -9,6 +9,7 @@ from omegaconf import MISSING
 
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import register_schema
+from lab.core.mixers.spec import mixer_spec
 from lab.core.models import families
 from lab.core.models.families import TeacherConfig
 from lab.core.train.loop import TrainConfig
@@ -166,7 +167,12 @@ class DistillConfig:
             if key not in _VARIED:
                 raise ConfigError(f"variants.{label}.{key}: students of a run can differ in {', '.join(_VARIED)}")
         try:
-            merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(replace(self, variants={})), keys))
+            schema = OmegaConf.structured(replace(self, variants={}))
+            kind = OmegaConf.select(OmegaConf.create(keys), "student.mixer.kind")
+            if kind not in (None, self.student.mixer.kind):
+                # another mixer starts from its own defaults: options of ours mean nothing to it
+                schema.student.mixer = mixer_spec(str(kind)).options
+            merged = OmegaConf.to_object(OmegaConf.merge(schema, keys))
         except OmegaConfBaseException as error:
             raise ConfigError(f"variants.{label}: {str(error).splitlines()[0]}") from error
         assert isinstance(merged, DistillConfig), "the schema is a DistillConfig"

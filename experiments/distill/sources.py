@@ -7,6 +7,7 @@ from typing import Any
 
 from lab.core.errors import CheckpointError, ConfigError, RunError
 from lab.core.hydra_schema import to_typed
+from lab.core.mixers.spec import mixer_spec
 from lab.core.models.student_format import is_checkpoint, is_student
 from lab.core.runs.find import find_run, outputs_root, run_directories
 from lab.core.train.state import checkpoints, read_meta
@@ -208,7 +209,9 @@ def _typed(recorded: dict[str, object], folder: Path) -> DistillConfig:
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(DistillConfig), recorded)
+        schema = OmegaConf.structured(DistillConfig)
+        schema.student.mixer = mixer_spec(str(_at(recorded, "student.mixer.kind"))).options
+        merged = OmegaConf.merge(schema, recorded)
         assert isinstance(merged, DictConfig), "the schema is a mapping"
         return to_typed(merged, DistillConfig)
     except (OmegaConfBaseException, ConfigError) as error:
