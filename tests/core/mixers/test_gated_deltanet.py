@@ -35,12 +35,8 @@ VARIANTS = {
 variants = pytest.mark.parametrize(("options", "traits"), VARIANTS.values(), ids=VARIANTS)
 
 
-def made(
-    options: GatedDeltaNetOptions | None = None,
-    traits: AttentionTraits | None = None,
-    dtype: torch.dtype = torch.float64,
-) -> GatedDeltaNet:
-    mixer = GatedDeltaNet(SHAPE, options=options, traits=traits).to(dtype)
+def made(options: GatedDeltaNetOptions | None = None, traits: AttentionTraits | None = None) -> GatedDeltaNet:
+    mixer = GatedDeltaNet(SHAPE, options=options, traits=traits).double()
     draw_weights(mixer, generator=torch.Generator().manual_seed(0), std=0.4)
     with torch.no_grad():
         for name, parameter in mixer.named_parameters():
@@ -49,9 +45,9 @@ def made(
     return mixer.requires_grad_(False)
 
 
-def drawn(length: int = LENGTH, dtype: torch.dtype = torch.float64) -> Tensor:
+def drawn(length: int = LENGTH) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(BATCH, length, SHAPE.hidden_size, dtype=torch.float64, generator=generator).to(dtype)
+    return torch.randn(BATCH, length, SHAPE.hidden_size, dtype=torch.float64, generator=generator)
 
 
 def rms(x: Tensor, eps: float) -> Tensor:
@@ -154,7 +150,7 @@ def test_a_mimicking_layer_has_long_memory_and_half_strength_whatever_the_token(
     mixer.load_state_dict(weights | {"o_proj.weight": attention.wo.weight})
     decay = torch.exp(-weights["A_log"].exp() * softplus(weights["dt_bias"]))
     is_mimic = initialisation is Initialisation.mimic
-    assert bool((decay > 0.76).all()) == is_mimic
+    assert not is_mimic or decay.min() > 0.76
     assert weights["a_proj.weight"].any() != is_mimic
     assert weights["b_proj.weight"].any() != is_mimic
     q, k, v = attention.wqkv.weight.view(2, 4, 8, 24).split([2, 1, 1], dim=1)
