@@ -103,7 +103,7 @@ def test_a_key_of_a_sweep_that_does_not_exist(typed: Typed, tmp_path: Path, word
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("data: {text: {folder: X}}", "data must have exactly one of"),
+        ("data: {text: {folder: X}}", "data must have exactly one source but has picture_questions, text; choose"),
         ("data: {texts: {folder: X}}", "In 'experiment/mine': ConfigKeyError raised while composing config"),
         ("seed: {x: 3}", "In 'experiment/mine': ValidationError raised while composing config"),
         ("stage: [1", "experiment=mine: while parsing a flow sequence; --help lists groups and keys"),
