@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
+from lab.cli.override_errors import explain_failure, unreachable_key
 from lab.cli.resume import resumed
 from lab.core.errors import ConfigError, LabError
 from lab.core.runs.atomic_files import as_run_error
@@ -18,6 +19,9 @@ from lab.experiments.spec import Experiment
 
 # points of a sweep that are checked before the first one starts; composing one takes about 0.1 s
 _MOST_CHECKED = 200
+
+# Hydra's flags that print a configuration, and run nothing
+_COMPOSING = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--run", "-r")
 
 _INTERRUPTED = 130
 
@@ -32,13 +36,18 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
         overrides, flags = _split(resumed(arguments))
         if not flags or flags == ["--multirun"]:
             _check_every_point(experiment, overrides, is_multirun=bool(flags))
+        elif flags[0] in _COMPOSING:
+            from hydra import initialize_config_module
+
+            with initialize_config_module("lab.conf", version_base="1.3"):
+                _composed(experiment.config, overrides)
         import hydra
 
         # the undecorated function pickles by name, which is what launchers send to another machine
         entry = hydra.main(version_base="1.3", config_path="pkg://lab.conf", config_name=experiment.config)(
             _load(experiment.job)
         )
-        with _command_line([f"lab {experiment.command}", *flags, *overrides]):
+        with _command_line([f"lab {experiment.command}", *overrides, *flags]):
             entry()
 
 
@@ -99,27 +108,51 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _check_every_point(experiment: Experiment, overrides: Sequence[str], *, is_multirun: bool) -> None:
     """Compose and check each point of a sweep, so that a bad one is refused before the first has started."""
-    from hydra import compose, initialize_config_module
+    from hydra import initialize_config_module
 
     check = _load(experiment.check)
     with initialize_config_module("lab.conf", version_base="1.3"):
         fixed, axes = _sweep_axes(overrides) if is_multirun else (list(overrides), [])
-        first = compose(experiment.config, overrides=[*fixed, *(axis[0] for axis in axes)], return_hydra_config=True)
+        first = _composed(experiment.config, [*fixed, *(axis[0] for axis in axes)], return_hydra_config=True)
         if is_multirun or str(first.hydra.mode).endswith("MULTIRUN"):
             params = [f"{key}={value}" for key, value in (first.hydra.sweeper.get("params") or {}).items()]
             more_fixed, more_axes = _sweep_axes(params)
             fixed, axes = fixed + more_fixed, axes + more_axes
         points = itertools.product(*axes)
         for point in itertools.islice(points, _MOST_CHECKED):
-            check(compose(experiment.config, overrides=[*fixed, *point]))
+            words = [*fixed, *point]
+            try:
+                check(_composed(experiment.config, words))
+            except ConfigError as error:
+                # a key that was added by force
+                message = unreachable_key(experiment.config, words)
+                raise ConfigError(message or str(error)) from error
+
+
+def _composed(config: str, overrides: Sequence[str], **options: bool) -> Any:
+    """The configuration that overrides compose.
+
+    Raises:
+        ConfigError: if they do not. Errors of Hydra and OmegaConf for a key that cannot be reached have no common
+            class, and `compose` runs no code of ours.
+    """
+    from hydra import compose
+
+    try:
+        return compose(config, overrides=list(overrides), **options)
+    except Exception as error:
+        raise ConfigError(explain_failure(config, overrides, error)) from error
 
 
 def _sweep_axes(overrides: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Overrides of one value, and for each that sweeps its values as overrides."""
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
+    # a glob needs the names of the options
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     fixed, axes = [], []
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    for override in parser.parse_overrides(list(overrides)):
         if override.is_sweep_override():
             key = override.get_key_element()
             axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])

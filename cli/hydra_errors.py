@@ -1,14 +1,15 @@
 """What Hydra and OmegaConf say of a mistake, as one line that names key, value and cure."""
 
-import difflib
 import io
 from typing import Any, TextIO
+
+from lab.core.hydra_schema import did_you_mean
 
 
 def hydra_message(error: Exception) -> str | None:
     """One line for an error of Hydra's or OmegaConf's; None for any other."""
     from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-    from omegaconf.errors import OmegaConfBaseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
     if isinstance(error, MissingConfigException):
         # schemas are options for Hydra, and none for the user
@@ -16,7 +17,7 @@ def hydra_message(error: Exception) -> str | None:
         cure = f"choose from {', '.join(options)}" if options else "`--help` lists groups and options"
         return f"{error.missing_cfg_file}: there is no such option; {cure}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {_first_line(error)}; write KEY=VALUE, a list as 'KEY=[1,2]'"
+        return f"{error.override}: {first_line(error)}; write KEY=VALUE, a list as 'KEY=[1,2]'"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return None
     cause: BaseException = error
@@ -24,14 +25,17 @@ def hydra_message(error: Exception) -> str | None:
         cause = cause.__cause__
     key = getattr(cause, "full_key", None)
     parent = getattr(cause, "parent_node", None)
-    lines = [line.strip() for line in str(error).splitlines()]
+    # what Hydra says of a value that does not fit names the override; OmegaConf's error below it says why
+    merged = str(error).removeprefix("Error merging override ")
+    text = str(error) if merged == str(error) or error.__cause__ is None else f"{merged}: {error.__cause__}"
+    lines = [line.strip() for line in text.splitlines()]
     kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_type="))]
     message = "; ".join(line.rstrip(".") for line in kept)
-    if key and key not in message:
-        message = f"{key}: {message}"
+    last = str(key).rpartition(".")[2]
     names = [str(name) for name in parent] if parent is not None and hasattr(parent, "keys") else []
-    close = difflib.get_close_matches(str(key).rsplit(".", 1)[-1], names, n=3) if key else []
-    return f"{message}; did you mean {' or '.join(close)}?" if close and key not in names else message
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and names and last not in names:
+        return f"{key}: unknown key{did_you_mean(last, names)}"
+    return f"{key}: {message}" if key and key not in message else message
 
 
 class WithoutHydrasLine(io.TextIOBase):
@@ -64,5 +68,6 @@ class WithoutHydrasLine(io.TextIOBase):
         return self._stream.encoding
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".")
+def first_line(error: Exception) -> str:
+    """The first line of an error's text; the name of its class, if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -23,15 +23,16 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 _HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 # which student of a run
-_Stage = Annotated[int | None, typer.Option(min=0, max=3, help="The student after this stage, 0: its seed [the last].")]
-_Variant = Annotated[str | None, typer.Option(help="The label of the student, in a run of several.")]
-_Replicate = Annotated[int, typer.Option(min=0, help="Of the student's random numbers.")]
+_STAGE_HELP = "Use the student after this stage; 0 is the untrained one. By default the last finished stage."
+_Stage = Annotated[int | None, typer.Option(min=0, max=3, help=_STAGE_HELP)]
+_Variant = Annotated[str | None, typer.Option(help="Label of the student, if the run trained several variants.")]
+_Replicate = Annotated[int, typer.Option(min=0, help="Number of the replicate, if the run trained several.")]
 
 _EXPORT = """Write a distilled student as a checkpoint folder.
 
-The folder has the layout of mmMamba's release: config.json says which layer is Mamba-2 and which attention, safetensors
-hold the weights, and the teacher's tokenizer is copied beside them. Students of text models have the same layers in the
-layout of Llama. The folder is complete or absent. `lab generate` and `lab distill from_run=` take it.
+The folder has the layout of mmMamba's release: config.json records the kind of every layer, the weights are stored as
+safetensors, and the tokenizer is copied from the teacher. Students of text-only models are stored in the layout of
+Llama. If the export fails, no folder is left. `lab generate` and `lab distill from_run=FOLDER` load it.
 
 \b
 Examples:
@@ -40,21 +41,23 @@ Examples:
   lab export RUN kept-softmax --variant head_stacked_2
 """
 
-_GENERATE = """Answer a prompt, token by token.
+_GENERATE = """Generate an answer to a prompt, optionally about images.
 
-Images are cut into tiles and prompts written as in training. Mamba-2 layers keep a state of constant size, attention a
-cache for prompt and answer; what each takes is said at the end, on standard error, with the speed.
+Images are tiled and the prompt is formatted as in training. The last line on standard error reports the speed and the
+memory of each kind of layer: a state of constant size for linear-time layers, a cache that grows with the text for
+attention.
 
 \b
 Examples:
   lab generate shipped --prompt "How many pictures show a bag?" --image a.png
-  lab generate RUN --prompt "<image> <image> How many pictures show a bag?" --image a.png --image b.png
-  lab generate mmmamba-tiny --prompt "How many pictures show a bag?" --image a.png --temperature 0.7 --top-p 0.9
+  lab generate RUN --prompt "<image> <image> Same?" --image a --image b
+  lab generate mmmamba-tiny --prompt "How many?" --temperature 0.7 --top-p 0.9
 """
 
 app = typer.Typer(
     name="lab",
-    help="Experiments on state-space models: the risk of head tuning (hmm-risk), attention into Mamba-2 (distill).",
+    help="Experiments on state-space models: the risk of head tuning (hmm-risk), and distillation of Transformers into "
+    "linear-time models (distill).",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -68,18 +71,18 @@ def main() -> None:
 
 @app.command()
 def runs(
-    study: Annotated[str, typer.Option(help="Only this study, such as hmm_risk.")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
+    study: Annotated[str, typer.Option(help="List runs of this study only, such as hmm_risk.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs to list.")] = 20,
 ) -> None:
-    """List recorded runs, the newest first: status, age, main result."""
+    """List recorded runs, newest first: status, age, main result."""
     from lab.cli.tables import print_runs
 
     print_runs(study, limit)
 
 
 @app.command()
-def show(run: Annotated[str, typer.Argument(help="A run's directory, or the end of its name.")]) -> None:
-    """Print one run's table and verdict, and the paths of its figures."""
+def show(run: Annotated[str, typer.Argument(help="The run: its directory, or the end of its name.")]) -> None:
+    """Print the table, verdict and figure paths of a run."""
     from lab.cli.dispatch import one_line_errors
     from lab.cli.tables import print_run
 
@@ -108,28 +111,33 @@ def export(
 
 @app.command(help=_GENERATE)
 def generate(
-    model: Annotated[str, typer.Argument(help="A checkpoint folder, a GGUF file, a run, or `shipped`.")],
-    prompt: Annotated[str, typer.Option(help="The question; <image> marks where an image belongs.")],
+    model: Annotated[str, typer.Argument(help="The model: a checkpoint folder, a GGUF file, a run, or `shipped`.")],
+    prompt: Annotated[str, typer.Option(help="The prompt; <image> marks where an image belongs.")],
     image: Annotated[
-        list[Path] | None, typer.Option(help="An image; once for each, in the order of the marks.")
+        list[Path] | None,
+        typer.Option(help="Path of an image; repeat for several, in the order of the marks."),
     ] = None,
-    temperature: Annotated[float, typer.Option(help="0: the likeliest token, always.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(help="Draw from this many of the likeliest tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest that reach this probability.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an answer ends at the latest.")] = 256,
-    system: Annotated[str | None, typer.Option(help="System message; by default that of the training.")] = None,
-    max_tiles: Annotated[int | None, typer.Option(min=1, help="Most tiles of an image; by default as trained.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="The prompt as it is, without the chat format.")] = False,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 means greedy decoding.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Sample from the k most likely tokens only.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample from the most likely tokens up to this total.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens.")] = 256,
+    system: Annotated[str | None, typer.Option(help="System message; by default the one used in training.")] = None,
+    max_tiles: Annotated[
+        int | None, typer.Option(min=1, help="Maximum tiles per image; by default as trained.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Use the prompt as it is, without the chat template.")] = False,
     stage: _Stage = None,
     variant: _Variant = None,
     replicate: _Replicate = 0,
-    precision: Annotated[str | None, typer.Option(help="bfloat16, float32, float64; by default as stored.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Of torch; by default one a core.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Also write answer and figures to this file.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Precision: bfloat16, float32 or float64; by default as stored.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda, or auto (cuda if there is a GPU).")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads; by default one per core.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Also write answer and measurements to this JSON file.")] = None,
 ) -> None:
-    """Answer a prompt."""
+    """Generate an answer to a prompt."""
     from lab.cli.dispatch import one_line_errors
 
     with one_line_errors():
@@ -153,7 +161,7 @@ def generate(
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine can run, and the command that adds what is missing."""
+    """Report what this machine can run, and how to add the rest."""
     from lab.cli.doctor import print_report
 
     print_report()
@@ -162,11 +170,14 @@ def doctor() -> None:
 @app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="What to time: hmm-risk, ssd or distill.")],
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds; the candidates take turns.")] = 7,
-    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: a check that everything runs.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Also write the result to this file, figures beside it.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of rounds; each round times every candidate once.")] = 7,
+    quick: Annotated[bool, typer.Option("--quick", help="Use small sizes, to check that everything runs.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file, with figures.")] = None,
 ) -> None:
-    """Time our solvers, operators and training steps beside their peers, in one process, after comparing results."""
+    """Time lab's solvers, operators and training steps against peers.
+
+    All candidates run in one process, and their results are compared before anything is timed.
+    """
     from lab.cli.dispatch import one_line_errors
 
     with one_line_errors():
@@ -176,7 +187,7 @@ def bench(
 
 @app.command()
 def version() -> None:
-    """Print the version."""
+    """Print the version of lab."""
     from importlib.metadata import version as installed
 
     typer.echo(f"lab {installed('ssm-lab')}")

@@ -1,6 +1,11 @@
 """What the command line needs to know of an experiment before anything heavy is imported."""
 
+import textwrap
 from dataclasses import dataclass
+from importlib.resources import files
+
+# columns of a line of help; the command line indents it by two
+_WIDTH = 78
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +18,7 @@ class Experiment:
         register: "module:function" that stores the configuration's schemas.
         check: "module:function" that refuses a composed configuration before anything is written.
         job: "module:function" that runs one.
-        help: what `--help` prints: groups, main keys, examples.
+        help: what `--help` prints: groups, main keys, examples. Its first line fits into the list of commands.
     """
 
     command: str
@@ -22,3 +27,20 @@ class Experiment:
     check: str
     job: str
     help: str
+
+
+def options_of_group(group: str, *, indent: int) -> str:
+    """Lines for `--help` about a configuration group: each option, and the first line of its YAML file.
+
+    Args:
+        group: a folder of conf/.
+        indent: spaces in front of each line but the first.
+    """
+    lines = []
+    for path in sorted(files("lab.conf").joinpath(group).iterdir(), key=lambda path: path.name):
+        name, _, ending = path.name.rpartition(".")
+        if ending == "yaml":
+            # the example that may follow is for readers of the file
+            summary = path.read_text().partition("\n")[0].removeprefix("# ").partition("   ")[0].rstrip(".")
+            lines += textwrap.wrap(f"{name}: {summary}", _WIDTH - indent, subsequent_indent="  ")
+    return f"\n{' ' * indent}".join(lines)

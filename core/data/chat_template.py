@@ -13,32 +13,24 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from lab.core.data.tiling import TilingConfig
-from lab.core.data.tokenizers import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START, Tokenizer
-from lab.core.errors import ConfigError, InputError
+from lab.core.data.prompt_format import (
+    IMAGE_CONTEXT,
+    IMAGE_END,
+    IMAGE_MARK,
+    IMAGE_START,
+    IMAGE_TOKENS,
+    TURN_END,
+    TURN_START,
+    PromptFormat,
+)
+from lab.core.errors import InputError
 from lab.core.models.config import PixelShuffle
+from lab.core.tokenizer import Tokenizer
 
 # Letters: T tokens of the language model, E tokens of the embedding.
 
-IMAGE_MARK = "<image>"
-_PICTURE_TOKENS = (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)
-
 # the label of a position that no loss counts: torch's own convention
 IGNORED = -100
-
-
-@dataclass(kw_only=True, slots=True)
-class ChatConfig:
-    """What a model expects of its conversations."""
-
-    system: str
-    """The system message. A public checkpoint's scores depend on it: copy it from the release's `conversation.py`."""
-    pixel_shuffle: PixelShuffle = PixelShuffle.pre
-    """Where the image tokens are joined."""
-
-    def __post_init__(self) -> None:
-        if any(token in self.system for token in (*_PICTURE_TOKENS, IMAGE_MARK)):
-            raise ConfigError(f"system={self.system[:60]!r} holds a token of a picture; a system message has none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +56,7 @@ def encode_conversation(
     tiles_per_image: Sequence[int],
     *,
     tokenizer: Tokenizer,
-    chat: ChatConfig,
-    tiling: TilingConfig,
+    prompt_format: PromptFormat,
 ) -> Conversation:
     """The ids of a conversation about pictures.
 
@@ -74,14 +65,13 @@ def encode_conversation(
             open, for generation. If there is one picture and no question holds an `<image>`, the first begins with one.
         tiles_per_image: tiles of each picture, thumbnails included, in the order of the marks.
         tokenizer: of the model.
-        chat: system message, and where image tokens are joined.
-        tiling: how many tokens a tile becomes.
+        prompt_format: of the model.
 
     Raises:
         InputError: if there are no turns, more marks than pictures or the reverse, or a mark in an answer.
     """
     questions = _with_marks(turns, len(tiles_per_image))
-    pieces = [_turn("system", chat.system)]
+    pieces = [_turn("system", prompt_format.system)]
     for i, turn in enumerate(turns):
         pieces.append(_turn("assistant", turn) if i % 2 else _turn("user", questions[i // 2]))
     ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
@@ -100,13 +90,13 @@ def encode_conversation(
     is_context = compact == tokenizer.id_of(IMAGE_CONTEXT) if tiles_per_image else np.zeros(len(ids), dtype=bool)
     tiles = np.array(tiles_per_image, dtype=np.int64)
     llm_repeats = np.ones_like(compact)
-    llm_repeats[is_context] = tiles * tiling.tokens_per_tile
+    llm_repeats[is_context] = tiles * prompt_format.tokens_per_tile
     llm_ids = np.repeat(compact, llm_repeats)
-    if chat.pixel_shuffle is PixelShuffle.pre:
+    if prompt_format.pixel_shuffle is PixelShuffle.pre:
         embedding_ids = llm_ids
     else:
         embedding_repeats = np.ones_like(compact)
-        embedding_repeats[is_context] = tiles * tiling.patches_per_tile
+        embedding_repeats[is_context] = tiles * prompt_format.patches_per_tile
         embedding_ids = np.repeat(compact, embedding_repeats)
     starts = np.concatenate(([0], np.cumsum(llm_repeats)))
     spans = tuple((int(starts[start]), int(starts[stop])) for start, stop in answers)
@@ -121,7 +111,7 @@ def _with_marks(turns: Sequence[str], num_images: int) -> list[str]:
     if not turns:
         raise InputError("turns is empty but must begin with a question; give one")
     for turn in turns:
-        if any(token in turn for token in _PICTURE_TOKENS):
+        if any(token in turn for token in IMAGE_TOKENS):
             raise InputError(f"turns holds {turn[:60]!r} with a token of a picture in it; write {IMAGE_MARK} instead")
     for answer in turns[1::2]:
         if IMAGE_MARK in answer:

@@ -16,11 +16,13 @@ from jaxtyping import Int64, UInt8
 from numpy import ndarray
 
 from lab.core.data.batch import Sample, is_held_out
-from lab.core.data.chat_template import ChatConfig, encode_conversation
+from lab.core.data.chat_template import encode_conversation
+from lab.core.data.prompt_format import PromptFormat
+from lab.core.data.source_spec import SourceRequest, SourceSpec
 from lab.core.data.stream import SPLITS
-from lab.core.data.tiling import TilingConfig, cut_tiles, load_image
-from lab.core.data.tokenizers import Tokenizer
+from lab.core.data.tiling import cut_tiles, load_image
 from lab.core.errors import InputError
+from lab.core.tokenizer import Tokenizer
 from lab.core.validation import number_in_unit_interval
 
 # Letters: N tiles, S side of a tile in pixels.
@@ -53,8 +55,7 @@ class ConversationFile:
         *,
         split: str,
         tokenizer: Tokenizer,
-        chat: ChatConfig,
-        tiling: TilingConfig,
+        prompt_format: PromptFormat,
     ) -> None:
         """Find the lines of a split.
 
@@ -65,8 +66,7 @@ class ConversationFile:
             raise InputError(f"split={split!r} must be one of {', '.join(SPLITS)}; choose one")
         self._config = config
         self._tokenizer = tokenizer
-        self._chat = chat
-        self._tiling = tiling
+        self._prompt_format = prompt_format
         self._numbers, self._offsets = _find_lines(config, split)
         if not len(self._offsets):
             raise InputError(f"{config.path} holds no {split} sample; change held_out_share={config.held_out_share:g}")
@@ -92,11 +92,11 @@ class ConversationFile:
         record = _parse(line)
         turns = _turns(record)
         images = [load_image(self._config.image_folder / path) for path in _image_paths(record)]
-        tiles = [cut_tiles(image, self._tiling) for image in images]
+        tiles = [cut_tiles(image, self._prompt_format) for image in images]
         conversation = encode_conversation(
-            turns, [len(cut) for cut in tiles], tokenizer=self._tokenizer, chat=self._chat, tiling=self._tiling
+            turns, [len(cut) for cut in tiles], tokenizer=self._tokenizer, prompt_format=self._prompt_format
         )
-        return Sample(_joined(tiles, self._tiling.image_size), conversation, ("answer",) * (len(turns) // 2))
+        return Sample(_joined(tiles, self._prompt_format.image_size), conversation, ("answer",) * (len(turns) // 2))
 
 
 def _find_lines(config: ConversationFileConfig, split: str) -> tuple[Int64[ndarray, " n"], Int64[ndarray, " n"]]:
@@ -153,3 +153,12 @@ def _image_paths(record: dict[str, Any]) -> list[str]:
 
 def _joined(tiles: Iterable[UInt8[ndarray, "_ S S 3"]], side: int) -> UInt8[ndarray, "N S S 3"]:
     return np.concatenate([np.empty((0, side, side, 3), np.uint8), *tiles])
+
+
+def _open(options: ConversationFileConfig, request: SourceRequest) -> ConversationFile:
+    return ConversationFile(
+        options, split=request.split, tokenizer=request.tokenizer, prompt_format=request.prompt_format
+    )
+
+
+SOURCE = SourceSpec(kind="conversations", options=ConversationFileConfig, open=_open)

@@ -17,9 +17,10 @@ from numpy import ndarray
 
 from lab.core.data.batch import Sample, is_held_out
 from lab.core.data.chat_template import IGNORED, Conversation
+from lab.core.data.source_spec import SourceRequest, SourceSpec
 from lab.core.data.stream import SPLITS
-from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError, InputError
+from lab.core.tokenizer import Tokenizer
 from lab.core.validation import number_in_unit_interval
 
 # Letters: n pieces, T tokens of a piece, S side of a tile in pixels.
@@ -120,3 +121,11 @@ def _docstrings(tree: ast.Module) -> Iterator[str]:
             text = ast.get_docstring(node)
             if text:
                 yield text
+
+
+def _open(options: TextConfig, request: SourceRequest) -> Texts:
+    image_size = request.prompt_format.image_size
+    return Texts(options, split=request.split, tokenizer=request.tokenizer, image_size=image_size)
+
+
+SOURCE = SourceSpec(kind="text", options=TextConfig, open=_open)

@@ -1,47 +1,20 @@
-"""Text to token ids and back: what a tokenizer is, and one that is a fixed list of words."""
+"""A tokenizer with a fixed list of words, and how the tokenizer in a folder is loaded."""
 
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
+from lab.core.data.prompt_format import IMAGE_TOKENS, TURN_END, TURN_START
 from lab.core.data.public_tokenizers import GgufTokenizer, JsonTokenizer, SentencePieceTokenizer
 from lab.core.errors import CheckpointError, InputError
 from lab.core.runs.atomic_files import write_atomically
+from lab.core.tokenizer import Tokenizer
 
-# the marks that a conversation is built with, under their public names
-TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
-IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 PADDING = "<pad>"
-SPECIAL_TOKENS = (PADDING, TURN_START, TURN_END, IMAGE_START, IMAGE_CONTEXT, IMAGE_END)
+SPECIAL_TOKENS = (PADDING, TURN_START, TURN_END, *IMAGE_TOKENS)
 
 _VOCABULARY_FILE = "vocabulary.json"
-
-
-class Tokenizer(Protocol):
-    """What the conversations need of a tokenizer."""
-
-    @property
-    def bos_id(self) -> int | None:
-        """The id that opens every sequence, if there is one."""
-        ...
-
-    def __len__(self) -> int:
-        """Ids that have a text: those below this number."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, special tokens in it recognised, none added."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens included."""
-        ...
-
-    def id_of(self, token: str) -> int:
-        """The id of one token that stands for itself."""
-        ...
 
 
 class WordTokenizer:

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.decoding_state import DecodingState
 from lab.core.models.hovle import Hovle
+from lab.core.tokenizer import Tokenizer
 
 # what a decoder of bytes writes for a letter that is not complete
 _INCOMPLETE = "\ufffd"

@@ -1,18 +1,19 @@
 """Training and held-out batches, as the model reads them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab.core.data.batch import Batch
-from lab.core.data.chat_template import ChatConfig
+from lab.core.data.prompt_format import PromptFormat
+from lab.core.data.source_spec import SourceRequest
 from lab.core.data.stream import SPLITS, FiniteSource, Source, Stream
-from lab.core.data.tiling import TilingConfig
-from lab.core.data.tokenizers import Tokenizer, load_tokenizer
+from lab.core.data.tokenizers import load_tokenizer
 from lab.core.errors import ConfigError
 from lab.core.models.config import HovleConfig, ModelConfig
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.distill.data_sources import DataConfig, open_source
+from lab.core.tokenizer import Tokenizer
+from lab.experiments.distill.data_sources import DataConfig, data_sources
 
 # samples of each split that are read before a run begins; a second at most, with large pictures
 _NUM_LOOKED_AT = 64
@@ -59,13 +60,17 @@ class Data:
                 f"prompt.max_length={prompt.max_length}: the teacher was trained on at most {longest_of(architecture)} "
                 "tokens; lower it"
             )
-        if config.task is not None and not isinstance(architecture, HovleConfig):
-            raise ConfigError("data: the teacher reads text only; choose data=text or data=conversations")
+        if config.source.has_images and not isinstance(architecture, HovleConfig):
+            others = [kind for kind, source in data_sources().items() if not source.has_images]
+            raise ConfigError(
+                f"data={config.source.kind} shows images but the teacher reads text only; choose "
+                f"data={' or '.join(others)}"
+            )
         self._config = config
         self._tokenizer = tokenizer
         self._max_length = prompt.max_length or longest_of(architecture)
         self._seeds = Seeds(seed)
-        self._chat, self._tiling = formats(prompt, architecture)
+        self._prompt_format = prompt_format(prompt, architecture)
 
     def refuse_broken(self) -> None:
         """Refuse a file of samples some of which cannot be read: small files are gone through, large ones sampled.
@@ -106,17 +111,14 @@ class Data:
         return Stream(source, batch_size=batch_size, max_length=self._max_length, seed=seed)
 
     def _source(self, split: str, *, seed: int, has_lessons: bool = False) -> Source:
-        config, task = self._config, self._config.picture_questions
-        if task is not None and not has_lessons:
-            config = replace(config, picture_questions=replace(task, num_lessons=0))
-        return open_source(
-            config,
+        request = SourceRequest(
             split=split,
             seed=seed,
             tokenizer=self._tokenizer,
-            chat=self._chat,
-            tiling=self._tiling,
+            prompt_format=self._prompt_format,
+            has_lessons=has_lessons,
         )
+        return self._config.source.open(self._config.options, request)
 
 
 class HeldOut:
@@ -136,18 +138,19 @@ class HeldOut:
             yield self._stream.next_batch()
 
 
-def formats(prompt: PromptConfig, architecture: ModelConfig) -> tuple[ChatConfig, TilingConfig]:
-    """How conversations are written and pictures cut for a model; a model without eyes has no use for the latter."""
+def prompt_format(prompt: PromptConfig, architecture: ModelConfig) -> PromptFormat:
+    """How prompts are written for a model; a text-only model has no use for the sizes of tiles."""
     if not isinstance(architecture, HovleConfig):
-        return ChatConfig(system=prompt.system), TilingConfig(max_tiles=prompt.max_tiles)
+        return PromptFormat(system=prompt.system, max_tiles=prompt.max_tiles)
     vision = architecture.vision
-    tiling = TilingConfig(
+    return PromptFormat(
+        system=prompt.system,
         image_size=vision.image_size,
         patch_size=vision.patch_size,
-        downsample_ratio=1 / vision.shuffle_factor,
+        shuffle_factor=vision.shuffle_factor,
+        pixel_shuffle=vision.pixel_shuffle,
         max_tiles=prompt.max_tiles,
     )
-    return ChatConfig(system=prompt.system, pixel_shuffle=vision.pixel_shuffle), tiling
 
 
 def longest_of(architecture: ModelConfig) -> int:
@@ -166,7 +169,7 @@ def tokenizer_of(path: Path | None, prompt: PromptConfig, data: DataConfig | Non
     """
     if path is not None:
         return load_tokenizer(path)
-    task = None if data is None else data.task
+    task = None if data is None else data.source.task
     if task is None:
-        raise ConfigError("teacher.path is null, and the data have no words of their own; give the folder of a teacher")
-    return task.words(prompt.system)
+        raise ConfigError("teacher.path is null, and the data bring no vocabulary; give the folder of a teacher")
+    return task.tokenizer(prompt.system)

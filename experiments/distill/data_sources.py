@@ -1,58 +1,71 @@
-"""The data that a configuration names: a task that ships, a file of conversations, or plain text."""
+"""The data sources that there are, and the schema of the configuration group `data`.
 
-from dataclasses import dataclass
+A file in core/data or experiments/distill/tasks that defines `SOURCE` is a source; a YAML file in conf/data chooses it.
+Nothing else lists the sources.
+"""
 
-from lab.core.data.chat_template import ChatConfig
-from lab.core.data.jsonl import ConversationFile, ConversationFileConfig
-from lab.core.data.stream import Source
-from lab.core.data.texts import TextConfig, Texts
-from lab.core.data.tiling import TilingConfig
-from lab.core.data.tokenizers import Tokenizer
+import importlib
+import pkgutil
+from dataclasses import dataclass, fields, make_dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from lab.core.data.source_spec import SourceSpec
 from lab.core.errors import ConfigError
-from lab.experiments.distill.tasks.named_digits import NamedDigits, NamedDigitsConfig
-from lab.experiments.distill.tasks.picture_questions import PictureQuestions, PictureQuestionsConfig
+
+_FOLDERS = ("lab.core.data", "lab.experiments.distill.tasks")
 
 
-@dataclass(kw_only=True, slots=True)
-class DataConfig:
-    """One source of samples; the others are null."""
+@cache
+def data_sources() -> dict[str, SourceSpec]:
+    """Every data source by its kind."""
+    found: dict[str, SourceSpec] = {}
+    for folder in _FOLDERS:
+        package = importlib.import_module(folder)
+        for module_info in pkgutil.iter_modules(package.__path__, f"{folder}."):
+            spec = getattr(importlib.import_module(module_info.name), "SOURCE", None)
+            if isinstance(spec, SourceSpec):
+                assert spec.kind not in found, f"two data sources are called {spec.kind}"
+                found[spec.kind] = spec
+    return dict(sorted(found.items()))
 
-    picture_questions: PictureQuestionsConfig | None = None
-    """The task that ships, with a trained teacher."""
-    named_digits: NamedDigitsConfig | None = None
-    """A smaller one, in which a teacher is trained in a minute."""
-    conversations: ConversationFileConfig | None = None
-    """A JSONL file as InternVL keeps them."""
-    text: TextConfig | None = None
-    """Plain text, for models that read nothing else."""
+
+@dataclass(kw_only=True)
+class _OneSource:
+    """One source of samples: of the fields, one for each source, exactly one is not None."""
 
     def __post_init__(self) -> None:
-        names = ("picture_questions", "named_digits", "conversations", "text")
-        if sum(getattr(self, name) is not None for name in names) != 1:
-            raise ConfigError(f"data must have exactly one of {', '.join(names)}; make the others null")
+        given = self._given()
+        if len(given) != 1:
+            fix = f"choose data={' or '.join(given or data_sources())}"
+            raise ConfigError(f"data must have exactly one source but has {', '.join(given) or 'none'}; {fix}")
+
+    def _given(self) -> list[str]:
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
 
     @property
-    def task(self) -> PictureQuestionsConfig | NamedDigitsConfig | None:
-        """The task that ships, which has words and a chance of its own; None for data of the user's."""
-        return self.picture_questions or self.named_digits
+    def source(self) -> SourceSpec:
+        """The source that is chosen."""
+        return data_sources()[self._given()[0]]
+
+    @property
+    def options(self) -> Any:
+        """The options of that source, an object of `source.options`."""
+        return getattr(self, self._given()[0])
 
 
-def open_source(
-    config: DataConfig, *, split: str, seed: int, tokenizer: Tokenizer, chat: ChatConfig, tiling: TilingConfig
-) -> Source:
-    """The samples of one split, `train` or `test`; the seed is that of a task that ships.
+if TYPE_CHECKING:
 
-    Raises:
-        ConfigError: if the pictures of the task are not cut as it needs them.
-        InputError: if a file is missing or damaged, or there is no such split.
-    """
-    if config.picture_questions is not None:
-        return PictureQuestions(
-            config.picture_questions, split=split, seed=seed, tokenizer=tokenizer, chat=chat, tiling=tiling
-        )
-    if config.named_digits is not None:
-        return NamedDigits(config.named_digits, split=split, seed=seed, tokenizer=tokenizer, tiling=tiling)
-    if config.text is not None:
-        return Texts(config.text, split=split, tokenizer=tokenizer, image_size=tiling.image_size)
-    assert config.conversations is not None, "DataConfig has one of them"
-    return ConversationFile(config.conversations, split=split, tokenizer=tokenizer, chat=chat, tiling=tiling)
+    class DataConfig(_OneSource):
+        """The schema of the group `data`: a field `KIND: OPTIONS | None = None` for each source."""
+
+        def __init__(self, **options: Any) -> None: ...
+
+else:
+    DataConfig = make_dataclass(
+        "DataConfig",
+        [(spec.kind, spec.options | None, None) for spec in data_sources().values()],
+        bases=(_OneSource,),
+        namespace={"__module__": __name__, "__doc__": _OneSource.__doc__},
+        kw_only=True,
+    )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lab.core.data.tokenizers import Tokenizer
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import to_typed
 from lab.core.models.config import HovleConfig, ModelConfig, PixelShuffle
@@ -19,8 +18,10 @@ from lab.core.operators.backends import resolve
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run
+from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
+from lab.experiments.distill.data_sources import data_sources
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.pipeline import RunContext, work_on_students, work_on_teacher
@@ -93,13 +94,14 @@ def _context(config: DistillConfig) -> RunContext:
     """Teacher and data of a run, read and checked."""
     device = device_of(config.device)
     if config.stage == TEACHER:
-        task = config.data.task
+        task = config.data.source.task
         if not isinstance(config.teacher.hovle, HovleConfig) or task is None:
+            tasks = [kind for kind, source in data_sources().items() if source.task is not None]
             raise ConfigError(
-                "stage=teacher trains HoVLE on a task that ships: choose teacher=hovle_tiny with "
-                "data=picture_questions, or teacher=named_digits with data=named_digits"
+                f"stage=teacher trains HoVLE on a task with its own vocabulary: choose data={' or '.join(tasks)}, and "
+                "a teacher whose architecture is given, such as teacher=hovle_tiny"
             )
-        words = task.words(config.prompt.system)
+        words = task.tokenizer(config.prompt.system)
         tokenizer: Tokenizer = words
         teacher: LanguageModel = new_teacher(
             config.teacher.hovle, words, damped=config.teacher.damped, device=device, seed=config.seed

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lab.core.data.chat_template import encode_conversation
+from lab.core.data.prompt_format import TURN_END
 from lab.core.data.tiling import cut_tiles, load_image, normalize
-from lab.core.data.tokenizers import TURN_END, Tokenizer
 from lab.core.errors import CheckpointError, ConfigError, InputError, RunError
 from lab.core.models.checkpoint import CONFIG
 from lab.core.models.config import HovleConfig, PixelShuffle
@@ -22,7 +22,8 @@ from lab.core.models.hf_config import Json, load_json
 from lab.core.models.hovle import Hovle
 from lab.core.models.llama import Llama
 from lab.core.models.student_format import is_checkpoint, is_student, load_student
-from lab.experiments.distill.data import PromptConfig, formats, tokenizer_of
+from lab.core.tokenizer import Tokenizer
+from lab.experiments.distill.data import PromptConfig, prompt_format, tokenizer_of
 from lab.experiments.distill.load import load_finished
 from lab.experiments.distill.sources import StudentSelector, choose_node, find_recorded
 from lab.experiments.distill.teacher import SHIPPED, folder_of
@@ -75,12 +76,12 @@ class OpenedModel:
             if not ids:
                 raise InputError("the prompt is empty; give some text")
             return Inputs(tokens=row(ids))
-        chat, tiling = formats(self.prompt, architecture)
-        tiles = [normalize(cut_tiles(load_image(path), tiling)) for path in images]
+        written = prompt_format(self.prompt, architecture)
+        tiles = [normalize(cut_tiles(load_image(path), written)) for path in images]
         conversation = encode_conversation(
-            [text], [len(cut) for cut in tiles], tokenizer=self.tokenizer, chat=chat, tiling=tiling
+            [text], [len(cut) for cut in tiles], tokenizer=self.tokenizer, prompt_format=written
         )
-        reads_every_patch = bool(tiles) and chat.pixel_shuffle is PixelShuffle.post
+        reads_every_patch = bool(tiles) and written.pixel_shuffle is PixelShuffle.post
         return Inputs(
             tokens=row(conversation.llm_ids),
             pixel_values=torch.cat(tiles).to(device) if tiles else None,

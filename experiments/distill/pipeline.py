@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lab.core.data.batch import Batch
-from lab.core.data.tokenizers import Tokenizer, WordTokenizer
+from lab.core.data.tokenizers import WordTokenizer
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hovle import Hovle
 from lab.core.runs.record import Run
+from lab.core.tokenizer import Tokenizer
 from lab.core.train.loop import TrainConfig, fit
 from lab.core.train.optim import adamw
 from lab.core.train.state import TrainingState, checkpoints, read_meta
@@ -211,7 +212,7 @@ def _baselines(context: RunContext) -> list[Row]:
             counts = answers_of(model, questions, device=context.device, chunk_size=context.config.stage_3.chunk_size)
             rows += _rows_of(name, counts)
             advance(number)
-    task = context.config.data.task
+    task = context.config.data.source.task
     if task is not None:
         by_kind = task.chance()
         asked = {kind: total for kind, (_, total) in counts.by_kind.items()}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from lab.core.data.tokenizers import IMAGE_CONTEXT, WordTokenizer
+from lab.core.data.prompt_format import IMAGE_CONTEXT
+from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import ConfigError
 from lab.core.models.checkpoint import write_checkpoint
 from lab.core.models.config import HovleConfig

@@ -2,11 +2,8 @@
 
 import json
 import os
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,6 @@ import pytest
 
 from lab.cli.dispatch import run_hydra_job
 from lab.experiments.hmm_risk import SPEC
-from lab.experiments.hmm_risk.config import HmmRiskConfig
 
 Lab = Callable[..., Any]
 
@@ -40,7 +36,6 @@ FILES = {
     "summary.json",
     "table.parquet",
 }
-CONF = Path(__file__).parents[2] / "conf"
 
 
 def sweep(lab: Lab, *arguments: str, **options: Any) -> Any:
@@ -62,47 +57,6 @@ def check_refused(done: Any, *words: str) -> None:
     assert done.err.count("\n") == 1
     for word in words:
         assert word in done.err
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [("--help",), ("hmm-risk", "sweep", "--help"), ("distill", "--help"), ("export", "--help"), ("generate", "--help")],
-)
-def test_help_loads_nothing_heavy_and_answers_at_once(arguments: tuple[str, ...]) -> None:
-    program = """
-import resource, sys
-from lab.cli.main import app
-app(sys.argv[1:], standalone_mode=False)
-loaded = {"numpy", "scipy", "torch", "hydra", "omegaconf", "matplotlib", "pyarrow"} & set(sys.modules)
-print(",".join(sorted(loaded)), file=sys.stderr)
-"""
-    seconds = []
-    for _ in range(2):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.stderr.strip() == ""
-        assert "Usage:" in done.stdout
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    # the better of two: the first may have to read everything from the disk
-    assert min(seconds) < 0.3
-
-
-def test_the_commands_are_those_that_are_documented(lab: Lab) -> None:
-    done = lab("--help")
-    listed = [line.split()[0] for line in done.out.partition("Commands:")[2].splitlines() if line.strip()]
-    assert sorted(listed) == ["bench", "distill", "doctor", "export", "generate", "hmm-risk", "runs", "show", "version"]
-
-
-def test_the_help_of_a_sweep_teaches_groups_keys_and_examples(lab: Lab) -> None:
-    text = sweep(lab, "--help").out
-    for group in ("hmm", "representation", "task"):
-        for option in (CONF / group).glob("*.yaml"):
-            assert option.stem in text
-    words = text.replace(",", " ").split()
-    missing = {field.name for field in fields(HmmRiskConfig)} - set(words)
-    assert missing == set()
-    assert text.partition("Examples:")[2].count("lab hmm-risk sweep") >= 3
 
 
 def test_a_sweep_writes_one_directory_with_everything_in_it(

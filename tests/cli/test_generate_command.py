@@ -13,8 +13,9 @@ from PIL import Image
 
 from lab.core.data.batch import Sample, collate
 from lab.core.data.chat_template import encode_conversation
+from lab.core.data.prompt_format import TURN_END
 from lab.core.data.tiling import cut_tiles
-from lab.core.data.tokenizers import TURN_END, load_tokenizer
+from lab.core.data.tokenizers import load_tokenizer
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.checkpoint import write_checkpoint
 from lab.core.models.config import DecoderConfig
@@ -23,7 +24,7 @@ from lab.core.models.hf_config import llama_json
 from lab.core.models.hovle import Hovle
 from lab.core.models.llama import Llama
 from lab.core.models.student_format import load_student
-from lab.experiments.distill.data import PromptConfig, formats
+from lab.experiments.distill.data import PromptConfig, prompt_format
 from lab.experiments.distill.loss_mask import hidden_states
 
 Typed = Callable[..., Any]
@@ -60,12 +61,12 @@ def test_an_answer_is_the_likeliest_of_the_batches_of_the_training(
     assert done.code == 0, done.err
     model, tokenizer = load_student(exported, device=CPU, dtype=torch.float32), load_tokenizer(exported)
     assert isinstance(model, Hovle)
-    chat, tiling = formats(PromptConfig(), model.config)
-    tiles = [cut_tiles(Image.open(path), tiling) for path in images]
+    written = prompt_format(PromptConfig(), model.config)
+    tiles = [cut_tiles(Image.open(path), written) for path in images]
     expected: list[int] = []
     while len(expected) < 6 and (not expected or expected[-1] != tokenizer.id_of(TURN_END)):
         conversation = encode_conversation(
-            [prompt], [len(cut) for cut in tiles], tokenizer=tokenizer, chat=chat, tiling=tiling
+            [prompt], [len(cut) for cut in tiles], tokenizer=tokenizer, prompt_format=written
         )
         batch = collate([Sample(np.concatenate(tiles), conversation, ())])
         more = torch.tensor([[*batch.llm_ids[0].tolist(), *expected]])

@@ -13,10 +13,12 @@ from numpy import ndarray
 
 from lab.core.data.batch import Sample
 from lab.core.data.chat_template import IGNORED, Conversation
-from lab.core.data.tiling import TilingConfig
-from lab.core.data.tokenizers import IMAGE_CONTEXT, Tokenizer, WordTokenizer
+from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
+from lab.core.data.source_spec import SourceRequest, SourceSpec, TaskFacts
+from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import ConfigError, InputError
 from lab.core.runs.random_streams import Seeds
+from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.tasks.pictures import DIGITS, load_pictures
 
 # Letters: S side of a picture in pixels.
@@ -55,20 +57,12 @@ class NamedDigitsConfig:
         if self.num_questions < 1:
             raise ConfigError(f"num_questions={self.num_questions} must be 1 or more; raise it")
 
-    def words(self, system: str) -> WordTokenizer:
-        """The vocabulary; there is no system message in it."""
-        return named_digits_tokenizer()
-
-    def chance(self) -> dict[str, float]:
-        """For each type of question, how often a guess is right."""
-        return named_digits_chance()
-
 
 class NamedDigits:
     """The task as an endless list of samples."""
 
     def __init__(
-        self, config: NamedDigitsConfig, *, split: str, seed: int, tokenizer: Tokenizer, tiling: TilingConfig
+        self, config: NamedDigitsConfig, *, split: str, seed: int, tokenizer: Tokenizer, prompt_format: PromptFormat
     ) -> None:
         """Load the digits of a split.
 
@@ -76,15 +70,15 @@ class NamedDigits:
             ConfigError: if the model does not cut a picture into four tokens of four by four pixels.
             InputError: if the digits cannot be read, or there is no such split.
         """
-        if (tiling.image_size, tiling.patch_size, tiling.downsample_ratio) != (_SIDE, _PATCH, 1.0):
+        if (prompt_format.image_size, prompt_format.patch_size, prompt_format.shuffle_factor) != (_SIDE, _PATCH, 1):
             raise ConfigError(
                 f"data=named_digits shows {_SIDE} x {_SIDE} pixels in patches of {_PATCH} x {_PATCH}, but the teacher "
-                f"has vision.image_size={tiling.image_size}, patch_size={tiling.patch_size} and joins "
-                f"{1 / tiling.downsample_ratio:g} patches a side; choose teacher=named_digits"
+                f"has vision.image_size={prompt_format.image_size}, patch_size={prompt_format.patch_size} and "
+                f"shuffle_factor={prompt_format.shuffle_factor}; choose teacher=named_digits"
             )
         self._config = config
         self._tokenizer = tokenizer
-        self._tokens_per_picture = tiling.tokens_per_tile
+        self._tokens_per_picture = prompt_format.tokens_per_tile
         self._seeds = Seeds(seed)
         # the splits have questions of their own, and not the same ones about other pictures
         self._purpose = f"named digits, {split}"
@@ -137,3 +131,23 @@ def named_digits_tokenizer() -> WordTokenizer:
 def named_digits_chance() -> dict[str, float]:
     """For each type of question, how often the likeliest answer is right; all digits are taken for as frequent."""
     return {kind: max(answers.count(answer) for answer in answers) / len(answers) for kind, answers in ANSWERS.items()}
+
+
+def _open(options: NamedDigitsConfig, request: SourceRequest) -> NamedDigits:
+    return NamedDigits(
+        options,
+        split=request.split,
+        seed=request.seed,
+        tokenizer=request.tokenizer,
+        prompt_format=request.prompt_format,
+    )
+
+
+SOURCE = SourceSpec(
+    kind="named_digits",
+    options=NamedDigitsConfig,
+    open=_open,
+    has_images=True,
+    # samples have no system message
+    task=TaskFacts(tokenizer=lambda system: named_digits_tokenizer(), chance=named_digits_chance),
+)

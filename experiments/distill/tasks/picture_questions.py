@@ -5,7 +5,7 @@ is a pure function of seed and index. Training samples show training pictures on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,14 @@ from numpy import ndarray
 from PIL import Image
 
 from lab.core.data.batch import Sample
-from lab.core.data.chat_template import IMAGE_MARK, ChatConfig, encode_conversation
-from lab.core.data.tiling import TilingConfig, cut_tiles
-from lab.core.data.tokenizers import Tokenizer, WordTokenizer, split_words
+from lab.core.data.chat_template import encode_conversation
+from lab.core.data.prompt_format import IMAGE_MARK, PromptFormat
+from lab.core.data.source_spec import SourceRequest, SourceSpec, TaskFacts
+from lab.core.data.tiling import cut_tiles
+from lab.core.data.tokenizers import WordTokenizer, split_words
 from lab.core.errors import ConfigError, InputError
 from lab.core.runs.random_streams import Seeds
+from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.tasks.pictures import load_pictures
 from lab.experiments.distill.tasks.scenes import (
     COLOURS,
@@ -74,14 +77,6 @@ class PictureQuestionsConfig:
         if not 1 <= self.num_questions <= len(QUESTIONS):
             raise ConfigError(f"num_questions={self.num_questions} must lie in [1, {len(QUESTIONS)}]; change it")
 
-    def words(self, system: str) -> WordTokenizer:
-        """The vocabulary, the system message's words in it."""
-        return picture_questions_tokenizer(system)
-
-    def chance(self) -> dict[str, float]:
-        """For each type of question, how often a guess is right."""
-        return chance_by_kind()
-
 
 class PictureQuestions:
     """The task as an endless list of samples."""
@@ -93,8 +88,7 @@ class PictureQuestions:
         split: str,
         seed: int,
         tokenizer: Tokenizer,
-        chat: ChatConfig,
-        tiling: TilingConfig,
+        prompt_format: PromptFormat,
     ) -> None:
         """Load the pictures of a split.
 
@@ -103,8 +97,7 @@ class PictureQuestions:
         """
         self._config = config
         self._tokenizer = tokenizer
-        self._chat = chat
-        self._tiling = tiling
+        self._prompt_format = prompt_format
         self._seeds = Seeds(seed)
         # the splits have scenes of their own, and not the same ones with other pictures
         self._purpose = f"picture questions, {split}"
@@ -128,13 +121,13 @@ class PictureQuestions:
         draws = self._draws(index)
         scene = self._draw_scene(index, draws)
         tiles = [
-            cut_tiles(self._picture(words, COLOURS[frame], draws), self._tiling)
+            cut_tiles(self._picture(words, COLOURS[frame], draws), self._prompt_format)
             for words, frame in zip(scene.shown, scene.frames, strict=True)
         ]
         turns = [turn for question in scene.questions for turn in (question.text, question.answer)]
         turns[0] = f"{IMAGE_MARK}\n" * len(tiles) + turns[0]
         conversation = encode_conversation(
-            turns, [len(cut) for cut in tiles], tokenizer=self._tokenizer, chat=self._chat, tiling=self._tiling
+            turns, [len(cut) for cut in tiles], tokenizer=self._tokenizer, prompt_format=self._prompt_format
         )
         return Sample(np.concatenate(tiles), conversation, tuple(question.kind for question in scene.questions))
 
@@ -171,3 +164,22 @@ def picture_questions_tokenizer(system: str) -> WordTokenizer:
     """All words of the task, and those of the system message behind them."""
     words = [*split_words(_TEXT_WORDS), *COLOURS, *WORDS, *split_words(system)]
     return WordTokenizer(list(dict.fromkeys(words)))
+
+
+def _open(options: PictureQuestionsConfig, request: SourceRequest) -> PictureQuestions:
+    return PictureQuestions(
+        options if request.has_lessons else replace(options, num_lessons=0),
+        split=request.split,
+        seed=request.seed,
+        tokenizer=request.tokenizer,
+        prompt_format=request.prompt_format,
+    )
+
+
+SOURCE = SourceSpec(
+    kind="picture_questions",
+    options=PictureQuestionsConfig,
+    open=_open,
+    has_images=True,
+    task=TaskFacts(tokenizer=picture_questions_tokenizer, chance=chance_by_kind),
+)

@@ -1,19 +1,20 @@
 """Conversations follow the public template, image tokens have the right number, labels mark answers only."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.core.data.chat_template import IGNORED, ChatConfig, Conversation, encode_conversation
-from lab.core.data.tiling import TilingConfig
-from lab.core.data.tokenizers import IMAGE_CONTEXT, WordTokenizer
+from lab.core.data.chat_template import IGNORED, Conversation, encode_conversation
+from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
+from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import PixelShuffle
 
-TILING = TilingConfig(image_size=8, patch_size=2)
+FORMAT = PromptFormat(system="Be brief", image_size=8, patch_size=2)
 TOKENIZER = WordTokenizer(
     ["\n", "?", "system", "user", "assistant", "Be", "brief", "what", "now", "bag", "shoe", "yes"]
 )
@@ -29,8 +30,8 @@ def encode(
     shuffle: PixelShuffle = PixelShuffle.pre,
     tokenizer: WordTokenizer = TOKENIZER,
 ) -> Conversation:
-    chat = ChatConfig(system="Be brief", pixel_shuffle=shuffle)
-    return encode_conversation(turns, tiles, tokenizer=tokenizer, chat=chat, tiling=TILING)
+    written = replace(FORMAT, pixel_shuffle=shuffle)
+    return encode_conversation(turns, tiles, tokenizer=tokenizer, prompt_format=written)
 
 
 def test_the_text_is_that_of_the_public_template() -> None:
@@ -117,7 +118,7 @@ def test_a_language_model_without_image_tokens_can_converse() -> None:
 @pytest.mark.parametrize("system", ["see <image>", "<img>", "<IMG_CONTEXT>"])
 def test_a_system_message_has_no_pictures(system: str) -> None:
     with pytest.raises(ConfigError, match="system="):
-        ChatConfig(system=system)
+        PromptFormat(system=system)
 
 
 def test_after_a_last_question_the_turn_of_the_assistant_is_open() -> None:

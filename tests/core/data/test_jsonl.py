@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.core.data.chat_template import ChatConfig
 from lab.core.data.jsonl import ConversationFile, ConversationFileConfig
+from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
 from lab.core.data.stream import Stream
-from lab.core.data.tiling import TilingConfig, cut_tiles
-from lab.core.data.tokenizers import IMAGE_CONTEXT, WordTokenizer
+from lab.core.data.tiling import cut_tiles
+from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import PixelShuffle
 
 TOKENIZER = WordTokenizer(["\n", "?", "system", "user", "assistant", "what", "bag", "shoe", *map(str, range(500))])
-TILING = TilingConfig(image_size=8, patch_size=4, max_tiles=4)
+FORMAT = PromptFormat(image_size=8, patch_size=4, max_tiles=4, pixel_shuffle=PixelShuffle.post)
 
 
 def record(*turns: str, image: Any = None) -> dict[str, Any]:
@@ -36,8 +36,7 @@ def write(folder: Path, records: Sequence[dict[str, Any] | str]) -> Path:
 
 def opened(path: Path, *, split: str = "train", share: float = 0.0) -> ConversationFile:
     config = ConversationFileConfig(path=path, image_folder=path.parent, held_out_share=share)
-    chat = ChatConfig(system="", pixel_shuffle=PixelShuffle.post)
-    return ConversationFile(config, split=split, tokenizer=TOKENIZER, chat=chat, tiling=TILING)
+    return ConversationFile(config, split=split, tokenizer=TOKENIZER, prompt_format=FORMAT)
 
 
 def picture(folder: Path, name: str, width: int = 16, height: int = 8) -> Image.Image:
@@ -61,8 +60,8 @@ def test_pictures_are_cut_and_their_tokens_put_in(tmp_path: Path) -> None:
         )
     )
     assert len(source) == 4
-    np.testing.assert_array_equal(source[0].tiles, cut_tiles(wide, TILING))
-    np.testing.assert_array_equal(source[1].tiles, np.concatenate((cut_tiles(small, TILING), cut_tiles(wide, TILING))))
+    np.testing.assert_array_equal(source[0].tiles, cut_tiles(wide, FORMAT))
+    np.testing.assert_array_equal(source[1].tiles, np.concatenate((cut_tiles(small, FORMAT), cut_tiles(wide, FORMAT))))
     assert source[1].kinds == ("answer", "answer")
     context = TOKENIZER.id_of(IMAGE_CONTEXT)
     for index, num_tiles in enumerate((3, 4, 0, 0)):

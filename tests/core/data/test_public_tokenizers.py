@@ -8,19 +8,12 @@ from typing import Any
 
 import pytest
 
-from lab.core.data.chat_template import ChatConfig, encode_conversation
+from lab.core.data.chat_template import encode_conversation
+from lab.core.data.prompt_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START, PromptFormat
 from lab.core.data.public_tokenizers import GgufTokenizer
-from lab.core.data.tiling import TilingConfig
-from lab.core.data.tokenizers import (
-    IMAGE_CONTEXT,
-    IMAGE_END,
-    IMAGE_START,
-    TURN_END,
-    TURN_START,
-    Tokenizer,
-    load_tokenizer,
-)
+from lab.core.data.tokenizers import load_tokenizer
 from lab.core.errors import CheckpointError, InputError
+from lab.core.tokenizer import Tokenizer
 
 ADDED = (TURN_START, TURN_END, IMAGE_START, IMAGE_END, IMAGE_CONTEXT)
 TEXT = f"{TURN_START}user\n{IMAGE_START}{IMAGE_CONTEXT}{IMAGE_END}\nwhich bag is it?{TURN_END}"
@@ -96,9 +89,9 @@ def test_a_token_that_is_not_there_is_named(tokenizer: Tokenizer) -> None:
 
 
 def test_conversations_are_encoded_turn_by_turn(tokenizer: Tokenizer) -> None:
-    tiling = TilingConfig(image_size=8, patch_size=4)
+    written = PromptFormat(system="user", image_size=8, patch_size=4)
     conversation = encode_conversation(
-        ["which?", "bag", "is it?", "it is"], [3], tokenizer=tokenizer, chat=ChatConfig(system="user"), tiling=tiling
+        ["which?", "bag", "is it?", "it is"], [3], tokenizer=tokenizer, prompt_format=written
     )
     assert conversation.llm_ids[0] == tokenizer.bos_id
     assert (conversation.llm_ids == tokenizer.id_of(IMAGE_CONTEXT)).sum() == 3

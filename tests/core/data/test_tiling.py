@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lab.core.data.tiling import TilingConfig, choose_grid, count_tiles, cut_tiles, load_image, normalize
+from lab.core.data.prompt_format import PromptFormat
+from lab.core.data.tiling import choose_grid, cut_tiles, load_image, normalize
 from lab.core.errors import ConfigError, InputError
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "tiling.json").read_text())
@@ -22,35 +23,28 @@ def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
 
 
+def with_thumbnail(columns: int, rows: int) -> int:
+    return columns * rows + (columns * rows > 1)
+
+
 @pytest.mark.parametrize("row", GOLDEN, ids=lambda row: f"{row['width']}x{row['height']}, {row['max_tiles']}")
 def test_the_grid_is_that_of_the_public_code(row: dict[str, int]) -> None:
-    tiling = TilingConfig(max_tiles=row["max_tiles"])
+    tiling = PromptFormat(max_tiles=row["max_tiles"])
     assert choose_grid(row["width"], row["height"], tiling) == (row["columns"], row["rows"])
-    assert count_tiles(row["width"], row["height"], tiling) == row["tiles_with_thumbnail"]
+    assert with_thumbnail(row["columns"], row["rows"]) == row["tiles_with_thumbnail"]
 
 
-@given(
-    width=st.integers(1, 300),
-    height=st.integers(1, 300),
-    min_tiles=st.integers(1, 3),
-    more=st.integers(0, 9),
-    use_thumbnail=st.booleans(),
-)
-def test_as_many_tiles_are_cut_as_are_counted(
-    width: int, height: int, min_tiles: int, more: int, use_thumbnail: bool
-) -> None:
-    tiling = TilingConfig(
-        image_size=8, patch_size=4, min_tiles=min_tiles, max_tiles=min_tiles + more, use_thumbnail=use_thumbnail
-    )
-    tiles = cut_tiles(noise(width, height), tiling)
-    assert tiles.shape == (count_tiles(width, height, tiling), 8, 8, 3)
+@given(width=st.integers(1, 300), height=st.integers(1, 300), max_tiles=st.integers(1, 12))
+def test_as_many_tiles_are_cut_as_the_grid_has_and_a_thumbnail(width: int, height: int, max_tiles: int) -> None:
+    tiling = PromptFormat(image_size=8, patch_size=4, max_tiles=max_tiles)
     columns, rows = choose_grid(width, height, tiling)
-    assert min_tiles <= columns * rows <= min_tiles + more
+    assert 1 <= columns * rows <= max_tiles
+    assert cut_tiles(noise(width, height), tiling).shape == (with_thumbnail(columns, rows), 8, 8, 3)
 
 
 def test_tiles_come_row_by_row_and_the_thumbnail_last() -> None:
     image = noise(24, 16)
-    tiles = cut_tiles(image, TilingConfig(image_size=8, patch_size=4, max_tiles=6))
+    tiles = cut_tiles(image, PromptFormat(image_size=8, patch_size=4, max_tiles=6))
     boxes = [(x, y, x + 8, y + 8) for y in (0, 8) for x in (0, 8, 16)]
     for tile, box in zip(tiles[:6], boxes, strict=True):
         np.testing.assert_array_equal(tile, np.asarray(image.crop(box)))
@@ -59,7 +53,7 @@ def test_tiles_come_row_by_row_and_the_thumbnail_last() -> None:
 
 def test_a_picture_is_stretched_to_its_grid_by_bicubic_interpolation() -> None:
     image = noise(37, 20)
-    tiles = cut_tiles(image, TilingConfig(image_size=8, patch_size=4, max_tiles=2, use_thumbnail=False))
+    tiles = cut_tiles(image, PromptFormat(image_size=8, patch_size=4, max_tiles=2))[:2]
     stretched = np.asarray(image.resize((16, 8), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(np.concatenate(list(tiles), axis=1), stretched)
 
@@ -78,9 +72,9 @@ def test_pixels_are_normalised_with_the_statistics_of_imagenet() -> None:
 
 
 def test_hovle_has_1024_patches_and_256_tokens_a_tile_and_at_most_13_tiles() -> None:
-    tiling = TilingConfig()
+    tiling = PromptFormat()
     assert (tiling.patches_per_tile, tiling.tokens_per_tile) == (1024, 256)
-    assert count_tiles(4000, 3000, tiling) == 13
+    assert with_thumbnail(*choose_grid(4000, 3000, tiling)) == 13
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "CMYK", "1"])
@@ -88,7 +82,7 @@ def test_pictures_of_every_mode_become_rgb(mode: str, tmp_path: Path) -> None:
     path = tmp_path / "picture.tiff"
     image = Image.new("I;16", (9, 5)) if mode == "I;16" else noise(9, 5).convert(mode)
     image.save(path)
-    assert cut_tiles(load_image(path), TilingConfig(image_size=8, patch_size=4)).shape[1:] == (8, 8, 3)
+    assert cut_tiles(load_image(path), PromptFormat(image_size=8, patch_size=4)).shape[1:] == (8, 8, 3)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0 cut"])
@@ -135,19 +129,17 @@ def test_an_image_of_far_too_many_pixels_is_refused(tmp_path: Path, monkeypatch:
     [
         ({"image_size": 0}, "image_size=0"),
         ({"patch_size": 15}, "patch_size=15"),
-        ({"min_tiles": 0}, "min_tiles=0"),
         ({"max_tiles": 0}, "max_tiles=0"),
-        ({"downsample_ratio": 0.0}, "downsample_ratio=0"),
-        ({"downsample_ratio": 0.3}, "downsample_ratio=0.3"),
-        ({"downsample_ratio": 0.75}, "downsample_ratio=0.75"),
-        ({"downsample_ratio": 2.0}, "downsample_ratio=2"),
+        ({"shuffle_factor": 0}, "shuffle_factor=0"),
+        ({"shuffle_factor": 3}, "shuffle_factor=3 must divide the 32 patches"),
+        ({"shuffle_factor": 64}, "shuffle_factor=64 must divide"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, float], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
-        TilingConfig(**settings)  # type: ignore[arg-type]
+        PromptFormat(**settings)  # type: ignore[arg-type]
 
 
 def test_a_picture_without_pixels_is_refused() -> None:
     with pytest.raises(InputError, match="0 x 5"):
-        choose_grid(0, 5, TilingConfig())
+        choose_grid(0, 5, PromptFormat())

@@ -6,17 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.core.data.tokenizers import (
-    IMAGE_CONTEXT,
-    IMAGE_END,
-    IMAGE_START,
-    PADDING,
-    SPECIAL_TOKENS,
-    TURN_END,
-    TURN_START,
-    WordTokenizer,
-    load_tokenizer,
-)
+from lab.core.data.prompt_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START
+from lab.core.data.tokenizers import PADDING, SPECIAL_TOKENS, WordTokenizer, load_tokenizer
 from lab.core.errors import CheckpointError, InputError
 
 WORDS = ("\n", ".", ",", "?", ":", "user", "Which", "bag", "T-shirt", "it's", "8")

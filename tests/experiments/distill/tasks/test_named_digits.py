@@ -6,8 +6,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from lab.core.data.batch import Sample
-from lab.core.data.tiling import TilingConfig
-from lab.core.data.tokenizers import IMAGE_CONTEXT
+from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
 from lab.core.errors import ConfigError, InputError
 from lab.experiments.distill.tasks.named_digits import (
     ANSWERS,
@@ -20,11 +19,11 @@ from lab.experiments.distill.tasks.named_digits import (
 from lab.experiments.distill.tasks.pictures import DIGITS, load_pictures
 
 TOKENIZER = named_digits_tokenizer()
-TILING = TilingConfig(image_size=8, patch_size=4, downsample_ratio=1.0)
+FORMAT = PromptFormat(image_size=8, patch_size=4, shuffle_factor=1)
 
 
 def task(split: str = "train", *, seed: int = 0, config: NamedDigitsConfig | None = None) -> NamedDigits:
-    return NamedDigits(config or NamedDigitsConfig(), split=split, seed=seed, tokenizer=TOKENIZER, tiling=TILING)
+    return NamedDigits(config or NamedDigitsConfig(), split=split, seed=seed, tokenizer=TOKENIZER, prompt_format=FORMAT)
 
 
 def words(sample: Sample) -> list[str]:
@@ -112,5 +111,5 @@ def test_bad_input_is_refused_by_name() -> None:
             split="train",
             seed=0,
             tokenizer=TOKENIZER,
-            tiling=TilingConfig(image_size=28, patch_size=7),
+            prompt_format=PromptFormat(image_size=28, patch_size=7),
         )

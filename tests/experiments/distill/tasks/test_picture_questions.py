@@ -1,5 +1,6 @@
 """A sample is a function of seed and index, has the form of the real thing, and keeps the splits apart."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,8 @@ from numpy import ndarray
 from PIL import Image
 
 from lab.core.data.batch import Sample, collate
-from lab.core.data.chat_template import ChatConfig
+from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
 from lab.core.data.stream import Stream
-from lab.core.data.tiling import TilingConfig
-from lab.core.data.tokenizers import IMAGE_CONTEXT
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import PixelShuffle
 from lab.experiments.distill.tasks.picture_questions import (
@@ -25,7 +24,7 @@ from lab.experiments.distill.tasks.scenes import COLOURS, QUESTIONS
 
 SYSTEM = "Answer briefly."
 TOKENIZER = picture_questions_tokenizer(SYSTEM)
-TILING = TilingConfig(image_size=28, patch_size=7, max_tiles=4)
+FORMAT = PromptFormat(system=SYSTEM, image_size=28, patch_size=7, max_tiles=4)
 
 
 def task(
@@ -40,8 +39,7 @@ def task(
         split=split,
         seed=seed,
         tokenizer=TOKENIZER,
-        chat=ChatConfig(system=SYSTEM, pixel_shuffle=shuffle),
-        tiling=TILING,
+        prompt_format=replace(FORMAT, pixel_shuffle=shuffle),
     )
 
 

@@ -1,0 +1,62 @@
+"""What the project knows of a data source: one `SourceSpec` in the source's own file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lab.core.data.prompt_format import PromptFormat
+from lab.core.data.stream import Source
+from lab.core.data.tokenizers import WordTokenizer
+from lab.core.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceRequest:
+    """What a source is opened for.
+
+    Attributes:
+        split: `train` or `test`.
+        seed: random seed of the samples, for a source that draws them.
+        tokenizer: of the model.
+        prompt_format: of the model.
+        has_lessons: whether a new teacher is trained, which may need easier samples first.
+    """
+
+    split: str
+    seed: int
+    tokenizer: Tokenizer
+    prompt_format: PromptFormat
+    has_lessons: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskFacts:
+    """What a task knows that data of the user does not tell.
+
+    Attributes:
+        tokenizer: the vocabulary of the task; its argument is the system message, whose words it may include.
+        chance: for each type of question, the accuracy of always giving the most frequent answer.
+    """
+
+    tokenizer: Callable[[str], WordTokenizer]
+    chance: Callable[[], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceSpec:
+    """A source of samples.
+
+    Attributes:
+        kind: its name: conf/data/<kind>.yaml chooses it, and its options are the keys `data.<kind>.KEY`.
+        options: a dataclass, the schema of these keys.
+        open: the samples of one split. Raises ConfigError if the model cannot read them, InputError if a file is
+            missing or damaged, or there is no such split.
+        has_images: whether every sample shows images, so that a text-only model cannot read them.
+        task: of a task that brings its own vocabulary, with which a new teacher can be trained; None for other data.
+    """
+
+    kind: str
+    options: type
+    open: Callable[[Any, SourceRequest], Source]
+    has_images: bool = False
+    task: TaskFacts | None = None
