@@ -161,7 +161,7 @@ def doctor() -> None:
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="What to time: hmm-risk, ssd or distill.")],
+    name: Annotated[str, typer.Argument(help="What to time: hmm-risk, ssd, delta-rule or distill.")],
     repeats: Annotated[int, typer.Option(min=1, help="Rounds; the candidates take turns.")] = 7,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: a check that everything runs.")] = False,
     json: Annotated[Path | None, typer.Option(help="Also write the result to this file, figures beside it.")] = None,
