@@ -35,6 +35,7 @@ class Benchmark:
 
 
 BENCHMARKS = {
+    "delta-rule": Benchmark("lab.experiments.bench.delta_rule", every_core, "with a torch thread on each core"),
     "distill": Benchmark("lab.experiments.bench.distill", every_core, "with a torch thread on each core"),
     "hmm-risk": Benchmark("lab.experiments.bench.hmm_risk", one_core, "bound to one core where the system can do that"),
     "ssd": Benchmark("lab.experiments.bench.ssd", every_core, "with a torch thread on each core"),

@@ -35,7 +35,7 @@ void advance(const Head<State, Input> &head, int64_t V, int64_t K) {
     const auto dots = [&](const State *row, Vector (&of_k)[4], Vector (&of_q)[4], int i) {
         const Vector *const parts = reinterpret_cast<const Vector *>(row);
         of_k[i] = of_q[i] = Vector{};
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int64_t n = 0; n < whole; ++n) {
             const Vector part = parts[n];
             of_k[i] += part * k_parts[n];
@@ -49,7 +49,7 @@ void advance(const Head<State, Input> &head, int64_t V, int64_t K) {
         for (int64_t n = K - tail; n < K; ++n) held += row[n] * k[n], read += row[n] * q[n];
         const State written = beta * (State(widened(v[p])) - decay * held);
         Vector *const parts = reinterpret_cast<Vector *>(row);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int64_t n = 0; n < whole; ++n) parts[n] = parts[n] * decay + k_parts[n] * written;
         for (int64_t n = K - tail; n < K; ++n) row[n] = row[n] * decay + k[n] * written;
         store(y + p, scale * (decay * read + written * overlap));
@@ -82,7 +82,8 @@ template <typename State, typename Input> struct Step {
     void run() const {
         // the key sizes in use get a loop of their own
         constexpr int64_t count = Lanes<State>::count;
-        auto *const advance_head = K == 8 * count   ? advance<8, State, Input>
+        auto *const advance_head = K == 16 * count  ? advance<16, State, Input>
+                                   : K == 8 * count ? advance<8, State, Input>
                                    : K == 4 * count ? advance<4, State, Input>
                                    : K == 2 * count ? advance<2, State, Input>
                                    : K == count     ? advance<1, State, Input>

@@ -1,4 +1,4 @@
-// Rows of numbers at any address, taken 64 bytes at a time, and bfloat16 beside the numbers that processors know.
+// Rows of numbers at any address, taken a register at a time, and bfloat16 beside the numbers that processors know.
 #pragma once
 
 #include "tensors.h"
@@ -33,8 +33,16 @@ void store(bfloat16 *target, float value) {
     target->bits = std::isnan(value) ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// 64 bytes of numbers at any address; the compiler splits them where registers are narrower.
-template <typename T, int64_t bytes = 64> struct Lanes {
+// As wide as a register: where vectors are wider, GCC moves them through memory in parts, four times as slowly. Not below
+// 32 bytes, which the sums of four need.
+#if defined(__AVX512F__)
+constexpr int64_t register_bytes = 64;
+#else
+constexpr int64_t register_bytes = 32;
+#endif
+
+// A register of numbers at any address.
+template <typename T, int64_t bytes = register_bytes> struct Lanes {
     static constexpr int64_t count = bytes / sizeof(T);
     typedef T Vector __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
 

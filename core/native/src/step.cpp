@@ -34,14 +34,14 @@ void advance(const Head<State, Input> &head, int64_t P, int64_t N) {
     const int64_t whole = is_known ? vectors : N / Block::count, tail = is_known ? 0 : N % Block::count;
     const Vector *const B_parts = reinterpret_cast<const Vector *>(B), *const C_parts = reinterpret_cast<const Vector *>(C);
     Vector b[is_known ? vectors : 1], c[is_known ? vectors : 1];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int64_t v = 0; v < vectors; ++v) b[v] = B_parts[v] * size, c[v] = C_parts[v];
     // advances the row; its sum is spread over lanes, and lacks the tail
     const auto pass = [&](int64_t p) {
         Vector *const parts = reinterpret_cast<Vector *>(state + p * N);
         const State x = widened(inputs[p]), gain = is_known ? x : size * x;
         Vector sums[2] = {}; // an addition need not wait for the one before
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int64_t v = 0; v < whole; ++v) {
             const Vector value = parts[v] * decay + (is_known ? b[v] : B_parts[v]) * gain;
             parts[v] = value;
@@ -84,7 +84,8 @@ template <typename State, typename Input> struct Step {
     void run() const {
         // the state sizes in use get a loop of their own
         constexpr int64_t count = Lanes<State>::count;
-        auto *const advance_head = N == 8 * count   ? advance<8, State, Input>
+        auto *const advance_head = N == 16 * count  ? advance<16, State, Input>
+                                   : N == 8 * count ? advance<8, State, Input>
                                    : N == 4 * count ? advance<4, State, Input>
                                    : N == 2 * count ? advance<2, State, Input>
                                    : N == count     ? advance<1, State, Input>

@@ -1,0 +1,194 @@
+"""What `lab bench delta-rule` times: the gated delta rule beside transformers' path in torch.
+
+In order: forward, forward and backward, one decoding step, and peak memory.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lab.core.delta_rule import gated_delta_rule
+from lab.core.delta_rule.decode.step import step
+from lab.core.operators.backends import operators, resolve
+from lab.experiments.bench.delta_rule_memory import OURS, peak_memory
+from lab.experiments.bench.delta_rule_problem import (
+    TOLERANCE,
+    DeltaRuleProblem,
+    DeltaRuleSetting,
+    Inputs,
+    Operator,
+)
+from lab.experiments.bench.findings import Conclusion, Finding
+from lab.experiments.bench.harness import Candidate, Case, Missing, Row
+from lab.experiments.bench.machine import load_optional
+from lab.experiments.bench.ssd_cases import clock_for
+from lab.experiments.bench.ssd_peers import BENCH_CURE, TRANSFORMERS
+from lab.experiments.bench.ssd_problem import Mode, largest_difference
+
+DISTRIBUTIONS = ("numpy", "torch", "transformers", "fla-core", "triton", "einops")
+
+# How many times as long as ours transformers must take at full size on a CPU.
+_REQUIRED_RATIOS = {Mode.forward: 3.0, Mode.backward: 2.5}
+_MEMORY_SHARE = 1.0
+
+_FULL = DeltaRuleSetting(num_tokens=32_768, num_heads=16, key_dim=128, value_dim=128)
+_QUICK = DeltaRuleSetting(num_tokens=200, num_heads=2, key_dim=16, value_dim=16)
+_DECODE_BATCHES = (1, 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Peer:
+    """Transformers' functions; they scale by themselves, as attention does."""
+
+    chunked: Callable[..., tuple[Tensor, Tensor | None]]
+    recurrent: Callable[..., tuple[Tensor, Tensor | None]]
+
+
+def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
+    """Yields cases one after another, is sent the rows of each, and concludes.
+
+    On a CUDA device bfloat16 is timed, and nothing is demanded: the sizes were chosen for a CPU.
+    """
+    is_cuda = torch.cuda.is_available()
+    setting = _QUICK if quick else _FULL
+    if is_cuda:
+        setting = replace(setting, dtype=torch.bfloat16, device="cuda")
+    is_judged = not quick and not is_cuda
+    peer = _transformers()
+    problem = DeltaRuleProblem(setting)
+    for mode in Mode:
+        yield _sequence_case(problem, mode, peer, is_judged=is_judged)
+    del problem
+    # as a model decodes: with gradients recorded, every step would first be asked whether it needs one
+    with torch.no_grad():
+        for num_batch in _DECODE_BATCHES[:1] if quick else _DECODE_BATCHES:
+            yield _decode_case(replace(setting, num_tokens=1, num_batch=num_batch), peer)
+    peaks = [peak_memory(setting, mode) for mode in Mode]
+    findings = [
+        Finding(
+            name=f"extra memory, {peak.mode}, {peak.num_tokens:,} tokens",
+            value=peak.share,
+            at_most=_MEMORY_SHARE if is_judged else None,
+            note=peak.failure
+            or f"share: {peak.above_bytes / 1e6:,.0f} MB at the highest, above {peak.arguments_bytes / 1e6:,.0f} MB of "
+            "inputs and outputs",
+        )
+        for peak in peaks
+    ]
+    facts: dict[str, Any] = {"peak_memory": [asdict(peak) for peak in peaks]}
+    return Conclusion(findings=findings, facts=facts)
+
+
+def _transformers() -> _Peer | Missing:
+    module = load_optional("transformers.models.qwen3_next.modeling_qwen3_next")
+    if module is None:
+        return Missing(TRANSFORMERS, BENCH_CURE)
+    return _Peer(chunked=module.torch_chunk_gated_delta_rule, recurrent=module.torch_recurrent_gated_delta_rule)
+
+
+def _sequence_case(problem: DeltaRuleProblem, mode: Mode, peer: _Peer | Missing, *, is_judged: bool) -> Case:
+    setting = problem.setting
+    device = torch.device(setting.device)
+    chosen = resolve("delta_rule", "auto", device, setting.dtype).name
+    usable = [backend for backend in operators()["delta_rule"] if backend.why_not(device, setting.dtype) is None]
+
+    def candidate(name: str, operator: Operator, required_ratio: float | None = None) -> Candidate:
+        return Candidate(
+            name=name,
+            run=problem.call(mode, operator),
+            difference=partial(problem.difference, mode),
+            tolerance=TOLERANCE[mode, setting.dtype],
+            unit="of the largest",
+            required_ratio=required_ratio,
+        )
+
+    def ours(backend: str) -> Operator:
+        return lambda inputs: gated_delta_rule(*inputs, scale=setting.scale, backend=backend).y
+
+    others: list[Candidate | Missing] = [
+        candidate(f"{OURS}, {backend.name}", ours(backend.name))
+        for backend in usable
+        # one token after the other, it takes minutes
+        if backend.name not in (chosen, "reference")
+    ]
+    if isinstance(peer, Missing):
+        others.append(peer)
+    else:
+        chunked = peer.chunked
+        required = _REQUIRED_RATIOS[mode] if is_judged else None
+        others.append(candidate(TRANSFORMERS, lambda inputs: chunked(*inputs)[0], required))
+    return Case(
+        name=str(mode),
+        setting=str(setting),
+        ours=candidate(OURS, ours("auto")),
+        others=others,
+        clock=clock_for(setting.device),
+    )
+
+
+def _decode_case(setting: DeltaRuleSetting, peer: _Peer | Missing) -> Case:
+    """One token: ours, transformers' step, and the state read and written once, which no step can do without."""
+    token = DeltaRuleProblem(setting).inputs
+    generator = torch.Generator().manual_seed(0)
+    shape = (setting.num_batch, setting.num_heads, setting.value_dim, setting.key_dim)
+    initial = torch.randn(shape, generator=generator).to(setting.device)
+    exact = _exact_step(initial, token, setting.scale)
+    parts = [tensor[:, 0].contiguous() for tensor in token]
+    out = torch.empty_like(parts[2])
+
+    def candidate(name: str, run: Callable[[Tensor], tuple[Tensor, Tensor]], state: Tensor) -> Candidate:
+        # each its own state, which goes on from step to step, so that the first one alone is compared
+        return Candidate(
+            name=name,
+            run=lambda: run(state),
+            difference=lambda found: largest_difference(found, exact),
+            tolerance=TOLERANCE[Mode.forward, setting.dtype],
+            unit="of the largest",
+        )
+
+    def ours(state: Tensor) -> tuple[Tensor, Tensor]:
+        return step(state, *parts, scale=setting.scale, out=out), state
+
+    streamed = initial.clone()
+    others: list[Candidate | Missing] = [
+        Candidate(
+            name="the state read and written once",
+            run=lambda: (streamed.mul_(1.0),),
+            difference=lambda found: largest_difference(found, [initial.double()]),
+            tolerance=0.0,
+            unit="of the largest",
+        )
+    ]
+    if isinstance(peer, Missing):
+        others.append(peer)
+    else:
+        recurrent = peer.recurrent
+
+        def theirs(state: Tensor) -> tuple[Tensor, Tensor]:
+            y, following = recurrent(*token, initial_state=state, output_final_state=True)
+            assert following is not None, "it was asked for"
+            return y[:, 0], following.mT
+
+        # theirs keeps a row for each key channel
+        others.append(candidate(TRANSFORMERS, theirs, initial.mT.contiguous()))
+    return Case(
+        name=f"decoding step, batch {setting.num_batch}",
+        setting=(
+            f"H = {setting.num_heads}, K = {setting.key_dim}, V = {setting.value_dim}, float32 state of "
+            f"{initial.nbytes / 1e6:.3g} MB, {setting.device}"
+        ),
+        ours=candidate("lab step", ours, initial.clone()),
+        others=others,
+        clock=clock_for(setting.device),
+    )
+
+
+def _exact_step(state: Tensor, token: Inputs, scale: float) -> Sequence[Tensor]:
+    """Output and next state in float64."""
+    wide = [tensor.double() for tensor in token]
+    y, following = gated_delta_rule(*wide, scale=scale, initial_state=state.double(), backend="reference")
+    return y[:, 0], following

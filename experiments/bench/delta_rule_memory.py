@@ -1,0 +1,50 @@
+"""Peak memory of our gated delta rule, in a process of its own: what earlier calls left cannot hide it."""
+
+import json
+import sys
+from dataclasses import asdict, replace
+
+import torch
+
+from lab.core.delta_rule import gated_delta_rule
+from lab.core.errors import RunError
+from lab.experiments.bench.delta_rule_problem import DeltaRuleProblem, DeltaRuleSetting
+from lab.experiments.bench.memory import ask_process, peak_of, size_of
+from lab.experiments.bench.ssd_memory import Peak
+from lab.experiments.bench.ssd_problem import Mode
+
+OURS = "lab gated_delta_rule"
+
+# of the call that loads code and starts threads before anything is measured
+_WARM_UP_TOKENS = 256
+
+
+def peak_memory(setting: DeltaRuleSetting, mode: Mode) -> Peak:
+    """Start a process, let it call the operator once, and read what it reports."""
+    sizes = asdict(setting) | {"dtype": str(setting.dtype).removeprefix("torch.")}
+    found = Peak(candidate=OURS, num_tokens=setting.num_tokens, mode=mode)
+    try:
+        arguments_bytes, above_bytes = ask_process(
+            "lab.experiments.bench.delta_rule_memory", {"setting": sizes, "mode": mode}
+        )
+    except RunError as error:
+        return replace(found, failure=str(error))
+    return replace(found, arguments_bytes=arguments_bytes, above_bytes=above_bytes)
+
+
+def main(request: str) -> None:
+    """The process itself: prints the bytes of inputs and outputs, and those above them."""
+    asked = json.loads(request)
+    sizes, mode = asked["setting"], Mode(asked["mode"])
+    setting = DeltaRuleSetting(**(sizes | {"dtype": getattr(torch, sizes["dtype"])}))
+    small = replace(setting, num_tokens=min(setting.num_tokens, _WARM_UP_TOKENS))
+    for problem in (DeltaRuleProblem(small), DeltaRuleProblem(setting)):
+        call = problem.call(mode, lambda inputs: gated_delta_rule(*inputs, scale=setting.scale).y)
+        arguments = [*problem.inputs, *([problem.output_gradient] if mode is Mode.backward else [])]
+        outputs, peak_bytes = peak_of(call, setting.device)
+    output_bytes = size_of(outputs)
+    print(json.dumps([size_of(arguments) + output_bytes, peak_bytes - output_bytes]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
