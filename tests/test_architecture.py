@@ -2,7 +2,6 @@
 
 import ast
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -186,13 +185,6 @@ def test_a_mixer_is_named_in_its_own_file_alone() -> None:
 
     outside = [path for path in MODULES if not name_of(path).startswith(("core/mixers/", "experiments/bench/"))]
     assert offenders(outside, named) == []
-
-
-def test_the_packages_that_are_listed_are_those_on_the_disk() -> None:
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    on_disk = {"lab." + ".".join(path.parent.relative_to(ROOT).parts) for path in MODULES}
-    assert sorted(settings["packages"]) == sorted(on_disk)
-    assert settings["package-dir"] == {f"lab.{room}": room for room in ROOMS}
 
 
 def test_configurations_name_no_code_outside_hydra() -> None:

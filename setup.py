@@ -1,0 +1,15 @@
+"""The packages of the wheel: the folders at the root are the package `lab` (`core/ssd` is `lab.core.ssd`).
+
+Everything else is in pyproject.toml. setuptools can find packages by itself only where their names are their paths.
+"""
+
+from setuptools import find_packages, setup
+
+ROOMS = ("cli", "conf", "core", "experiments")
+
+setup(
+    packages=[
+        f"lab.{name}" for name in find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
+    ],
+    package_dir={f"lab.{room}": room for room in ROOMS},
+)
