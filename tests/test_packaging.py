@@ -26,7 +26,7 @@ def test_the_wheel_holds_every_module_and_every_configuration(tmp_path: Path) ->
     source = tmp_path / "source"
     suffixes = (".py", ".yaml", ".typed", ".npz", ".txt")
     tracked = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in suffixes]
-    for path in [*tracked, *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE"))]:
+    for path in [*tracked, *(ROOT / name for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"))]:
         target = source / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
