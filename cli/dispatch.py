@@ -118,15 +118,24 @@ def _check_every_point(experiment: Experiment, overrides: Sequence[str], *, is_m
             params = [f"{key}={value}" for key, value in (first.hydra.sweeper.get("params") or {}).items()]
             more_fixed, more_axes = _sweep_axes(params)
             fixed, axes = fixed + more_fixed, axes + more_axes
-        points = itertools.product(*axes)
-        for point in itertools.islice(points, _MOST_CHECKED):
+        for point in itertools.islice(itertools.product(*axes), _MOST_CHECKED):
             words = [*fixed, *point]
             try:
-                check(_composed(experiment.config, words))
+                # one point is composed already
+                check(_composed(experiment.config, words) if axes else _without_hydra(first))
             except ConfigError as error:
-                # a key that was added by force
-                message = unreachable_key(experiment.config, words)
+                is_added = any(word.startswith("+") for word in words)
+                message = unreachable_key(experiment.config, words) if is_added else None
                 raise ConfigError(message or str(error)) from error
+
+
+def _without_hydra(composed: Any) -> Any:
+    """The configuration as a job sees it, of one that was composed with Hydra's own."""
+    from omegaconf import open_dict
+
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
 
 
 def _composed(config: str, overrides: Sequence[str], **options: bool) -> Any:

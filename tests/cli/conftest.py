@@ -1,5 +1,6 @@
 """Finished runs, made once; what a test changes, it copies."""
 
+import logging
 import os
 import subprocess
 from collections.abc import Callable
@@ -66,10 +67,19 @@ class Said:
 
 @pytest.fixture
 def typed() -> Callable[..., Said]:
-    """A command line as it is typed, in this process: commands that start no Hydra job, and those that are refused."""
+    """A command line as it is typed, in this process, which has loaded torch and Hydra already."""
 
     def run(*words: str) -> Said:
-        done = CliRunner().invoke(app, list(words))
+        root = logging.getLogger()
+        before = list(root.handlers), root.level
+        try:
+            done = CliRunner().invoke(app, list(words))
+        finally:
+            # a Hydra job logs to the output of the command, which is closed now, and to a file
+            for handler in set(root.handlers) - set(before[0]):
+                handler.close()
+            root.handlers[:] = before[0]
+            root.setLevel(before[1])
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
         return Said(done.exit_code, done.stdout, done.stderr)

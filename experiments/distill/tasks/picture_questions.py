@@ -6,6 +6,7 @@ is a pure function of seed and index. Training samples show training pictures on
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ from lab.experiments.distill.tasks.scenes import (
     draw_scene,
 )
 
-# Letters: S, Q sides of a picture in pixels.
+# Letters: N pictures, S, Q sides of a picture in pixels.
 
 # Side of a framed thing, and width of its frame, in pixels: about as many show the colour as show the thing. A frame of
 # two pixels is overlooked by a small model.
@@ -101,8 +102,7 @@ class PictureQuestions:
         self._seeds = Seeds(seed)
         # the splits have scenes of their own, and not the same ones with other pictures
         self._purpose = f"picture questions, {split}"
-        by_word = load_pictures(split, garments=config.garments, digits=config.digits).by_word
-        self._things = {word: np.stack([_scaled(image) for image in images]) for word, images in by_word.items()}
+        self._things = _scaled_pictures(split, config.garments, config.digits)
 
     def scene(self, index: int) -> Scene:
         """Sample `index` in words.
@@ -152,6 +152,14 @@ class PictureQuestions:
             things = self._things[word]
             pixels[_FRAME:-_FRAME, i, _FRAME:-_FRAME] = things[draws.below(len(things))][..., None]
         return Image.fromarray(pixels.reshape(_SIDE, -1, 3))
+
+
+# every stage of a run opens the task anew
+@lru_cache(maxsize=4)
+def _scaled_pictures(split: str, garments: Path | None, digits: Path | None) -> dict[str, UInt8[ndarray, "N Q Q"]]:
+    """The pictures of a split by their word, at the size that their frame leaves; not to be changed."""
+    by_word = load_pictures(split, garments=garments, digits=digits).by_word
+    return {word: np.stack([_scaled(image) for image in images]) for word, images in by_word.items()}
 
 
 def _scaled(image: UInt8[ndarray, "S S"]) -> UInt8[ndarray, "Q Q"]:

@@ -286,6 +286,7 @@ def test_a_result_file_that_cannot_be_written_is_refused_before_the_work(tmp_pat
         main("hmm-risk", json_path=tmp_path / "file" / "result.json")
 
 
+@pytest.mark.slow
 def test_the_quick_benchmark_runs_from_start_to_end_without_any_peer(tmp_path: Path) -> None:
     # in a process of its own, as the user starts it: the number of threads is read when numpy loads
     path = tmp_path / "result.json"

@@ -238,6 +238,7 @@ def test_memory_that_cannot_be_measured_is_not_found() -> None:
     assert "nobody" in peak.failure
 
 
+@pytest.mark.slow
 def test_the_quick_benchmark_runs_from_the_command_to_the_figures_without_any_peer(tmp_path: Path) -> None:
     path = tmp_path / "ssd.json"
     # on one core: with two, every small operation on a busy machine waits for the second
