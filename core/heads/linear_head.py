@@ -4,9 +4,8 @@ Ridge regression (X'X + n lambda I)^-1 X'Y; lambda = 0 is the minimum-norm least
 the training rows where there are more features than rows.
 """
 
-# Letters: n rows, p features, m outputs, L ridge strengths, T rows of a sequence, r rank.
+# Letters: n rows, p features, m outputs, T rows of a sequence, r rank.
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -16,7 +15,7 @@ from numpy import ndarray
 
 from lab.core import validation
 from lab.core.errors import InputError
-from lab.core.heads.decompositions import ridge_weights, thin_svd
+from lab.core.heads.decompositions import thin_svd
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,22 +103,6 @@ class ConditionalRisk:
     def excess(self) -> float:
         """Bias plus variance."""
         return self.bias + self.variance
-
-
-def ridge_path(
-    features: Float64[ndarray, "n p"], targets: Float64[ndarray, "n m"], strengths: Sequence[float], *, rtol: float
-) -> Float64[ndarray, "L p m"]:
-    """The weights of every ridge strength, from one decomposition.
-
-    Raises:
-        InputError: if rows do not match, something is not finite or negative, or there is no strength.
-    """
-    inputs = validation.real_array("features", features, shape=(None, None))
-    answers = validation.real_array("targets", targets, shape=(inputs.shape[0], None))
-    lambdas = validation.real_array("strengths", strengths, shape=(None,))
-    if lambdas.size == 0 or lambdas.min() < 0:
-        raise InputError(f"strengths={list(strengths)}: give at least one, none of them negative")
-    return ridge_weights(inputs, answers, lambdas, rtol=validation.number_in_unit_interval("rtol", rtol))
 
 
 def conditional_risk(
