@@ -32,13 +32,11 @@ class Svd(NamedTuple):
         left: orthonormal columns.
         singular: falling, all above rtol times the first.
         right: orthonormal rows.
-        rtol: the share of the largest singular value below which one counted as zero.
     """
 
     left: Float64[ndarray, "n r"]
     singular: Float64[ndarray, " r"]
     right: Float64[ndarray, "r p"]
-    rtol: float
 
     @property
     def rank(self) -> int:
@@ -87,7 +85,7 @@ def thin_svd(features: Float64[ndarray, "n p"], *, rtol: float) -> Svd:
             f"rounding, raise rtol={tolerance:.1e}",
             stacklevel=2,
         )
-    return Svd(left[:, :rank], singular[:rank], right[:rank], tolerance)
+    return Svd(left[:, :rank], singular[:rank], right[:rank])
 
 
 def right_spectrum(features: Float64[ndarray, "n p"], *, smallest_ridge: float, rtol: float) -> RightSpectrum:

@@ -15,7 +15,8 @@ from numpy import ndarray
 from scipy import linalg
 
 from lab.core.heads.asymptotics import asymptotic_risk
-from lab.core.heads.linear_head import LinearHead, conditional_risk
+from lab.core.heads.conditional_risk import conditional_risk
+from lab.core.heads.linear_head import LinearHead
 from lab.core.heads.population import Spectrum
 from lab.core.hmm.discrete import DiscreteHmm
 from lab.core.hmm.random_models import dirichlet_tables, permutation_tables

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lab.core.errors import InputError
-from lab.core.heads.linear_head import ConditionalRisk, LinearHead, conditional_risk, monte_carlo_risk
+from lab.core.heads.conditional_risk import ConditionalRisk, conditional_risk
+from lab.core.heads.linear_head import LinearHead, monte_carlo_risk
 from lab.core.heads.population import FactorPopulation
 from lab.core.hmm.kalman import KalmanFilter
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
@@ -183,6 +184,18 @@ def test_closed_form_is_the_one_of_the_population():
     sigma, best = population.dense(10)
     np.testing.assert_allclose(sigma, covariance, rtol=1e-12)
     np.testing.assert_allclose(best @ best.T, coefficients @ coefficients.T, atol=1e-13)
+
+
+def test_read_only_and_strided_features_work_and_stay_as_they_are():
+    features, targets = np.random.default_rng(3).standard_normal((24, 9)), np.ones((12, 2))
+    strided = np.asfortranarray(features)[::2, ::3]
+    for array in (strided, targets):
+        array.flags.writeable = False
+    options = {"noise_trace": 1.0, "mean_targets": targets, "ridge": 0.0, "rtol": RTOL}
+    found = conditional_risk(strided, np.eye(3), np.ones((3, 2)), **options)
+    expected = conditional_risk(features[::2, ::3].copy(), np.eye(3), np.ones((3, 2)), **options)
+    assert found.excess == pytest.approx(expected.excess, rel=1e-12)
+    np.testing.assert_array_equal(strided, features[::2, ::3])
 
 
 X = np.random.default_rng(13).standard_normal((6, 3))

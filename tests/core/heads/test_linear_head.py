@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lab.core.errors import InputError
 from lab.core.heads.decompositions import default_rank_tolerance
-from lab.core.heads.linear_head import LinearHead, conditional_risk, monte_carlo_risk
+from lab.core.heads.linear_head import LinearHead, monte_carlo_risk
 
 # "long", square and "wide"
 SHAPES = [(30, 7), (12, 12), (7, 30)]
@@ -37,10 +37,8 @@ def test_minimum_norm_head_is_that_of_the_pseudo_inverse(shape, rank):
     head = fit(features, targets)
     expected = np.linalg.pinv(features, rcond=RTOL) @ targets
     np.testing.assert_allclose(head.weight, expected, rtol=1e-9, atol=1e-12)
-    assert (head.rank, head.rtol, head.ridge) == (rank or min(shape), RTOL, 0)
+    assert head.rank == (rank or min(shape))
     assert head.weight_norm == pytest.approx(np.linalg.norm(expected))
-    residual = np.sum((targets - features @ expected) ** 2) / shape[0]
-    assert head.train_residual == pytest.approx(residual, rel=1e-9, abs=1e-20)
 
 
 @cases
@@ -64,7 +62,6 @@ def test_as_many_features_as_rows_interpolate(shape):
     features, targets = problem(shape)
     head = fit(features, targets)
     np.testing.assert_allclose(head.predict(features), targets, atol=1e-11)
-    assert head.train_residual < 1e-22
 
 
 @cases
@@ -125,8 +122,6 @@ def test_read_only_and_strided_arrays_work_and_stay_as_they_are():
     for array in (strided, answers):
         array.flags.writeable = False
     np.testing.assert_allclose(fit(strided, answers).weight, expected, rtol=1e-10)
-    arguments = np.eye(3), np.ones((3, 2))
-    conditional_risk(strided, *arguments, noise_trace=1.0, mean_targets=answers, ridge=0.0, rtol=RTOL)
     np.testing.assert_array_equal(strided, features[::2, ::3])
     np.testing.assert_array_equal(answers, targets[::2])
 

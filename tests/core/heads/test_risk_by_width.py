@@ -6,8 +6,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from lab.core.errors import InputError
+from lab.core.heads.conditional_risk import conditional_risk
 from lab.core.heads.decompositions import default_rank_tolerance
-from lab.core.heads.linear_head import conditional_risk
 from lab.core.heads.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation, Population
 from lab.core.heads.risk_by_width import nested_risk
 
