@@ -214,8 +214,8 @@ def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
         raise ConfigError(f"{key}: dependent rows need representation.size_map=nested")
     if hmm.start is not Start.stationary:
         raise ConfigError(f"{key}: dependent rows need hmm.start=stationary")
-    if tuple(cell.ridge) != (0.0,):
-        raise ConfigError(f"{key}: dependent rows are for the minimum-norm head; give ridge=[0]")
+    if "optimal" in cell.ridge:
+        raise ConfigError(f"ridge=optimal: with {key} the best strength is not known; give numbers")
     _needs_noise(cell, "dependent rows")
 
 

@@ -92,6 +92,7 @@ def test_a_posterior_is_as_wide_as_there_are_states_and_has_no_noise() -> None:
         ({"workers": 0}, ["workers=0"]),
         ({"rank_tolerance": 1.0}, ["rank_tolerance=1.0"]),
         ({"tokens_per_sequence": 7}, ["tokens_per_sequence=7", "num_train=100", "divisor"]),
+        ({"tokens_per_sequence": 5, "ridge": [0, "optimal"]}, ["ridge=optimal", "tokens_per_sequence=5", "numbers"]),
         ({"snr": 2}, ["snr=2", "observation_noise"]),
         ({"hmm": modes(), "snr": 50}, ["snr=50", "at most"]),
         ({"hmm": None}, ["hmm is missing"]),
