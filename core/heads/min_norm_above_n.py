@@ -20,8 +20,8 @@ from lab.core.heads.population import DensePopulation, DiagonalPopulation, Facto
 # does not depend on which other widths are asked for, and n x n factorisations are few.
 _BLOCK = 64
 
-# An update subtracts from K^-1. Once the trace has fallen to this share of that of the last factorised inverse, relative
-# rounding errors have grown by as much, and K is factorised again.
+# An update subtracts from K^-1. Once the trace has fallen to this share of the last factorised one, relative rounding
+# errors have grown by as much, and K is factorised again.
 _FRESH_UNTIL = 0.2
 
 # tr K tr K^-1 bounds the condition number of K from above, by a factor of some hundred on random features. K squares

@@ -1,5 +1,8 @@
 """Risk of head tuning against model size (Luo, Wang and Huang, arXiv 2410.00699)."""
 
+import textwrap
+
+from lab.experiments.hmm_risk.results.figures import figure_names
 from lab.experiments.spec import Experiment
 
 _HELP = """Measure the risk of head tuning against model size, with theory over it.
@@ -15,7 +18,7 @@ Groups (choose with GROUP=OPTION):
   representation  last_token, context_window, kalman_state;
                   discrete: posterior, next_token_law, lifted_posterior
   task            next_state, next_token, downstream_label
-  experiment      hmm_risk/f01_headline ... hmm_risk/f11_downstream, one for each figure; hmm_risk/all
+  experiment      hmm_risk/f01_headline and one for each other figure; hmm_risk/all runs every one
 
 \b
 Keys (those marked * take a number or a list [a,b,c]):
@@ -35,8 +38,8 @@ Keys (those marked * take a number or a list [a,b,c]):
   population_sequences   discrete hmm: sequences behind its second moments           [100000]
   per_output             divide risks by the number of outputs                       [true]
   curves                 several problems in one figure: {label: {KEY: VALUE}}       [{}]
-  figures                a list: excess_risk, bias_variance, total_risk, total_and_excess, downstream,
-                         fixed_problem_excess, dependence, context, snr_map          [the first three]
+  figures                a list                          [excess_risk, bias_variance, total_risk] of
+FIGURES
   title                  printed over the table and in `lab runs`
   seed                   of everything random                                        [0]
   workers                processes                                                   [null: one a core]
@@ -53,11 +56,15 @@ Examples:
   lab hmm-risk sweep experiment=hmm_risk/f06_ridge replicates=10
 """
 
+_FIGURES = textwrap.fill(
+    ", ".join(figure_names()), width=110, initial_indent=" " * 25, subsequent_indent=" " * 25, break_on_hyphens=False
+)
+
 SPEC = Experiment(
     command="hmm-risk sweep",
     config="hmm_risk",
     register="lab.experiments.hmm_risk.config:register",
     check="lab.experiments.hmm_risk.job:check",
     job="lab.experiments.hmm_risk.job:run",
-    help=_HELP,
+    help=_HELP.replace("FIGURES", _FIGURES),
 )

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from lab.core.errors import ConfigError
-from lab.core.hydra_schema import register_schema
+from lab.core.hydra_schema import register_options_resolver, register_schema
 
 
 class Transition(Enum):
@@ -295,6 +295,7 @@ class HmmRiskConfig:
 
 def register() -> None:
     """Store the schemas, so that Hydra refuses a misspelt key with its full path."""
+    register_options_resolver()
     register_schema("hmm_risk_schema", HmmRiskConfig)
     register_schema("linear_gaussian_schema", LinearGaussianConfig, group="hmm")
     register_schema("discrete_schema", DiscreteConfig, group="hmm")

@@ -16,6 +16,7 @@ from lab.experiments.hmm_risk.config import (
     Transition,
     refuse_unless,
 )
+from lab.experiments.hmm_risk.rows import GaussianTheory, MeasuredClasses, RiskResult, RiskTheory, quantities
 
 _GAUSSIAN = (RepresentationName.last_token, RepresentationName.context_window, RepresentationName.kalman_state)
 
@@ -55,6 +56,15 @@ class Cell:
     def is_discrete(self) -> bool:
         """Whether the data are tokens of a discrete HMM."""
         return isinstance(self.hmm, DiscreteConfig)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """The columns of the table that this problem's rows have and a figure may draw."""
+        if not self.is_discrete:
+            return (*quantities(RiskResult), *quantities(GaussianTheory))
+        if self.task.name is TaskName.downstream_label:
+            return quantities(MeasuredClasses)
+        return (*quantities(RiskResult), *quantities(RiskTheory))
 
     @property
     def num_features(self) -> int:

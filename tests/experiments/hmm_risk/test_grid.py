@@ -115,6 +115,15 @@ def test_a_posterior_is_as_wide_as_there_are_states_and_has_no_noise() -> None:
         ({"curves": {"a": {"nope": 1}}}, ["curves.a", "nope"]),
         ({"curves": {"a": 3}}, ["curves.a=3"]),
         ({"figures": ["pie"]}, ["figures=pie", "excess_risk"]),
+        ({"figures": ["downstream"]}, ["figures=downstream", "accuracy", "prediction_risk"]),
+        (
+            {
+                "figures": ["dependence"],
+                "hmm": DiscreteConfig(),
+                "representation": RepresentationConfig(name=RepresentationName.posterior),
+            },
+            ["figures=dependence", "theory_independent_rows"],
+        ),
     ],
 )
 def test_a_combination_without_a_problem_is_refused(fields: dict[str, Any], words: list[str]) -> None:
