@@ -18,6 +18,7 @@ Groups (choose with GROUP=OPTION):
   representation  last_token, context_window, kalman_state;
                   discrete: posterior, next_token_law, lifted_posterior
   task            next_state, next_token, downstream_label
+  head            linear (default); logistic, for classes of a discrete hmm
   experiment      hmm_risk/f01_headline and one for each other figure; hmm_risk/all runs every one
 
 \b
