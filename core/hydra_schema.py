@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
+from importlib import resources
 from typing import TYPE_CHECKING, TypeVar
 
 from lab.core.errors import ConfigError
@@ -19,6 +20,22 @@ def register_schema(name: str, schema: type, *, group: str | None = None) -> Non
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
     ConfigStore.instance().store(name=name, node=schema, group=group)
+
+
+def register_options_resolver() -> None:
+    """Make ${options_of:GROUP} the options of a group that ship with the package, as a sweep over all of them.
+
+    `all` is left out: it is what sweeps over the others.
+    """
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    OmegaConf.register_new_resolver("options_of", _options_of, replace=True)
+
+
+def _options_of(group: str) -> str:
+    folder = resources.files("lab.conf").joinpath(group)
+    names = (path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml"))
+    return ",".join(sorted(name for name in names if name != "all"))
 
 
 def to_typed(config: "DictConfig", schema: type[Config]) -> Config:

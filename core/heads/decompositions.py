@@ -1,10 +1,10 @@
-"""Decompositions behind every head: singular values with a stated tolerance, and one decomposition for all ridges.
+"""Decompositions used by every head: singular values with a stated tolerance, one decomposition for all ridges.
 
 All in float64. Near p = n the smallest singular values approach zero and decide the answer, so nothing here forms X'X
 for the minimum-norm head: that would square the condition number.
 """
 
-# Letters: n rows, p features, k singular values, r rank, m outputs, L ridge strengths.
+# Letters: n rows, p features, k = min(n, p), r rank.
 
 import warnings
 from typing import NamedTuple
@@ -16,7 +16,6 @@ from scipy import linalg
 
 from lab.core import validation
 from lab.core.errors import InputError
-from lab.core.shifted import solve_shifted
 
 # A singular value that is kept although it is this small against the largest carries rounding as if it were signal.
 _SMALL_BUT_KEPT = 1e-8
@@ -33,13 +32,11 @@ class Svd(NamedTuple):
         left: orthonormal columns.
         singular: falling, all above rtol times the first.
         right: orthonormal rows.
-        rtol: the share of the largest singular value below which one counted as zero.
     """
 
     left: Float64[ndarray, "n r"]
     singular: Float64[ndarray, " r"]
     right: Float64[ndarray, "r p"]
-    rtol: float
 
     @property
     def rank(self) -> int:
@@ -88,7 +85,7 @@ def thin_svd(features: Float64[ndarray, "n p"], *, rtol: float) -> Svd:
             f"rounding, raise rtol={tolerance:.1e}",
             stacklevel=2,
         )
-    return Svd(left[:, :rank], singular[:rank], right[:rank], tolerance)
+    return Svd(left[:, :rank], singular[:rank], right[:rank])
 
 
 def right_spectrum(features: Float64[ndarray, "n p"], *, smallest_ridge: float, rtol: float) -> RightSpectrum:
@@ -115,38 +112,6 @@ def right_spectrum(features: Float64[ndarray, "n p"], *, smallest_ridge: float, 
     if features.shape[0] < features.shape[1]:
         return RightSpectrum(singular, (vectors[:, kept] / singular).T @ features)
     return RightSpectrum(singular, vectors[:, kept].T)
-
-
-def ridge_weights(
-    features: Float64[ndarray, "n p"],
-    targets: Float64[ndarray, "n m"],
-    strengths: Float64[ndarray, " L"],
-    *,
-    rtol: float,
-) -> Float64[ndarray, "L p m"]:
-    """(X'X + n lambda I)^-1 X'Y for every lambda, from one decomposition; X^+ Y for lambda = 0.
-
-    The strengths are finite and not negative (`heads.ridge_path` checks them).
-
-    Raises:
-        InputError: as `thin_svd`.
-    """
-    num_rows, num_features = features.shape
-    num_strengths, num_outputs = strengths.size, targets.shape[1]
-    shifts = num_rows * strengths
-    gram = _smaller_gram(features) if features.size > 0 and shifts.min() > 0 else None
-    # its norm is what the rounding of a Gram matrix is relative to
-    if gram is None or not shifts.min() > _GRAM_IS_ENOUGH * np.linalg.norm(gram):
-        svd = thin_svd(features, rtol=rtol)
-        filters = svd.singular / (svd.singular**2 + shifts[:, None])
-        # [L m, r]: all strengths in one product
-        stacked = (filters[:, None] * (targets.T @ svd.left)).reshape(num_strengths * num_outputs, svd.rank)
-        weights = stacked @ svd.right
-    else:
-        is_wide = num_rows < num_features
-        solutions = solve_shifted(gram, targets if is_wide else features.T @ targets, shifts)
-        weights = solutions.times(features if is_wide else None)
-    return weights.reshape(num_strengths, num_outputs, num_features).swapaxes(1, 2)
 
 
 def _smaller_gram(features: Float64[ndarray, "n p"]) -> Float64[ndarray, "k k"]:

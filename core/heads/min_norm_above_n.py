@@ -20,16 +20,13 @@ from lab.core.heads.population import DensePopulation, DiagonalPopulation, Facto
 # does not depend on which other widths are asked for, and n x n factorisations are few.
 _BLOCK = 64
 
-# An update subtracts from K^-1: once its trace has fallen to this share of the last one that was factorised, what was
-# rounding has grown by as much, and it is factorised anew.
+# An update subtracts from K^-1. Once the trace has fallen to this share of the last factorised one, relative rounding
+# errors have grown by as much, and K is factorised again.
 _FRESH_UNTIL = 0.2
 
 # tr K tr K^-1 bounds the condition number of K from above, by a factor of some hundred on random features. K squares
 # the condition of X, so that what lies beyond is left to the SVD.
 _LARGEST_CONDITION = 1e9
-
-# below this share of ||B||^2, ||B||^2 - ||D||^2 has lost too many digits to stand for ||D - B||^2
-_CANCELS_BELOW = 1e-5
 
 
 class WideGram:
@@ -51,11 +48,10 @@ class WideGram:
         while self._num_summed < whole:
             self._add(slice(self._num_summed, self._num_summed + _BLOCK))
         rest = slice(whole, width)
-        if self._base is not None:
-            inverse: _Inverse | None = _updated(self._base, self._features[:, rest])
-        else:
-            gram = _add_product(self._gram, self._features[:, rest], overwrite=False)
-            direct = _inverse(gram)
+        base = self._base
+        inverse = None if base is None else _updated(base, self._features[:, rest])
+        if inverse is None or (base is not None and inverse.trace < _FRESH_UNTIL * float(np.trace(base))):
+            direct = _inverse(_add_product(self._gram, self._features[:, rest], overwrite=False))
             inverse = None if direct is None else _Inverse(direct, None)
         if inverse is None:
             return None
@@ -149,11 +145,8 @@ class _FactorExtra:
         weighted_trace = noise * inverse.trace + float(np.sum((solved @ self._root) ** 2))
         solved_targets = solved @ latent
         mean_norm = float(np.sum((loaded @ latent) * solved_targets))
-        best_norm = population.squared_norm(width)
-        error_norm = best_norm - mean_norm
-        if error_norm < _CANCELS_BELOW * best_norm:
-            error = self._features[:, :width].T @ solved_targets - population.loading[:width] @ latent
-            error_norm = float(np.sum(error**2))
+        # digits that this difference loses, K^-1 has lost before: tr K tr K^-1 bounds both
+        error_norm = population.squared_norm(width) - mean_norm
         seen = self._root.T @ (loaded.T @ solved_targets - known.loading_gram @ latent)
         return noise * error_norm + float(np.sum(seen**2)), weighted_trace, mean_norm
 

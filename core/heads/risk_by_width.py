@@ -1,6 +1,6 @@
 """Exact risk of the heads of all widths of one draw: narrow models share the work of wide ones.
 
-Excess risk given the features needs no targets and no test set (`heads.conditional_risk`). For widths p that take the
+Excess risk given the features needs no targets and no test set (`conditional_risk`). For widths p that take the
 first p columns of one X it needs no decomposition of its own either:
 
 - p <= n, minimum norm: one QR of X serves every width. With X = Q R and Sigma = U'U, M = U R^-1 is upper triangular and
@@ -23,8 +23,8 @@ from scipy.linalg import lapack
 
 from lab.core import validation
 from lab.core.errors import InputError
+from lab.core.heads.conditional_risk import conditional_risk
 from lab.core.heads.decompositions import default_rank_tolerance
-from lab.core.heads.linear_head import conditional_risk
 from lab.core.heads.min_norm_above_n import WideGram
 from lab.core.heads.population import Population
 from lab.core.heads.ridge_risk import ridge_risks
@@ -38,8 +38,8 @@ class NestedRisk:
     """Exact excess risk given the features, for every width (rows) and ridge strength (columns), summed over outputs.
 
     Attributes:
-        bias: see `heads.ConditionalRisk`.
-        variance: see `heads.ConditionalRisk`.
+        bias: see `ConditionalRisk`.
+        variance: see `ConditionalRisk`.
         squared_weight_norm: E||Bhat||_F^2 given the features.
         rank: numerical rank of the features.
         method: how each width was solved: "qr", "cholesky", "spectrum" or "svd".

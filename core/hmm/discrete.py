@@ -1,8 +1,7 @@
 """The discrete HMM: hidden states that emit tokens, the language-model view of Wei, Xie and Ma (arXiv 2106.09226).
 
-p(h_1) = initial, p(h_{t+1} | h_t) = transition, p(x_t | h_t) = emission. The forward filter has two forms: a loop over
-tokens, batched over sequences, and an associative scan over the tokens of each. Both normalise as they go, so that ten
-thousand tokens are as good as ten; each is the other's test.
+p(h_1) = initial, p(h_{t+1} | h_t) = transition, p(x_t | h_t) = emission. The recursions are normalised at every token,
+so that ten thousand tokens lose no more digits than ten.
 """
 
 # Letters: S states, V tokens, N sequences, T tokens of a sequence.
@@ -16,12 +15,8 @@ from torch import Tensor
 
 from lab.core import validation
 from lab.core.errors import InputError
-from lab.core.hmm.forward_filter import Forward, forward
+from lab.core.hmm.forward_filter import forward
 from lab.core.hmm.random_models import DiscreteTables
-from lab.core.scan import associative_scan, combine_matrices, scale_rows
-
-# eigenvalues of a transition this close to 1 are 1 but for rounding
-_UNIT_EIGENVALUE = 1e-10
 
 
 class DiscreteSample(NamedTuple):
@@ -34,18 +29,6 @@ class DiscreteSample(NamedTuple):
 
     states: Int[Tensor, "N T"]
     tokens: Int[Tensor, "N T"]
-
-
-class Filtered(NamedTuple):
-    """What the tokens up to each time say about the state at that time.
-
-    Attributes:
-        probs: p(h_t | x_1 .. x_t).
-        log_likelihood: log p(x_1 .. x_T) in nats.
-    """
-
-    probs: Float[Tensor, "N T S"]
-    log_likelihood: Float[Tensor, " N"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,46 +102,23 @@ class DiscreteHmm:
         tokens = torch.stack([_draw(emissions[states[t]], uniform[1, t]) for t in range(steps)])
         return DiscreteSample(states.T.contiguous(), tokens.T.contiguous())
 
-    def filter(self, tokens: Int[Tensor, "N T"]) -> Filtered:
-        """Forward filter, token by token for all sequences together.
+    def filter_last(self, tokens: Int[Tensor, "N T"]) -> Float[Tensor, "N S"]:
+        """p(h_T | x_1 .. x_T), by the forward recursion.
 
         Raises:
             InputError: for tokens outside [0, V), not whole or none at all, and for a sequence that is impossible, as
                 far as floats can tell: a state with less than about 1e-308 (in float32 1e-38) of the probability counts
                 as one with none.
         """
-        probs, masses = self._forward(tokens, last_only=False)
-        return Filtered(probs, masses.log().sum(dim=0))
-
-    def filter_by_scan(self, tokens: Int[Tensor, "N T"]) -> Filtered:
-        """The same by an associative scan of S x S matrices: depth log T instead of T, and S times the work.
-
-        Raises:
-            InputError: as `filter`.
-        """
-        by_time = self._checked(tokens)
-        likelihoods = self.emission.T[by_time]
-        # the product of all matrices up to t has p(h_t, x_1 .. x_t) in every row
-        matrices = self.transition * likelihoods[:, :, None, :]
-        matrices[0] = (self.initial * likelihoods[0])[:, None, :]
-        probs, log_mass = associative_scan(combine_matrices, tuple(scale_rows(matrices)), dim=0)
-        # the mass of all tokens so far is soon too small for a float, its logarithm never
-        self._refuse_impossible(log_mass[:, :, 0, 0].isfinite())
-        return Filtered(probs[:, :, 0].transpose(0, 1), log_mass[-1, :, 0, 0])
-
-    def filter_last(self, tokens: Int[Tensor, "N T"]) -> Float[Tensor, "N S"]:
-        """p(h_T | x_1 .. x_T) alone: nothing of the length of the sequence is kept but the masses.
-
-        Raises:
-            InputError: as `filter`.
-        """
-        return self._forward(tokens, last_only=True).posteriors[:, 0]
+        posterior, masses = forward(self.initial, self.transition, self.emission, self._checked(tokens))
+        self._refuse_impossible(masses)
+        return posterior
 
     def smooth_first(self, tokens: Int[Tensor, "N T"]) -> Float[Tensor, "N S"]:
         """p(h_1 | x_1 .. x_T), by the backward recursion.
 
         Raises:
-            InputError: as `filter`.
+            InputError: as `filter_last`.
         """
         by_time = self._checked(tokens)
         emission, backward = self.emission.T.contiguous(), self.transition.T.contiguous()
@@ -171,43 +131,6 @@ class DiscreteHmm:
         masses = joint.sum(dim=1, keepdim=True)
         self._refuse_impossible(masses.T)
         return joint / masses
-
-    def log_likelihood(self, tokens: Int[Tensor, "N T"]) -> Float[Tensor, " N"]:
-        """log p(x_1 .. x_T) in nats.
-
-        Raises:
-            InputError: as `filter`.
-        """
-        return self.filter(tokens).log_likelihood
-
-    def next_token_law(self, posterior: Float[Tensor, "*batch S"]) -> Float[Tensor, "*batch V"]:
-        """p(x_{T+1} | x_1 .. x_T) = posterior A E."""
-        return posterior @ self.transition @ self.emission
-
-    def stationary_distribution(self) -> Float[Tensor, " S"]:
-        """The law of the state that the transition leaves as it is.
-
-        Raises:
-            InputError: if there is more than one, because the states fall into several closed classes.
-        """
-        # rows sum to one up to a tolerance that the eigenvalue 1 would not survive
-        transition = self.transition.double() / self.transition.double().sum(dim=1, keepdim=True)
-        closed = int((torch.linalg.eigvals(transition) - 1).abs().lt(_UNIT_EIGENVALUE).sum())
-        if closed != 1:
-            raise InputError(
-                f"transition has {closed} closed classes of states (such as absorbing states) and as many stationary "
-                "laws; join them with small probabilities, or choose the initial law yourself"
-            )
-        system = torch.cat([transition.T - torch.eye(self.num_states), torch.ones((1, self.num_states))])
-        target = torch.zeros(self.num_states + 1, dtype=torch.float64)
-        target[-1] = 1
-        law = torch.linalg.lstsq(system, target, driver="gelsd").solution.clamp_min(0)
-        return (law / law.sum()).to(self.transition.dtype)
-
-    def _forward(self, tokens: Int[Tensor, "N T"], *, last_only: bool) -> Forward:
-        found = forward(self.initial, self.transition, self.emission, self._checked(tokens), last_only=last_only)
-        self._refuse_impossible(found.masses)
-        return found
 
     def _checked(self, tokens: Tensor) -> Int[Tensor, "T N"]:
         """Tokens by time, one row for each: a view where they were int64."""

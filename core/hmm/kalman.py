@@ -1,4 +1,4 @@
-"""Exact inference in a linear-Gaussian HMM: Kalman filter, likelihood, and Rauch-Tung-Striebel smoother.
+"""Exact inference in a linear-Gaussian HMM: Kalman filter and Rauch-Tung-Striebel smoother.
 
 Covariances and gains do not depend on the tokens: they are computed once for a length, and a step of the filter is then
 one product for all sequences. Tokens of p features enter through Q'x alone, with W = Q R and Q of at most q orthonormal
@@ -8,7 +8,6 @@ columns: what a token says beyond that is noise, whatever its width.
 # Letters: q state entries, p features, r = min(p, q), N sequences, T tokens of a sequence.
 
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
@@ -22,30 +21,6 @@ from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 
 # Without observation noise, a conditional variance below this share of the largest is rounding.
 _ROUNDING = 1e-13
-
-
-class FilteredStates(NamedTuple):
-    """What the tokens up to each time say about the state at that time.
-
-    Attributes:
-        means: E[z_t | x_1 .. x_t] for t = 1 .. T.
-        log_likelihood: log p(x_1 .. x_T) in nats.
-    """
-
-    means: Float64[ndarray, "N T q"]
-    log_likelihood: Float64[ndarray, " N"]
-
-
-class PredictedToken(NamedTuple):
-    """The law of the next token: Gaussian, with one covariance for all sequences.
-
-    Attributes:
-        means: E[x_{T+1} | x_1 .. x_T].
-        covariance: Cov(x_{T+1} | x_1 .. x_T).
-    """
-
-    means: Float64[ndarray, "N p"]
-    covariance: Float64[ndarray, "p p"]
 
 
 class KalmanFilter:
@@ -68,16 +43,7 @@ class KalmanFilter:
         self._predicted = np.empty((self.length + 1, size, size))
         self._filtered = np.empty((self.length, size, size))
         self._gains = np.empty((self.length, size, reduced))
-        self._innovation_factors = np.empty((self.length, reduced, reduced))
         self._run_covariances()
-
-    def predicted_covariance(self, time: int) -> Float64[ndarray, "q q"]:
-        """Cov(z_t | x_1 .. x_{t-1}) for t = 1 .. T + 1.
-
-        Raises:
-            InputError: if `time` is outside.
-        """
-        return self._predicted[self._index(time, self.length + 1)]
 
     def filtered_covariance(self, time: int) -> Float64[ndarray, "q q"]:
         """Cov(z_t | x_1 .. x_t) for t = 1 .. T.
@@ -85,24 +51,9 @@ class KalmanFilter:
         Raises:
             InputError: if `time` is outside.
         """
-        return self._filtered[self._index(time, self.length)]
-
-    @property
-    def next_state_error(self) -> float:
-        """tr Cov(z_{T+1} | x_1 .. x_T) = tr(A P_{T|T} A' + Q): no prediction of the next state has a lower risk."""
-        return float(np.trace(self._predicted[-1]))
-
-    def filter(self, tokens: Float64[ndarray, "N T p"]) -> FilteredStates:
-        """Means of the state at every time, and the likelihood.
-
-        Raises:
-            InputError: if the tokens do not fit or are not finite, or the likelihood is a density on a subspace (no
-                observation noise and more features than state entries).
-        """
-        observed, means = self._filter_means(tokens)
-        return FilteredStates(
-            means=means.transpose(1, 0, 2), log_likelihood=self._log_likelihood(observed, means, tokens)
-        )
+        if validation.whole_number("time", time) > self.length:
+            raise InputError(f"time={time} must be at most {self.length}; build the filter for more tokens")
+        return self._filtered[time - 1]
 
     def last_state(self, tokens: Float64[ndarray, "N T p"]) -> Float64[ndarray, "N q"]:
         """E[z_T | x_1 .. x_T], the representation of the whole context by an ideal model.
@@ -110,34 +61,7 @@ class KalmanFilter:
         Raises:
             InputError: if the tokens do not fit or are not finite.
         """
-        _, means = self._filter_means(tokens)
-        return means[-1]
-
-    def next_state(self, tokens: Float64[ndarray, "N T p"]) -> Float64[ndarray, "N q"]:
-        """E[z_{T+1} | x_1 .. x_T]; its error covariance is `predicted_covariance(T + 1)`.
-
-        Raises:
-            InputError: if the tokens do not fit or are not finite.
-        """
-        return self.last_state(tokens) @ self.hmm.transition.T
-
-    def next_token(self, tokens: Float64[ndarray, "N T p"]) -> PredictedToken:
-        """The law of x_{T+1} given the context.
-
-        Raises:
-            InputError: if the tokens do not fit or are not finite.
-        """
-        covariance = self.hmm.loading @ self._predicted[-1] @ self.hmm.loading.T
-        covariance[np.diag_indices_from(covariance)] += self.hmm.observation_noise**2
-        return PredictedToken(self.next_state(tokens) @ self.hmm.loading.T, covariance)
-
-    def log_likelihood(self, tokens: Float64[ndarray, "N T p"]) -> Float64[ndarray, " N"]:
-        """log p(x_1 .. x_T) in nats.
-
-        Raises:
-            InputError: as `filter`.
-        """
-        return self.filter(tokens).log_likelihood
+        return self._filter_means(tokens)[-1]
 
     def smooth(self, tokens: Float64[ndarray, "N T p"]) -> Float64[ndarray, "N T_plus_1 q"]:
         """E[z_t | x_1 .. x_T] for t = 1 .. T + 1, the next state included.
@@ -145,7 +69,7 @@ class KalmanFilter:
         Raises:
             InputError: if the tokens do not fit or are not finite.
         """
-        _, means = self._filter_means(tokens)
+        means = self._filter_means(tokens)
         smoothed = np.empty((self.length + 1, *means.shape[1:]))
         smoothed[-1] = means[-1] @ self.hmm.transition.T
         for t in reversed(range(self.length)):
@@ -198,7 +122,6 @@ class KalmanFilter:
                 )
             gain = linalg.cho_solve((factor, True), projected).T
             contraction = identity - gain @ loading
-            self._innovation_factors[t] = factor
             self._gains[t] = gain
             self._filtered[t] = contraction @ self._predicted[t] @ contraction.T + noise * (gain @ gain.T)
             following = (
@@ -206,10 +129,8 @@ class KalmanFilter:
             )
             self._predicted[t + 1] = (following + following.T) / 2
 
-    def _filter_means(
-        self, tokens: Float64[ndarray, "N T p"]
-    ) -> tuple[Float64[ndarray, "T N r"], Float64[ndarray, "T N q"]]:
-        """Q'x_t and E[z_t | x_1 .. x_t], time first."""
+    def _filter_means(self, tokens: Float64[ndarray, "N T p"]) -> Float64[ndarray, "T N q"]:
+        """E[z_t | x_1 .. x_t], time first."""
         checked = validation.real_array("tokens", tokens, shape=(None, self.length, self.hmm.num_features))
         observed = np.ascontiguousarray((checked @ self._basis).transpose(1, 0, 2))
         # z_{t|t} = [(I - K R) A, K] (z_{t-1|t-1}, Q'x_t): one product a step
@@ -219,44 +140,4 @@ class KalmanFilter:
         for t in range(1, self.length):
             carry = self.hmm.transition - self._gains[t] @ (self._reduced_loading @ self.hmm.transition)
             means[t] = np.hstack([means[t - 1], observed[t]]) @ np.hstack([carry, self._gains[t]]).T
-        return observed, means
-
-    def _log_likelihood(
-        self,
-        observed: Float64[ndarray, "T N r"],
-        means: Float64[ndarray, "T N q"],
-        tokens: Float64[ndarray, "N T p"],
-    ) -> Float64[ndarray, " N"]:
-        total = np.zeros(observed.shape[1])
-        reduced = observed.shape[2]
-        for t in range(self.length):
-            expected = 0.0 if t == 0 else means[t - 1] @ self.hmm.transition.T @ self._reduced_loading.T
-            factor = self._innovation_factors[t]
-            whitened = linalg.solve_triangular(factor, (observed[t] - expected).T, lower=True)
-            total -= (
-                0.5 * np.sum(whitened**2, axis=0) + np.log(np.diag(factor)).sum() + 0.5 * reduced * np.log(2 * np.pi)
-            )
-        return total + self._off_subspace_log_likelihood(observed, tokens)
-
-    def _off_subspace_log_likelihood(
-        self, observed: Float64[ndarray, "T N r"], tokens: Float64[ndarray, "N T p"]
-    ) -> Float64[ndarray, " N"] | float:
-        """The part of every token orthogonal to W's columns is noise of its own."""
-        num_free = self.hmm.num_features - observed.shape[2]
-        if num_free == 0:
-            return 0.0
-        noise = self.hmm.observation_noise
-        if noise == 0:
-            raise InputError(
-                f"observation_noise=0 with {self.hmm.num_features} features of a state in {self.hmm.state_dim} "
-                "dimensions: tokens have no density; give a positive observation_noise"
-            )
-        rest = tokens - observed.transpose(1, 0, 2) @ self._basis.T
-        log_scale = self.length * num_free * np.log(noise * np.sqrt(2 * np.pi))
-        return -0.5 * np.sum((rest / noise) ** 2, axis=(1, 2)) - log_scale
-
-    @staticmethod
-    def _index(time: int, last: int) -> int:
-        if validation.whole_number("time", time) > last:
-            raise InputError(f"time={time} must be at most {last}; build the filter for more tokens")
-        return time - 1
+        return means

@@ -5,7 +5,7 @@ of Luo, Wang and Huang (arXiv 2410.00699), whose first state is N(0, I). Times c
 T + 1 states, the last of which is the next state to predict.
 """
 
-# Letters: q state entries, p features of a token, N sequences, T tokens of a sequence, K of them kept, R rows.
+# Letters: q state entries, p features of a token, N sequences, T tokens of a sequence, R rows.
 
 import warnings
 from dataclasses import dataclass
@@ -26,19 +26,6 @@ _FEATURE_BLOCK = 128
 
 # Close to 1, covariances grow as 1 / (1 - radius^2) and the stationary law is found to fewer digits.
 _LARGE_SPECTRAL_RADIUS = 0.999
-
-
-@dataclass(frozen=True)
-class GaussianSample:
-    """Sequences drawn from a `LinearGaussianHmm`.
-
-    Attributes:
-        states: z_1 .. z_{T+1}.
-        observations: the tokens that were asked for, in the order of time.
-    """
-
-    states: Float64[ndarray, "N T_plus_1 q"]
-    observations: Float64[ndarray, "N K p"]
 
 
 @dataclass(frozen=True)
@@ -137,10 +124,6 @@ class LinearGaussianHmm:
                 covariance = self._following_covariance(covariance)
         return covariance
 
-    def stationary_covariance(self) -> Float64[ndarray, "q q"]:
-        """The P that solves P = A P A' + Q."""
-        return _lyapunov(self.transition, self.state_noise_covariance)
-
     def sample_states(
         self, num_sequences: int, length: int, rng: np.random.Generator
     ) -> Float64[ndarray, "N length q"]:
@@ -164,36 +147,6 @@ class LinearGaussianHmm:
     def observe(self, states: Float64[ndarray, "*rows q"], rng: np.random.Generator) -> Float64[ndarray, "*rows p"]:
         """x = W z + u for any array of states; see `observe`."""
         return observe(states, self.loading, self.observation_noise, rng)
-
-    def sample(
-        self,
-        num_sequences: int,
-        length: int,
-        *,
-        state_rng: np.random.Generator,
-        observation_rng: np.random.Generator,
-        tokens: slice | None = None,
-    ) -> GaussianSample:
-        """Sequences of `length` tokens, with the next state behind them.
-
-        Args:
-            num_sequences: N.
-            length: T.
-            state_rng: the stream of the first states and e_t.
-            observation_rng: the stream of u_t.
-            tokens: which of the T + 1 times become observations, counted from 0; None for the T tokens of the context.
-                slice(T - 1, T) is the last token alone, at the cost of one; slice(0, T + 1) adds the next token.
-
-        Raises:
-            InputError: if a count is below 1, or `tokens` selects nothing.
-        """
-        num_tokens = validation.whole_number("length", length)
-        states = self.sample_states(num_sequences, num_tokens + 1, state_rng)
-        selected = slice(0, num_tokens) if tokens is None else tokens
-        seen = states[:, selected]
-        if seen.shape[1] == 0:
-            raise InputError(f"tokens={selected} selects none of {num_tokens + 1} times; widen the slice")
-        return GaussianSample(states=states, observations=self.observe(seen, observation_rng))
 
     def _following_covariance(self, covariance: Float64[ndarray, "q q"]) -> Float64[ndarray, "q q"]:
         return _symmetric(self.transition @ covariance @ self.transition.T + self.state_noise_covariance)

@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lab.core.errors import RunError
 from lab.core.runs.atomic_files import write_atomically
 
 
@@ -31,15 +30,3 @@ def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), buffer)
     write_atomically(path, buffer.getvalue())
-
-
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table.
-
-    Raises:
-        RunError: if the file is missing or no Parquet.
-    """
-    try:
-        return pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"{path} is missing or damaged; run the job again with resume to write it") from error

@@ -88,13 +88,8 @@ class Sweep:
 
     def draw(self, purpose: str, num_rows: int) -> tuple[Float64[ndarray, "n d"], Float64[ndarray, "n m"]]:
         """One token of as many sequences, and the states that follow."""
-        sample = self.hmm.sample(
-            num_rows,
-            1,
-            state_rng=self._seeds.numpy(f"{purpose}/state"),
-            observation_rng=self._seeds.numpy(f"{purpose}/observation"),
-        )
-        return sample.observations[:, 0], sample.states[:, 1]
+        states = self.hmm.sample_states(num_rows, 2, self._seeds.numpy(f"{purpose}/state"))
+        return self.hmm.observe(states[:, 0], self._seeds.numpy(f"{purpose}/observation")), states[:, 1]
 
     def ours(self) -> Float64[ndarray, " w"]:
         """Exact excess risk of every width's head."""

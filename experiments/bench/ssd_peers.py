@@ -14,7 +14,8 @@ from torch.nn.functional import pad
 
 from lab.experiments.bench.harness import Missing
 from lab.experiments.bench.machine import load_optional
-from lab.experiments.bench.ssd_problem import Inputs, Operator
+from lab.experiments.bench.ssd_exact import Inputs
+from lab.experiments.bench.ssd_problem import Operator
 
 TRANSFORMERS = "transformers, torch path"
 MINIMAL = "mamba-ssm, ssd_minimal_discrete"

@@ -7,21 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from lab.core.runs.random_streams import Seeds
-from lab.core.ssd.mixing import Scanned, ssd_by_scan
+from lab.experiments.bench.ssd_exact import Inputs, exact_output
 
 # the chunk that useful operations are counted for, whichever an implementation takes
 COUNTED_CHUNK = 64
-# of the float64 reference: its states stay in the cache, and its gradient keeps the matrices of one segment
-_SEGMENT = 1024
-_SEGMENT_CHUNK = 128
 
 
 class Mode(StrEnum):
@@ -61,16 +56,6 @@ class SsdSetting:
             f"{precision}, batch {self.num_batch}, H = {self.num_heads}, P = {self.head_dim}, N = {self.state_dim}, "
             f"T = {self.num_tokens:,}, every head its own B and C, {self.device}"
         )
-
-
-class Inputs(NamedTuple):
-    """The operator's arguments."""
-
-    x: Float[Tensor, "B T H P"]
-    dt: Float[Tensor, "B T H"]
-    A: Float[Tensor, " H"]
-    B: Float[Tensor, "B T H N"]
-    C: Float[Tensor, "B T H N"]
 
 
 # output of all tokens, at a chunk size (None: its own), in the dtype of x or in float32
@@ -124,13 +109,13 @@ class SsdProblem:
     def output(self) -> Float[Tensor, "B T H P"]:
         """y in float64."""
         with torch.no_grad():
-            return _exact(self.inputs)
+            return exact_output(self.inputs)
 
     @cached_property
     def gradients(self) -> Inputs:
         """Of <output, output_gradient> with respect to each argument, in float64."""
         leaves = Inputs(*(tensor.double().requires_grad_() for tensor in self.inputs))
-        return Inputs(*torch.autograd.grad(_exact(leaves), leaves, self.output_gradient.double()))
+        return Inputs(*torch.autograd.grad(exact_output(leaves), leaves, self.output_gradient.double()))
 
     def call(self, mode: Mode, operator: Operator, chunk_size: int | None) -> Callable[[], Sequence[Tensor]]:
         """What is timed: returns y, and with a backward the gradients of all five arguments."""
@@ -168,19 +153,3 @@ def largest_difference(found: Sequence[Tensor], exact: Sequence[Tensor]) -> floa
             return math.inf
         worst = max(worst, share)
     return worst
-
-
-def _exact(inputs: Inputs) -> Float[Tensor, "B T H P"]:
-    x, dt, A, B, C = inputs
-    outputs: list[Tensor] = []
-    state = None
-    for segment in zip(*(torch.split(tensor, _SEGMENT, dim=1) for tensor in (x, dt, B, C)), strict=True):
-        # the gradient computes a segment's matrices again instead of keeping those of all
-        y, state = checkpoint(_exact_segment, A, state, *segment, use_reentrant=False, preserve_rng_state=False)
-        outputs.append(y)
-    return torch.cat(outputs, dim=1)
-
-
-def _exact_segment(A: Tensor, state: Tensor | None, x: Tensor, dt: Tensor, B: Tensor, C: Tensor) -> Scanned:
-    x, dt, A, B, C = (tensor.double() for tensor in (x, dt, A, B, C))
-    return ssd_by_scan(x, dt, A, B, C, initial_state=state, chunk_size=_SEGMENT_CHUNK)

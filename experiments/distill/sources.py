@@ -13,6 +13,7 @@ from lab.core.runs.find import find_run, outputs_root, run_directories
 from lab.core.train.state import checkpoints, read_meta
 from lab.experiments.distill.config import ALL, TEACHER, DistillConfig
 from lab.experiments.distill.stage_graph import StageNode, students
+from lab.experiments.distill.student import DEFAULT_MIXER
 
 # of the recorded configuration: what a student that goes on must have in common with what it goes on from
 _COMMON = ("teacher", "student.initialisation", "student.mixer")
@@ -210,7 +211,8 @@ def _typed(recorded: dict[str, object], folder: Path) -> DistillConfig:
 
     try:
         schema = OmegaConf.structured(DistillConfig)
-        schema.student.mixer = mixer_spec(str(_at(recorded, "student.mixer.kind"))).options
+        # a run that trained a teacher has no student
+        schema.student.mixer = mixer_spec(str(_at(recorded, "student.mixer.kind") or DEFAULT_MIXER)).options
         merged = OmegaConf.merge(schema, recorded)
         assert isinstance(merged, DictConfig), "the schema is a mapping"
         return to_typed(merged, DistillConfig)

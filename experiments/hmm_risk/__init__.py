@@ -1,5 +1,8 @@
 """Risk of head tuning against model size (Luo, Wang and Huang, arXiv 2410.00699)."""
 
+import textwrap
+
+from lab.experiments.hmm_risk.results.figures import figure_names
 from lab.experiments.spec import Experiment
 
 _HELP = """Measure the risk of head tuning as a function of model size.
@@ -16,8 +19,9 @@ Groups (choose with GROUP=OPTION):
   representation  last_token (default), context_window, kalman_state;
                   discrete: posterior, next_token_law, lifted_posterior
   task            next_state (default), next_token, downstream_label
-  experiment      hmm_risk/f01_headline ... hmm_risk/f11_downstream, one per
-                  figure; hmm_risk/all for all of them
+  head            linear (default); logistic, for classes of a discrete hmm
+  experiment      hmm_risk/f01_headline and one for each other figure;
+                  hmm_risk/all for all of them
 
 \b
 Keys [default] (those marked * take a number or a list [a,b,c]):
@@ -45,9 +49,8 @@ Keys [default] (those marked * take a number or a list [a,b,c]):
   per_output             divide risks by the number of outputs [true]
   curves                 several problems in one figure:
                          '+curves={LABEL:{KEY:VALUE}}'
-  figures                a list of excess_risk, bias_variance, total_risk,
-                         total_and_excess, downstream, fixed_problem_excess,
-                         dependence, context, snr_map [the first three]
+  figures                a list [excess_risk, bias_variance, total_risk] of
+FIGURES
   title                  title of the table, also shown by `lab runs`
   seed                   random seed [0]
   workers                number of processes [null: one per core]
@@ -64,11 +67,15 @@ Examples:
   lab hmm-risk sweep experiment=hmm_risk/f06_ridge replicates=10
 """
 
+_FIGURES = textwrap.fill(
+    ", ".join(figure_names()), width=78, initial_indent=" " * 25, subsequent_indent=" " * 25, break_on_hyphens=False
+)
+
 SPEC = Experiment(
     command="hmm-risk sweep",
     config="hmm_risk",
     register="lab.experiments.hmm_risk.config:register",
     check="lab.experiments.hmm_risk.job:check",
     job="lab.experiments.hmm_risk.job:run",
-    help=_HELP,
+    help=_HELP.replace("FIGURES", _FIGURES),
 )

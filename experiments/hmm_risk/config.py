@@ -6,7 +6,9 @@ from enum import Enum
 from typing import Any
 
 from lab.core.errors import ConfigError
-from lab.core.hydra_schema import register_schema
+from lab.core.hydra_schema import register_options_resolver, register_schema
+from lab.experiments.hmm_risk import heads
+from lab.experiments.hmm_risk.heads.linear import LinearOptions
 
 
 class Transition(Enum):
@@ -115,8 +117,6 @@ class LinearGaussianConfig:
             )
         if self.loading is Loading.identity and self.transition is Transition.general:
             raise ConfigError("hmm.transition=general: identity loading needs modes; use orthogonal or symmetric")
-        if self.loading is Loading.identity and self.state_noise is not None:
-            raise ConfigError(f"hmm.state_noise={self.state_noise}: identity loading has unit variance; give null")
         if self.loading is Loading.gaussian and self.state_dim is None:
             raise ConfigError("hmm.state_dim=null: only hmm.loading=identity grows with the width; give a number")
 
@@ -219,6 +219,8 @@ class HmmRiskConfig:
     """LinearGaussianConfig or DiscreteConfig: the configuration group decides."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
+    head: Any = None
+    """Options of one of the heads in heads/: the configuration group decides; null: those of the linear head."""
 
     num_train: Any = 400
     """n, training rows; or a list."""
@@ -258,6 +260,8 @@ class HmmRiskConfig:
     def __post_init__(self) -> None:
         if self.hmm is None:
             raise ConfigError("hmm is missing: choose a configuration of the group, such as hmm=orthogonal")
+        if self.head is None:
+            self.head = LinearOptions()
         for key in ("num_train", "tokens_per_sequence", "context_length"):
             for value in _grid(key, getattr(self, key)):
                 refuse_unless(_is_whole(value) and value >= 1, key, value, "give whole numbers above 0")
@@ -295,6 +299,8 @@ class HmmRiskConfig:
 
 def register() -> None:
     """Store the schemas, so that Hydra refuses a misspelt key with its full path."""
+    register_options_resolver()
+    heads.register()
     register_schema("hmm_risk_schema", HmmRiskConfig)
     register_schema("linear_gaussian_schema", LinearGaussianConfig, group="hmm")
     register_schema("discrete_schema", DiscreteConfig, group="hmm")

@@ -136,7 +136,8 @@ def _report(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> floa
     """Table, figures, verdict: made anew from what is recorded, so that a resumed run ends as any other."""
     # matplotlib takes as long to load as a small sweep: not before there is something to draw
     from lab.core.runs.figures import house_style, save_figure  # noqa: PLC0415
-    from lab.experiments.hmm_risk.results.figures import FIGURES, Sheet  # noqa: PLC0415
+    from lab.experiments.hmm_risk.results.figure_spec import FigureData  # noqa: PLC0415
+    from lab.experiments.hmm_risk.results.figures import figure  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.report import headline, largest_gap, summary_table  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.summary import curves  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.verdict import verdict  # noqa: PLC0415
@@ -148,8 +149,8 @@ def _report(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> floa
     folder = record.directory / "figures"
     with house_style():
         for name in settings.figures:
-            figure, columns = FIGURES[name](Sheet(lines, unit))
-            save_figure(figure, folder, name, columns)
+            drawn, columns = figure(name).draw(FigureData(lines, unit))
+            save_figure(drawn, folder, name, columns)
     sentences = verdict(lines, is_one_problem="fixed_problem_excess" in settings.figures)
     header, body = summary_table(lines)
     record.save_summary(header, body, sentences)

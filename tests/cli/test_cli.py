@@ -77,17 +77,35 @@ def test_a_sweep_writes_one_directory_with_everything_in_it(
 @pytest.mark.parametrize(
     "words",
     [
-        ("representation=posterior", "task=next_token", "hmm.num_states=[4,9]", "figures=[excess_risk]"),
-        ("representation=next_token_law", "task=next_state", "hmm.num_states=6", "figures=[total_risk]"),
-        ("representation=lifted_posterior", "task=downstream_label", "task.num_outputs=2", "figures=[downstream]"),
+        (
+            "representation=posterior",
+            "task=next_token",
+            "hmm.num_states=[4,9]",
+            "population_sequences=1000",
+            "figures=[excess_risk]",
+        ),
+        (
+            "representation=next_token_law",
+            "task=next_state",
+            "hmm.num_states=6",
+            "population_sequences=1000",
+            "figures=[total_risk]",
+        ),
+        (
+            "representation=lifted_posterior",
+            "task=downstream_label",
+            "task.num_outputs=2",
+            "widths=[4,10,40]",
+            "num_test=50",
+            "observation_noise=0.5",
+            "figures=[downstream]",
+        ),
     ],
     ids=lambda words: words[0].partition("=")[2],
 )
-def test_a_discrete_hmm_ends_with_a_table_and_a_figure(
-    words: tuple[str, ...], typed: Lab, outputs: Path, tiny: tuple[str, ...]
-) -> None:
-    sizes = ("context_length=8", "num_test=50", "population_sequences=1000", "hmm.num_tokens=7")
-    done = sweep(typed, "hmm=dirichlet", *tiny[:-2], "workers=1", *sizes, *words)
+def test_a_discrete_hmm_ends_with_a_table_and_a_figure(words: tuple[str, ...], typed: Lab, outputs: Path) -> None:
+    sizes = ("num_train=20", "replicates=2", "workers=1", "context_length=8", "hmm.num_tokens=7")
+    done = sweep(typed, "hmm=dirichlet", *sizes, *words)
     assert done.code == 0, done.err
     (folder,) = run_folders(outputs)
     assert len(list((folder / "figures").glob("*.png"))) == 1

@@ -21,11 +21,10 @@ constexpr Index BLOCK = 8 * ROWS;
 // What the caller passes; the Python side declares the same structure. Every array but the tokens is contiguous.
 struct Arguments {
     Index num_sequences, num_tokens, num_states, vocabulary, num_threads;
-    Index num_kept;                               // T, or 1: the posterior of the last token alone
     Index next_token, next_sequence;              // strides of the tokens
     const Index* tokens;                          // [T, N], all in [0, V)
     const void *initial, *transition, *emission;  // [S], [S, S], [S, V]
-    void *posteriors, *masses;                    // [N, num_kept, S], [T, N]
+    void *posterior, *masses;                     // of the last state [N, S], and [T, N]
 };
 
 // The tables as a block reads them, with states of probability zero up to a whole panel.
@@ -75,11 +74,9 @@ template <typename T> class Filter {
                 const T mass = normalise(rows + r * width);
                 if (r < count) masses[r] = mass;
             }
-            const Index kept = t + to.num_kept - to.num_tokens;
-            if (kept < 0) continue;
-            T* posteriors = static_cast<T*>(to.posteriors) + (first * to.num_kept + kept) * S;
-            for (Index r = 0; r < count; ++r) copy_row(posteriors + r * to.num_kept * S, rows + r * width, S, S);
         }
+        T* posterior = static_cast<T*>(to.posterior) + first * S;
+        for (Index r = 0; r < count; ++r) copy_row(posterior + r * S, rows + r * width, S, S);
     }
 
   private:

@@ -5,7 +5,7 @@ covariances C_l = E[x_{t+l} x_t'] through one T x T matrix, the Toeplitz matrix 
 
     Q = (λ I + (1/T) Σ_ts H_ts C_{t-s})^-1,    H = (I + Phi)^-1,    phi_l = tr(C_l Q)/n.
 
-With T = 1 this is the equation of the effective ridge κ (`theory.asymptotic_risk`), κ = λ (1 + phi). For λ → 0 and
+With T = 1 this is the equation of the effective ridge κ (`heads.asymptotics`), κ = λ (1 + phi). For λ → 0 and
 p > n the matrices Q and Phi grow as 1/λ; λQ and λPhi obey the same equations with λI and I exchanged.
 The head's mean is B̄ = Q (1/T) Σ_ts H_ts E[x_t y_s'], and its deviation has squared lag products V_l = tr E[Δ' C_l Δ]
 that solve a linear system of T unknowns: with the residuals r_l = tr E[(y_{t+l} - B̄'x_{t+l})(y_t - B̄'x_t)'],
@@ -45,7 +45,7 @@ _TOLERANCE = 1e-11
 def dependent_risk(rows: TokenRows, width: int, *, num_train: int, ridge: float = 0.0) -> Risk:
     """Asymptotic risk (formulas at the head of this file) on both sides of p = n.
 
-    Bias and variance are split as `dependent_exact` splits them: the variance is what the targets add given all
+    Bias and variance are split as in `dependent_rows.exact`: the variance is what the targets add given all
     features, V with the covariance of the targets given their sequence in the place of r.
 
     Args:
@@ -143,12 +143,12 @@ class _StateLags(_Lags):
         self._noise = rows.noise_variance
         states = rows.lag_covariances
         transposed = states.swapaxes(1, 2)
-        self._targets = np.einsum("ij,ljk,ik->l", rows.readout, states[:-1], rows.readout, optimize=True)
+        self._targets = np.trace(states[:-1], axis1=1, axis2=2)
         self._covariances = reduced @ ((states + transposed)[:-1] / 2) @ reduced.T
         self._covariances[0] += self._noise * np.eye(self._size)
-        # E[x_{t+l} y_t'] = Cov(x_{t+l}, z_{t+1}) C' for l = 0 .. T-1 and for l = 0 .. -(T-1)
-        self._ahead = reduced @ np.concatenate([transposed[1:2], states[: self.length - 1]]) @ rows.readout.T
-        self._behind = reduced @ transposed[1:] @ rows.readout.T
+        # E[x_{t+l} y_t'] = Cov(x_{t+l}, z_{t+1}) for l = 0 .. T-1 and for l = 0 .. -(T-1)
+        self._ahead = reduced @ np.concatenate([transposed[1:2], states[: self.length - 1]])
+        self._behind = reduced @ transposed[1:]
 
     def resolvent(self, weights: Float64[ndarray, " T"], shift: float) -> Float64[ndarray, " rr_plus_1"]:
         matrix = np.tensordot(weights, self._covariances, axes=1)

@@ -1,4 +1,4 @@
-"""Every token of a sequence gives a row (x_t, y_t), y_t read off the next state: what is known of such rows exactly.
+"""Every token of a sequence gives a row (x_t, y_t) whose target is the next state: exact moments of such rows.
 
 Sequences are independent and start in the stationary law; rows of one sequence are not independent. Given all tokens
 x_1 .. x_T of a sequence its targets are Gaussian: their means are those of the smoother, and differ from the best
@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Num
 from numpy import ndarray
-from numpy.typing import ArrayLike
 from scipy import linalg
 from typing_extensions import override
 
@@ -86,19 +85,17 @@ class TokenRows(ABC):
 
 
 class HmmTokenRows(TokenRows):
-    """A state of fixed size: x_t = W_p z_t + u_t and y_t = C z_{t+1}, with a stationary start.
+    """A state of fixed size: x_t = W_p z_t + u_t and y_t = z_{t+1}, with a stationary start.
 
     Args:
         hmm: its loading is that of the widest model.
         length: T.
-        readout: C; None for the next state itself. Only C'C matters for risks summed over outputs, so C = W gives the
-            squared distance between the predicted and the true mean of the next token.
 
     Raises:
         InputError: if the start is not stationary, there is no observation noise, or an argument does not fit.
     """
 
-    def __init__(self, hmm: LinearGaussianHmm, length: int, *, readout: ArrayLike | None = None) -> None:
+    def __init__(self, hmm: LinearGaussianHmm, length: int) -> None:
         if not hmm.is_stationary:
             raise InputError(
                 "hmm.initial_covariance is not the stationary one, so that rows of one sequence differ in law; build "
@@ -108,13 +105,6 @@ class HmmTokenRows(TokenRows):
             raise InputError("hmm.observation_noise=0 leaves redundant features; give a positive standard deviation")
         self.hmm = hmm
         self.length = validation.whole_number("length", length)
-        size = hmm.state_dim
-        self.readout = (
-            np.eye(size) if readout is None else validation.real_array("readout", readout, shape=(None, size))
-        )
-        if self.readout.shape[0] > size:
-            # as many outputs as state entries will do: with C = Q R the risk of R z is that of C z
-            _, self.readout = np.linalg.qr(self.readout)
         self._filters: dict[int, KalmanFilter] = {}
         self._sequence_noise: dict[int, Float64[ndarray, "T T"]] = {}
 
@@ -147,21 +137,20 @@ class HmmTokenRows(TokenRows):
         factor = self.factor(width)
         system = factor.T @ factor
         system[np.diag_indices_from(system)] += self.noise_variance
-        target = self._state_root.T @ self.hmm.transition.T @ self.readout.T
+        target = self._state_root.T @ self.hmm.transition.T
         return factor @ linalg.solve(system, target, assume_a="pos")
 
     @override
     def noise_trace(self, width: int) -> float:
         root = self.hmm.loading[: self._check_width(width)] @ self.hmm.initial_covariance @ self.hmm.transition.T
-        explained = np.sum((root @ self.readout.T) * self.coefficients(width))
-        return float(np.sum((self.readout @ self.hmm.initial_covariance) * self.readout) - explained)
+        explained = np.sum(root * self.coefficients(width))
+        return float(np.trace(self.hmm.initial_covariance) - explained)
 
     @override
     def sequence_noise(self, width: int) -> Float64[ndarray, "T T"]:
         if width not in self._sequence_noise:
             joint = self._filter(width).smoothed_covariance()[1:, 1:]
-            metric = self.readout.T @ self.readout
-            self._sequence_noise[width] = np.tensordot(joint, metric, axes=2)
+            self._sequence_noise[width] = np.trace(joint, axis1=2, axis2=3)
         return self._sequence_noise[width]
 
     @override
@@ -170,7 +159,7 @@ class HmmTokenRows(TokenRows):
             seen = features[:, : self._check_width(width)]
             states = self._filter(width).smooth(seen.reshape(-1, self.length, width))[:, 1:]
             yield ExpectedTargets(
-                given_sequence=states.reshape(seen.shape[0], -1) @ self.readout.T,
+                given_sequence=states.reshape(seen.shape[0], -1),
                 given_token=seen @ self.coefficients(width),
             )
 

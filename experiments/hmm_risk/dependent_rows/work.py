@@ -1,4 +1,4 @@
-"""A cell of the sweep whose sequences give several rows each: exact risk and theory that know of the dependence."""
+"""A cell of the sweep whose sequences give several rows each: exact risk and theory of dependent rows."""
 
 from typing_extensions import override
 
@@ -13,7 +13,7 @@ from lab.experiments.hmm_risk.problems.problem import Problem
 
 
 class DependentRows(IndependentRows):
-    """T rows a sequence, for the minimum-norm head; the theory of independent rows stays beside as a contrast."""
+    """T rows a sequence; the theory of independent rows is recorded too, as a contrast."""
 
     def __init__(self, cell: Cell, problem: Problem) -> None:
         super().__init__(cell, problem)
@@ -23,7 +23,7 @@ class DependentRows(IndependentRows):
     def theory(self) -> list[Row]:
         rows = super().theory()
         for row in rows:
-            risk = dependent_risk(self._rows, row["width"], num_train=self.cell.num_train)
+            risk = dependent_risk(self._rows, row["width"], num_train=self.cell.num_train, ridge=row["ridge_strength"])
             scale = self.scale(row["width"])
             row["theory_independent_rows"] = row["theory_excess_risk"]
             row["theory_exact"] = float("nan")
@@ -39,18 +39,21 @@ class DependentRows(IndependentRows):
     @override
     def measure(self, replicate: int) -> list[Row]:
         train = self.problem.rows("train", replicate, self.cell.num_train)
-        risk = dependent_risk_given_features(self._rows, train.features, self.cell.widths)
-        return [
-            self.measured_row(replicate, width, 0)
-            | {
-                "bias": self.scale(width) * float(risk.bias[w]),
-                "variance": self.scale(width) * float(risk.variance[w]),
-                "weight_norm": float(risk.squared_weight_norm[w] ** 0.5),
-                "effective_rank": min(width, self.cell.num_train),
-                "solved_by": "sequences",
-            }
-            for w, width in enumerate(self.cell.widths)
-        ]
+        rows = []
+        for r, ridge in enumerate(self.cell.ridge):
+            risk = dependent_risk_given_features(self._rows, train.features, self.cell.widths, ridge=float(ridge))
+            rows += [
+                self.measured_row(replicate, width, r)
+                | {
+                    "bias": self.scale(width) * float(risk.bias[w]),
+                    "variance": self.scale(width) * float(risk.variance[w]),
+                    "weight_norm": float(risk.squared_weight_norm[w] ** 0.5),
+                    "effective_rank": min(width, self.cell.num_train),
+                    "solved_by": "sequences",
+                }
+                for w, width in enumerate(self.cell.widths)
+            ]
+        return rows
 
 
 def _token_rows(cell: Cell, problem: Problem) -> TokenRows:

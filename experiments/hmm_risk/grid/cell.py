@@ -1,6 +1,7 @@
 """A cell of a sweep: one problem, with every grid but width, ridge and replicate resolved; and which there are."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from lab.core.errors import ConfigError
 from lab.experiments.hmm_risk.config import (
@@ -16,6 +17,9 @@ from lab.experiments.hmm_risk.config import (
     Transition,
     refuse_unless,
 )
+from lab.experiments.hmm_risk.head_spec import HeadSpec
+from lab.experiments.hmm_risk.heads import head_name, heads
+from lab.experiments.hmm_risk.rows import GaussianTheory, MeasuredClasses, RiskResult, RiskTheory, quantities
 
 _GAUSSIAN = (RepresentationName.last_token, RepresentationName.context_window, RepresentationName.kalman_state)
 
@@ -37,6 +41,7 @@ class Cell:
     hmm: LinearGaussianConfig | DiscreteConfig
     representation: RepresentationConfig
     task: TaskConfig
+    head: Any
     num_train: int
     widths: tuple[int, ...]
     tokens_per_sequence: int
@@ -55,6 +60,20 @@ class Cell:
     def is_discrete(self) -> bool:
         """Whether the data are tokens of a discrete HMM."""
         return isinstance(self.hmm, DiscreteConfig)
+
+    @property
+    def head_spec(self) -> HeadSpec:
+        """The head that `head` has the options of."""
+        return heads()[head_name(self.head)]
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """The columns of the table that this problem's rows have and a figure may draw."""
+        if not self.is_discrete:
+            return (*quantities(RiskResult), *quantities(GaussianTheory))
+        if self.task.name is TaskName.downstream_label:
+            return quantities(MeasuredClasses)
+        return (*quantities(RiskResult), *quantities(RiskTheory))
 
     @property
     def num_features(self) -> int:
@@ -89,6 +108,7 @@ def check_cell(cell: Cell) -> None:
         _check_discrete(cell)
     else:
         _check_gaussian(cell, cell.hmm)
+    _check_head(cell)
     refuse_unless(
         cell.widths[-1] <= cell.num_features,
         "representation.num_features",
@@ -97,14 +117,21 @@ def check_cell(cell: Cell) -> None:
     )
 
 
-def _check_discrete(cell: Cell) -> None:
-    refuse_unless(cell.snr is None, "snr", cell.snr, "a discrete HMM has no such number; give null")
+def _check_head(cell: Cell) -> None:
+    name, is_label = head_name(cell.head), cell.is_discrete and cell.task.name is TaskName.downstream_label
     refuse_unless(
-        cell.tokens_per_sequence == 1,
-        "tokens_per_sequence",
-        cell.tokens_per_sequence,
-        "a discrete HMM gives one",
+        cell.head_spec.has_exact_risk or is_label,
+        "head",
+        name,
+        "it learns classes only; choose a discrete hmm with task=downstream_label, or head=linear",
     )
+    if cell.head_spec.needs_ridge:
+        refuse_unless(
+            0.0 not in cell.ridge, "ridge", 0, f"head={name} has no solution without one; give positive numbers"
+        )
+
+
+def _check_discrete(cell: Cell) -> None:
     refuse_unless("optimal" not in cell.ridge, "ridge", "optimal", "a discrete HMM has no theory; give numbers")
     if cell.representation.name is RepresentationName.lifted_posterior:
         _needs_noise(cell, "lifting the posterior")
@@ -120,14 +147,11 @@ def _check_gaussian(cell: Cell, hmm: LinearGaussianConfig) -> None:
     odd = [width for width in cell.widths if width % hmm.features_per_step]
     if odd:
         raise ConfigError(f"widths contains {odd[0]}: modes that rotate in planes come in pairs; give even widths")
-    if cell.snr is not None:
-        _check_snr(cell, hmm)
     if hmm.loading is Loading.identity:
+        if cell.snr is not None:
+            _check_snr(cell, hmm)
         refuse_unless(
             name is RepresentationName.last_token, "representation", name.value, "identity loading has last_token only"
-        )
-        refuse_unless(
-            hmm.start is Start.stationary, "hmm.start", hmm.start.value, "identity loading needs a stationary start"
         )
         _check_identity_task(cell, hmm)
     else:
@@ -214,8 +238,8 @@ def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
         raise ConfigError(f"{key}: dependent rows need representation.size_map=nested")
     if hmm.start is not Start.stationary:
         raise ConfigError(f"{key}: dependent rows need hmm.start=stationary")
-    if tuple(cell.ridge) != (0.0,):
-        raise ConfigError(f"{key}: dependent rows are for the minimum-norm head; give ridge=[0]")
+    if "optimal" in cell.ridge:
+        raise ConfigError(f"ridge=optimal: with {key} the best strength is not known; give numbers")
     _needs_noise(cell, "dependent rows")
 
 

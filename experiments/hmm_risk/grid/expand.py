@@ -15,22 +15,15 @@ from lab.experiments.hmm_risk.config import (
     refuse_unless,
 )
 from lab.experiments.hmm_risk.grid.cell import Cell, check_cell
+from lab.experiments.hmm_risk.grid.keys import refuse_unread_keys
+from lab.experiments.hmm_risk.results.figure_spec import FigureSpec
+from lab.experiments.hmm_risk.results.figures import figure
 
 # the exact posterior and what follows from it: nothing is added to them
 _NOISELESS = (RepresentationName.posterior, RepresentationName.next_token_law)
 
-# the functions of figures.py, which a worker process has no need to import
-FIGURE_NAMES = (
-    "excess_risk",
-    "total_risk",
-    "fixed_problem_excess",
-    "bias_variance",
-    "total_and_excess",
-    "downstream",
-    "dependence",
-    "context",
-    "snr_map",
-)
+# keys that say how a run is done and shown, not which problem a cell is
+_OF_THE_RUN = {"title", "gammas", "workers", "curves", "figures"}
 
 # how a value of a grid is said in a legend; a grid with one value is not said at all
 _LEGEND = {
@@ -49,14 +42,15 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
     Raises:
         ConfigError: for a combination that no problem has.
     """
-    for name in config.figures:
-        refuse_unless(name in FIGURE_NAMES, "figures", name, f"choose from {', '.join(FIGURE_NAMES)}")
+    figures = {name: figure(name) for name in config.figures}
     points: list[tuple[str, HmmRiskConfig, dict[str, Any]]] = []
-    for curve, overrides in (config.curves or {"": {}}).items():
-        curve_config = _with_overrides(config, curve, overrides)
+    curves = {
+        curve: _with_overrides(config, curve, overrides) for curve, overrides in (config.curves or {"": {}}).items()
+    }
+    for curve, curve_config in curves.items():
         points += [(curve, curve_config, point) for point in _grid_points(curve_config)]
     # what is on the x axis is no part of a curve's name
-    on_axis = {"context_length"} if "context" in config.figures else set()
+    on_axis = {spec.x for spec in figures.values()}
     if all(curve_config.representation.name is RepresentationName.posterior for _, curve_config, _ in points):
         on_axis |= {"num_states"}
     varying = {key for key in _LEGEND if key not in on_axis and len({str(point[key]) for _, _, point in points}) > 1}
@@ -65,7 +59,23 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
         cell = _cell(index, curve, curve_config, point, varying)
         check_cell(cell)
         cells.append(cell)
+    refuse_unread_keys(config, curves, cells)
+    for name, spec in figures.items():
+        _check_figure(name, spec, cells)
     return cells
+
+
+def _check_figure(name: str, spec: FigureSpec, cells: list[Cell]) -> None:
+    """Refuse a figure of columns that some problem's rows do not have."""
+    for cell in cells:
+        for column in spec.columns:
+            refuse_unless(
+                column in cell.quantities,
+                "figures",
+                name,
+                f"it draws {column}, which is not measured {f'for {cell.label}' if cell.label else 'here'}; "
+                f"choose figures of {', '.join(cell.quantities)}",
+            )
 
 
 def _with_overrides(config: HmmRiskConfig, curve: str, overrides: Any) -> HmmRiskConfig:
@@ -105,31 +115,17 @@ def _cell(index: int, curve: str, config: HmmRiskConfig, point: dict[str, Any], 
             widths = (hmm.num_states,)
         elif config.representation.name is RepresentationName.next_token_law:
             widths = (hmm.num_tokens,)
+    # every key of the configuration that is not the run's arrives here by its name, or is refused by Cell as unknown
+    values = {key.name: getattr(config, key.name) for key in fields(HmmRiskConfig) if key.name not in _OF_THE_RUN}
+    known = {key: value for key, value in point.items() if key in values}
     words = [_LEGEND[key].format(point[key]) for key in _LEGEND if key in varying and point[key] is not None]
-    shared = {name: getattr(config, name) for name in _SHARED}
-    return Cell(
-        index=index,
-        curve=curve,
-        label=", ".join([curve, *words] if curve else words),
-        hmm=hmm,
-        num_train=point["num_train"],
-        widths=widths,
-        tokens_per_sequence=point["tokens_per_sequence"],
-        context_length=point["context_length"],
-        observation_noise=float(point["observation_noise"]),
-        snr=point["snr"],
-        ridge=tuple(config.ridge),
-        **shared,
-    )
-
-
-_SHARED = {field.name for field in fields(Cell)} & {field.name for field in fields(HmmRiskConfig)} - {
-    "hmm",
-    "num_train",
-    "widths",
-    "tokens_per_sequence",
-    "context_length",
-    "observation_noise",
-    "snr",
-    "ridge",
-}
+    resolved = {
+        "index": index,
+        "curve": curve,
+        "label": ", ".join([curve, *words] if curve else words),
+        "hmm": hmm,
+        "widths": widths,
+        "observation_noise": float(point["observation_noise"]),
+        "ridge": tuple(config.ridge),
+    }
+    return Cell(**values | known | resolved)

@@ -15,7 +15,7 @@ from numpy import ndarray
 from scipy import linalg
 
 from lab.core.heads.asymptotics import asymptotic_risk
-from lab.core.heads.linear_head import LinearHead, conditional_risk
+from lab.core.heads.conditional_risk import conditional_risk
 from lab.core.heads.population import Spectrum
 from lab.core.hmm.discrete import DiscreteHmm
 from lab.core.hmm.random_models import dirichlet_tables, permutation_tables
@@ -83,23 +83,28 @@ class DiscreteRows(CellWork):
             self._labelled(stream, replicate, num_rows)
             for stream, num_rows in (("train", self.cell.num_train), ("test", self.cell.num_test or 0))
         )
-        one_hot = np.eye(self.cell.task.num_outputs)[train[1]]
         rows = []
         for width in self.cell.widths:
             for ridge in self.cell.ridge:
                 tolerance = rank_tolerance(self.cell, width)
-                head = LinearHead.fit(train[0][:, :width], one_hot, ridge=float(ridge), rtol=tolerance)
-                scores = head.predict(test[0][:, :width])
-                # a linear head's scores are no probabilities: clipped to where the log-loss of a miss is 7 nats
-                likelihood = np.clip(scores[np.arange(test[1].size), test[1]], 1e-3, 1 - 1e-3)
+                head = self.cell.head_spec.fit_classes(
+                    train[0][:, :width],
+                    train[1],
+                    num_classes=self.cell.task.num_outputs,
+                    ridge=float(ridge),
+                    rank_tolerance=tolerance,
+                    options=self.cell.head,
+                )
+                predicted = head.predict(test[0][:, :width])
+                likelihood = predicted.probs[np.arange(test[1].size), test[1]]
                 rows.append(
                     self._row(replicate, width, ridge, tolerance)
                     | {
-                        "accuracy": float(np.mean(scores.argmax(axis=1) == test[1])),
+                        "accuracy": float(np.mean(predicted.labels == test[1])),
                         "log_loss": float(-np.log(likelihood).mean()),
                         "weight_norm": head.weight_norm,
-                        "effective_rank": head.rank,
-                        "solved_by": "svd",
+                        "effective_rank": head.effective_rank,
+                        "solved_by": head.solved_by,
                     }
                 )
         return rows

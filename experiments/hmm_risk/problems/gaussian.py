@@ -16,7 +16,7 @@ from lab.core.hmm.kalman import KalmanFilter
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm, observe, unit_variance_noise
 from lab.core.hmm.random_models import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.hmm_risk.config import LinearGaussianConfig, Start, TaskName, Transition
+from lab.experiments.hmm_risk.config import LinearGaussianConfig, RepresentationName, Start, TaskName, Transition
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.problems.problem import Problem, Rows
 
@@ -33,7 +33,8 @@ class GaussianProblem(Problem):
     @property
     def length(self) -> int:
         """Tokens simulated: those of all rows of a sequence, or the context of its one row."""
-        return max(self.cell.tokens_per_sequence, self.cell.context_length)
+        rows = self.cell.tokens_per_sequence
+        return rows if rows > 1 else self.cell.context_length
 
     @cached_property
     def target_map(self) -> Float64[ndarray, "m q"]:
@@ -77,7 +78,8 @@ class WindowProblem(GaussianProblem):
     """The last token, or the last L: features are linear in L states, plus noise of their own."""
 
     def __init__(self, cell: Cell, hmm: LinearGaussianConfig) -> None:
-        self._window = cell.representation.window
+        is_window = cell.representation.name is RepresentationName.context_window
+        self._window = cell.representation.window if is_window else 1
         super().__init__(cell, hmm, token_dim=-(-cell.num_features // self._window))
 
     @cached_property

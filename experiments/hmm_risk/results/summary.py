@@ -1,6 +1,6 @@
 """From single draws to curves: mean, spread and distance from theory at every point of a sweep."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from lab.experiments.hmm_risk.rows import MEASURED_QUANTITIES
+
 # Within this many rows of p = n the mean of the risk, or its variance, is infinite (inverse Wishart moments).
 NO_MEAN_WITHIN = 3
-
-MEASURED = ("excess_risk", "bias", "variance", "prediction_risk", "fixed_problem_excess", "accuracy", "log_loss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class Curve:
         return np.where(self.has_mean & np.isfinite(theory), gap, np.nan)
 
 
-def curves(rows: Iterable[dict[str, Any]]) -> list[Curve]:
+def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
     """Group the rows of a table into curves: same label and ridge, ordered by width, then by context."""
-    groups: dict[tuple[str, str], dict[tuple[float, ...], list[dict[str, Any]]]] = {}
+    groups: dict[tuple[str, str], dict[tuple[float, ...], list[Mapping[str, Any]]]] = {}
     for row in rows:
         point = (row["num_train"], row["width"], row["context_length"])
         groups.setdefault((row["label"], row["ridge"]), {}).setdefault(point, []).append(row)
@@ -71,11 +71,11 @@ def curves(rows: Iterable[dict[str, Any]]) -> list[Curve]:
 
 
 def _curve(
-    label: str, ridge: str, points: dict[tuple[float, ...], list[dict[str, Any]]], several_ridges: bool
+    label: str, ridge: str, points: dict[tuple[float, ...], list[Mapping[str, Any]]], several_ridges: bool
 ) -> Curve:
     ordered = [points[key] for key in sorted(points)]
     first = [replicates[0] for replicates in ordered]
-    measured = [name for name in MEASURED if all(name in row for row in first)]
+    measured = [name for name in MEASURED_QUANTITIES if all(name in row for row in first)]
     # a cell has as many replicates as the next one, so that the values of a quantity are a rectangle
     values = {name: _rectangle([[row[name] for row in replicates] for replicates in ordered]) for name in measured}
     counts = {name: np.sum(np.isfinite(block), axis=1) for name, block in values.items()}
@@ -108,5 +108,5 @@ def _rectangle(lists: Sequence[Sequence[float | None]]) -> Float64[ndarray, "k r
     return np.array([[np.nan if value is None else value for value in inner] for inner in lists], dtype=np.float64)
 
 
-def _column(rows: Sequence[dict[str, Any]], name: str) -> Float64[ndarray, " k"]:
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Float64[ndarray, " k"]:
     return np.array([np.nan if row.get(name) is None else row[name] for row in rows], dtype=np.float64)

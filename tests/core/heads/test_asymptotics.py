@@ -10,7 +10,7 @@ from scipy import optimize
 from lab.core.errors import InputError
 from lab.core.heads.asymptotics import asymptotic_risk, exact_risk, optimal_ridge
 from lab.core.heads.population import Spectrum
-from lab.experiments.hmm_risk.isotropic import isotropic_optimal_ridge, isotropic_risk
+from reference.isotropic import isotropic_optimal_ridge, isotropic_risk
 
 
 @st.composite

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from lab.core.errors import InputError
-from lab.core.heads.linear_head import ConditionalRisk, LinearHead, conditional_risk, monte_carlo_risk
+from lab.core.heads.conditional_risk import ConditionalRisk, conditional_risk
+from lab.core.heads.linear_head import LinearHead, monte_carlo_risk
 from lab.core.heads.population import FactorPopulation
 from lab.core.hmm.kalman import KalmanFilter
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 from lab.core.hmm.random_models import gaussian_loading, symmetric_transition
+from reference.gaussian_sequences import draw_sequences
 
 RTOL = 1e-12
 
@@ -22,7 +24,7 @@ def pieces(num_features, *, state_dim=4, noise=0.6, seed=6):
         state_noise_covariance=0.4 * np.eye(state_dim),
         observation_noise=noise,
     )
-    state = hmm.stationary_covariance()
+    state = hmm.initial_covariance
     covariance = hmm.loading @ state @ hmm.loading.T + noise**2 * np.eye(num_features)
     coefficients = np.linalg.solve(covariance, hmm.loading @ state @ hmm.transition.T)
     left = state - coefficients.T @ covariance @ coefficients
@@ -101,15 +103,15 @@ def test_risk_of_several_tokens_a_sequence_is_the_mean_test_error(width):
     rng = np.random.default_rng(8)
     differences, biases = [], []
     for _ in range(300):
-        sample = hmm.sample(num_sequences, length, state_rng=rng, observation_rng=rng)
-        features = sample.observations.reshape(-1, width)
-        means = kalman.smooth(sample.observations)[:, 1:].reshape(features.shape[0], -1)
+        sample = draw_sequences(hmm, num_sequences, length, rng)
+        features = sample.tokens.reshape(-1, width)
+        means = kalman.smooth(sample.tokens)[:, 1:].reshape(features.shape[0], -1)
         risk = conditional_risk(
             features, covariance, coefficients, block_noise=block, mean_targets=means, ridge=0.0, rtol=RTOL
         )
         head = LinearHead.fit(features, sample.states[:, 1:].reshape(means.shape), ridge=0.0, rtol=RTOL)
-        test = hmm.sample(200, 1, state_rng=rng, observation_rng=rng)
-        tested = monte_carlo_risk(head, test.observations[:, 0], test.states[:, 1])
+        test = draw_sequences(hmm, 200, 1, rng)
+        tested = monte_carlo_risk(head, test.tokens[:, 0], test.states[:, 1])
         differences.append(tested.mean - risk.excess - np.trace(noise))
         biases.append(risk.bias)
     assert abs(np.mean(differences)) < 3 * np.std(differences) / np.sqrt(len(differences))
@@ -176,12 +178,24 @@ def test_risk_is_invariant_under_rotation_of_the_features():
 
 def test_closed_form_is_the_one_of_the_population():
     hmm, covariance, coefficients, noise = pieces(10)
-    state = hmm.stationary_covariance()
+    state = hmm.initial_covariance
     population = FactorPopulation(hmm.loading, state, 0.36, state @ hmm.transition.T, np.diag(state))
     assert population.noise_trace(10) == pytest.approx(np.trace(noise), rel=1e-11)
     sigma, best = population.dense(10)
     np.testing.assert_allclose(sigma, covariance, rtol=1e-12)
     np.testing.assert_allclose(best @ best.T, coefficients @ coefficients.T, atol=1e-13)
+
+
+def test_read_only_and_strided_features_work_and_stay_as_they_are():
+    features, targets = np.random.default_rng(3).standard_normal((24, 9)), np.ones((12, 2))
+    strided = np.asfortranarray(features)[::2, ::3]
+    for array in (strided, targets):
+        array.flags.writeable = False
+    options = {"noise_trace": 1.0, "mean_targets": targets, "ridge": 0.0, "rtol": RTOL}
+    found = conditional_risk(strided, np.eye(3), np.ones((3, 2)), **options)
+    expected = conditional_risk(features[::2, ::3].copy(), np.eye(3), np.ones((3, 2)), **options)
+    assert found.excess == pytest.approx(expected.excess, rel=1e-12)
+    np.testing.assert_array_equal(strided, features[::2, ::3])
 
 
 X = np.random.default_rng(13).standard_normal((6, 3))

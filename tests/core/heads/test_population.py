@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lab.core.heads.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 from lab.core.hmm.random_models import gaussian_loading, general_transition
+from reference.gaussian_sequences import draw_sequences
 
 NUM_FEATURES, STATE_DIM = 9, 4
 
@@ -24,7 +25,7 @@ def hmm():
 
 def factors(task):
     model = hmm()
-    state = model.stationary_covariance()
+    state = model.initial_covariance
     moved = state @ model.transition.T
     if task == "next token":
         tokens = np.diag(model.loading @ state @ model.loading.T) + 0.36
@@ -110,7 +111,7 @@ def test_wider_models_explain_at_least_as_much_of_the_same_targets(name):
 
 @pytest.mark.parametrize("width", [1, 3, 4, 9])
 def test_very_little_noise_costs_no_digits(width):
-    model, state = hmm(), hmm().stationary_covariance()
+    model, state = hmm(), hmm().initial_covariance
     variances, cross = np.diag(state), state @ model.transition.T
     seen = model.loading[:width]
     # the limit without noise: the projection of the state on what the features tell
@@ -129,9 +130,9 @@ def test_very_little_noise_costs_no_digits(width):
 def test_noise_is_what_regression_on_a_large_sample_leaves(task, width):
     population, model, num = factors(task), hmm(), 60_000
     rng = np.random.default_rng(2)
-    sample = model.sample(num, 1, state_rng=rng, observation_rng=rng, tokens=slice(0, 2))
-    features = sample.observations[:, 0, :width]
-    targets = sample.observations[:, 1, :width] if task == "next token" else sample.states[:, 1]
+    sample = draw_sequences(model, num, 2, rng)
+    features = sample.tokens[:, 0, :width]
+    targets = sample.tokens[:, 1, :width] if task == "next token" else sample.states[:, 1]
     residual = targets - features @ np.linalg.lstsq(features, targets, rcond=None)[0]
     squares = np.sum(residual**2, axis=1)
     # four standard errors; p fitted coefficients take p/n of the noise
@@ -144,7 +145,7 @@ def test_many_outputs_are_reduced_to_at_most_the_latent_dimension(num_outputs, s
     rng = np.random.default_rng(seed)
     cross = rng.standard_normal((STATE_DIM, num_outputs))
     model = hmm()
-    population = FactorPopulation(model.loading, model.stationary_covariance(), 0.36, cross, np.full(num_outputs, 9.0))
+    population = FactorPopulation(model.loading, model.initial_covariance, 0.36, cross, np.full(num_outputs, 9.0))
     known = population.at(7)
     assert known.reduced_cross.shape == (STATE_DIM, min(num_outputs, STATE_DIM))
     np.testing.assert_allclose(known.reduced_cross @ known.reduced_cross.T, cross @ cross.T, atol=1e-12)

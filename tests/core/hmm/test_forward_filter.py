@@ -26,10 +26,10 @@ def random_tokens(vocabulary, num_tokens, num_sequences):
     return torch.from_numpy(np.random.default_rng(1).integers(vocabulary, size=(num_tokens, num_sequences)))
 
 
-def in_torch(*arguments, last_only):
+def in_torch(*arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forward_filter, "_compiled", lambda dtype: None)
-        return forward_filter.forward(*arguments, last_only=last_only)
+        return forward_filter.forward(*arguments)
 
 
 @needs_compiler
@@ -41,32 +41,31 @@ def in_torch(*arguments, last_only):
 def test_compiled_and_torch_agree(num_states, vocabulary, num_tokens, num_sequences, dtype):
     model = tables(num_states, vocabulary, dtype)
     tokens = random_tokens(vocabulary, num_tokens, num_sequences)
-    for last_only in (False, True):
-        found = forward_filter.forward(*model, tokens, last_only=last_only)
-        expected = in_torch(*model, tokens, last_only=last_only)
-        assert found.posteriors.dtype == found.masses.dtype == dtype
-        assert found.posteriors.shape == (num_sequences, 1 if last_only else num_tokens, num_states)
-        torch.testing.assert_close(found.posteriors, expected.posteriors, rtol=0, atol=TOLERANCES[dtype])
-        torch.testing.assert_close(found.masses, expected.masses, rtol=TOLERANCES[dtype] * 10, atol=0)
+    found = forward_filter.forward(*model, tokens)
+    expected = in_torch(*model, tokens)
+    assert found.posterior.dtype == found.masses.dtype == dtype
+    assert found.posterior.shape == (num_sequences, num_states)
+    torch.testing.assert_close(found.posterior, expected.posterior, rtol=0, atol=TOLERANCES[dtype])
+    torch.testing.assert_close(found.masses, expected.masses, rtol=TOLERANCES[dtype] * 10, atol=0)
 
 
 @needs_compiler
 def test_a_sequence_does_not_depend_on_the_others_nor_on_the_threads():
     model = tables(20, 30, torch.float32)
     tokens = random_tokens(30, 40, 300)
-    together = forward_filter.forward(*model, tokens, last_only=True).posteriors
+    together = forward_filter.forward(*model, tokens).posterior
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(forward_filter, "_MIN_WORK_PER_THREAD", 1)
-            threaded = forward_filter.forward(*model, tokens, last_only=True).posteriors
+            threaded = forward_filter.forward(*model, tokens).posterior
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(threaded, together)
     for sequence in (0, 63, 64, 299):
-        alone = forward_filter.forward(*model, tokens[:, sequence : sequence + 1], last_only=True)
-        assert torch.equal(alone.posteriors[0], together[sequence])
+        alone = forward_filter.forward(*model, tokens[:, sequence : sequence + 1])
+        assert torch.equal(alone.posterior[0], together[sequence])
 
 
 @pytest.mark.parametrize("run", [forward_filter.forward, in_torch])
@@ -77,19 +76,19 @@ def test_tokens_of_tiny_probability_are_not_lost(run, dtype):
     emission = torch.tensor([[1.0, tiny], [1.0, 3 * tiny]], dtype=dtype)
     halves = torch.full((2, 2), 0.5, dtype=dtype)
     tokens = torch.tensor([[1, 0], [1, 1], [0, 1]])
-    found = run(torch.tensor([0.0, 1.0], dtype=dtype), halves, emission, tokens, last_only=False)
-    assert found.masses[0, 0].item() == 3 * tiny
-    assert (found.masses > 0).all()
-    assert found.posteriors.isfinite().all()
-    torch.testing.assert_close(found.posteriors[0, 0], torch.tensor([0.0, 1.0], dtype=dtype))
-    torch.testing.assert_close(found.posteriors[0, 2], torch.tensor([0.5, 0.5], dtype=dtype))
+    for length, expected in ((1, [0.0, 1.0]), (3, [0.5, 0.5])):
+        found = run(torch.tensor([0.0, 1.0], dtype=dtype), halves, emission, tokens[:length])
+        assert found.masses[0, 0].item() == 3 * tiny
+        assert (found.masses > 0).all()
+        assert found.posterior.isfinite().all()
+        torch.testing.assert_close(found.posterior[0], torch.tensor(expected, dtype=dtype))
 
 
 @pytest.mark.parametrize("run", [forward_filter.forward, in_torch])
 def test_what_follows_an_impossible_token_is_nan_and_other_sequences_are_unharmed(run):
     emission = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     halves = torch.full((2, 2), 0.5)
-    found = run(halves[0], halves, emission, torch.tensor([[0, 0], [1, 0], [0, 0]]), last_only=False)
+    found = run(halves[0], halves, emission, torch.tensor([[0, 0], [1, 0], [0, 0]]))
     assert found.masses[1, 0].item() == 0
     assert found.masses[2, 0].isnan()
     assert found.masses[:, 1].tolist() == [1.0, 1.0, 1.0]
@@ -110,6 +109,6 @@ def test_registers_of_every_width_compute_the_same(
     monkeypatch.setattr(forward_filter, "_compiled", forward_filter._compiled.__wrapped__)
     for dtype, tolerance in TOLERANCES.items():
         model, tokens = tables(21, 19, dtype), random_tokens(19, 30, 77)
-        found = forward_filter.forward(*model, tokens, last_only=True).posteriors
-        expected = in_torch(*model, tokens, last_only=True).posteriors
+        found = forward_filter.forward(*model, tokens).posterior
+        expected = in_torch(*model, tokens).posterior
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)

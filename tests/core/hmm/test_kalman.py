@@ -1,13 +1,13 @@
-"""The Kalman filter, smoother and likelihood against conditioning of the joint Gaussian law, written out."""
+"""The Kalman filter and smoother against conditioning of the joint Gaussian law, written out."""
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from lab.core.errors import InputError
 from lab.core.hmm.kalman import KalmanFilter
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm, unit_variance_noise
 from lab.core.hmm.random_models import gaussian_loading, general_transition, orthogonal_transition
+from reference.gaussian_sequences import draw_sequences
 
 LENGTH, NUM_SEQUENCES = 5, 4
 
@@ -56,7 +56,7 @@ def conditioned(hmm, tokens, num_seen):
 
 def draw(hmm, length=LENGTH, num_sequences=NUM_SEQUENCES):
     rng = np.random.default_rng(1)
-    return hmm.sample(num_sequences, length, state_rng=rng, observation_rng=rng).observations
+    return draw_sequences(hmm, num_sequences, length, rng).tokens
 
 
 # p < q, p = q, p > q; one of each
@@ -70,30 +70,12 @@ every_size = pytest.mark.parametrize(("state_dim", "num_features"), SIZES)
 def test_filter_equals_conditioning_of_the_joint_gaussian_law(state_dim, num_features, start):
     hmm = make_hmm(state_dim, num_features, start=start)
     tokens = draw(hmm)
-    kalman = KalmanFilter(hmm, LENGTH)
-    filtered = kalman.filter(tokens)
+    longest = KalmanFilter(hmm, LENGTH)
     for t in range(1, LENGTH + 1):
+        kalman = KalmanFilter(hmm, t)
         means, covariance = conditioned(hmm, tokens, t)
-        np.testing.assert_allclose(filtered.means[:, t - 1], means[:, t - 1], atol=1e-10)
-        np.testing.assert_allclose(kalman.filtered_covariance(t), covariance[t - 1, :, t - 1], atol=1e-10)
-        np.testing.assert_allclose(kalman.predicted_covariance(t + 1), covariance[t, :, t], atol=1e-10)
-    np.testing.assert_array_equal(kalman.predicted_covariance(1), hmm.initial_covariance)
-    np.testing.assert_array_equal(kalman.last_state(tokens), filtered.means[:, -1])
-
-
-@every_hmm
-@every_size
-def test_next_state_and_token_are_predicted_with_their_covariances(state_dim, num_features, start):
-    hmm = make_hmm(state_dim, num_features, start=start)
-    tokens = draw(hmm)
-    kalman = KalmanFilter(hmm, LENGTH)
-    means, covariance = conditioned(hmm, tokens, LENGTH)
-    np.testing.assert_allclose(kalman.next_state(tokens), means[:, -1], atol=1e-10)
-    assert kalman.next_state_error == pytest.approx(np.trace(covariance[-1, :, -1]), rel=1e-10)
-    predicted = kalman.next_token(tokens)
-    np.testing.assert_allclose(predicted.means, means[:, -1] @ hmm.loading.T, atol=1e-10)
-    expected = hmm.loading @ covariance[-1, :, -1] @ hmm.loading.T + 0.25 * np.eye(num_features)
-    np.testing.assert_allclose(predicted.covariance, expected, atol=1e-10)
+        np.testing.assert_allclose(kalman.last_state(tokens[:, :t]), means[:, t - 1], atol=1e-10)
+        np.testing.assert_allclose(longest.filtered_covariance(t), covariance[t - 1, :, t - 1], atol=1e-10)
 
 
 @every_hmm
@@ -107,32 +89,22 @@ def test_smoother_equals_conditioning_of_the_joint_gaussian_law(state_dim, num_f
     np.testing.assert_allclose(kalman.smoothed_covariance(), covariance.transpose(0, 2, 1, 3), atol=1e-10)
 
 
-@every_hmm
-@every_size
-def test_likelihood_is_the_density_of_all_tokens(state_dim, num_features, start):
-    hmm = make_hmm(state_dim, num_features, start=start)
-    tokens = draw(hmm)
-    states, see = joint_law(hmm)
-    covariance = see @ states @ see.T + 0.25 * np.eye(see.shape[0])
-    expected = stats.multivariate_normal(cov=(covariance + covariance.T) / 2).logpdf(tokens.reshape(NUM_SEQUENCES, -1))
-    np.testing.assert_allclose(KalmanFilter(hmm, LENGTH).log_likelihood(tokens), expected, rtol=1e-10)
-
-
 def test_prediction_errors_of_simulated_states_have_the_stated_trace():
     hmm = make_hmm(3, 4)
     rng = np.random.default_rng(2)
-    sample = hmm.sample(5000, 8, state_rng=rng, observation_rng=rng)
+    sample = draw_sequences(hmm, 5000, 8, rng)
     kalman = KalmanFilter(hmm, 8)
-    errors = np.sum((kalman.next_state(sample.observations) - sample.states[:, -1]) ** 2, axis=1)
-    assert abs(errors.mean() - kalman.next_state_error) < 4 * errors.std() / np.sqrt(5000)
+    errors = np.sum((kalman.smooth(sample.tokens)[:, -1] - sample.states[:, -1]) ** 2, axis=1)
+    expected = np.trace(kalman.smoothed_covariance()[-1, -1])
+    assert abs(errors.mean() - expected) < 4 * errors.std() / np.sqrt(5000)
 
 
 def test_without_noise_as_many_features_as_states_give_the_state():
     hmm = make_hmm(3, 3, start="stationary", observation_noise=0.0)
     rng = np.random.default_rng(3)
-    sample = hmm.sample(6, LENGTH, state_rng=rng, observation_rng=rng)
+    sample = draw_sequences(hmm, 6, LENGTH, rng)
     kalman = KalmanFilter(hmm, LENGTH)
-    np.testing.assert_allclose(kalman.filter(sample.observations).means, sample.states[:, :-1], atol=1e-10)
+    np.testing.assert_allclose(kalman.last_state(sample.tokens), sample.states[:, -2], atol=1e-10)
     np.testing.assert_allclose(kalman.filtered_covariance(LENGTH), 0.0, atol=1e-12)
 
 
@@ -149,14 +121,14 @@ def test_a_thousand_tokens_reach_the_stationary_gain():
         transition, gaussian_loading(3, 6, np.random.default_rng(5)), unit_variance_noise(transition), 0.1, np.eye(6)
     )
     kalman = KalmanFilter(hmm, 1000)
-    last = kalman.predicted_covariance(1001)
-    np.testing.assert_allclose(last, kalman.predicted_covariance(900), atol=1e-12)
+    np.testing.assert_allclose(kalman.filtered_covariance(1000), kalman.filtered_covariance(900), atol=1e-12)
+    last = transition @ kalman.filtered_covariance(1000) @ transition.T + hmm.state_noise_covariance
     assert np.linalg.eigvalsh(last).min() > 0
     # the Riccati equation, with the textbook's update
     gain = last @ hmm.loading.T @ np.linalg.inv(hmm.loading @ last @ hmm.loading.T + 0.01 * np.eye(3))
     following = transition @ (last - gain @ hmm.loading @ last) @ transition.T + hmm.state_noise_covariance
     np.testing.assert_allclose(following, last, atol=1e-12)
-    assert np.isfinite(kalman.log_likelihood(draw(hmm, length=1000))).all()
+    assert np.isfinite(kalman.last_state(draw(hmm, length=1000))).all()
 
 
 def test_a_width_beyond_the_state_costs_nothing_in_accuracy():
@@ -178,16 +150,14 @@ def test_redundant_features_are_fine_with_noise():
 def test_read_only_strided_and_float32_tokens_work_and_stay_as_they_are():
     hmm = make_hmm(3, 4)
     tokens = draw(hmm)
-    expected = KalmanFilter(hmm, LENGTH).filter(tokens)
+    expected = KalmanFilter(hmm, LENGTH).last_state(tokens)
     strided = np.asfortranarray(np.repeat(tokens, 2, axis=0))[::2]
     strided.flags.writeable = False
-    found = KalmanFilter(hmm, LENGTH).filter(strided)
-    np.testing.assert_allclose(found.means, expected.means, atol=1e-12)
-    np.testing.assert_allclose(found.log_likelihood, expected.log_likelihood, rtol=1e-12)
+    np.testing.assert_allclose(KalmanFilter(hmm, LENGTH).last_state(strided), expected, atol=1e-12)
     np.testing.assert_array_equal(strided, tokens)
-    single = KalmanFilter(hmm, LENGTH).filter(tokens.astype(np.float32))
-    assert single.means.dtype == np.float64
-    np.testing.assert_allclose(single.means, expected.means, atol=1e-5)
+    single = KalmanFilter(hmm, LENGTH).last_state(tokens.astype(np.float32))
+    assert single.dtype == np.float64
+    np.testing.assert_allclose(single, expected, atol=1e-5)
 
 
 def noiseless(loading, *, state_noise=1.0):
@@ -204,13 +174,12 @@ TOKENS = np.ones((2, LENGTH, 4))
     [
         (lambda: KalmanFilter(make_hmm(3, 4), 0), "length=0 must be a whole number of 1 or more; raise it"),
         (
-            lambda: KalmanFilter(make_hmm(3, 4), LENGTH).filter(TOKENS[:, :, :3]),
+            lambda: KalmanFilter(make_hmm(3, 4), LENGTH).last_state(TOKENS[:, :, :3]),
             r"tokens has shape \(2, 5, 3\) but must",
         ),
-        (lambda: KalmanFilter(make_hmm(3, 4), LENGTH).filter(TOKENS[:, :4]), r"tokens has shape \(2, 4, 4\) but must"),
+        (lambda: KalmanFilter(make_hmm(3, 4), LENGTH).smooth(TOKENS[:, :4]), r"tokens has shape \(2, 4, 4\) but must"),
         (lambda: KalmanFilter(make_hmm(3, 4), LENGTH).smooth(TOKENS * np.nan), r"tokens\[0, 0, 0\]=nan must be finite"),
         (lambda: KalmanFilter(make_hmm(3, 4), LENGTH).last_state(TOKENS * 1j), "tokens has dtype complex128 but must"),
-        (lambda: KalmanFilter(make_hmm(3, 4), LENGTH).predicted_covariance(7), "time=7 must be at most 6; build"),
         (lambda: KalmanFilter(make_hmm(3, 4), LENGTH).filtered_covariance(6), "time=6 must be at most 5; build"),
         (lambda: KalmanFilter(make_hmm(3, 4), LENGTH).filtered_covariance(0), "time=0 must be a whole number"),
         # equal rows: the second says nothing, and rounding must not pass for its variance
@@ -222,10 +191,6 @@ TOKENS = np.ones((2, LENGTH, 4))
         (
             lambda: KalmanFilter(noiseless([[1.0, 0.0]], state_noise=0.0), 6),
             "observation_noise=0 leaves the covariance of token 3 given the earlier ones singular; give a positive",
-        ),
-        (
-            lambda: KalmanFilter(noiseless([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), 2).log_likelihood(np.ones((1, 2, 3))),
-            "observation_noise=0 with 3 features of a state in 2 dimensions: tokens have no density; give a positive",
         ),
     ],
 )

@@ -5,7 +5,7 @@ from matplotlib.colors import to_rgb
 
 from lab.core.errors import RunError
 from lab.core.runs.figures import MARKERS, PALETTE, house_style, new_figure, save_figure
-from lab.core.runs.parquet import read_table
+from reference.parquet import read_table
 
 COLUMNS = {"gamma": [0.5, 1.0, 2.0], "curve": ["a", "a", "b"], "risk": [1.0, float("inf"), 0.25]}
 

@@ -19,11 +19,11 @@ from lab.experiments.bench.harness import Missing, Row, Status, measure, wall_cl
 from lab.experiments.bench.ssd_attention import Attention, attention_flops
 from lab.experiments.bench.ssd_cases import SsdCases
 from lab.experiments.bench.ssd_decode import decode_case
+from lab.experiments.bench.ssd_exact import Inputs
 from lab.experiments.bench.ssd_lengths import crossover_length, growth_exponent
 from lab.experiments.bench.ssd_memory import OURS, peak_memory
 from lab.experiments.bench.ssd_peers import Peer
 from lab.experiments.bench.ssd_problem import (
-    Inputs,
     Mode,
     Operator,
     SsdProblem,

@@ -16,12 +16,12 @@ from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
 from lab.core.models.hovle import Hovle
-from lab.core.runs.parquet import read_table
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import DistillConfig, register
 from lab.experiments.distill.job import execute
 from lab.experiments.distill.tasks.picture_questions import picture_questions_tokenizer
 from lab.experiments.distill.teacher import new_teacher, write_teacher
+from reference.parquet import read_table
 
 # keys that make a run take seconds; every stage of it is there
 SMALL = (

@@ -7,6 +7,7 @@ from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 from lab.core.hmm.random_models import gaussian_loading, general_transition
 from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
 from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows
+from reference.gaussian_sequences import draw_sequences
 
 NUM_SEQUENCES, LENGTH = 3, 4
 NUM_ROWS = NUM_SEQUENCES * LENGTH
@@ -24,7 +25,6 @@ def small_hmm(*, observation_noise=0.7, num_features=30, state_dim=5):
     )
 
 
-READOUT = np.random.default_rng(6).standard_normal((7, 5))
 REAL_DECAYS = np.linspace(-0.6, 0.9, 30)
 PLANE_DECAYS, PLANE_ANGLES = np.repeat(np.linspace(0.95, 0.3, 15), 2), np.linspace(0.1, 3.0, 15)
 
@@ -34,9 +34,6 @@ def case(name, length=LENGTH):
     if name == "next state":
         hmm = small_hmm()
         return HmmTokenRows(hmm, length), lambda width: (hmm, np.eye(5))
-    if name == "readout":
-        hmm = small_hmm()
-        return HmmTokenRows(hmm, length, readout=READOUT), lambda width: (hmm, READOUT)
     if name == "real modes":
         matrix = np.diag(REAL_DECAYS)
         rows = ModeTokenRows(REAL_DECAYS, 0.7, length)
@@ -58,14 +55,14 @@ def case(name, length=LENGTH):
     return rows, modes
 
 
-CASES = ["next state", "readout", "real modes", "planes"]
+CASES = ["next state", "real modes", "planes"]
 
 
 def joint_law(hmm, readout, width, length):
     """Covariances of one sequence, written out: tokens, targets with tokens, and targets."""
     loading, size = hmm.loading[:width], hmm.state_dim
     states = np.zeros(((length + 1) * size, (length + 1) * size))
-    stationary = hmm.stationary_covariance()
+    stationary = hmm.initial_covariance
     for t in range(length + 1):
         for s in range(t + 1):
             block = np.linalg.matrix_power(hmm.transition, t - s) @ stationary
@@ -99,8 +96,8 @@ def second_moments(hmm, readout, width):
 
 def draw_features(hmm, seed=7, num_sequences=NUM_SEQUENCES, length=LENGTH):
     rng = np.random.default_rng(seed)
-    sample = hmm.sample(num_sequences, length, state_rng=rng, observation_rng=rng)
-    return sample.observations.reshape(num_sequences * length, -1)
+    sample = draw_sequences(hmm, num_sequences, length, rng)
+    return sample.tokens.reshape(num_sequences * length, -1)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.05])
@@ -155,8 +152,8 @@ def test_risk_is_that_of_heads_fitted_to_simulated_sequences(width):
     rng = np.random.default_rng(9)
     differences = []
     for _ in range(400):
-        sample = hmm.sample(num_sequences, length, state_rng=rng, observation_rng=rng)
-        features = sample.observations.reshape(num_sequences * length, -1)
+        sample = draw_sequences(hmm, num_sequences, length, rng)
+        features = sample.tokens.reshape(num_sequences * length, -1)
         targets = sample.states[:, 1:].reshape(num_sequences * length, -1)
         error = np.linalg.lstsq(features[:, :width], targets, rcond=None)[0] - coefficients
         exact = dependent_risk_given_features(rows, features, [width]).excess[0]
@@ -172,10 +169,10 @@ def test_one_token_a_sequence_gives_the_formulas_of_independent_rows(name, ridge
         hmm = definition(30)[0]
         population = FactorPopulation(
             loading=hmm.loading,
-            latent_covariance=hmm.stationary_covariance(),
+            latent_covariance=hmm.initial_covariance,
             noise_variance=hmm.observation_noise**2,
-            cross=hmm.stationary_covariance() @ hmm.transition.T,
-            target_variances=np.diag(hmm.stationary_covariance()),
+            cross=hmm.initial_covariance @ hmm.transition.T,
+            target_variances=np.diag(hmm.initial_covariance),
         )
     else:
         population = ModePopulation(np.full(30, 1.49), (REAL_DECAYS / 1.49) ** 2, np.ones(30))
@@ -269,7 +266,6 @@ def test_read_only_and_strided_features_work_and_stay_as_they_are():
         (lambda f: dependent_risk_given_features(case("real modes")[0], f * np.nan, [4]), r"features\[0, 0\]=nan"),
         (lambda f: HmmTokenRows(small_hmm(observation_noise=0.0), 4), "observation_noise=0 leaves redundant features"),
         (lambda f: HmmTokenRows(small_hmm(), 0), "length=0"),
-        (lambda f: HmmTokenRows(small_hmm(), 4, readout=np.ones((2, 3))), "readout has shape"),
         (
             lambda f: HmmTokenRows(LinearGaussianHmm(0.5 * np.eye(2), np.eye(2), np.eye(2), 0.1, np.eye(2)), 4),
             "hmm.initial_covariance is not the stationary one",

@@ -15,6 +15,7 @@ from lab.experiments.hmm_risk.config import (
     TaskName,
 )
 from lab.experiments.hmm_risk.grid.expand import expand
+from lab.experiments.hmm_risk.grid.keys import shipped_keys
 from lab.experiments.hmm_risk.job import table_rows
 from lab.experiments.hmm_risk.pool import Workshop, units
 from lab.experiments.hmm_risk.results.report import headline, summary_table
@@ -43,13 +44,16 @@ PROBLEMS: dict[str, dict[str, Any]] = {
 
 def table(**fields: Any) -> list[Row]:
     """What a sweep would record."""
-    common = {
+    common: dict[str, Any] = {
         "num_train": 12,
         "widths": [3, 12, 20],
         "replicates": 2,
         "context_length": 5,
         "population_sequences": 1000,
     }
+    if fields["representation"].name is not RepresentationName.lifted_posterior:
+        # as wide as there are states or tokens, whatever the shipped sizes are
+        common |= {"widths": None, "gammas": shipped_keys()["gammas"]}
     cells = expand(HmmRiskConfig(**common | fields))
     workshop = Workshop(cells)
     return table_rows([row for unit in units(cells) for row in workshop.do(unit)], cells)

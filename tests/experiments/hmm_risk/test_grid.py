@@ -18,6 +18,8 @@ from lab.experiments.hmm_risk.config import (
     Transition,
 )
 from lab.experiments.hmm_risk.grid.expand import expand
+from lab.experiments.hmm_risk.grid.keys import shipped_keys
+from lab.experiments.hmm_risk.heads.logistic import LogisticOptions
 
 
 def modes(**fields: Any) -> LinearGaussianConfig:
@@ -61,7 +63,7 @@ def test_curves_change_nested_keys_only_where_they_say_so() -> None:
 def test_a_posterior_is_as_wide_as_there_are_states_and_has_no_noise() -> None:
     cells = expand(
         config(
-            observation_noise=[0.1, 1.0],
+            gammas=shipped_keys()["gammas"],
             hmm=DiscreteConfig(num_states=[4, 9], num_tokens=7),
             representation=RepresentationConfig(name=RepresentationName.posterior),
             task=TaskConfig(name=TaskName.next_token),
@@ -92,7 +94,15 @@ def test_a_posterior_is_as_wide_as_there_are_states_and_has_no_noise() -> None:
         ({"workers": 0}, ["workers=0"]),
         ({"rank_tolerance": 1.0}, ["rank_tolerance=1.0"]),
         ({"tokens_per_sequence": 7}, ["tokens_per_sequence=7", "num_train=100", "divisor"]),
-        ({"snr": 2}, ["snr=2", "observation_noise"]),
+        ({"tokens_per_sequence": 5, "ridge": [0, "optimal"]}, ["ridge=optimal", "tokens_per_sequence=5", "numbers"]),
+        ({"snr": 2}, ["snr=2", "hmm.loading=identity", "leave it out"]),
+        ({"representation": RepresentationConfig(window=3)}, ["representation.window=3", "context_window"]),
+        ({"hmm": modes(), "context_length": 3}, ["context_length=3", "hmm.loading=gaussian"]),
+        ({"tokens_per_sequence": 5, "num_test": 100}, ["num_test=100", "independent rows"]),
+        ({"curves": {"a": {"task": {"decay": 1.5}}, "b": {}}}, ["curves.a", "task.decay=1.5", "task=downstream_label"]),
+        ({"population_sequences": 5000}, ["population_sequences=5000", "discrete HMMs"]),
+        ({"hmm": LinearGaussianConfig(lowest_eigenvalue=0.2)}, ["hmm.lowest_eigenvalue=0.2", "symmetric"]),
+        ({"head": LogisticOptions()}, ["head=logistic", "downstream_label", "head=linear"]),
         ({"hmm": modes(), "snr": 50}, ["snr=50", "at most"]),
         ({"hmm": None}, ["hmm is missing"]),
         ({"hmm": DiscreteConfig()}, ["representation=last_token", "posterior"]),
@@ -114,6 +124,16 @@ def test_a_posterior_is_as_wide_as_there_are_states_and_has_no_noise() -> None:
         ({"curves": {"a": {"nope": 1}}}, ["curves.a", "nope"]),
         ({"curves": {"a": 3}}, ["curves.a=3"]),
         ({"figures": ["pie"]}, ["figures=pie", "excess_risk"]),
+        ({"figures": ["downstream"]}, ["figures=downstream", "accuracy", "prediction_risk"]),
+        (
+            {
+                "figures": ["dependence"],
+                "gammas": shipped_keys()["gammas"],
+                "hmm": DiscreteConfig(),
+                "representation": RepresentationConfig(name=RepresentationName.posterior),
+            },
+            ["figures=dependence", "theory_independent_rows"],
+        ),
     ],
 )
 def test_a_combination_without_a_problem_is_refused(fields: dict[str, Any], words: list[str]) -> None:

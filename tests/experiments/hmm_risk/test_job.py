@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from lab.core.runs.parquet import read_table
 from lab.experiments.hmm_risk.config import HmmRiskConfig, LinearGaussianConfig, Loading
 from lab.experiments.hmm_risk.grid.expand import expand
 from lab.experiments.hmm_risk.job import recorded_units, table_rows
 from lab.experiments.hmm_risk.pool import Unit, Workshop, do_all, units
+from reference.parquet import read_table
 
 Row = dict[str, Any]
 Lab = Callable[..., Any]

@@ -20,7 +20,7 @@ from lab.experiments.hmm_risk.config import (
 )
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.grid.expand import expand
-from lab.experiments.hmm_risk.pool import build_problem
+from lab.experiments.hmm_risk.pool import build_problem, build_work
 
 NUM_ROWS = 60_000
 
@@ -107,6 +107,21 @@ def test_a_wider_grid_leaves_the_first_features_as_they_were(name: str) -> None:
     narrow = build_problem(cell_of(**fields)).rows("train", 3, 20)
     wide = build_problem(cell_of(**fields, widths=[4, 8, 30])).rows("train", 3, 20)
     np.testing.assert_array_equal(wide.features[:, :8], narrow.features[:, :8])
+
+
+def test_dependent_rows_have_risk_and_theory_at_every_ridge() -> None:
+    fields = {"num_train": 60, "widths": [20, 60, 120], "tokens_per_sequence": 6, "ridge": [0.0, 0.3]}
+    work = build_work(cell_of(hmm=MODES, snr=5, **fields))
+    theory = {(row["width"], row["ridge"]): row["theory_excess_risk"] for row in work.theory()}
+    measured: dict[tuple[int, str], list[float]] = {}
+    for replicate in range(20):
+        for row in work.measure(replicate):
+            measured.setdefault((row["width"], row["ridge"]), []).append(row["bias"] + row["variance"])
+    assert theory.keys() == measured.keys() == {(width, ridge) for width in (20, 60, 120) for ridge in ("0", "0.3")}
+    for width in (20, 60, 120):
+        # the standard error is 1 to 2 %
+        assert np.mean(measured[width, "0.3"]) == pytest.approx(theory[width, "0.3"], rel=0.05)
+    assert np.mean(measured[60, "0"]) > 10 * np.mean(measured[60, "0.3"])
 
 
 def kalman_cell(*, state_dim: int, context_length: int) -> Cell:

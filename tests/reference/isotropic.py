@@ -6,16 +6,12 @@ misspecified model. `signal` is ‖B‖² = tr B'Sigma B, `noise_trace` is tr Si
 their quotient.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
-
-from lab.core.errors import InputError
 
 Values = float | Sequence[float] | Float64[ndarray, "..."]
 
@@ -39,25 +35,6 @@ class IsotropicRisk(NamedTuple):
         return np.asarray(self.misspecification + self.bias + self.variance)
 
 
-@dataclass(frozen=True, slots=True)
-class Landmarks:
-    """Where the minimum-norm excess risk R(γ) of a well-specified head turns.
-
-    R(0) = 0, and R rises on (0, 1) with slope noise_trace/(1 - γ)²: it is lowest at model size zero, whatever the SNR.
-
-    Attributes:
-        null_risk: the excess risk of predicting zero, and R at infinity.
-        crossing: γ < 1 above which R exceeds the null risk, SNR/(1 + SNR).
-        best_above: γ > 1 of the local minimum, √SNR/(√SNR - 1); infinite for SNR ≤ 1, where R falls all the way.
-        risk_above: R there: noise_trace (2 √SNR - 1), or the null risk for SNR ≤ 1.
-    """
-
-    null_risk: float
-    crossing: float
-    best_above: float
-    risk_above: float
-
-
 def isotropic_risk(
     gamma: Values,
     *,
@@ -72,19 +49,9 @@ def isotropic_risk(
     and signal (1 - 1/γ); at γ = 1 the variance is infinite. With λ > 0 the bias is signal λ² m' and the variance
     noise_trace γ (m - λ m'), m(z) the Stieltjes transform of the Marchenko-Pastur law and m' its derivative at z = -λ.
     What the head does not see, (1 - kept) signal, stays as misspecification and acts as noise.
-
-    Raises:
-        InputError: if γ is not positive and finite, kept is not in [0, 1], or another argument is negative or not
-            finite.
     """
     arguments = (gamma, signal, noise_trace, ridge, kept)
     g, r2, s2, lam, k = np.broadcast_arrays(*(np.asarray(argument, dtype=np.float64) for argument in arguments))
-    _check("gamma", g, positive=True)
-    for name, values in (("signal", r2), ("noise_trace", s2), ("ridge", lam), ("kept", k)):
-        _check(name, values)
-    # a running sum of shares may end a rounding error above 1
-    if np.any(k > 1 + 1e-9):
-        raise InputError(f"kept={np.max(k)} is a fraction of the signal; expected at most 1")
     unseen = np.maximum(1 - k, 0.0) * r2
     seen, noise = r2 - unseen, s2 + unseen
     # With v the transform of the n x n Gram matrix: m' = m (1 + γ m) / root, m - λ m' = λ m v / root. As λ vanishes, λ
@@ -104,40 +71,6 @@ def isotropic_optimal_ridge(*, gamma: float, signal: float, noise_trace: float) 
     """The ridge strength of lowest risk, λ* = γ/SNR, and the excess risk there, noise_trace γ m(-λ*).
 
     The risk is finite at γ = 1 and rises with γ throughout: no peak.
-
-    Raises:
-        InputError: as `isotropic_risk`, and if there is no signal, for then the strength is infinite.
     """
-    for name, value in (("gamma", gamma), ("signal", signal)):
-        _check(name, np.array(value), positive=True)
-    _check("noise_trace", np.array(noise_trace))
     strength = noise_trace * gamma / signal
     return strength, float(isotropic_risk(gamma, signal=signal, noise_trace=noise_trace, ridge=strength).excess)
-
-
-def landmarks(*, signal: float, noise_trace: float) -> Landmarks:
-    """Turning points of the minimum-norm excess risk.
-
-    Raises:
-        InputError: if the signal is negative, or the noise trace not positive: without noise there is no peak.
-    """
-    _check("signal", np.array(signal))
-    _check("noise_trace", np.array(noise_trace), positive=True)
-    snr = signal / noise_trace
-    crossing = snr / (1 + snr)
-    if snr <= 1:
-        return Landmarks(null_risk=signal, crossing=crossing, best_above=math.inf, risk_above=signal)
-    amplitude = math.sqrt(snr)
-    return Landmarks(
-        null_risk=signal,
-        crossing=crossing,
-        best_above=amplitude / (amplitude - 1),
-        risk_above=noise_trace * (2 * amplitude - 1),
-    )
-
-
-def _check(name: str, values: Float64[ndarray, "..."], *, positive: bool = False) -> None:
-    wrong = ~np.isfinite(values) | (values <= 0 if positive else values < 0)
-    if np.any(wrong):
-        expected = "positive" if positive else "at least 0"
-        raise InputError(f"{name}={values[wrong].flat[0]} must be finite and {expected}")

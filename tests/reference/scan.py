@@ -1,19 +1,19 @@
-"""Associative scans: all prefixes x_1 o x_2 o ... o x_t of a sequence in a logarithmic number of batched steps.
+"""The forward filter of a discrete HMM as an associative scan: all prefixes of x_1 o .. o x_T in log2(T) batched steps.
 
-Two operators are here. Scalar decay, h_t = a_t h_{t-1} + b_t, carries state-space models from one chunk of a sequence
-to the next. Row-normalised matrices with log masses make the forward filter of a hidden Markov model a scan.
+An element is a matrix p(h_t, x_t | h_{t-1}), its rows normalised and their log masses kept beside it. Shares the
+definition with `DiscreteHmm` and no code.
 """
 
-# Letters: S states, V tokens.
+# Letters: S states, N sequences, T tokens.
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.core.errors import InputError
+from lab.core.hmm.discrete import DiscreteHmm
 
 Elements = tuple[Tensor, ...]
 
@@ -34,14 +34,8 @@ def associative_scan(
 
     Returns:
         y_1 .. y_T, like `elements`.
-
-    Raises:
-        InputError: for no tensors, an empty sequence, or tensors that differ in length.
     """
-    lengths = {tensor.shape[dim] for tensor in elements}
-    if len(lengths) != 1 or 0 in lengths:
-        raise InputError(f"elements have lengths {sorted(lengths)} along dim={dim}; give tensors of one length above 0")
-    (length,) = lengths
+    length = elements[0].shape[dim]
     if length == 1:
         return elements
 
@@ -64,29 +58,26 @@ def associative_scan(
     return tuple(_interleave(even, odd, dim) for even, odd in zip(even_prefixes, odd_prefixes, strict=True))
 
 
-def combine_decay(earlier: Elements, later: Elements) -> Elements:
-    """(a, b) then (a', b') is (a a', a' b + b'): the map h -> a h + b followed by h -> a' h + b'."""
-    (decay, value), (later_decay, later_value) = earlier, later
-    return decay * later_decay, later_decay * value + later_value
+class Filtered(NamedTuple):
+    """Result of the filter.
 
-
-def linear_recurrence(decay: Float[Tensor, "..."], values: Float[Tensor, "..."], *, dim: int) -> Float[Tensor, "..."]:
-    """h_t = a_t h_{t-1} + b_t from h_0 = 0, for all t.
-
-    Args:
-        decay: a_t; as many axes as `values`, of length 1 where one decay serves all.
-        values: b_t.
-        dim: axis of time.
-
-    Raises:
-        InputError: if the numbers of axes or the lengths differ, or the sequence is empty.
+    Attributes:
+        probs: p(h_t | x_1 .. x_t).
+        log_likelihood: log p(x_1 .. x_T) in nats; -inf for an impossible sequence.
     """
-    if decay.ndim != values.ndim:
-        raise InputError(
-            f"decay has {decay.ndim} axes but values have {values.ndim}; give decay axes of length 1 where it is shared"
-        )
-    _, states = associative_scan(combine_decay, (decay, values), dim)
-    return states
+
+    probs: Float[Tensor, "N T S"]
+    log_likelihood: Float[Tensor, " N"]
+
+
+def filter_by_scan(hmm: DiscreteHmm, tokens: Int[Tensor, "N T"]) -> Filtered:
+    """Posteriors of every token, by a scan over matrices of size S x S."""
+    likelihoods = hmm.emission.T[tokens.T.long()]
+    # the product of all matrices up to t has p(h_t, x_1 .. x_t) in every row
+    matrices = hmm.transition * likelihoods[:, :, None, :]
+    matrices[0] = (hmm.initial * likelihoods[0])[:, None, :]
+    probs, log_mass = associative_scan(combine_matrices, tuple(scale_rows(matrices)), dim=0)
+    return Filtered(probs[:, :, 0].transpose(0, 1), log_mass[-1, :, 0, 0])
 
 
 class ScaledMatrices(NamedTuple):

@@ -1,0 +1,5 @@
+"""Bias and variance, one panel each."""
+
+from lab.experiments.hmm_risk.results.panels import Panel, panels
+
+FIGURE = panels(Panel("bias", "bias"), Panel("variance", "variance"))

@@ -1,0 +1,5 @@
+"""Excess over the best head on the full model's features."""
+
+from lab.experiments.hmm_risk.results.panels import Panel, panels
+
+FIGURE = panels(Panel("fixed_problem_excess", "excess over the full head", top="sweet spot"))

@@ -1,0 +1,5 @@
+"""Total prediction risk against gamma."""
+
+from lab.experiments.hmm_risk.results.panels import TOTAL_RISK, panels
+
+FIGURE = panels(TOTAL_RISK)

@@ -1,0 +1,49 @@
+"""From rows of a table to curves: means, standard errors and quantiles against values worked out by hand."""
+
+import math
+from typing import Any
+
+import pytest
+
+from lab.experiments.hmm_risk.results.summary import curves
+
+
+def row(width: int, replicate: int, risk: float | None, **fields: Any) -> dict[str, Any]:
+    return {
+        "label": "",
+        "ridge": "0",
+        "num_train": 10,
+        "width": width,
+        "gamma": width / 10,
+        "context_length": 1,
+        "replicate": replicate,
+        "snr": 2.0,
+        "noise_floor": 0.5,
+        "null_risk": 1.5,
+        "gaussian_reference": False,
+        "theory_excess_risk": 2.0,
+        "excess_risk": risk,
+    } | fields
+
+
+def test_standard_errors_divide_by_one_less_than_the_number_of_draws() -> None:
+    # squares of the distances from the mean 3: 4 + 1 + 0 + 9 = 14; 14 / 3 / 4 is the variance of the mean
+    (curve,) = curves([row(2, replicate, risk) for replicate, risk in enumerate((1.0, 2.0, 3.0, 6.0))])
+    assert curve.mean["excess_risk"].tolist() == [3.0]
+    assert curve.standard_error["excess_risk"][0] == pytest.approx(math.sqrt(14 / 3 / 4), rel=1e-14)
+    assert curve.median["excess_risk"].tolist() == [2.5]
+    # linear interpolation between order statistics: 1 + 0.3 (2 - 1) and 3 + 0.7 (6 - 3)
+    assert curve.low["excess_risk"][0] == pytest.approx(1.3, rel=1e-14)
+    assert curve.high["excess_risk"][0] == pytest.approx(5.1, rel=1e-14)
+
+
+def test_points_are_ordered_by_width_and_gaps_are_taken_where_there_is_a_mean() -> None:
+    rows = [row(width, replicate, float(width)) for width in (20, 2, 10) for replicate in (0, 1)]
+    (curve,) = curves(rows)
+    assert curve.x["width"].tolist() == [2, 10, 20]
+    # within three rows of p = n the mean is infinite
+    assert curve.has_mean.tolist() == [True, False, True]
+    gap = curve.gap("excess_risk", "excess_risk")
+    assert gap[[0, 2]].tolist() == [0.0, 9.0]
+    assert math.isnan(gap[1])
+    assert curve.null_excess.tolist() == [1.0, 1.0, 1.0]
