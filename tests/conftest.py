@@ -71,7 +71,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch  # noqa: PLC0415
 
     from lab.core.mixers.rotary import RotaryConfig  # noqa: PLC0415
-    from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig  # noqa: PLC0415
+    from lab.core.models.config import DecoderConfig, PixelShuffle, VisionConfig  # noqa: PLC0415
+    from lab.core.models.hovle.config import HovleConfig  # noqa: PLC0415
     from lab.experiments.distill.tasks.picture_questions import picture_questions_tokenizer  # noqa: PLC0415
     from lab.experiments.distill.teacher import new_teacher, write_teacher  # noqa: PLC0415
 

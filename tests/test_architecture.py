@@ -180,11 +180,32 @@ def test_a_mixer_is_named_in_its_own_file_alone() -> None:
     def named(path: Path) -> list[str]:
         names = {node.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Name)}
         names |= {name.rpartition(".")[2] for name in imported(tree_of(path))}
-        own = in_models if name_of(path).startswith(("core/models/", "experiments/distill/baselines")) else set()
+        own = in_models if name_of(path).startswith("core/models/") else set()
         return sorted(names & set(classes) - shared - own)
 
     outside = [path for path in MODULES if not name_of(path).startswith(("core/mixers/", "experiments/bench/"))]
     assert offenders(outside, named) == []
+
+
+def test_a_family_of_models_is_named_in_its_own_folder_alone() -> None:
+    folders = {path.parent for path in MODULES if path.parent.parent == ROOT / "core" / "models"}
+    classes = {
+        node.name
+        for path in MODULES
+        if path.parent in folders
+        for node in tree_of(path).body
+        if isinstance(node, ast.ClassDef)
+    }
+    assert {"Hovle", "HovleConfig", "LlamaConfig"} <= classes
+    modules = tuple(f"lab.core.models.{folder.name}" for folder in folders)
+
+    def named(path: Path) -> list[str]:
+        others = tuple(module for module in modules if path.parent.name != module.rpartition(".")[2])
+        names = {node.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Name)} & classes
+        foreign = {name for name in imported(tree_of(path)) if is_within(name, others)}
+        return sorted(foreign if path.parent in folders else foreign | names)
+
+    assert offenders(MODULES, named) == []
 
 
 def test_configurations_name_no_code_outside_hydra() -> None:

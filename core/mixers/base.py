@@ -50,6 +50,7 @@ class AttentionTraits:
         qk_norm_eps: of the RMSNorm of each query and key head; None without one.
         rotary: position embedding of queries and keys; None without one.
         window: tokens that a query sees, its own included; None for all before it.
+        other: what else it has that no mixer carries on, in words, in the attention of one family; None for nothing.
     """
 
     WORDS: ClassVar[dict[str, str]] = {
@@ -65,15 +66,21 @@ class AttentionTraits:
     qk_norm_eps: float | None = None
     rotary: Rotary | None = None
     window: int | None = None
+    other: str | None = None
+
+    def words(self, name: str) -> str:
+        """What errors call one of `names`."""
+        return self.WORDS[name] if self.other is None or name != "other" else self.other
 
     def names(self) -> frozenset[str]:
-        """The keys of `WORDS` that this attention has."""
+        """The traits that this attention has: keys of `WORDS`, and `other`."""
         has = {
             "qkv_bias": self.qkv_bias,
             "output_bias": self.output_bias,
             "qk_norm": self.qk_norm_eps is not None,
             "rotary": self.rotary is not None,
             "window": self.window is not None,
+            "other": self.other is not None,
         }
         return frozenset(name for name, is_there in has.items() if is_there)
 

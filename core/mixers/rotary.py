@@ -222,11 +222,16 @@ def attention_factor(config: RotaryConfig) -> float:
     if config.attention_factor is not None:
         return config.attention_factor
     if config.kind is RotaryKind.yarn:
-        return 0.1 * math.log(config.factor) + 1
+        return yarn_scale(config.factor)
     if config.kind is RotaryKind.longrope:
         assert config.original_length is not None, "RotaryConfig checks it"
         return math.sqrt(1 + math.log(config.factor) / math.log(config.original_length))
     return 1.0
+
+
+def yarn_scale(factor: float, weight: float = 1.0) -> float:
+    """0.1 w ln(factor) + 1, by which YaRN multiplies cosines and sines."""
+    return 0.1 * weight * math.log(factor) + 1
 
 
 def _kept_by_llama3(frequencies: Float[Tensor, " Q_half"], config: RotaryConfig) -> Float[Tensor, " Q_half"]:

@@ -87,6 +87,7 @@ class SoftmaxAttention(Mixer):
             raise ConfigError(f"window={window} must be 1 or more; null lets every token be seen")
         self.rotary = rotary
         self.window = window
+        self._narrowed: tuple[int, int] | None = None
         num_rows = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
         self.wqkv = nn.Linear(shape.hidden_size, num_rows, bias=qkv_bias)
         self.wo = nn.Linear(shape.num_heads * shape.head_dim, shape.hidden_size, bias=output_bias)
@@ -98,7 +99,13 @@ class SoftmaxAttention(Mixer):
         """The attention's weighted means of values."""
         num_tokens = u.shape[1]
         q, k, v = self._project(u, self._angles(0, num_tokens, length=num_tokens, like=u))
-        return _attend(q, k, v, window=self.window)
+        if self._narrowed is None:
+            return _attend(q, k, v, window=self.window)
+        last, num_first = self._narrowed
+        mask = visible(num_tokens, last=last, num_first=num_first)
+        if self.window is not None:
+            mask &= visible(num_tokens, last=self.window, num_first=0)
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask.to(u.device), enable_gqa=True)
 
     def output(self, heads: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
         """The projection W_o of the concatenated heads."""
@@ -106,6 +113,7 @@ class SoftmaxAttention(Mixer):
 
     def allocate_state(self, batch_size: int, *, max_length: int) -> KvState:
         """An empty cache of keys and values: 2 G P numbers a token, for W tokens at most."""
+        assert self._narrowed is None, "a narrowed attention is not decoded"
         num_slots = max_length if self.window is None else min(max_length, self.window)
         size = (batch_size, self.shape.num_kv_heads, num_slots, self.shape.head_dim)
         keys, values = self.wo.weight.new_zeros(size), self.wo.weight.new_zeros(size)
@@ -179,6 +187,18 @@ class SoftmaxAttention(Mixer):
         return Projections(q.transpose(1, 2), k.transpose(1, 2), by_group[..., -1, :].transpose(1, 2))
 
 
+def narrow_attention(mixer: Mixer, *, last: int, num_first: int) -> None:
+    """Let the queries of an attention see the last and the first tokens only: whole sequences can then be computed.
+
+    Args:
+        mixer: softmax attention; a window that it has is kept.
+        last: tokens that a query sees, its own among them.
+        num_first: first tokens that it sees too, the attention sinks (Xiao et al., arXiv 2309.17453).
+    """
+    assert isinstance(mixer, SoftmaxAttention), "a teacher has no other"
+    mixer._narrowed = last, num_first
+
+
 def _attend(
     q: Float[Tensor, "B H T P"], keys: Float[Tensor, "B G S P"], values: Float[Tensor, "B G S P"], *, window: int | None
 ) -> Float[Tensor, "B H T P"]:
@@ -206,16 +226,16 @@ def _attend_in_blocks(
     for begin in range(0, q.shape[2], size):
         stop = min(begin + size, q.shape[2])
         low, high = max(0, first + begin - window + 1), first + stop
-        mask = _in_window(stop - begin, high - low, window).to(q.device)
+        mask = visible(high - low, last=window, num_first=0)[-(stop - begin) :].to(q.device)
         block = keys[:, :, low:high], values[:, :, low:high]
         blocks.append(scaled_dot_product_attention(q[:, :, begin:stop], *block, attn_mask=mask, enable_gqa=True))
     return torch.cat(blocks, dim=2)
 
 
-def _in_window(num_queries: int, num_keys: int, window: int) -> Bool[Tensor, "T S"]:
-    """Whether each of the last T of S tokens sees each of them."""
-    distance = torch.arange(num_keys - num_queries, num_keys)[:, None] - torch.arange(num_keys)[None, :]
-    return (distance >= 0) & (distance < window)
+def visible(num_tokens: int, *, last: int, num_first: int) -> Bool[Tensor, "T T"]:
+    """Whether query t (row) sees key s (column): the last tokens, its own among them, and the first ones."""
+    t, s = torch.arange(num_tokens)[:, None], torch.arange(num_tokens)[None, :]
+    return (s <= t) & ((t - s < last) | (s < num_first))
 
 
 def unpack_qkv(packed: Float[Tensor, "R ..."], shape: MixerShape) -> Projections:

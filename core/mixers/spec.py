@@ -70,8 +70,7 @@ class MixerSpec:
         for name in sorted(traits.names() - self.takes):
             able = [spec.kind for spec in mixers().values() if name in spec.takes]
             fix = f"choose student/mixer={' or '.join(able)}" if able else "choose another teacher"
-            trait = AttentionTraits.WORDS[name]
-            raise ConfigError(f"{where} has {trait}, which student/mixer={self.kind} would drop; {fix}")
+            raise ConfigError(f"{where} has {traits.words(name)}, which student/mixer={self.kind} would drop; {fix}")
 
 
 @cache

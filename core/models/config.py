@@ -1,7 +1,12 @@
-"""The architecture of a model: every number that its mathematics depends on, and nothing else."""
+"""The architecture of a model: every number that its mathematics depends on, and nothing else.
+
+A family of models describes its architectures by a dataclass that is a `ModelConfig`: a decoder by a subclass of
+`DecoderConfig`, anything else by its parts.
+"""
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from lab.core.errors import ConfigError
 from lab.core.mixers.base import MixerShape
@@ -15,9 +20,31 @@ class PixelShuffle(Enum):
     post = "post"
 
 
+@runtime_checkable
+class ModelConfig(Protocol):
+    """The architecture of a model of any family: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def vision(self) -> "VisionConfig | None":
+        """How images are read; None for a model of text only."""
+        ...
+
+    @property
+    def decoders(self) -> "tuple[DecoderConfig, ...]":
+        """The stacks of layers, in the order of computation; the last one has the output head."""
+        ...
+
+
+def max_length(config: ModelConfig) -> int:
+    """Tokens of the longest sequence that a model was trained on."""
+    return min(decoder.rotary.max_length for decoder in config.decoders)
+
+
 @dataclass(kw_only=True, slots=True)
 class DecoderConfig:
-    """A stack of pre-norm decoder layers: grouped-query attention and SwiGLU."""
+    """A stack of decoder layers, and the embeddings and output head around it."""
 
     num_layers: int
     hidden_size: int
@@ -56,10 +83,22 @@ class DecoderConfig:
             raise ConfigError(f"window={self.window} must be 1 or more; null lets every token be seen")
         if self.window is None and self.windowed_layers:
             raise ConfigError(f"windowed_layers={self.windowed_layers} need a window")
+        if self.windowed_layers is not None and set(self.windowed_layers) == set(range(self.num_layers)):
+            # one way of saying it: architectures are compared
+            self.windowed_layers = None
         for name in ("windowed_layers", "layers_without_rotary"):
             for index in getattr(self, name) or ():
                 if not 0 <= index < self.num_layers:
                     raise ConfigError(f"{name} holds {index} but layers are 0 to {self.num_layers - 1}")
+
+    @property
+    def vision(self) -> None:
+        """None: a decoder reads text only."""
+
+    @property
+    def decoders(self) -> "tuple[DecoderConfig, ...]":
+        """The only stack."""
+        return (self,)
 
     def window_of(self, layer: int) -> int | None:
         """The window of a layer; None if its queries see every token before them."""
@@ -98,6 +137,11 @@ class VisionConfig:
             )
 
     @property
+    def reads_every_patch(self) -> bool:
+        """Whether the first layers read one token a patch (`Inputs.hd_tokens`), more than the last ones."""
+        return self.pixel_shuffle is PixelShuffle.post
+
+    @property
     def patches_per_side(self) -> int:
         """Patches along a side of a tile of `image_size`."""
         return self.image_size // self.patch_size
@@ -106,21 +150,3 @@ class VisionConfig:
     def tokens_per_tile(self) -> int:
         """Image tokens of a tile of `image_size` in the LLM."""
         return (self.patches_per_side // self.shuffle_factor) ** 2
-
-
-@dataclass(kw_only=True, slots=True)
-class HovleConfig:
-    """HoVLE (arXiv 2412.16158): patches and text through a holistic embedding, then through a language model."""
-
-    vision: VisionConfig
-    embedding: DecoderConfig
-    llm: DecoderConfig
-
-    def __post_init__(self) -> None:
-        for name in ("hidden_size", "vocab_size"):
-            ours, theirs = getattr(self.embedding, name), getattr(self.llm, name)
-            if ours != theirs:
-                raise ConfigError(f"embedding.{name}={ours} must be llm.{name}={theirs}")
-
-
-ModelConfig = HovleConfig | DecoderConfig

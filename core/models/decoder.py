@@ -17,7 +17,7 @@ from lab.core.mixers.base import Mixer, MixerState
 from lab.core.mixers.norm import RmsNorm
 from lab.core.mixers.rotary import Rotary
 from lab.core.mixers.softmax import SoftmaxAttention
-from lab.core.models.config import DecoderConfig
+from lab.core.models.config import DecoderConfig, ModelConfig
 from lab.core.models.decoding_state import DecodingState
 
 Observe = Callable[[int, Tensor, Tensor], bool]
@@ -176,7 +176,23 @@ class Inputs:
 
 
 class LanguageModel(nn.Module, ABC):
-    """Tokens, and images where the model has eyes, to scores of the next token."""
+    """Tokens, and images where the architecture has `vision`, to scores of the next token.
+
+    Attributes:
+        config: the architecture; its type says of which family the model is.
+    """
+
+    config: ModelConfig
+
+    @property
+    @abstractmethod
+    def input_embedding(self) -> nn.Embedding:
+        """The embeddings of the tokens that the first layer reads."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights that no stage trains."""
+        return self.input_embedding.weight.dtype
 
     @abstractmethod
     def mixer_layers(self) -> list[MixerLayer]:
@@ -230,6 +246,10 @@ class LanguageModel(nn.Module, ABC):
             max_length: room for `Inputs.tokens`.
             hd_max_length: room for `Inputs.hd_tokens`, where the model reads them.
         """
+
+    def layer_lengths(self, inputs: Inputs) -> list[int]:
+        """The number of tokens of `inputs` that each layer reads."""
+        return [inputs.tokens.shape[1]] * len(self.mixer_layers())
 
 
 def numbered(stacks: Sequence[tuple[str, DecoderStack]]) -> list[MixerLayer]:

@@ -12,7 +12,6 @@ from torch import Tensor
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.decoding_state import DecodingState
-from lab.core.models.hovle import Hovle
 from lab.core.tokenizer import Tokenizer
 
 # what a decoder of bytes writes for a letter that is not complete
@@ -119,7 +118,7 @@ def longest_answer(model: LanguageModel, prompt: Inputs) -> int | None:
         InputError: if the prompt alone is too long.
     """
     rooms = []
-    for layer, length in zip(model.mixer_layers(), _lengths(model, prompt), strict=True):
+    for layer, length in zip(model.mixer_layers(), model.layer_lengths(prompt), strict=True):
         longest = layer.layer.mixer.longest
         if longest is None:
             continue
@@ -164,12 +163,3 @@ class TextStream:
 @torch.no_grad()
 def _next_logits(model: LanguageModel, inputs: Inputs, state: DecodingState) -> Float[Tensor, " V"]:
     return model.logits(model.hidden(inputs, state)[:, -1:])[0, 0]
-
-
-def _lengths(model: LanguageModel, prompt: Inputs) -> list[int]:
-    """Tokens of the prompt that each layer reads."""
-    num_layers, num_embedding = len(model.mixer_layers()), 0
-    hd_tokens = prompt.tokens if prompt.hd_tokens is None else prompt.hd_tokens
-    if isinstance(model, Hovle):
-        num_embedding = len(model.embedding.layers)
-    return [hd_tokens.shape[1]] * num_embedding + [prompt.tokens.shape[1]] * (num_layers - num_embedding)

@@ -1,20 +1,22 @@
-"""Public config.json files: read into an architecture, and written from one.
+"""Public config.json files: the parts that families share, read and written.
 
 Public files carry dozens of keys that have nothing to do with the mathematics; they are ignored. A key that would
 change the mathematics in a way that is not implemented here is refused by name.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lab.core.errors import CheckpointError, ConfigError
-from lab.core.mixers.rotary import RotaryConfig, RotaryKind
-from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
+from lab.core.models.config import DecoderConfig
 
 Json = Mapping[str, Any]
+Config = TypeVar("Config", bound=DecoderConfig)
+
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def load_json(path: Path) -> Json:
@@ -34,153 +36,50 @@ def load_json(path: Path) -> Json:
     return content
 
 
-def read_hovle(content: Json) -> HovleConfig:
-    """HoVLE, as released and in its HD variant.
-
-    Raises:
-        ConfigError: naming the key that is missing, of a wrong type or not implemented, and its value.
-    """
-    top = _Section(content)
-    embedding, llm = top.section("embedding_config"), top.section("llm_config")
-    top.accept_only(normalize_encoder_output=False, quantization_config=None)
-    embedding.accept_only(
-        hidden_act="silu", attention_bias=False, mlp_bias=False, use_ls=False, use_pixel_shuffle_proj=True
-    )
-    embedding.accept_only(special_token_maps={}, layers_block_type=None)
-    llm.accept_only(hidden_act="silu", bias=False, layers_block_type=None)
-    image_size, ratio = embedding.whole("image_size"), embedding.number("downsample_ratio")
-    if not 0 < ratio <= 1 or abs(1 / ratio - round(1 / ratio)) > 1e-6:
-        raise ConfigError(f"embedding_config.downsample_ratio={ratio:g} must be 1, 1/2, 1/3 and so on")
-    # the outer keys count the image tokens of a prompt, the inner ones make them
-    top.accept_only(force_image_size=image_size, downsample_ratio=ratio)
-    embedding.accept_only(llm_hidden_size=llm.whole("hidden_size"))
-    location = embedding.content.get("pixel_shuffle_loc", "pre")
-    if location not in PixelShuffle.__members__:
-        raise ConfigError(f"embedding_config.pixel_shuffle_loc={location} must be pre or post")
-    return HovleConfig(
-        vision=VisionConfig(
-            image_size=image_size,
-            patch_size=embedding.whole("patch_size"),
-            num_channels=embedding.whole("num_channels"),
-            shuffle_factor=round(1 / ratio),
-            pixel_shuffle=PixelShuffle[location],
-            image_token_id=embedding.whole("img_context_token_id", at_least=0),
-        ),
-        embedding=_read_decoder(embedding, vocab_size=embedding.whole("llm_vocab_size")),
-        llm=_read_decoder(llm, vocab_size=llm.whole("vocab_size")),
-    )
-
-
-def read_llama(content: Json) -> DecoderConfig:
-    """A decoder of Llama's family: Llama, SmolLM2 and, with biases on queries, keys and values, Qwen2.
-
-    Raises:
-        ConfigError: naming the key that is missing, of a wrong type or not implemented, and its value.
-    """
-    top = _Section(content)
-    top.accept_only(hidden_act="silu", attention_bias=False, mlp_bias=False)
-    top.accept_only(use_sliding_window=False, quantization_config=None)
-    for i, layer_type in enumerate(content.get("layer_types") or ()):
-        if layer_type != "full_attention":
-            raise ConfigError(f"layer_types[{i}]={layer_type} is not implemented, only full_attention")
-    return _read_decoder(
-        top,
-        vocab_size=top.whole("vocab_size"),
-        qkv_bias=content["model_type"] == "qwen2",
-        tie_output=bool(content.get("tie_word_embeddings", False)),
-    )
-
-
-def hovle_json(config: HovleConfig) -> dict[str, Any]:
-    """A config.json that describes `config`: `read_hovle` gives it back."""
-    vision = config.vision
-    tiles = {"image_size": vision.image_size, "downsample_ratio": 1 / vision.shuffle_factor}
-    embedding = {
-        "model_type": "holistic_embedding",
-        "patch_size": vision.patch_size,
-        "num_channels": vision.num_channels,
-        "pixel_shuffle_loc": vision.pixel_shuffle.value,
-        "img_context_token_id": vision.image_token_id,
-        "llm_vocab_size": config.embedding.vocab_size,
-        "llm_hidden_size": config.llm.hidden_size,
-        "use_pixel_shuffle_proj": True,
-        "use_ls": False,
-        "special_token_maps": {},
-        "attention_bias": False,
-    }
-    llm = {
-        "model_type": "internlm2",
-        "architectures": ["InternLM2ForCausalLM"],
-        "vocab_size": config.llm.vocab_size,
-        "bias": False,
-        "tie_word_embeddings": False,
-    }
-    return {
-        "model_type": "internvl_chat",
-        "force_image_size": vision.image_size,
-        "downsample_ratio": tiles["downsample_ratio"],
-        "normalize_encoder_output": False,
-        "template": "internlm2-chat",
-        "embedding_config": embedding | tiles | _decoder_json(config.embedding),
-        "llm_config": llm | _decoder_json(config.llm),
-    }
-
-
-def llama_json(config: DecoderConfig) -> dict[str, Any]:
-    """A config.json that describes `config`: `read_llama` gives it back."""
-    return {
-        "model_type": "qwen2" if config.qkv_bias else "llama",
-        "architectures": ["Qwen2ForCausalLM" if config.qkv_bias else "LlamaForCausalLM"],
-        "vocab_size": config.vocab_size,
-        "head_dim": config.head_dim,
-        "tie_word_embeddings": config.tie_output,
-        **_decoder_json(config),
-    }
-
-
-def _decoder_json(config: DecoderConfig) -> dict[str, Any]:
-    rotary = config.rotary
-    is_scaled = rotary.kind is not RotaryKind.plain
-    return {
-        "num_hidden_layers": config.num_layers,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.rms_norm_eps,
-        "max_position_embeddings": rotary.max_length,
-        "rope_theta": rotary.theta,
-        "rope_scaling": {"type": rotary.kind.value, "factor": rotary.factor} if is_scaled else None,
-    }
-
-
 @dataclass(frozen=True, slots=True)
-class _Section:
+class Section:
     """An object of a config.json; errors give the full name of a key."""
 
     content: Json
     prefix: str = ""
 
-    def section(self, key: str) -> "_Section":
+    def section(self, key: str) -> "Section":
+        """An object in this one."""
         value = self.content.get(key)
         if not isinstance(value, dict):
             raise ConfigError(f"{self.prefix}{key}={value} must be an object")
-        return _Section(value, f"{self.prefix}{key}.")
+        return Section(value, f"{self.prefix}{key}.")
 
-    def whole(self, key: str, *, at_least: int = 1) -> int:
-        value = self.content.get(key)
+    def whole(self, key: str, *, at_least: int = 1, default: int | None = None) -> int:
+        """A whole number."""
+        value = self._value(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
             raise ConfigError(f"{self.prefix}{key}={value} must be a whole number of {at_least} or more")
         return value
 
-    def number(self, key: str) -> float:
-        value = self.content.get(key)
+    def number(self, key: str, *, default: float | None = None) -> float:
+        """A number above 0."""
+        value = self._value(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
             raise ConfigError(f"{self.prefix}{key}={value} must be a number above 0")
         return float(value)
 
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        """True or false."""
+        value = self._value(key, default)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{self.prefix}{key}={value} must be true or false")
+        return value
+
+    def listed(self, key: str, *, length: int) -> list[Any]:
+        """A list of so many values."""
+        value = self.content.get(key)
+        if not isinstance(value, list) or len(value) != length:
+            raise ConfigError(f"{self.prefix}{key}={value} must be a list of {length}")
+        return value
+
     def has(self, key: str) -> bool:
+        """Whether the key is there and not null."""
         return self.content.get(key) is not None
 
     def accept_only(self, **implemented: object) -> None:
@@ -190,51 +89,135 @@ class _Section:
                 only = "without it" if value is None else f"only {value}"
                 raise ConfigError(f"{self.prefix}{key}={self.content[key]} is not implemented, {only}")
 
+    def _value(self, key: str, default: object) -> Any:
+        value = self.content.get(key)
+        return default if value is None else value
 
-def _read_decoder(
-    section: _Section, *, vocab_size: int, qkv_bias: bool = False, tie_output: bool = False
-) -> DecoderConfig:
+
+def read_text(kind: type[Config], content: Json, *, tie_output: bool = False, **more: Any) -> Config:
+    """The architecture of a decoder of text whose config.json has Llama's keys.
+
+    Args:
+        kind: of the family.
+        content: of config.json.
+        tie_output: where `tie_word_embeddings` is absent.
+        more: what the family has besides: fields of `kind`.
+
+    Raises:
+        ConfigError: naming the key that is missing, of a wrong type or not implemented, and its value.
+    """
+    top = Section(content)
+    top.accept_only(hidden_act="silu", quantization_config=None)
+    tied = top.flag("tie_word_embeddings", default=tie_output)
+    return kind(**({"vocab_size": top.whole("vocab_size"), "tie_output": tied} | decoder_fields(top) | more))
+
+
+def decoder_fields(section: Section) -> dict[str, Any]:
+    """The fields of `DecoderConfig` that every family calls by the same names, but for the rotary embedding's.
+
+    Raises:
+        ConfigError: as `read_text`.
+    """
     hidden_size, num_heads = section.whole("hidden_size"), section.whole("num_attention_heads")
     if not section.has("head_dim") and hidden_size % num_heads:
         raise ConfigError(
             f"{section.prefix}hidden_size={hidden_size} must be a multiple of num_attention_heads={num_heads}"
         )
-    num_kv_heads = section.whole("num_key_value_heads") if section.has("num_key_value_heads") else num_heads
+    num_kv_heads = section.whole("num_key_value_heads", default=num_heads)
     if num_heads % num_kv_heads:
         raise ConfigError(
             f"{section.prefix}num_attention_heads={num_heads} must be a multiple of num_key_value_heads={num_kv_heads}"
         )
-    return DecoderConfig(
-        num_layers=section.whole("num_hidden_layers"),
-        hidden_size=hidden_size,
-        intermediate_size=section.whole("intermediate_size"),
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=section.whole("head_dim") if section.has("head_dim") else hidden_size // num_heads,
-        vocab_size=vocab_size,
-        rms_norm_eps=section.number("rms_norm_eps"),
-        rotary=_read_rotary(section),
-        qkv_bias=qkv_bias,
-        tie_output=tie_output,
-    )
+    return {
+        "num_layers": section.whole("num_hidden_layers"),
+        "hidden_size": hidden_size,
+        "intermediate_size": section.whole("intermediate_size"),
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "head_dim": section.whole("head_dim", default=hidden_size // num_heads),
+        "rms_norm_eps": section.number("rms_norm_eps"),
+    }
 
 
-def _read_rotary(section: _Section) -> RotaryConfig:
-    """rope_theta beside rope_scaling, or both in rope_parameters as transformers 5 writes them."""
-    section.accept_only(partial_rotary_factor=1)
-    name = "rope_parameters" if section.has("rope_parameters") else "rope_scaling"
-    scaling = section.section(name) if section.has(name) else _Section({}, f"{section.prefix}{name}.")
-    for key in scaling.content.keys() - {"type", "rope_type", "factor", "rope_theta"}:
-        scaling.accept_only(**{key: None})
-    kinds = {"default": RotaryKind.plain, "linear": RotaryKind.linear, "dynamic": RotaryKind.dynamic}
-    kind = scaling.content.get("rope_type") or scaling.content.get("type") or "default"
-    if kind not in kinds:
-        raise ConfigError(f"{scaling.prefix}type={kind} is not implemented, only {', '.join(kinds)}")
-    theta_section = scaling if scaling.has("rope_theta") else section
-    return RotaryConfig(
-        # files of the first Llama leave it out
-        theta=theta_section.number("rope_theta") if theta_section.has("rope_theta") else 10000.0,
-        max_length=section.whole("max_position_embeddings"),
-        kind=kinds[kind],
-        factor=1.0 if kind == "default" else scaling.number("factor"),
-    )
+def text_json(config: DecoderConfig, *, model_type: str, model_class: str) -> dict[str, Any]:
+    """The keys of a config.json that `read_text` reads, but for the rotary embedding's.
+
+    Args:
+        config: the architecture.
+        model_type: of the family.
+        model_class: of transformers.
+    """
+    return {
+        "model_type": model_type,
+        "architectures": [model_class],
+        "vocab_size": config.vocab_size,
+        "head_dim": config.head_dim,
+        "tie_word_embeddings": config.tie_output,
+        **decoder_json(config),
+    }
+
+
+def decoder_json(config: DecoderConfig) -> dict[str, Any]:
+    """The keys that `decoder_fields` reads."""
+    return {
+        "num_hidden_layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.rms_norm_eps,
+    }
+
+
+def read_windows(section: Section, *, window: int | None, if_unlisted: Iterable[int]) -> dict[str, Any]:
+    """The fields of `DecoderConfig` that say which layers have a sliding window.
+
+    Args:
+        section: with `layer_types`, or without.
+        window: tokens that a query sees in such a layer; None where the file has none.
+        if_unlisted: layers that have it where there is no `layer_types`.
+
+    Raises:
+        ConfigError: if `layer_types` holds a kind of layer that is not implemented, or a window that is not given.
+    """
+    num_layers = section.whole("num_hidden_layers")
+    layers = list(if_unlisted)
+    if section.has("layer_types"):
+        types = section.listed("layer_types", length=num_layers)
+        for i, layer_type in enumerate(types):
+            if layer_type not in (FULL, SLIDING):
+                raise ConfigError(f"layer_types[{i}]={layer_type} is not implemented, only {FULL} and {SLIDING}")
+            if layer_type == SLIDING and window is None:
+                raise ConfigError(f"layer_types[{i}]={layer_type} needs sliding_window and use_sliding_window=true")
+        layers = [i for i, layer_type in enumerate(types) if layer_type == SLIDING]
+    return {"window": window, "windowed_layers": layers} if window is not None and layers else {}
+
+
+def read_qwen_windows(top: Section) -> dict[str, Any]:
+    """`read_windows` for Qwen2 and Qwen3: without `layer_types`, the layers from `max_window_layers` on."""
+    window = top.whole("sliding_window", default=4096) if top.flag("use_sliding_window") else None
+    first = top.whole("max_window_layers", at_least=0, default=28)
+    return read_windows(top, window=window, if_unlisted=range(first, top.whole("num_hidden_layers")))
+
+
+def windows_json(config: DecoderConfig) -> dict[str, Any]:
+    """The keys that Qwen2, Qwen3 and SmolLM3 say their windows by; the inverse of `read_windows`."""
+    return {
+        "use_sliding_window": config.window is not None,
+        "sliding_window": config.window,
+        "layer_types": [FULL if config.window_of(i) is None else SLIDING for i in range(config.num_layers)],
+    }
+
+
+def refuse_windows(section: Section) -> None:
+    """Refuse a sliding window where a family has none.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    section.accept_only(use_sliding_window=False)
+    types: Sequence[object] = section.content.get("layer_types") or ()
+    for i, layer_type in enumerate(types):
+        if layer_type != FULL:
+            raise ConfigError(f"layer_types[{i}]={layer_type} is not implemented, only {FULL}")

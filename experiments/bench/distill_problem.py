@@ -4,10 +4,10 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, partial
 from importlib.resources import files
-from typing import cast
+from typing import Any, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -16,9 +16,10 @@ from torch import Tensor
 from lab.core.data.batch import Batch
 from lab.core.data.chat_template import IGNORED
 from lab.core.hydra_schema import to_typed
-from lab.core.models.config import HovleConfig
+from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.families import build_random
+from lab.core.models.families import TeacherConfig, build_random
+from lab.core.models.spec import families
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.bench.distill_recipe import RecipeStep, Scan, in_chunks
 from lab.experiments.bench.ssd_problem import largest_difference
@@ -130,10 +131,13 @@ class Exact:
 
 def _of_tokens(setting: StepSetting) -> tuple[LanguageModel, Batch]:
     """Layers of the language model alone."""
-    widths = _architecture(setting.teacher).llm
-    config = replace(widths, num_layers=setting.num_layers, vocab_size=_VOCAB_SIZE)
+    widths = _architecture(setting.teacher).decoders[-1]
+    values = {field.name: getattr(widths, field.name) for field in fields(widths)}
+    # any family of text has these layers
+    decoder = families()["llama"].config
+    config = decoder(**(values | {"num_layers": setting.num_layers, "vocab_size": _VOCAB_SIZE}))
     generator = Seeds(0).torch("bench distill")
-    teacher = build_random(config, device=_CPU, dtype=torch.float32, generator=generator, std=config.hidden_size**-0.5)
+    teacher = build_random(config, device=_CPU, dtype=torch.float32, generator=generator, std=widths.hidden_size**-0.5)
     ids = torch.randint(_VOCAB_SIZE, (setting.batch_size, setting.num_tokens or 1), generator=generator)
     lengths = torch.full((setting.batch_size,), ids.shape[1])
     no_tiles = torch.empty(0, 3, 1, 1)
@@ -143,7 +147,7 @@ def _of_tokens(setting: StepSetting) -> tuple[LanguageModel, Batch]:
 
 def _of_pictures(setting: StepSetting) -> tuple[LanguageModel, Batch]:
     """The whole teacher, on the first prompts of its training."""
-    config = _architecture(setting.teacher)
+    config: Any = _architecture(setting.teacher)
     config = replace(config, llm=replace(config.llm, num_layers=setting.num_layers))
     prompt = PromptConfig()
     tokenizer = picture_questions_tokenizer(prompt.system)
@@ -153,8 +157,12 @@ def _of_pictures(setting: StepSetting) -> tuple[LanguageModel, Batch]:
     return teacher.requires_grad_(False).eval(), batch
 
 
-def _architecture(teacher: str) -> HovleConfig:
+def _architecture(teacher: str) -> ModelConfig:
     """What conf/teacher says."""
-    text = files("lab.conf").joinpath("teacher", f"{teacher}.yaml").read_text()
-    schema = OmegaConf.structured(HovleConfig)
-    return to_typed(cast(DictConfig, OmegaConf.merge(schema, OmegaConf.create(text).hovle)), HovleConfig)
+    text = OmegaConf.create(files("lab.conf").joinpath("teacher", f"{teacher}.yaml").read_text())
+    assert isinstance(text, DictConfig), "the file is a mapping"
+    del text["defaults"]
+    merged = OmegaConf.merge(OmegaConf.structured(TeacherConfig), text)
+    architecture = to_typed(cast(DictConfig, merged), TeacherConfig).architecture
+    assert architecture is not None, "the file gives one"
+    return architecture

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from lab.core.data.batch import Batch
 from lab.core.data.prompt_format import PromptFormat
 from lab.core.data.source_spec import SourceRequest
 from lab.core.data.stream import SPLITS, FiniteSource, Source, Stream
-from lab.core.data.tokenizers import load_tokenizer
 from lab.core.errors import ConfigError
-from lab.core.models.config import HovleConfig, ModelConfig
+from lab.core.models.config import ModelConfig, max_length
+from lab.core.models.folder import ModelFolder
 from lab.core.runs.random_streams import Seeds
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data_sources import DataConfig, data_sources
@@ -55,12 +54,12 @@ class Data:
         Raises:
             ConfigError: if the model cannot read them.
         """
-        if prompt.max_length is not None and prompt.max_length > longest_of(architecture):
+        if prompt.max_length is not None and prompt.max_length > max_length(architecture):
             raise ConfigError(
-                f"prompt.max_length={prompt.max_length}: the teacher was trained on at most {longest_of(architecture)} "
+                f"prompt.max_length={prompt.max_length}: the teacher was trained on at most {max_length(architecture)} "
                 "tokens; lower it"
             )
-        if config.source.has_images and not isinstance(architecture, HovleConfig):
+        if config.source.has_images and architecture.vision is None:
             others = [kind for kind, source in data_sources().items() if not source.has_images]
             raise ConfigError(
                 f"data={config.source.kind} shows images but the teacher reads text only; choose "
@@ -68,7 +67,7 @@ class Data:
             )
         self._config = config
         self._tokenizer = tokenizer
-        self._max_length = prompt.max_length or longest_of(architecture)
+        self._max_length = prompt.max_length or max_length(architecture)
         self._seeds = Seeds(seed)
         self._prompt_format = prompt_format(prompt, architecture)
 
@@ -140,9 +139,9 @@ class HeldOut:
 
 def prompt_format(prompt: PromptConfig, architecture: ModelConfig) -> PromptFormat:
     """How prompts are written for a model; a text-only model has no use for the sizes of tiles."""
-    if not isinstance(architecture, HovleConfig):
-        return PromptFormat(system=prompt.system, max_tiles=prompt.max_tiles)
     vision = architecture.vision
+    if vision is None:
+        return PromptFormat(system=prompt.system, max_tiles=prompt.max_tiles)
     return PromptFormat(
         system=prompt.system,
         image_size=vision.image_size,
@@ -153,13 +152,7 @@ def prompt_format(prompt: PromptConfig, architecture: ModelConfig) -> PromptForm
     )
 
 
-def longest_of(architecture: ModelConfig) -> int:
-    """Tokens of the longest sequence that a model was trained on."""
-    decoders = (architecture.embedding, architecture.llm) if isinstance(architecture, HovleConfig) else (architecture,)
-    return min(decoder.rotary.max_length for decoder in decoders)
-
-
-def tokenizer_of(path: Path | None, prompt: PromptConfig, data: DataConfig | None) -> Tokenizer:
+def tokenizer_of(folder: ModelFolder | None, prompt: PromptConfig, data: DataConfig | None) -> Tokenizer:
     """The tokenizer in a teacher's folder, or in its GGUF file; without either, the words of a task that ships.
 
     Raises:
@@ -167,8 +160,8 @@ def tokenizer_of(path: Path | None, prompt: PromptConfig, data: DataConfig | Non
         CheckpointError: if there is none in the folder, or it cannot be read.
         ConfigError: if there is neither a folder nor a task with words.
     """
-    if path is not None:
-        return load_tokenizer(path)
+    if folder is not None:
+        return folder.tokenizer()
     task = None if data is None else data.source.task
     if task is None:
         raise ConfigError("teacher.path is null, and the data bring no vocabulary; give the folder of a teacher")

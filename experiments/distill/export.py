@@ -11,13 +11,14 @@ from lab.core.data.public_tokenizers import GgufTokenizer
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import CheckpointError
 from lab.core.models.decoder import LanguageModel
+from lab.core.models.folder import PROMPT, Kind
 from lab.core.models.student_format import block_type, write_student
 from lab.core.runs.atomic_files import refuse_unwritable
 from lab.experiments.distill.data import tokenizer_of
 from lab.experiments.distill.load import load_finished
-from lab.experiments.distill.opened import PROMPT, kept_of
+from lab.experiments.distill.opened import kept_of
 from lab.experiments.distill.sources import RecordedRun, StudentSelector, choose_node, find_recorded
-from lab.experiments.distill.teacher import folder_of
+from lab.experiments.distill.teacher import open_teacher
 
 
 def main(run_name: str, folder: Path, selector: StudentSelector) -> str:
@@ -49,13 +50,14 @@ def main(run_name: str, folder: Path, selector: StudentSelector) -> str:
 
 
 def _write(folder: Path, student: LanguageModel, run: RecordedRun) -> None:
-    teacher_folder = folder_of(run.config.teacher)
-    is_folder = teacher_folder is not None and teacher_folder.is_dir()
+    # the one that the student was loaded with
+    teacher = open_teacher(run.config.teacher, device=torch.device("cpu"), seed=run.config.seed).folder
+    is_folder = teacher is not None and teacher.kind is not Kind.gguf
     with ExitStack() as stack:
         carried: list[Path] = []
         if not is_folder:
             # random weights were given the words of a task that ships; a GGUF file holds its own
-            tokenizer = tokenizer_of(teacher_folder, run.config.prompt, run.config.data)
+            tokenizer = tokenizer_of(teacher, run.config.prompt, run.config.data)
             assert isinstance(tokenizer, WordTokenizer | GgufTokenizer), "those that are not files of a folder"
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             tokenizer.write(scratch)
@@ -63,7 +65,7 @@ def _write(folder: Path, student: LanguageModel, run: RecordedRun) -> None:
         write_student(
             folder,
             student,
-            teacher_folder=teacher_folder if is_folder else None,
+            teacher=teacher if is_folder else None,
             carried=carried,
             more={PROMPT: kept_of(run.config.prompt)},
         )

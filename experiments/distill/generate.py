@@ -13,7 +13,7 @@ import torch
 from lab.core.errors import ConfigError
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.decoding_state import DecodingState
-from lab.core.models.families import Precision
+from lab.core.models.folder import Precision
 from lab.core.models.generation import SamplingConfig, TextStream, allocate, generate, longest_answer
 from lab.core.runs.atomic_files import refuse_unwritable, write_atomically
 from lab.core.runs.random_streams import Seeds

@@ -10,10 +10,10 @@ import torch
 
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import to_typed
-from lab.core.models.config import HovleConfig, ModelConfig, PixelShuffle
+from lab.core.mixers.spec import mixer_like
+from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.hovle import Hovle
-from lab.core.models.llama import Llama
+from lab.core.models.spec import build
 from lab.core.operators.backends import resolve
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
@@ -28,7 +28,7 @@ from lab.experiments.distill.pipeline import RunContext, work_on_students, work_
 from lab.experiments.distill.placement import softmax_layers
 from lab.experiments.distill.sources import find_source, source_checkpoint
 from lab.experiments.distill.stage_graph import nodes, students
-from lab.experiments.distill.teacher import device_of, digest, folder_of, load_teacher, new_teacher
+from lab.experiments.distill.teacher import device_of, digest, new_teacher, open_teacher
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -94,25 +94,25 @@ def _context(config: DistillConfig) -> RunContext:
     """Teacher and data of a run, read and checked."""
     device = device_of(config.device)
     if config.stage == TEACHER:
-        task = config.data.source.task
-        if not isinstance(config.teacher.hovle, HovleConfig) or task is None:
+        task, given = config.data.source.task, config.teacher.architecture
+        if given is None or given.vision is None or task is None:
             tasks = [kind for kind, source in data_sources().items() if source.task is not None]
             raise ConfigError(
-                f"stage=teacher trains HoVLE on a task with its own vocabulary: choose data={' or '.join(tasks)}, and "
-                "a teacher whose architecture is given, such as teacher=hovle_tiny"
+                "stage=teacher trains a vision-language model on a task with its own vocabulary: choose "
+                f"data={' or '.join(tasks)}, and a teacher whose architecture is given, such as teacher=hovle_tiny"
             )
         words = task.tokenizer(config.prompt.system)
         tokenizer: Tokenizer = words
         teacher: LanguageModel = new_teacher(
-            config.teacher.hovle, words, damped=config.teacher.damped, device=device, seed=config.seed
+            given, words, damped=config.teacher.damped, device=device, seed=config.seed
         )
-        architecture: ModelConfig = config.teacher.hovle
+        architecture: ModelConfig = given
     else:
-        teacher = load_teacher(config.teacher, device=device, seed=config.seed)
-        assert isinstance(teacher, Hovle | Llama), "the families that there are"
-        architecture = teacher.config
-        tokenizer = tokenizer_of(folder_of(config.teacher), config.prompt, config.data)
-        _check_students(config, architecture, num_layers=len(teacher.mixer_layers()))
+        opened = open_teacher(config.teacher, device=device, seed=config.seed)
+        architecture = opened.architecture
+        _check_students(config, architecture)
+        tokenizer = tokenizer_of(opened.folder, config.prompt, config.data)
+        teacher = opened.model
         _backends(config, device)
     data = Data(config.data, config.prompt, architecture, tokenizer, seed=config.seed)
     # a file that is missing, broken, or holds nothing of use, is found before anything is written
@@ -122,10 +122,14 @@ def _context(config: DistillConfig) -> RunContext:
     return RunContext(config, teacher, data, tokenizer, device)
 
 
-def _check_students(config: DistillConfig, architecture: ModelConfig, *, num_layers: int) -> None:
-    is_hd = isinstance(architecture, HovleConfig) and architecture.vision.pixel_shuffle is PixelShuffle.post
+def _check_students(config: DistillConfig, architecture: ModelConfig) -> None:
+    """Refuse students that this teacher cannot have, before its weights are read."""
+    is_hd = architecture.vision is not None and architecture.vision.reads_every_patch
+    layers = build(architecture).mixer_layers()
     for node in nodes(students(config)):
-        softmax_layers(node.student.hybrid, num_layers)
+        softmax_layers(node.student.hybrid, len(layers))
+        for layer in layers:
+            mixer_like(layer.layer.mixer, node.student.mixer, where=f"the teacher's {layer.name}")
         if node.recipe is not None and node.stage < 3 and is_hd and node.recipe.loss_mask is LossMask.answers:
             raise ConfigError(
                 f"stage_{node.stage}.loss_mask=answers: with pixel shuffle `post` the first layers read patches, among "

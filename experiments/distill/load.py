@@ -6,7 +6,7 @@ import torch
 
 from lab.core.errors import CheckpointError
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.student_format import is_checkpoint, load_student
+from lab.core.models.folder import ModelFolder
 from lab.core.runs.random_streams import Seeds
 from lab.core.train.state import load_tensors, read_meta
 from lab.experiments.distill.placement import softmax_layers
@@ -42,8 +42,9 @@ def student_of(
         for layer in student.converted_layers():
             layer.layer.mixer.float()
     kept = _kept(node, len(student.mixer_layers()))
-    if source is not None and is_checkpoint(source):
-        _copy_exported(source, student, teacher, node, kept)
+    exported = None if source is None else ModelFolder.find(source)
+    if exported is not None:
+        _copy_exported(exported, student, teacher, node, kept)
         source = None
     # checkpoints before the first hybrid stage hold every layer, later ones those that were trained
     if source is not None and int(read_meta(source).get("stage", 0)) < HYBRID_FROM:
@@ -86,11 +87,11 @@ def _load(path: Path, student: LanguageModel, teacher_digest: str) -> None:
 
 
 def _copy_exported(
-    folder: Path, student: LanguageModel, teacher: LanguageModel, node: StageNode, kept: tuple[int, ...]
+    folder: ModelFolder, student: LanguageModel, teacher: LanguageModel, node: StageNode, kept: tuple[int, ...]
 ) -> None:
     """Give a student, linear in every layer, the tensors of an exported folder; layers that stay softmax need none."""
     weight = next(teacher.parameters())
-    theirs = load_student(folder, device=weight.device, dtype=weight.dtype).state_dict()
+    theirs = folder.load(device=weight.device, dtype=weight.dtype).state_dict()
     own = own_tensors(student)
     skipped = tuple(f"{layer.name}.mixer." for layer in student.mixer_layers() if layer.index in kept)
     for name, tensor in student.state_dict().items():
@@ -98,12 +99,14 @@ def _copy_exported(
             continue
         if name not in theirs or theirs[name].shape != tensor.shape:
             raise CheckpointError(
-                f"from_run={folder} has no {name} of shape {tuple(tensor.shape)}: it is another model, or has "
+                f"from_run={folder.path} has no {name} of shape {tuple(tensor.shape)}: it is another model, or has "
                 f"attention or another mixer in a layer that stage={node.stage} needs as {node.student.mixer.kind}; "
                 "choose another student"
             )
         if name not in own and not theirs[name].equal(tensor):
-            raise CheckpointError(f"from_run={folder}: {name} is not the teacher's; choose a student of this teacher")
+            raise CheckpointError(
+                f"from_run={folder.path}: {name} is not the teacher's; choose a student of this teacher"
+            )
     with torch.no_grad():
         for name, tensor in own.items():
             if not name.startswith(skipped):

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from lab.core.data.batch import Batch
 from lab.core.data.chat_template import IGNORED
-from lab.core.models.config import PixelShuffle
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.hovle import Hovle
 
 
 class LossMask(Enum):
@@ -32,7 +30,8 @@ def hidden_states(model: LanguageModel, batch: Batch) -> Float[Tensor, "B T D"]:
 
 def inputs_of(model: LanguageModel, batch: Batch) -> Inputs:
     """A batch as a model reads it."""
-    reads_every_patch = isinstance(model, Hovle) and model.config.vision.pixel_shuffle is PixelShuffle.post
+    vision = model.config.vision
+    reads_every_patch = vision is not None and vision.reads_every_patch
     return Inputs(
         tokens=batch.llm_ids,
         pixel_values=batch.pixel_values if len(batch.pixel_values) else None,

@@ -1,6 +1,5 @@
 """Models by the names that users have for them: a run, a checkpoint folder of a teacher or a student, `shipped`."""
 
-import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,21 +14,16 @@ from lab.core.data.prompt_format import TURN_END
 from lab.core.data.tiling import cut_tiles, load_image, normalize
 from lab.core.errors import CheckpointError, ConfigError, InputError, RunError
 from lab.core.models.checkpoint import CONFIG
-from lab.core.models.config import HovleConfig, PixelShuffle
+from lab.core.models.config import PixelShuffle
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.families import Precision, TeacherConfig, load
-from lab.core.models.hf_config import Json, load_json
-from lab.core.models.hovle import Hovle
-from lab.core.models.llama import Llama
-from lab.core.models.student_format import is_checkpoint, is_student, load_student
+from lab.core.models.folder import PROMPT, ModelFolder, Precision
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data import PromptConfig, prompt_format, tokenizer_of
 from lab.experiments.distill.load import load_finished
 from lab.experiments.distill.sources import StudentSelector, choose_node, find_recorded
-from lab.experiments.distill.teacher import SHIPPED, folder_of
+from lab.experiments.distill.teacher import SHIPPED, SHIPPED_FOLDER, open_teacher
 
-# key of an exported config.json: how prompts were written in training
-PROMPT = "prompt"
+# keys of an exported config.json that say how prompts were written in training
 _KEPT = ("system", "max_tiles")
 
 
@@ -60,9 +54,8 @@ class OpenedModel:
         Raises:
             InputError: if an image cannot be read, marks and images do not match, or the model cannot read them.
         """
-        assert isinstance(self.model, Hovle | Llama), "the families that there are"
         architecture = self.model.config
-        if images and (is_raw or not isinstance(architecture, HovleConfig)):
+        if images and (is_raw or architecture.vision is None):
             why = "a raw prompt is text only" if is_raw else "this model reads text only"
             raise InputError(f"image={images[0]}: {why}; leave the images out")
         device = next(self.model.parameters()).device
@@ -107,13 +100,12 @@ def open_model(
         RunError: if there is no such run, or nothing in it is finished.
     """
     path = Path(name)
-    if name == SHIPPED or path.suffix == ".gguf" or is_checkpoint(path):
+    folder = ModelFolder(SHIPPED_FOLDER) if name == SHIPPED else ModelFolder.find(path)
+    if folder is not None:
         if not selector.is_any:
             raise ConfigError(
                 f"{name} is no run: stage, variant and replicate choose among a run's students; drop them"
             )
-        folder = folder_of(TeacherConfig(path=name))
-        assert folder is not None, "a path is given"
         return _open_folder(folder, device=device, precision=precision, prompt=None)
     if os.sep in name and not path.is_dir():
         raise CheckpointError(
@@ -124,12 +116,14 @@ def open_model(
     if run.teacher_folder is not None:
         if not run.teacher_folder.exists():
             raise RunError(f"{run.folder} has no finished teacher; `lab distill resume={run.folder.name}` goes on")
-        return _open_folder(run.teacher_folder, device=device, precision=precision, prompt=prompt)
+        folder = ModelFolder(run.teacher_folder)
+        return _open_folder(folder, device=device, precision=precision, prompt=prompt)
     model = load_finished(run, choose_node(run, selector), device=device)
-    folder = folder_of(run.config.teacher)
+    # the one that the student was loaded with
+    folder = open_teacher(run.config.teacher, device=device, seed=run.config.seed).folder
     tokenizer = tokenizer_of(folder, prompt, run.config.data)
-    dtype = (precision or run.config.teacher.precision).dtype
-    return OpenedModel(model.to(dtype), tokenizer, prompt, _stop_ids(folder, tokenizer))
+    stop_ids = frozenset({tokenizer.id_of(TURN_END)}) if folder is None else folder.stop_ids(tokenizer)
+    return OpenedModel(model.to((precision or run.config.teacher.precision).dtype), tokenizer, prompt, stop_ids)
 
 
 def kept_of(prompt: PromptConfig) -> dict[str, Any]:
@@ -138,51 +132,19 @@ def kept_of(prompt: PromptConfig) -> dict[str, Any]:
 
 
 def _open_folder(
-    path: Path, *, device: torch.device, precision: Precision | None, prompt: PromptConfig | None
+    folder: ModelFolder, *, device: torch.device, precision: Precision | None, prompt: PromptConfig | None
 ) -> OpenedModel:
-    is_file = path.suffix == ".gguf"
-    if is_file and not path.is_file():
-        raise CheckpointError(f"{path} is missing; give a GGUF file")
-    content = {} if is_file else load_json(path / CONFIG)
-    dtype = (precision or _stored_precision(content)).dtype
-    prompt = _kept_prompt(content, path) if prompt is None else prompt
+    prompt = _kept_prompt(folder) if prompt is None else prompt
     # the small file first: without it the large ones are of no use
-    tokenizer = tokenizer_of(path, prompt, None)
-    if not is_file and is_student(path):
-        model = load_student(path, device=device, dtype=dtype)
-    else:
-        model = load(path, device=device, dtype=dtype)
-    return OpenedModel(model, tokenizer, prompt, _stop_ids(path, tokenizer))
+    tokenizer = tokenizer_of(folder, prompt, None)
+    model = folder.load(device=device, dtype=(precision or folder.precision).dtype)
+    return OpenedModel(model, tokenizer, prompt, folder.stop_ids(tokenizer))
 
 
-def _stored_precision(content: Json) -> Precision:
-    """The dtype that config.json names; float32 if it names none, or one that models cannot be loaded in."""
-    said = content.get("torch_dtype") or content.get("dtype")
-    return Precision(said) if said in Precision.__members__ else Precision.float32
-
-
-def _kept_prompt(content: Json, path: Path) -> PromptConfig:
-    kept = content.get(PROMPT, {})
+def _kept_prompt(folder: ModelFolder) -> PromptConfig:
     try:
-        return PromptConfig(**{name: kept[name] for name in _KEPT if name in kept})
+        return PromptConfig(**{name: folder.prompt[name] for name in _KEPT if name in folder.prompt})
     except (TypeError, ConfigError) as error:
         raise CheckpointError(
-            f"{path / CONFIG}: {PROMPT}={kept} does not say how prompts are written; {error}"
+            f"{folder.path / CONFIG}: {PROMPT}={folder.prompt} does not say how prompts are written; {error}"
         ) from None
-
-
-def _stop_ids(path: Path | None, tokenizer: Tokenizer) -> frozenset[int]:
-    """The end of a turn, and what the files of a public checkpoint, or beside a GGUF file, call the end of a text."""
-    found: set[Any] = set()
-    folder = path.parent if path is not None and path.suffix == ".gguf" else path
-    # the tokenizer of a text model need not know turns
-    with contextlib.suppress(InputError):
-        found.add(tokenizer.id_of(TURN_END))
-    for name in (CONFIG, "generation_config.json"):
-        if folder is None or not (folder / name).is_file():
-            continue
-        content = load_json(folder / name)
-        for section in (content, content.get("llm_config")):
-            said = section.get("eos_token_id") if isinstance(section, dict) else None
-            found.update(said if isinstance(said, list) else [said])
-    return frozenset(index for index in found if isinstance(index, int))

@@ -18,7 +18,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lab.core.data.batch import Batch
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.hovle import Hovle
 from lab.core.runs.record import Run
 from lab.core.tokenizer import Tokenizer
 from lab.core.train.loop import TrainConfig, fit
@@ -203,7 +202,7 @@ def _baselines(context: RunContext) -> list[Row]:
     batches = context.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
     windowed = with_window(context.teacher, window=evaluation.window, num_sinks=evaluation.num_sinks)
     candidates: list[tuple[str, LanguageModel, Iterable[Batch]]] = [("teacher", context.teacher, batches)]
-    if isinstance(context.teacher, Hovle):
+    if context.teacher.config.vision is not None:
         candidates.append(("teacher, blank pictures", context.teacher, blank_pictures(batches)))
     candidates.append((f"teacher, window {evaluation.window} + {evaluation.num_sinks}", windowed, batches))
     rows: list[Row] = []

@@ -8,7 +8,7 @@ from typing import Any
 from lab.core.errors import CheckpointError, ConfigError, RunError
 from lab.core.hydra_schema import to_typed
 from lab.core.mixers.spec import mixer_spec
-from lab.core.models.student_format import is_checkpoint, is_student
+from lab.core.models.folder import Kind, ModelFolder
 from lab.core.runs.find import find_run, outputs_root, run_directories
 from lab.core.train.state import checkpoints, read_meta
 from lab.experiments.distill.config import ALL, TEACHER, DistillConfig
@@ -140,8 +140,9 @@ def find_source(config: DistillConfig, recorded: dict[str, Any]) -> Path:
     stage = int(config.stage)
     if config.from_run is not None:
         folder = find_run(config.from_run)
-        if is_checkpoint(folder):
-            if not is_student(folder):
+        model = ModelFolder.find(folder)
+        if model is not None:
+            if model.kind is not Kind.student:
                 raise RunError(f"from_run={config.from_run} is a teacher; stage={stage} goes on from a student")
             return folder
         reason = _why_not(folder, recorded)
@@ -169,7 +170,7 @@ def source_checkpoint(source: Path, node: StageNode) -> Path:
     Raises:
         RunError: if a run holds no such checkpoint, or several.
     """
-    if is_checkpoint(source):
+    if ModelFolder.find(source) is not None:
         return source
     for earlier in range(node.stage - 1, 0, -1):
         ends = [found[-1] for folder in source.glob(f"checkpoints/stage_{earlier}-*") if (found := checkpoints(folder))]

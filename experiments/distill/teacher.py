@@ -10,17 +10,16 @@ import torch
 from lab.core.data.prompt_format import IMAGE_CONTEXT
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import ConfigError
-from lab.core.models.checkpoint import write_checkpoint
-from lab.core.models.config import HovleConfig
+from lab.core.models.checkpoint import CONFIG, write_checkpoint
+from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.families import TeacherConfig, build_random, from_config, key_map
-from lab.core.models.hf_config import hovle_json
-from lab.core.models.hovle import Hovle
-from lab.core.models.student_format import is_checkpoint, is_student
+from lab.core.models.families import Teacher, TeacherConfig, build_random
+from lab.core.models.spec import family_of, key_map
 from lab.core.runs.random_streams import Seeds
 
 # teacher.path=shipped: the trained copy that comes with the project
 SHIPPED = "shipped"
+SHIPPED_FOLDER = Path(str(files("lab.experiments.distill").joinpath("hovle_tiny")))
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -40,45 +39,56 @@ def device_of(name: str) -> torch.device:
 def folder_of(config: TeacherConfig) -> Path | None:
     """Where the teacher's files are; None for random weights."""
     if config.path == SHIPPED:
-        return Path(str(files("lab.experiments.distill").joinpath("hovle_tiny")))
+        return SHIPPED_FOLDER
     return None if config.path is None else Path(config.path)
 
 
-def load_teacher(config: TeacherConfig, *, device: torch.device, seed: int) -> LanguageModel:
-    """The teacher that a configuration names, frozen; asked for again, it is the same object.
+def open_teacher(config: TeacherConfig, *, device: torch.device, seed: int) -> Teacher:
+    """The teacher that a configuration names; one that is read from files is the same object when asked for again.
 
     Raises:
-        CheckpointError: for files that are missing, damaged or do not fit config.json.
-        ConfigError: for an architecture that is not implemented, or is not the one that is asked for.
+        CheckpointError: if config.json, or a GGUF file, is missing or damaged.
+        ConfigError: for an architecture that is not implemented, or is not the one that is asked for, and for a
+            student.
     """
-    folder = folder_of(config)
-    if folder is None:
-        return from_config(config, device=device, generator=Seeds(seed).torch("random teacher"))
-    if is_checkpoint(folder) and is_student(folder):
-        raise ConfigError(
-            f"teacher.path={folder} is a student; give the folder of its teacher, and from_run to go on from a student"
-        )
-    wanted = TeacherConfig(path=str(folder), precision=config.precision, hovle=config.hovle)
-    return _load_once(_Hashable(wanted), device)
+    if config.path is None:
+        return Teacher(config, None, device=device, generator=Seeds(seed).torch("random teacher"))
+    path = folder_of(config)
+    assert path is not None, "checked above"
+    # another file under the same name is another teacher
+    file = path if path.suffix == ".gguf" else path / CONFIG
+    changed = file.stat().st_mtime_ns if file.exists() else None
+    return _open_once(_Key(config, path.resolve(), changed), device)
 
 
-class _Hashable:
-    """A configuration as a key."""
+def load_teacher(config: TeacherConfig, *, device: torch.device, seed: int) -> LanguageModel:
+    """The model of `open_teacher`, frozen.
 
-    def __init__(self, config: TeacherConfig) -> None:
+    Raises:
+        CheckpointError: as `open_teacher`, and for weights that are missing, damaged or do not fit config.json.
+        ConfigError: as `open_teacher`.
+    """
+    return open_teacher(config, device=device, seed=seed).model
+
+
+class _Key:
+    """A configuration, and the state of its files, as a key."""
+
+    def __init__(self, config: TeacherConfig, path: Path, changed: int | None) -> None:
         self.config = config
+        self._values = repr(config), path, changed
 
     def __hash__(self) -> int:
-        return hash(repr(self.config))
+        return hash(self._values)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashable) and repr(self.config) == repr(other.config)
+        return isinstance(other, _Key) and self._values == other._values
 
 
 @lru_cache(maxsize=1)
-def _load_once(key: _Hashable, device: torch.device) -> LanguageModel:
+def _open_once(key: _Key, device: torch.device) -> Teacher:
     # what is checked before a run begins need not be read again by the run
-    return from_config(key.config, device=device, generator=torch.Generator())
+    return Teacher(key.config, folder_of(key.config), device=device, generator=torch.Generator())
 
 
 def digest(model: LanguageModel) -> str:
@@ -91,28 +101,27 @@ def digest(model: LanguageModel) -> str:
 
 
 def new_teacher(
-    architecture: HovleConfig, tokenizer: WordTokenizer, *, damped: bool = True, device: torch.device, seed: int
+    architecture: ModelConfig, tokenizer: WordTokenizer, *, damped: bool = True, device: torch.device, seed: int
 ) -> LanguageModel:
     """A model with random weights that will be trained on a task that ships.
 
     Raises:
         ConfigError: if the architecture does not fit the words of the task.
     """
-    vocab_size, image_id = architecture.llm.vocab_size, architecture.vision.image_token_id
+    assert architecture.vision is not None, "the tasks that ship are about pictures"
+    vocab_size, image_id = architecture.decoders[-1].vocab_size, architecture.vision.image_token_id
+    key = f"teacher.{family_of(architecture).name}"
     if vocab_size < len(tokenizer):
-        raise ConfigError(
-            f"teacher.hovle.llm.vocab_size={vocab_size} must be {len(tokenizer)} or more, the task's words"
-        )
+        raise ConfigError(f"{key}: vocab_size={vocab_size} must be {len(tokenizer)} or more, the task's words")
     if image_id != tokenizer.id_of(IMAGE_CONTEXT):
-        raise ConfigError(f"teacher.hovle.vision.image_token_id={image_id} must be {tokenizer.id_of(IMAGE_CONTEXT)}")
+        raise ConfigError(f"{key}.vision.image_token_id={image_id} must be {tokenizer.id_of(IMAGE_CONTEXT)}")
     model = build_random(
         architecture, device=device, dtype=torch.float32, generator=Seeds(seed).torch("new teacher"), std=1.0
     )
-    assert isinstance(model, Hovle), "the architecture is HoVLE's"
     num_residuals = 2 * len(model.mixer_layers())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim < 2 or parameter is model.embedding.tokens.weight:
+            if parameter.ndim < 2 or parameter is model.input_embedding.weight:
                 continue
             # patches and text meet on one scale; damped, all layers together add as much as they receive
             share = num_residuals if damped and name.endswith(("wo.weight", "down.weight")) else 1
@@ -127,6 +136,6 @@ def write_teacher(model: LanguageModel, tokenizer: WordTokenizer, folder: Path) 
         CheckpointError: if the folder is in use.
         RunError: if the disk is full or cannot be written.
     """
-    assert isinstance(model, Hovle), "only HoVLE is trained here"
-    write_checkpoint(folder, key_map(model).to_public(model.state_dict()), hovle_json(model.config))
+    config = family_of(model.config).config_json(model.config)
+    write_checkpoint(folder, key_map(model).to_public(model.state_dict()), config)
     tokenizer.write(folder)

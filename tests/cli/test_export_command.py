@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from lab.core.hydra_schema import to_typed
-from lab.core.models.student_format import is_student, load_student
+from lab.core.models.folder import Kind, ModelFolder
 from lab.core.runs.record import Run
 from lab.core.train.state import checkpoint_path, checkpoints
 from lab.experiments.distill.config import DistillConfig, register
@@ -44,7 +44,7 @@ def weights_of(run: Path, stage: int) -> dict[str, torch.Tensor]:
 
 
 def check_holds(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    state = load_student(folder, device=CPU, dtype=torch.float32).state_dict()
+    state = ModelFolder(folder).load(device=CPU, dtype=torch.float32).state_dict()
     assert tensors
     assert [name for name, tensor in tensors.items() if not state[name].equal(tensor)] == []
 
@@ -172,7 +172,7 @@ def test_a_hybrid_goes_on_as_the_same_hybrid_and_as_no_other(
 def test_a_folder_is_a_student_and_no_teacher(typed: Typed, root: Path, teacher: Path, tmp_path: Path) -> None:
     folder = tmp_path / "student"
     assert typed("export", "first", str(folder)).code == 0
-    assert is_student(folder)
+    assert ModelFolder(folder).kind is Kind.student
     words = ("distill", "teacher.hovle=null")
     check_refused(typed(*words, f"teacher.path={folder}", "stage=1"), f"teacher.path={folder} is a student", "from_run")
     check_refused(typed(*words, f"teacher.path={teacher}", "stage=2", f"from_run={teacher}"), f"{teacher} is a teacher")

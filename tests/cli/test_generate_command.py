@@ -18,12 +18,13 @@ from lab.core.data.tiling import cut_tiles
 from lab.core.data.tokenizers import load_tokenizer
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.checkpoint import write_checkpoint
-from lab.core.models.config import DecoderConfig
-from lab.core.models.families import build_random, key_map
-from lab.core.models.hf_config import llama_json
-from lab.core.models.hovle import Hovle
-from lab.core.models.llama import Llama
-from lab.core.models.student_format import load_student
+from lab.core.models.families import build_random
+from lab.core.models.folder import ModelFolder
+from lab.core.models.hovle.model import Hovle
+from lab.core.models.llama import config as llama
+from lab.core.models.llama.config import LlamaConfig
+from lab.core.models.spec import key_map
+from lab.core.models.text_model import TextModel
 from lab.experiments.distill.data import PromptConfig, prompt_format
 from lab.experiments.distill.loss_mask import hidden_states
 
@@ -59,7 +60,7 @@ def test_an_answer_is_the_likeliest_of_the_batches_of_the_training(
     words = [word for path in images for word in ("--image", str(path))]
     done = typed("generate", str(exported), "--prompt", prompt, *words, *FEW)
     assert done.code == 0, done.err
-    model, tokenizer = load_student(exported, device=CPU, dtype=torch.float32), load_tokenizer(exported)
+    model, tokenizer = ModelFolder(exported).load(device=CPU, dtype=torch.float32), load_tokenizer(exported)
     assert isinstance(model, Hovle)
     written = prompt_format(PromptConfig(), model.config)
     tiles = [cut_tiles(Image.open(path), written) for path in images]
@@ -146,9 +147,9 @@ def test_the_folder_of_a_run_that_trained_a_teacher(typed: Typed, teacher: Path,
 
 
 @pytest.fixture
-def text_model() -> Llama:
+def text_model() -> TextModel:
     """A decoder of two layers with random weights."""
-    config = DecoderConfig(
+    config = LlamaConfig(
         num_layers=2,
         hidden_size=16,
         intermediate_size=16,
@@ -160,17 +161,19 @@ def text_model() -> Llama:
         rotary=RotaryConfig(theta=1e4, max_length=64),
     )
     model = build_random(config, device=CPU, dtype=torch.float32, generator=torch.Generator().manual_seed(0), std=0.3)
-    assert isinstance(model, Llama)
+    assert isinstance(model, TextModel)
     return model
 
 
-def write_text_model(model: Llama, folder: Path, teacher: Path, **more: Any) -> None:
+def write_text_model(model: TextModel, folder: Path, teacher: Path, **more: Any) -> None:
     """Its checkpoint, with the words of the task that ships."""
     tensors = key_map(model).to_public(model.state_dict())
-    write_checkpoint(folder, tensors, {**llama_json(model.config), **more}, carried=[teacher / "vocabulary.json"])
+    write_checkpoint(folder, tensors, {**llama.write(model.config), **more}, carried=[teacher / "vocabulary.json"])
 
 
-def test_a_text_model_completes_a_raw_prompt(typed: Typed, text_model: Llama, teacher: Path, tmp_path: Path) -> None:
+def test_a_text_model_completes_a_raw_prompt(
+    typed: Typed, text_model: TextModel, teacher: Path, tmp_path: Path
+) -> None:
     model = text_model
     words = load_tokenizer(teacher)
     tokens = torch.tensor([words.encode("How many pictures")])
@@ -192,7 +195,7 @@ def test_a_text_model_completes_a_raw_prompt(typed: Typed, text_model: Llama, te
 
 
 def test_a_text_student_is_exported_and_answers_as_its_run(
-    typed: Typed, distilled: Any, text_model: Llama, outputs: Path, tmp_path: Path
+    typed: Typed, distilled: Any, text_model: TextModel, outputs: Path, tmp_path: Path
 ) -> None:
     write_text_model(text_model, tmp_path / "text", distilled.teacher)
     words = ("even", "odd", "same", "different")

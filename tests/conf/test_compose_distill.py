@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from lab.core.hydra_schema import to_typed
+from lab.core.models.spec import families
 from lab.experiments.distill.config import DistillConfig, Reduction, register
 from lab.experiments.distill.stage_graph import nodes, students
 
@@ -68,8 +69,7 @@ def test_every_option_composes(group: str) -> None:
     # a file of conversations has to be named, and so has a teacher that does not ship
     named = {
         "conversations": ["data.conversations.path=a.jsonl", "data.conversations.image_folder=."],
-        "llama": ["teacher.path=a.gguf"],
-    }
+    } | {name: ["teacher.path=a.gguf"] for name in families()}
     for option in options:
         assert composed("stage=all", f"{group}={option}", *named.get(option, []))
 

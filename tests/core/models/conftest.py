@@ -1,7 +1,9 @@
 """Golden teachers, and tiny models of every shape."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +13,12 @@ from torch import Tensor
 
 from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryConfig
-from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
+from lab.core.models.config import DecoderConfig, PixelShuffle, VisionConfig
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.families import TeacherConfig, load, register
+from lab.core.models.families import TeacherConfig, register
+from lab.core.models.folder import ModelFolder
+from lab.core.models.hovle.config import HovleConfig
+from lab.core.models.llama.config import LlamaConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CPU = torch.device("cpu")
@@ -28,7 +33,7 @@ def golden(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def teacher(golden: Path) -> LanguageModel:
-    return load(golden, device=CPU, dtype=torch.float64)
+    return ModelFolder(golden).load(device=CPU, dtype=torch.float64)
 
 
 @pytest.fixture
@@ -61,6 +66,15 @@ def tiny_decoder() -> Callable[..., DecoderConfig]:
             rotary=rotary,
             tie_output=tie_output,
         )
+
+    return made
+
+
+@pytest.fixture
+def tiny_llama(tiny_decoder: Callable[..., DecoderConfig]) -> Callable[..., LlamaConfig]:
+    def made(**sizes: Any) -> LlamaConfig:
+        decoder = tiny_decoder(**sizes)
+        return LlamaConfig(**{field.name: getattr(decoder, field.name) for field in fields(decoder)})
 
     return made
 

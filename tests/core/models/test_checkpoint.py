@@ -13,7 +13,8 @@ from torch import Tensor
 from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.checkpoint import CONFIG, INDEX, ONE_FILE, StoredTensors, write_checkpoint
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.families import key_map, load
+from lab.core.models.folder import ModelFolder
+from lab.core.models.spec import key_map
 
 CPU = torch.device("cpu")
 WQKV = "language_model.model.layers.1.attention.wqkv.weight"
@@ -39,7 +40,7 @@ def sharded(golden: Path, tmp_path: Path) -> Path:
 
 def refused(folder: Path) -> str:
     with pytest.raises(CheckpointError) as refusal:
-        load(folder, device=CPU, dtype=torch.float32)
+        ModelFolder(folder).load(device=CPU, dtype=torch.float32)
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
 
@@ -60,13 +61,15 @@ def test_shards_hold_what_one_file_holds(golden: Path, sharded: Path) -> None:
     assert files[0] == f"model-00001-of-{len(files):05}.safetensors"
     assert len(files) > 2
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in load_file(golden / ONE_FILE).values())
-    whole, parts = (load(folder, device=CPU, dtype=torch.float32).state_dict() for folder in (golden, sharded))
+    whole, parts = (
+        ModelFolder(folder).load(device=CPU, dtype=torch.float32).state_dict() for folder in (golden, sharded)
+    )
     assert list(whole) == list(parts)
     assert all(parts[name].equal(tensor) for name, tensor in whole.items())
 
 
 def test_a_teacher_is_written_as_it_was_read(golden: Path, tmp_path: Path) -> None:
-    teacher = load(golden, device=CPU, dtype=torch.float32)
+    teacher = ModelFolder(golden).load(device=CPU, dtype=torch.float32)
     public = key_map(teacher).to_public(teacher.state_dict())
     write_checkpoint(tmp_path / "out", public, json.loads((golden / CONFIG).read_text()))
     original, written = StoredTensors(golden), StoredTensors(tmp_path / "out")
@@ -90,7 +93,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_loaded_model_owns_its_memory(golden: Path, copy: Path) -> None:
-    teacher = load(copy, device=CPU, dtype=torch.float32)
+    teacher = ModelFolder(copy).load(device=CPU, dtype=torch.float32)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     with (copy / ONE_FILE).open("r+b") as file:
         file.seek(-4096, os.SEEK_END)
@@ -109,8 +112,8 @@ def test_a_config_that_is_no_json(copy: Path) -> None:
 
 def test_an_unknown_model_type(copy: Path) -> None:
     (copy / CONFIG).write_text('{"model_type": "mamba"}')
-    with pytest.raises(ConfigError, match="model_type=mamba is not implemented, only internvl_chat, llama, qwen2"):
-        load(copy, device=CPU, dtype=torch.float32)
+    with pytest.raises(ConfigError, match="model_type=mamba is not implemented, only internvl_chat, llama, mistral"):
+        ModelFolder(copy).load(device=CPU, dtype=torch.float32)
 
 
 def test_missing_weights(copy: Path) -> None:
@@ -170,7 +173,7 @@ def test_a_tensor_too_many(copy: Path) -> None:
 
 def test_tensors_that_follow_from_the_config_are_ignored(copy: Path) -> None:
     rewritten(copy, **{"language_model.model.layers.0.attention.rotary_emb.inv_freq": torch.zeros(8)})
-    load(copy, device=CPU, dtype=torch.float32)
+    ModelFolder(copy).load(device=CPU, dtype=torch.float32)
 
 
 def test_a_wrong_shape(copy: Path) -> None:

@@ -11,6 +11,7 @@ from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import DecoderStack, SwiGlu, draw_weights
 from lab.core.models.families import build_random
+from lab.core.models.llama.config import LlamaConfig
 
 CPU = torch.device("cpu")
 
@@ -48,10 +49,10 @@ def test_a_layer_adds_to_the_residual_stream_twice(tiny_decoder: Callable[..., D
     torch.testing.assert_close(layer(x), between + layer.mlp(layer.mlp_norm(between)), rtol=1e-13, atol=1e-13)
 
 
-def test_drawn_weights_depend_on_the_generator_alone(tiny_decoder: Callable[..., DecoderConfig]) -> None:
+def test_drawn_weights_depend_on_the_generator_alone(tiny_llama: Callable[..., LlamaConfig]) -> None:
     def drawn(seed: int) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
-        model = build_random(tiny_decoder(), device=CPU, dtype=torch.float32, generator=generator, std=0.1)
+        model = build_random(tiny_llama(), device=CPU, dtype=torch.float32, generator=generator, std=0.1)
         return model.state_dict()
 
     first, again, other = drawn(0), drawn(0), drawn(1)
@@ -61,9 +62,9 @@ def test_drawn_weights_depend_on_the_generator_alone(tiny_decoder: Callable[...,
     assert first["llm.tokens.weight"].std().item() == pytest.approx(0.1, rel=0.05)
 
 
-def test_a_tied_head_has_no_weight_of_its_own(tiny_decoder: Callable[..., DecoderConfig]) -> None:
+def test_a_tied_head_has_no_weight_of_its_own(tiny_llama: Callable[..., LlamaConfig]) -> None:
     generator = torch.Generator().manual_seed(0)
-    config = tiny_decoder(tie_output=True)
+    config = tiny_llama(tie_output=True)
     model = build_random(config, device=CPU, dtype=torch.float64, generator=generator, std=0.1)
     assert "llm.output.weight" not in model.state_dict()
     hidden = torch.randn(1, 2, 32, dtype=torch.float64, generator=generator)

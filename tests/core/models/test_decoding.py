@@ -8,9 +8,12 @@ from torch import Tensor
 
 from lab.core.errors import InputError
 from lab.core.mixers.rotary import RotaryConfig, RotaryKind
-from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle
+from lab.core.models.config import PixelShuffle
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.families import build, build_random
+from lab.core.models.families import build_random
+from lab.core.models.hovle.config import HovleConfig
+from lab.core.models.llama.config import LlamaConfig
+from lab.core.models.spec import build
 
 ROTARY = {
     "plain": RotaryConfig(theta=10000.0, max_length=64),
@@ -22,7 +25,7 @@ BATCH, LENGTH, PROMPT = 2, 30, 17
 IMAGE = 49
 
 
-def drawn(config: HovleConfig | DecoderConfig) -> LanguageModel:
+def drawn(config: HovleConfig | LlamaConfig) -> LanguageModel:
     generator = torch.Generator().manual_seed(0)
     return build_random(config, device=torch.device("cpu"), dtype=torch.float64, generator=generator, std=0.2)
 
@@ -47,8 +50,8 @@ def stepwise(model: LanguageModel, prompt: dict[str, Tensor], answer: Tensor, ma
 
 
 @pytest.mark.parametrize("rotary", ROTARY.values(), ids=ROTARY)
-def test_a_text_model(tiny_decoder: Callable[..., DecoderConfig], rotary: RotaryConfig) -> None:
-    model, tokens = drawn(tiny_decoder(rotary=rotary)), text(LENGTH)
+def test_a_text_model(tiny_llama: Callable[..., LlamaConfig], rotary: RotaryConfig) -> None:
+    model, tokens = drawn(tiny_llama(rotary=rotary)), text(LENGTH)
     found = stepwise(model, {"tokens": tokens[:, :PROMPT]}, tokens[:, PROMPT:], {"max_length": LENGTH})
     torch.testing.assert_close(found, model(Inputs(tokens=tokens)), rtol=1e-11, atol=1e-11)
 
@@ -113,15 +116,15 @@ def test_the_cache_of_the_released_teacher_takes_128_kib_a_token(released: Hovle
 
 @pytest.mark.parametrize("num_tokens", [65, 100])
 def test_a_prompt_longer_than_the_native_length_is_refused(
-    tiny_decoder: Callable[..., DecoderConfig], num_tokens: int
+    tiny_llama: Callable[..., LlamaConfig], num_tokens: int
 ) -> None:
-    model = drawn(tiny_decoder(rotary=ROTARY["plain"]))
+    model = drawn(tiny_llama(rotary=ROTARY["plain"]))
     with pytest.raises(InputError, match=f"has {num_tokens} tokens but the model was trained on at most 64; shorten"):
         model(Inputs(tokens=text(num_tokens)))
 
 
-def test_a_step_past_the_native_length_is_refused(tiny_decoder: Callable[..., DecoderConfig]) -> None:
-    model = drawn(tiny_decoder(rotary=ROTARY["plain"]))
+def test_a_step_past_the_native_length_is_refused(tiny_llama: Callable[..., LlamaConfig]) -> None:
+    model = drawn(tiny_llama(rotary=ROTARY["plain"]))
     state = model.allocate_state(BATCH, max_length=70)
     model(Inputs(tokens=text(64)), state)
     with pytest.raises(InputError, match="has 65 tokens but the model was trained on at most 64"):

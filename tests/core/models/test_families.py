@@ -9,19 +9,21 @@ from hydra import compose, initialize_config_module
 from lab.core.errors import CheckpointError, ConfigError
 from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryKind
-from lab.core.models.config import HovleConfig
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.families import Precision, TeacherConfig, from_config, load, read_architecture, register
+from lab.core.models.families import Teacher, TeacherConfig, register
+from lab.core.models.folder import ModelFolder, Precision
+from lab.core.models.hovle.config import HovleConfig
 
 CPU = torch.device("cpu")
 
 
 def found(config: TeacherConfig) -> LanguageModel:
-    return from_config(config, device=CPU, generator=torch.Generator().manual_seed(0))
+    path = None if config.path is None else Path(config.path)
+    return Teacher(config, path, device=CPU, generator=torch.Generator().manual_seed(0)).model
 
 
 def hovle_of(folder: Path) -> HovleConfig:
-    config = read_architecture(folder)
+    config = ModelFolder(folder).architecture
     assert isinstance(config, HovleConfig)
     return config
 
@@ -42,7 +44,7 @@ def test_a_path_and_its_architecture(golden: Path, precision: Precision) -> None
     config = TeacherConfig(path=str(golden), precision=precision, hovle=hovle_of(golden))
     teacher = found(config)
     assert {parameter.dtype for parameter in teacher.parameters()} == {precision.dtype}
-    plain = load(golden, device=CPU, dtype=precision.dtype).state_dict()
+    plain = ModelFolder(golden).load(device=CPU, dtype=precision.dtype).state_dict()
     assert all(plain[name].equal(tensor) for name, tensor in teacher.state_dict().items())
 
 
@@ -79,11 +81,11 @@ def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_error_in_the_file_names_the_file(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": 0}')
-    with pytest.raises(ConfigError, match=rf"^{tmp_path}: vocab_size=None must be a whole number"):
-        read_architecture(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "max_position_embeddings": 0}')
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}: max_position_embeddings=0 must be a whole number"):
+        _ = ModelFolder(tmp_path).architecture
 
 
 def test_a_gguf_file_that_is_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.gguf is missing; give a GGUF file"):
-        load(tmp_path / "model.gguf", device=CPU, dtype=torch.float32)
+        ModelFolder(tmp_path / "model.gguf").load(device=CPU, dtype=torch.float32)

@@ -16,9 +16,8 @@ from lab.core.mixers.mamba2 import Mamba2Options
 from lab.core.mixers.rotary import RotaryConfig, RotaryKind
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.mixers.spec import mixer_like
-from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
+from lab.core.models.config import DecoderConfig, PixelShuffle, VisionConfig
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.families import build
 from lab.core.models.generation import (
     SamplingConfig,
     TextStream,
@@ -28,6 +27,8 @@ from lab.core.models.generation import (
     longest_answer,
     next_token_law,
 )
+from lab.core.models.hovle.config import HovleConfig
+from lab.core.models.spec import build
 
 NUM_IDS, IMAGE, NATIVE = 40, 49, 64
 PLAIN = RotaryConfig(theta=10000.0, max_length=NATIVE)

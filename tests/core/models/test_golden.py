@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.families import load
-from lab.core.models.hovle import Hovle
+from lab.core.models.folder import ModelFolder
+from lab.core.models.hovle.model import Hovle
 
 TOLERANCE = 1e-12  # of the largest entry
 
@@ -53,7 +53,7 @@ def test_inputs_and_heads_of_every_mixer(teacher: LanguageModel, inputs: Inputs,
 def test_logits_in_lower_precision(
     golden: Path, inputs: Inputs, expected: dict[str, Tensor], dtype: torch.dtype, tolerance: float
 ) -> None:
-    logits = load(golden, device=torch.device("cpu"), dtype=dtype)(inputs)
+    logits = ModelFolder(golden).load(device=torch.device("cpu"), dtype=dtype)(inputs)
     assert logits.dtype == dtype
     assert relative_error(logits.double(), expected["teacher_logits"]) < tolerance
 

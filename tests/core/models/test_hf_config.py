@@ -9,8 +9,12 @@ import pytest
 
 from lab.core.errors import ConfigError
 from lab.core.mixers.rotary import RotaryConfig, RotaryKind
-from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle
-from lab.core.models.hf_config import hovle_json, read_hovle, read_llama
+from lab.core.models.config import PixelShuffle
+from lab.core.models.hovle import config as hovle
+from lab.core.models.hovle.config import HovleConfig
+from lab.core.models.llama import config as llama
+from lab.core.models.llama.config import LlamaConfig
+from lab.core.models.qwen2 import SPEC
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -50,12 +54,12 @@ def public(golden: Path) -> dict[str, Any]:
 
 
 def test_a_public_file_is_read_past_its_unrelated_keys(golden: Path, public: dict[str, Any]) -> None:
-    config = read_hovle(public)
+    config = hovle.read(public)
     assert config.vision.pixel_shuffle is {"hovle_pre": PixelShuffle.pre, "hovle_post": PixelShuffle.post}[golden.name]
     assert (config.vision.image_size, config.vision.patch_size, config.vision.shuffle_factor) == (16, 4, 2)
     assert config.llm.num_layers == 3
     assert config.llm.rotary == RotaryConfig(theta=10000.0, max_length=256)
-    assert read_hovle(hovle_json(config)) == config
+    assert hovle.read(hovle.write(config)) == config
 
 
 @pytest.mark.parametrize(
@@ -67,11 +71,11 @@ def test_a_public_file_is_read_past_its_unrelated_keys(golden: Path, public: dic
 )
 def test_what_is_written_is_read_again(tiny_hovle: Callable[..., HovleConfig], rotary: RotaryConfig) -> None:
     config = tiny_hovle(PixelShuffle.post, rotary=rotary)
-    assert read_hovle(json.loads(json.dumps(hovle_json(config)))) == config
+    assert hovle.read(json.loads(json.dumps(hovle.write(config)))) == config
 
 
 def test_the_released_architecture_survives_the_way_through_json(released: HovleConfig) -> None:
-    assert read_hovle(json.loads(json.dumps(hovle_json(released)))) == released
+    assert hovle.read(json.loads(json.dumps(hovle.write(released)))) == released
 
 
 @pytest.mark.parametrize(
@@ -107,13 +111,13 @@ def test_what_is_not_implemented_is_refused_by_name(
     public: dict[str, Any], key: str, value: object, message: str
 ) -> None:
     with pytest.raises(ConfigError) as refusal:
-        read_hovle(changed(public, key, value))
+        hovle.read(changed(public, key, value))
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_llama_file_is_read() -> None:
-    assert read_llama(LLAMA) == DecoderConfig(
+    assert llama.read(LLAMA) == LlamaConfig(
         num_layers=2,
         hidden_size=64,
         intermediate_size=96,
@@ -137,28 +141,37 @@ def test_a_llama_file_is_read() -> None:
 def test_every_spelling_of_rotary_scaling_is_read(rope: dict[str, Any]) -> None:
     without = {key: value for key, value in LLAMA.items() if key != "rope_theta"}
     expected = RotaryConfig(theta=5000.0, max_length=512, kind=RotaryKind.dynamic, factor=3.0)
-    assert read_llama(without | rope).rotary == expected
+    assert llama.read(without | rope).rotary == expected
 
 
 def test_what_the_first_llama_files_leave_out_has_its_old_value() -> None:
     old = {key: value for key, value in LLAMA.items() if key not in ("num_key_value_heads", "rope_theta")}
-    config = read_llama(old)
+    config = llama.read(old)
     assert (config.num_kv_heads, config.rotary.theta, config.tie_output) == (4, 10000.0, False)
 
 
 def test_qwen2_has_biases_on_queries_keys_and_values() -> None:
-    assert read_llama(LLAMA | {"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False}).qkv_bias
+    assert SPEC.read(LLAMA | {"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False}).qkv_bias
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("attention_bias", True, "attention_bias=True is not implemented, only False"),
-        ("mlp_bias", True, "mlp_bias=True is not implemented, only False"),
+        ("attention_bias", 1, "attention_bias=1 must be true or false"),
         ("hidden_act", "gelu", "hidden_act=gelu is not implemented, only silu"),
         ("use_sliding_window", True, "use_sliding_window=True is not implemented"),
         ("layer_types", ["full_attention", "sliding_attention"], "layer_types[1]=sliding_attention is not implemented"),
-        ("rope_scaling", {"rope_type": "llama3", "factor": 8.0}, "rope_scaling.type=llama3 is not implemented"),
+        (
+            "rope_scaling",
+            {"rope_type": "proportional"},
+            "rope_scaling.type=proportional is not implemented, only default",
+        ),
+        ("rope_scaling", {"rope_type": "llama3", "factor": 8.0}, "rope_scaling.low_freq_factor=None must be a number"),
+        (
+            "rope_scaling",
+            {"type": "longrope", "short_factor": 2},
+            "rope_scaling.short_factor=2 must be a list of numbers",
+        ),
         ("rope_scaling", {"type": "linear", "factor": 2.0, "beta": 3}, "rope_scaling.beta=3 is not implemented"),
         ("partial_rotary_factor", 0.5, "partial_rotary_factor=0.5 is not implemented, only 1"),
         ("max_position_embeddings", ..., "max_position_embeddings=None must be a whole number"),
@@ -168,5 +181,5 @@ def test_qwen2_has_biases_on_queries_keys_and_values() -> None:
 )
 def test_llama_files_that_ask_for_more_are_refused_by_name(key: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        read_llama(changed(LLAMA, key, value))
+        llama.read(changed(LLAMA, key, value))
     assert message in str(refusal.value)

@@ -10,10 +10,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lab.core.errors import ConfigError, InputError
-from lab.core.models.config import HovleConfig, PixelShuffle, VisionConfig
+from lab.core.models.config import PixelShuffle, VisionConfig
 from lab.core.models.decoder import Inputs
-from lab.core.models.families import build, build_random, key_map
-from lab.core.models.hovle import Hovle, shuffle_pixels
+from lab.core.models.families import build_random
+from lab.core.models.hovle.config import HovleConfig
+from lab.core.models.hovle.model import Hovle, shuffle_pixels
+from lab.core.models.spec import build, key_map
 
 IMAGE = 49
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryConfig
-from lab.core.models.config import DecoderConfig, HovleConfig, PixelShuffle, VisionConfig
-from lab.core.models.hovle import Hovle
+from lab.core.models.config import DecoderConfig, PixelShuffle, VisionConfig
+from lab.core.models.hovle.config import HovleConfig
+from lab.core.models.hovle.model import Hovle
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import DistillConfig, register
 from lab.experiments.distill.job import execute

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from lab.core.data.batch import Batch
+from lab.core.mixers.softmax import visible
 from lab.core.models.decoder import Inputs
-from lab.core.models.hovle import Hovle
+from lab.core.models.hovle.model import Hovle
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.distill.baselines import blank_pictures, visible, with_window
+from lab.experiments.distill.baselines import blank_pictures, with_window
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
 from lab.experiments.distill.evaluate import Counts, answers_of, compare
@@ -123,7 +124,7 @@ def test_a_window_sees_the_last_tokens_and_the_sinks_alone(make_teacher: Make) -
     heads = windowed.heads(u)
     for t in range(12):
         seen = [s for s in range(t + 1) if t - s < 3 or s < 2]
-        assert visible(12, window=3, num_sinks=2)[t].nonzero().flatten().tolist() == seen
+        assert visible(12, last=3, num_first=2)[t].nonzero().flatten().tolist() == seen
         hidden = u.clone()
         # what is not seen may change without a trace
         hidden[:, [s for s in range(12) if s not in seen]] += 1.0

@@ -14,7 +14,7 @@ import torch
 
 from lab.core.errors import CheckpointError, LabError, RunError
 from lab.core.hydra_schema import to_typed
-from lab.core.models.families import load
+from lab.core.models.folder import ModelFolder
 from lab.core.runs.record import Run
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import DistillConfig
@@ -53,7 +53,7 @@ def test_stages_on_their_own_find_the_one_before_and_end_as_all_in_one(runner: R
 def test_the_teacher_is_the_same_to_the_last_bit_after_everything(whole: Runner, teacher_folder: Path) -> None:
     settings = to_typed(whole.composed("stage=all"), DistillConfig)
     used = load_teacher(settings.teacher, device=torch.device("cpu"), seed=0)
-    fresh = load(teacher_folder, device=torch.device("cpu"), dtype=settings.teacher.precision.dtype)
+    fresh = ModelFolder(teacher_folder).load(device=torch.device("cpu"), dtype=settings.teacher.precision.dtype)
     assert digest(used) == digest(fresh)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lab.core.data.batch import Batch
-from lab.core.models.hovle import Hovle
+from lab.core.models.hovle.model import Hovle
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from lab.core.mixers.rotary import RotaryConfig
-from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import Inputs
 from lab.core.models.families import build_random
+from lab.core.models.llama.config import LlamaConfig
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.layer_local import layer_local_backward
 from lab.experiments.distill.losses import layer_mse
@@ -34,7 +34,7 @@ class Distillation:
     """Stage 2 of a decoder of eight layers, on one batch of random tokens."""
 
     def __init__(self) -> None:
-        config = DecoderConfig(
+        config = LlamaConfig(
             num_layers=NUM_LAYERS,
             hidden_size=64,
             intermediate_size=64,

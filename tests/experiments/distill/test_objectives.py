@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lab.core.models.hovle import Hovle
+from lab.core.models.hovle.model import Hovle
 from lab.core.runs.random_streams import Seeds
 from lab.core.train.loop import fit
 from lab.core.train.optim import adamw

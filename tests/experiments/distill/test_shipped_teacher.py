@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from lab.core.models.config import HovleConfig
-from lab.core.models.families import TeacherConfig, read_architecture
-from lab.core.models.hovle import Hovle
+from lab.core.models.families import TeacherConfig
+from lab.core.models.folder import ModelFolder
+from lab.core.models.hovle.config import HovleConfig
+from lab.core.models.hovle.model import Hovle
 from lab.experiments.distill.baselines import blank_pictures
 from lab.experiments.distill.data import Data, HeldOut, PromptConfig, tokenizer_of
 from lab.experiments.distill.data_sources import DataConfig
@@ -31,7 +32,7 @@ def teacher() -> Hovle:
 def held_out() -> HeldOut:
     folder = folder_of(SHIPPED)
     assert folder is not None
-    architecture = read_architecture(folder)
+    architecture = ModelFolder(folder).architecture
     assert isinstance(architecture, HovleConfig)
     prompt = PromptConfig()
     # another seed than that of the data that the teacher was trained and measured on

@@ -9,8 +9,8 @@ import torch
 
 from lab.core.hydra_schema import to_typed
 from lab.core.mixers.rotary import RotaryConfig
-from lab.core.models.config import DecoderConfig
 from lab.core.models.families import build_random
+from lab.core.models.llama.config import LlamaConfig
 from lab.core.runs.record import Run
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
@@ -35,7 +35,7 @@ def bench(runner: Any, tmp_path: Path) -> RunContext:
     share = "data.conversations.held_out_share=0.3"
     runner.arguments[:] = [word for word in runner.arguments if "picture_questions" not in word]
     config = to_typed(runner.composed("stage=all", "data=conversations", *named, share), DistillConfig)
-    architecture = DecoderConfig(
+    architecture = LlamaConfig(
         num_layers=2,
         hidden_size=16,
         intermediate_size=16,

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.families import load
+from lab.core.models.folder import ModelFolder
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.student import StudentConfig, build_student, own_tensors
 
@@ -27,7 +27,7 @@ def golden(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def teacher(golden: Path) -> LanguageModel:
-    return load(golden, device=torch.device("cpu"), dtype=torch.float64)
+    return ModelFolder(golden).load(device=torch.device("cpu"), dtype=torch.float64)
 
 
 @pytest.fixture

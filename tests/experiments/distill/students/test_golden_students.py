@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.student_format import load_student, write_student
+from lab.core.models.folder import ModelFolder
+from lab.core.models.student_format import write_student
 from lab.experiments.distill.student import keep_softmax
 
 TOLERANCE = 1e-12  # of the largest entry; 8e-15 was measured
@@ -84,7 +85,7 @@ def test_the_hybrid_student_is_written_as_the_public_layout_has_it(
 ) -> None:
     student = golden_student("student_moved")
     keep_softmax(student, teacher, hybrid_layers)
-    write_student(tmp_path / "out", student, teacher_folder=golden)
+    write_student(tmp_path / "out", student, teacher=ModelFolder(golden))
     released = load_file(golden / "student_hybrid_released.safetensors")
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert written.keys() == released.keys()
@@ -109,8 +110,8 @@ def test_a_student_that_goes_out_and_in_again_is_the_same(
     student = golden_student("student_moved")
     if is_hybrid:
         keep_softmax(student, teacher, hybrid_layers)
-    write_student(tmp_path / "out", student, teacher_folder=golden)
-    again = load_student(tmp_path / "out", device=torch.device("cpu"), dtype=torch.float64)
+    write_student(tmp_path / "out", student, teacher=ModelFolder(golden))
+    again = ModelFolder(tmp_path / "out").load(device=torch.device("cpu"), dtype=torch.float64)
     before, after = student.state_dict(), again.state_dict()
     assert before.keys() == after.keys()
     assert {"llm.layers.0.mixer.A_log", "llm.layers.0.mixer.dt_bias"} <= before.keys()

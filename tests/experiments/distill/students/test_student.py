@@ -14,10 +14,11 @@ from lab.core.hydra_schema import to_typed
 from lab.core.mixers.initialisation import Initialisation
 from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
 from lab.core.mixers.rotary import RotaryConfig
-from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.families import TeacherConfig, build, build_random
+from lab.core.models.families import TeacherConfig, build_random
 from lab.core.models.families import register as register_teacher
+from lab.core.models.qwen2 import Qwen2Config
+from lab.core.models.spec import build
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.placement import HybridConfig, Placement, softmax_layers
 from lab.experiments.distill.student import (
@@ -230,7 +231,7 @@ def test_the_state_of_a_linear_student_does_not_grow(students: Iterator[Language
 @pytest.mark.parametrize("initialisation", Initialisation)
 @pytest.mark.parametrize("rotary", [False, True])
 def test_a_student_of_a_text_model_with_biases(initialisation: Initialisation, rotary: bool) -> None:
-    decoder = DecoderConfig(
+    decoder = Qwen2Config(
         num_layers=2,
         hidden_size=32,
         intermediate_size=48,

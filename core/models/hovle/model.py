@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lab.core.errors import InputError
-from lab.core.models.config import HovleConfig, PixelShuffle, VisionConfig
+from lab.core.models.config import PixelShuffle, VisionConfig
 from lab.core.models.decoder import (
     Decoder,
     DecoderStack,
@@ -26,6 +26,7 @@ from lab.core.models.decoder import (
     refuse_unknown_tokens,
 )
 from lab.core.models.decoding_state import DecodingState
+from lab.core.models.hovle.config import HovleConfig
 
 
 class PatchEmbedding(nn.Module):
@@ -70,11 +71,25 @@ class HolisticEmbedding(nn.Module):
 class Hovle(LanguageModel):
     """The holistic embedding and the language model behind it."""
 
+    config: HovleConfig
+
     def __init__(self, config: HovleConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = HolisticEmbedding(config)
         self.llm = Decoder(config.llm)
+
+    @property
+    def input_embedding(self) -> nn.Embedding:
+        """The holistic embedding's table."""
+        return self.embedding.tokens
+
+    def layer_lengths(self, inputs: Inputs) -> list[int]:
+        """The layers of the holistic embedding read `hd_tokens` where they are given."""
+        num_embedding = len(self.embedding.layers)
+        hd_tokens = inputs.tokens if inputs.hd_tokens is None else inputs.hd_tokens
+        num_llm = len(self.llm.layers)
+        return [hd_tokens.shape[1]] * num_embedding + [inputs.tokens.shape[1]] * num_llm
 
     def mixer_layers(self) -> list[MixerLayer]:
         """The layers of the holistic embedding, then those of the language model."""

@@ -1,14 +1,15 @@
-"""Decoders of Llama's family: Llama, SmolLM2, Qwen2. Text only."""
+"""A decoder as a language model of text, for every family that is one."""
 
 # Letters: B batch, T tokens, D model width, V vocabulary.
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab.core.errors import InputError
 from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import (
     Decoder,
+    DecoderLayer,
     Inputs,
     LanguageModel,
     MixerLayer,
@@ -19,13 +20,20 @@ from lab.core.models.decoder import (
 from lab.core.models.decoding_state import DecodingState
 
 
-class Llama(LanguageModel):
-    """A decoder on its own; queries, keys and values are packed into one projection when the weights are read."""
+class TextModel(LanguageModel):
+    """Token embeddings, decoder layers and an output head."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    config: DecoderConfig
+
+    def __init__(self, config: DecoderConfig, layer_class: type[DecoderLayer] = DecoderLayer) -> None:
         super().__init__()
         self.config = config
-        self.llm = Decoder(config)
+        self.llm = Decoder(config, layer_class)
+
+    @property
+    def input_embedding(self) -> nn.Embedding:
+        """The table of token embeddings."""
+        return self.llm.tokens
 
     def mixer_layers(self) -> list[MixerLayer]:
         """The layers of the decoder."""

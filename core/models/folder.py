@@ -1,0 +1,214 @@
+"""What a path with a model holds: `config.json` is read once, weights and tokenizer when they are asked for."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lab.core.data.prompt_format import TURN_END
+from lab.core.data.tokenizers import load_tokenizer
+from lab.core.errors import CheckpointError, ConfigError, InputError
+from lab.core.mixers.options import MixerOptions
+from lab.core.mixers.spec import mixer_like
+from lab.core.models.checkpoint import CONFIG, StoredTensors, load_weights
+from lab.core.models.config import ModelConfig
+from lab.core.models.decoder import LanguageModel
+from lab.core.models.gguf import read_gguf
+from lab.core.models.hf_config import Json, load_json
+from lab.core.models.spec import FamilySpec, build, family_of, family_of_type, key_map, model_types
+from lab.core.models.student_format import StudentLayout, is_student_json
+from lab.core.tokenizer import Tokenizer
+
+GENERATION_CONFIG = "generation_config.json"
+# key of an exported config.json: how prompts were written in training
+PROMPT = "prompt"
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf")
+
+
+class Precision(Enum):
+    """The dtype of a model's weights."""
+
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+    float64 = "float64"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """As torch calls it."""
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}[self.value]
+
+
+class Kind(Enum):
+    """What a `ModelFolder` holds."""
+
+    teacher = "teacher"
+    """A public checkpoint."""
+    student = "student"
+    """A linear or hybrid student in an exported layout."""
+    gguf = "gguf"
+    """A public checkpoint in a GGUF file, whose architecture is known once its weights are read."""
+
+
+class ModelFolder:
+    """A checkpoint folder, or a GGUF file."""
+
+    def __init__(self, path: Path) -> None:
+        """Read config.json.
+
+        Raises:
+            CheckpointError: if it, or the GGUF file, is missing or damaged.
+        """
+        self.path = path
+        if path.suffix == ".gguf":
+            if not path.is_file():
+                raise CheckpointError(f"{path} is missing; give a GGUF file")
+            self.kind = Kind.gguf
+            return
+        self._content = load_json(path / CONFIG)
+        self.kind = Kind.student if is_student_json(self._content) else Kind.teacher
+
+    @classmethod
+    def find(cls, path: Path) -> "ModelFolder | None":
+        """The model at a path; None if it is neither a GGUF file nor a folder whose config.json names a model_type.
+
+        Raises:
+            CheckpointError: if the file is damaged.
+        """
+        if path.suffix == ".gguf":
+            return cls(path)
+        if not (path / CONFIG).is_file():
+            return None
+        folder = cls(path)
+        return folder if "model_type" in folder.content else None
+
+    @property
+    def content(self) -> Json:
+        """What config.json holds; of a GGUF file, the one that transformers makes of it."""
+        return self._gguf[0] if self.kind is Kind.gguf else self._content
+
+    @property
+    def family(self) -> FamilySpec:
+        """The family of the model, a student's teacher's.
+
+        Raises:
+            ConfigError: for an architecture that is not implemented.
+        """
+        return family_of(self.architecture)
+
+    @cached_property
+    def architecture(self) -> ModelConfig:
+        """The architecture; a student's is its teacher's.
+
+        Raises:
+            ConfigError: for one that is not implemented, naming key and value.
+        """
+        with self._named():
+            if self._layout is not None:
+                return self._layout.architecture
+            model_type = self.content.get("model_type")
+            family = family_of_type(model_type)
+            if family is None:
+                raise ConfigError(f"model_type={model_type} is not implemented, only {', '.join(model_types())}")
+            return family.read(self.content)
+
+    @property
+    def mixers(self) -> list[str] | None:
+        """The kind of the mixer of each layer of a student, in the order of computation; None for a teacher."""
+        with self._named():
+            return None if self._layout is None else list(self._layout.kinds)
+
+    @property
+    def precision(self) -> Precision:
+        """The dtype that config.json names; float32 if it names none, or one that models cannot be loaded in."""
+        content = {} if self.kind is Kind.gguf else self.content
+        named = content.get("torch_dtype") or content.get("dtype")
+        return Precision(named) if named in Precision.__members__ else Precision.float32
+
+    @property
+    def prompt(self) -> Mapping[str, Any]:
+        """How prompts were written in training, as an exported config.json says; empty elsewhere."""
+        kept = {} if self.kind is Kind.gguf else self.content.get(PROMPT, {})
+        return kept if isinstance(kept, dict) else {PROMPT: kept}
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer in the folder or the GGUF file.
+
+        Raises:
+            BackendError: if a GGUF file cannot be read without packages that are missing.
+            CheckpointError: if there is none, or it is damaged.
+        """
+        return load_tokenizer(self.path)
+
+    def stop_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
+        """The end of a turn, and what config.json and generation_config.json, also beside a GGUF file, call the end."""
+        folder = self.path.parent if self.kind is Kind.gguf else self.path
+        files = [load_json(folder / GENERATION_CONFIG)] if (folder / GENERATION_CONFIG).is_file() else []
+        if self.kind is not Kind.gguf:
+            files.append(self.content)
+        elif (folder / CONFIG).is_file():
+            files.append(load_json(folder / CONFIG))
+        found: set[Any] = set()
+        # the tokenizer of a text model need not know turns
+        with contextlib.suppress(InputError):
+            found.add(tokenizer.id_of(TURN_END))
+        for content in files:
+            for section in (content, *(value for value in content.values() if isinstance(value, dict))):
+                end = section.get("eos_token_id")
+                found.update(end if isinstance(end, list) else [end])
+        return frozenset(index for index in found if isinstance(index, int))
+
+    def load(self, *, device: torch.device, dtype: torch.dtype, options: MixerOptions | None = None) -> LanguageModel:
+        """The model, frozen and in evaluation mode.
+
+        Args:
+            device: of the weights.
+            dtype: of the weights.
+            options: whose `kernels` compute a student's mixers; None for the best that can run.
+
+        Raises:
+            BackendError: if an implementation that is asked for by name cannot run there.
+            CheckpointError: for files that are missing, damaged or do not fit config.json.
+            ConfigError: for an architecture that is not implemented, naming key and value.
+        """
+        model = build(self.architecture, dtype=dtype)
+        if self._layout is not None:
+            for layer, ours in zip(model.mixer_layers(), self._layout.options(options), strict=True):
+                if ours is not None:
+                    layer.layer.mixer = mixer_like(layer.layer.mixer, ours, where=f"{self.path}: {layer.name}")
+        load_weights(model, key_map(model), self._tensors(), source=self.path, device=device, dtype=dtype)
+        model.choose_backends()
+        return model.requires_grad_(False).eval()
+
+    def other_files(self) -> list[Path]:
+        """The files that belong to a student too: tokenizer, licence and so on; none beside a GGUF file."""
+        if self.kind is Kind.gguf:
+            return []
+        return [
+            path
+            for path in sorted(self.path.iterdir())
+            if path.is_file() and path.name != CONFIG and not path.name.endswith(_WEIGHTS)
+        ]
+
+    @cached_property
+    def _layout(self) -> StudentLayout | None:
+        return StudentLayout.read(self._content) if self.kind is Kind.student else None
+
+    @cached_property
+    def _gguf(self) -> tuple[Json, Mapping[str, Tensor]]:
+        return read_gguf(self.path)
+
+    def _tensors(self) -> Mapping[str, Tensor]:
+        return self._gguf[1] if self.kind is Kind.gguf else StoredTensors(self.path)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the file in errors about config.json."""
+        try:
+            yield
+        except ConfigError as error:
+            raise ConfigError(f"{self.path}: {error}") from None
