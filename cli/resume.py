@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lab.core.errors import RunError
 from lab.core.runs.find import find_run
+from lab.core.runs.record import INDIFFERENT_KEYS
 
 
 def resumed(arguments: Sequence[str]) -> list[str]:
@@ -21,6 +22,10 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     directory = find_run(names[-1])
     is_sweep = (directory / "multirun.yaml").exists()
     overrides = _sweep_overrides(directory) if is_sweep else _run_overrides(directory)
+    free = [word for word in others if word.partition("=")[0] in INDIFFERENT_KEYS]
+    # what makes no difference to the numbers may be another in this attempt
+    replaced = {word.partition("=")[0] for word in free}
+    overrides = [word for word in overrides if word.partition("=")[0] not in replaced] + free
     for word in others:
         if word not in overrides:
             raise RunError(

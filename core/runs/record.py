@@ -23,10 +23,14 @@ from typing import Any, Self
 
 from lab.core.errors import RunError
 from lab.core.runs.atomic_files import as_run_error, write_atomically
+from lab.core.runs.sink import Sinks
 
 Row = dict[str, Any]
 
 _SCHEMA_VERSION = 1
+
+# Keys that make no difference to any recorded number: a run goes on under other values of them.
+INDIFFERENT_KEYS = frozenset({"workers", "threads", "sinks"})
 
 
 class Run:
@@ -44,15 +48,17 @@ class Run:
         overrides: Sequence[str],
         provenance: Mapping[str, Any],
         patch: str,
+        sinks: Sequence[str] = (),
     ) -> None:
         """Start a run, or open the one that is there.
 
         Args:
             directory: of this run alone.
-            config: the resolved configuration; a run goes on under the same one only.
+            config: the resolved configuration; a run goes on under the same one only, `INDIFFERENT_KEYS` left out.
             overrides: what was typed, for resume=.
             provenance: what runs.
             patch: uncommitted changes of the source, empty if there are none.
+            sinks: what else receives every row, by name.
 
         Raises:
             RunError: if the directory cannot be written, is open in another process, is damaged, or belongs to a
@@ -62,9 +68,10 @@ class Run:
         self._metrics = directory / "metrics.jsonl"
         self._status: Row = {"schema_version": _SCHEMA_VERSION, "started": _now()}
         self._old_handler: Any = None
+        self._sinks = Sinks(sinks)
         self._lock = _lock(directory)
         try:
-            self._open(config, overrides, provenance, patch)
+            self._open(deciding(config), overrides, provenance, patch)
         except BaseException:
             self._lock.close()
             raise
@@ -99,6 +106,7 @@ class Run:
     ) -> None:
         if self._old_handler is not None:
             signal.signal(signal.SIGTERM, self._old_handler)
+        self._sinks.close()
         try:
             if kind is None:
                 self._write_status("finished")
@@ -129,6 +137,7 @@ class Run:
                     file.write(lines[written:])
         except OSError as error:
             raise as_run_error(error, self._metrics) from error
+        self._sinks.pass_on(self.directory, self.rows, rows)
         self.rows += rows
 
     def keep(self, rows: Sequence[Row]) -> None:
@@ -170,6 +179,11 @@ class Run:
     def _write_status(self, status: str, **more: Any) -> None:
         self._status |= {"status": status, "updated": _now(), "process": os.getpid()}
         write_atomically(self.directory / "status.json", _dump(self._status | more))
+
+
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a configuration that decide the results."""
+    return {key: value for key, value in config.items() if key not in INDIFFERENT_KEYS}
 
 
 def _lock(directory: Path) -> Any:

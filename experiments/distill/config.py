@@ -12,6 +12,7 @@ from lab.core.hydra_schema import register_schema
 from lab.core.mixers.spec import mixer_spec
 from lab.core.models import families
 from lab.core.models.families import TeacherConfig
+from lab.core.runs.sinks import refuse_unknown
 from lab.core.train.loop import TrainConfig
 from lab.experiments.distill import student
 from lab.experiments.distill.data import PromptConfig
@@ -115,6 +116,8 @@ class DistillConfig:
     """cpu, cuda, or auto: cuda where there is one."""
     threads: int | None = None
     """Of torch; null: one for each core."""
+    sinks: list[str] = field(default_factory=list)
+    """Where the rows go besides metrics.jsonl: files of core/runs/sinks by name."""
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
@@ -133,6 +136,7 @@ class DistillConfig:
             raise ConfigError(f"seed={self.seed} must be 0 or more")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device={self.device}: choose from auto, cpu, cuda")
+        refuse_unknown(self.sinks)
         for name in self.figures:
             if name not in FIGURES:
                 raise ConfigError(f"figures={name}: choose from {', '.join(FIGURES)}")

@@ -17,7 +17,7 @@ from lab.core.models.spec import build
 from lab.core.operators.backends import resolve
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
-from lab.core.runs.record import Run
+from lab.core.runs.record import Run, deciding
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
@@ -73,7 +73,7 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
     context = _context(settings)
     source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
     provenance, patch = collect(seeds={"seed": settings.seed}, backends=_backends(settings, context.device))
-    with Run(directory, recorded, overrides, provenance, patch) as record:
+    with Run(directory, recorded, overrides, provenance, patch, settings.sinks) as record:
         if settings.stage == TEACHER:
             work_on_teacher(record, context)
         else:
@@ -87,7 +87,7 @@ def _recorded(config: "DictConfig") -> dict[str, Any]:
 
     resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(resolved, dict), "a composed configuration is a mapping"
-    return {str(key): value for key, value in resolved.items() if key != "threads"}
+    return deciding({str(key): value for key, value in resolved.items()})
 
 
 def _context(config: DistillConfig) -> RunContext:

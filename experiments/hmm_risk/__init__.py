@@ -2,6 +2,7 @@
 
 import textwrap
 
+from lab.core.runs.sinks import sink_names
 from lab.experiments.hmm_risk.results.figures import figure_names
 from lab.experiments.spec import Experiment
 
@@ -49,11 +50,11 @@ Keys [default] (those marked * take a number or a list [a,b,c]):
   per_output             divide risks by the number of outputs [true]
   curves                 several problems in one figure:
                          '+curves={LABEL:{KEY:VALUE}}'
-  figures                a list [excess_risk, bias_variance, total_risk] of
 FIGURES
   title                  title of the table, also shown by `lab runs`
   seed                   random seed [0]
   workers                number of processes [null: one per core]
+SINKS
   resume                 a run to continue: its directory, or the end of its
                          name
 
@@ -67,9 +68,17 @@ Examples:
   lab hmm-risk sweep experiment=hmm_risk/f06_ridge replicates=10
 """
 
-_FIGURES = textwrap.fill(
-    ", ".join(figure_names()), width=78, initial_indent=" " * 25, subsequent_indent=" " * 25, break_on_hyphens=False
-)
+_WIDTH, _INDENT = 78, 25
+
+
+def _listed(key: str, names: list[str], default: str) -> str:
+    """A key that takes a list of names, in the columns of the help."""
+    words = f"a list of {', '.join(names)} [{default}]"
+    return textwrap.fill(words, _WIDTH, initial_indent=f"  {key}".ljust(_INDENT), subsequent_indent=" " * _INDENT)
+
+
+_SINKS = _listed("sinks", sink_names(), "[]; where rows go besides metrics.jsonl")
+_FIGURES = _listed("figures", figure_names(), "excess_risk, bias_variance, total_risk")
 
 SPEC = Experiment(
     command="hmm-risk sweep",
@@ -77,5 +86,5 @@ SPEC = Experiment(
     register="lab.experiments.hmm_risk.config:register",
     check="lab.experiments.hmm_risk.job:check",
     job="lab.experiments.hmm_risk.job:run",
-    help=_HELP.replace("FIGURES", _FIGURES),
+    help=_HELP.replace("FIGURES", _FIGURES).replace("SINKS", _SINKS),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import register_options_resolver, register_schema
+from lab.core.runs.sinks import refuse_unknown
 from lab.experiments.hmm_risk import heads
 from lab.experiments.hmm_risk.heads.linear import LinearOptions
 
@@ -253,6 +254,9 @@ class HmmRiskConfig:
     workers: int | None = None
     """Processes; null: one for each core."""
 
+    sinks: list[str] = field(default_factory=list)
+    """Where the rows go besides metrics.jsonl: files of core/runs/sinks by name."""
+
     curves: dict[str, Any] = field(default_factory=dict)
     """Several problems in one run: a label, and the keys in which it differs from the rest of this configuration."""
     figures: list[str] = field(default_factory=lambda: ["excess_risk", "bias_variance", "total_risk"])
@@ -285,6 +289,7 @@ class HmmRiskConfig:
             self.rank_tolerance,
             "give a number in [0, 1), or null",
         )
+        refuse_unknown(self.sinks)
         _check_sizes(self.gammas, self.widths)
         _check_ridge(self.ridge)
 

@@ -23,7 +23,7 @@ from lab.experiments.hmm_risk.results.figures import figure
 _NOISELESS = (RepresentationName.posterior, RepresentationName.next_token_law)
 
 # keys that say how a run is done and shown, not which problem a cell is
-_OF_THE_RUN = {"title", "gammas", "workers", "curves", "figures"}
+_OF_THE_RUN = {"title", "gammas", "workers", "curves", "figures", "sinks"}
 
 # how a value of a grid is said in a legend; a grid with one value is not said at all
 _LEGEND = {

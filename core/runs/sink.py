@@ -1,0 +1,74 @@
+"""Passing the rows of a run on to its sinks, none of which can stop the run."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from lab.core.runs.sinks import new_sink
+
+_log = logging.getLogger(__name__)
+
+
+class Sink(Protocol):
+    """Receives every row of a run, in order."""
+
+    def open(self, run: Path) -> None:
+        """Begin anew: a run that goes on passes its earlier rows again.
+
+        Args:
+            run: the run's directory, to write into.
+        """
+        ...
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Take a row; `kind` says which, where a run has rows of several kinds."""
+        ...
+
+    def close(self) -> None:
+        """Write what is left; the run ends, finished or not."""
+        ...
+
+
+class Sinks:
+    """The sinks of one run; one that fails is reported once and left out from then on."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = list(names)
+        self._open: dict[str, Sink] | None = None
+
+    def pass_on(self, run: Path, earlier: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Give new rows to every sink, and on the first call the earlier ones before them."""
+        if self._open is None:
+            self._open = {}
+            for name in self._names:
+                self._try(name, partial(self._begin, name, run, earlier))
+        for name, sink in list(self._open.items()):
+            self._try(name, partial(_give, sink, rows))
+
+    def close(self) -> None:
+        """Close every sink that is open."""
+        for name, sink in list((self._open or {}).items()):
+            self._try(name, sink.close)
+        self._open = None
+
+    def _begin(self, name: str, run: Path, earlier: Sequence[Mapping[str, Any]]) -> None:
+        assert self._open is not None, "the caller made it"
+        sink = new_sink(name)
+        sink.open(run)
+        _give(sink, earlier)
+        self._open[name] = sink
+
+    def _try(self, name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            _log.warning("sink %s: %s: %s; it gets no more rows", name, type(error).__name__, error)
+            assert self._open is not None, "it is set before anything is tried"
+            self._open.pop(name, None)
+
+
+def _give(sink: Sink, rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
+        sink.row(row)

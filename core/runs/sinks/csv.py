@@ -1,0 +1,37 @@
+"""One CSV file for each kind of row, in the folder csv/ of the run: for spreadsheets, and to watch with `tail -f`."""
+
+import csv
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Sink:
+    """Writes csv/KIND.csv; a row without a kind goes to csv/rows.csv."""
+
+    def open(self, run: Path) -> None:
+        """Begin with an empty folder."""
+        self._folder = run / "csv"
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+        self._columns: dict[str, list[str]] = {}
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Append a row; a column that is new is added to the rows before it, empty."""
+        kind = str(row.get("kind", "rows"))
+        path = self._folder / f"{kind}.csv"
+        known = self._columns.get(kind, [])
+        missing = [name for name in row if name not in known]
+        if missing:
+            old = list(csv.DictReader(path.read_text().splitlines())) if known else []
+            known = self._columns[kind] = known + missing
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, known)
+                writer.writeheader()
+                writer.writerows(old)
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, known).writerow(row)
+
+    def close(self) -> None:
+        """Nothing is left to write."""
