@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lab.core.errors import CheckpointError
 from lab.core.models.hf_config import load_json
 from lab.core.models.tensor_names import KeyMap
-from lab.core.runs.atomic_files import as_run_error
+from lab.core.runs.atomic_files import as_run_error, put_folder_in_place
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -151,10 +151,7 @@ def write_checkpoint(
             _flush(partial / path.name)
         # mkdtemp makes folders private; a checkpoint is as readable as any other result
         partial.chmod(0o755)
-        if is_used:
-            _swap(partial, folder)
-        else:
-            os.replace(partial, folder)
+        put_folder_in_place(partial, folder)
     except OSError as error:
         raise as_run_error(error, folder) from error
     finally:
@@ -199,15 +196,6 @@ def _split(tensors: Mapping[str, Tensor], max_bytes: int) -> list[dict[str, Tens
         shards[-1][name] = tensor
         size += tensor.nbytes
     return shards
-
-
-def _swap(partial: Path, folder: Path) -> None:
-    """Put `partial` in the place of `folder`, whose content goes only when the new one is there."""
-    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    # a folder can be renamed onto an empty one
-    os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

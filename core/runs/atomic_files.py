@@ -24,6 +24,8 @@ _CURABLE = {
 
 
 _PARTIAL = ".partial-"
+# what a new folder takes the place of, until it has
+_REPLACED = ".replaced-"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -67,10 +69,7 @@ def folder_atomically(path: Path) -> Iterator[Path]:
             _flush(file)
         # mkdtemp makes folders private; a result is as readable as any other file of the user
         os.chmod(partial, 0o777 & ~_umask())
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(partial, path)
-        _flush(path.parent)
+        put_folder_in_place(partial, path)
     except OSError as error:
         raise as_run_error(error, path) from error
     finally:
@@ -78,8 +77,30 @@ def folder_atomically(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def put_folder_in_place(new: Path, path: Path) -> None:
+    """Rename the folder `new` to `path`; what was there is removed only after the new one is in its place.
+
+    A kill between the two renames leaves the old folder under another name; `remove_partial_folders` puts it back.
+    """
+    old = None
+    if path.exists():
+        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_REPLACED}{path.name}."))
+        # a folder can be renamed onto an empty one
+        os.replace(path, old)
+    os.replace(new, path)
+    _flush(path.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def remove_partial_folders(parent: Path) -> None:
-    """Remove what a kill left of folders that were being written."""
+    """Remove what a kill left of folders that were being written, and put back what they were about to replace."""
+    for path in parent.glob(f"{_REPLACED}*"):
+        name = path.name.removeprefix(_REPLACED).rpartition(".")[0]
+        if (parent / name).exists():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.replace(path, parent / name)
     for path in parent.glob(f"{_PARTIAL}*"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -10,7 +10,7 @@ import pytest
 
 from lab.core.errors import RunError
 from lab.core.runs import atomic_files
-from lab.core.runs.atomic_files import write_atomically
+from lab.core.runs.atomic_files import folder_atomically, remove_partial_folders, write_atomically
 
 
 def names(folder: Path) -> list[str]:
@@ -95,3 +95,40 @@ def test_an_error_that_the_user_cannot_cure_is_not_ours_to_explain(
     monkeypatch.setattr(atomic_files.os, "fsync", broken)
     with pytest.raises(OSError, match="Input/output error"):
         write_atomically(tmp_path / "file", "new")
+
+
+def folder_of(path: Path, content: str) -> None:
+    with folder_atomically(path) as partial:
+        (partial / "a").write_text(content)
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        folder_of(tmp_path / "x", content)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x" / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("num_renames", [0, 1, 2])
+def test_a_kill_while_a_folder_is_replaced_loses_neither_all(num_renames: int, tmp_path: Path) -> None:
+    folder_of(tmp_path / "x", "old")
+    script = f"""
+import os
+from pathlib import Path
+from lab.core.runs.atomic_files import folder_atomically
+replace, left = os.replace, [{num_renames}]
+def dying(*names):
+    if not left[0]:
+        os._exit(1)
+    left[0] -= 1
+    replace(*names)
+os.replace = dying
+with folder_atomically(Path({str(tmp_path / "x")!r})) as partial:
+    (partial / "a").write_text("new")
+    (partial / "b").write_text("new")
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", script], check=False)
+    remove_partial_folders(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x" / "a").read_text() == ("new" if num_renames == 2 else "old")
