@@ -1,12 +1,30 @@
-"""What a finished run says on the terminal, at its end and again in `lab show`."""
+"""What a run shows on the terminal: its progress, and the summary at its end and in `lab show`."""
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+
+@contextmanager
+def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error; the function that it gives takes how much is done."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, completed=completed)
+        yield lambda now: bar.update(task, completed=now)
 
 
 def print_summary(

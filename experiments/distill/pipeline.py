@@ -5,19 +5,17 @@ short it keeps what came before the newest checkpoint, and goes on from there.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lab.core.data.batch import Batch
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.models.decoder import LanguageModel
+from lab.core.runs.console import progress
 from lab.core.runs.record import Run
 from lab.core.tokenizer import Tokenizer
 from lab.core.train.loop import TrainConfig, fit
@@ -35,7 +33,6 @@ from lab.experiments.distill.student import own_tensors, set_trainable, trainabl
 from lab.experiments.distill.teacher import digest, write_teacher
 
 Row = dict[str, Any]
-Advance = Callable[[int], None]
 
 BASELINES = "baselines"
 NEW_TEACHER = "teacher"
@@ -255,19 +252,3 @@ def _folder(record: Run, node: StageNode) -> Path:
 def _ended(rows: list[Row], tags: Row) -> list[Row]:
     """Rows of a unit with its last one; they are written together, and only with the last do the others count."""
     return [{**tags, **row} for row in (*rows, {"kind": "done"})]
-
-
-@contextmanager
-def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Advance]:
-    """A progress bar; the function that it gives says how much is done."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=completed)
-        yield lambda now: bar.update(task, completed=now)

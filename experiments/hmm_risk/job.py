@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from lab.core.hydra_schema import to_typed
-from lab.core.runs.console import print_summary
+from lab.core.runs.console import print_summary, progress
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run
@@ -57,11 +54,10 @@ def run(config: "DictConfig") -> float:
     hydra = HydraConfig.get()
     resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(resolved, dict), "a composed configuration is a mapping"
-    # how many processes work makes no difference to the result: a run may go on with more of them
-    content = {str(key): value for key, value in resolved.items() if key != "workers"}
+    content = {str(key): value for key, value in resolved.items()}
     provenance, patch = collect(seeds={"seed": settings.seed}, backends={"linear_algebra": "numpy, scipy"})
     directory = Path(hydra.runtime.output_dir)
-    with Run(directory, content, list(hydra.overrides.task), provenance, patch) as record:
+    with Run(directory, content, list(hydra.overrides.task), provenance, patch, settings.sinks) as record:
         _work(record, settings, cells)
         return _report(record, settings, cells)
 
@@ -75,19 +71,10 @@ def _work(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
     if done:
         _log.info("%d of %d units of work are recorded and are not done again", len(done), len(every_unit))
     workers = settings.workers or len(os.sched_getaffinity(0))
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("draws", total=len(every_unit), completed=len(done))
-        for _, rows in do_all(cells, todo, workers):
+    with progress("draws", len(every_unit), completed=len(done)) as advance:
+        for number, (_, rows) in enumerate(do_all(cells, todo, workers), start=len(done) + 1):
             record.log(rows)
-            progress.advance(task)
+            advance(number)
 
 
 def recorded_units(rows: Sequence[Row], every_unit: Sequence[Unit], cells: Sequence[Cell]) -> set[Unit]:
