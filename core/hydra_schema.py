@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lab.core.errors import ConfigError
 
@@ -20,6 +20,30 @@ def register_schema(name: str, schema: type, *, group: str | None = None) -> Non
     from hydra.core.config_store import ConfigStore  # noqa: PLC0415
 
     ConfigStore.instance().store(name=name, node=schema, group=group)
+
+
+def with_overrides(config: Config, overrides: Any, *, label: str) -> Config:
+    """A configuration with some keys changed, checked as a whole: one of several in a run.
+
+    Args:
+        config: a dataclass, which stays as it is.
+        overrides: nested keys and their values.
+        label: what errors call this one, such as curves.NAME.
+
+    Raises:
+        ConfigError: if the overrides are no mapping, or a key or value does not fit.
+    """
+    from omegaconf import OmegaConf  # noqa: PLC0415
+    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
+
+    if not isinstance(overrides, dict):
+        raise ConfigError(f"{label}={overrides}: give the keys in which it differs, such as {{KEY: VALUE}}")
+    try:
+        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), overrides))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{label}: {str(error).splitlines()[0]}") from error
+    assert isinstance(merged, type(config)), "a merge keeps the schema"
+    return merged
 
 
 def register_options_resolver() -> None:

@@ -10,6 +10,15 @@ from lab.core.hydra_schema import register_options_resolver, register_schema
 from lab.core.runs.sinks import refuse_unknown
 from lab.experiments.hmm_risk import heads
 from lab.experiments.hmm_risk.heads.linear import LinearOptions
+from lab.experiments.hmm_risk.key_checks import (
+    as_list,
+    check_ridge,
+    check_sizes,
+    grid_values,
+    is_number,
+    is_whole,
+    refuse_unless,
+)
 
 
 class Transition(Enum):
@@ -65,12 +74,6 @@ class TaskName(Enum):
     next_state = "next_state"
     next_token = "next_token"
     downstream_label = "downstream_label"
-
-
-def refuse_unless(condition: bool, key: str, value: object, expected: str) -> None:
-    """Raise a ConfigError that names key, value and cure, unless `condition` holds."""
-    if not condition:
-        raise ConfigError(f"{key}={value}: {expected}")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -267,15 +270,15 @@ class HmmRiskConfig:
         if self.head is None:
             self.head = LinearOptions()
         for key in ("num_train", "tokens_per_sequence", "context_length"):
-            for value in _grid(key, getattr(self, key)):
-                refuse_unless(_is_whole(value) and value >= 1, key, value, "give whole numbers above 0")
-        for value in _grid("observation_noise", self.observation_noise):
+            for value in grid_values(key, getattr(self, key)):
+                refuse_unless(is_whole(value) and value >= 1, key, value, "give whole numbers above 0")
+        for value in grid_values("observation_noise", self.observation_noise):
             refuse_unless(
-                _is_number(value) and value >= 0, "observation_noise", value, "give a standard deviation of 0 or more"
+                is_number(value) and value >= 0, "observation_noise", value, "give a standard deviation of 0 or more"
             )
         if self.snr is not None:
-            for value in _grid("snr", self.snr):
-                refuse_unless(_is_number(value) and value > 0, "snr", value, "give positive numbers")
+            for value in grid_values("snr", self.snr):
+                refuse_unless(is_number(value) and value > 0, "snr", value, "give positive numbers")
         refuse_unless(self.replicates >= 2, "replicates", self.replicates, "give 2 or more: one has no standard error")
         refuse_unless(self.seed >= 0, "seed", self.seed, "give 0 or more")
         refuse_unless(self.workers is None or self.workers >= 1, "workers", self.workers, "give 1 or more, or null")
@@ -290,8 +293,8 @@ class HmmRiskConfig:
             "give a number in [0, 1), or null",
         )
         refuse_unknown(self.sinks)
-        _check_sizes(self.gammas, self.widths)
-        _check_ridge(self.ridge)
+        check_sizes(self.gammas, self.widths)
+        check_ridge(self.ridge)
 
     def widths_at(self, num_train: int) -> tuple[int, ...]:
         """The widths p of the grid, in rising order, for n rows; gammas are rounded to what the model can be."""
@@ -309,46 +312,3 @@ def register() -> None:
     register_schema("hmm_risk_schema", HmmRiskConfig)
     register_schema("linear_gaussian_schema", LinearGaussianConfig, group="hmm")
     register_schema("discrete_schema", DiscreteConfig, group="hmm")
-
-
-def as_list(value: Any) -> list[Any]:
-    """A grid key's value as a list: one number is a grid of one point."""
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _grid(key: str, value: Any) -> list[Any]:
-    values = as_list(value)
-    refuse_unless(len(values) > 0, key, value, "the grid is empty; give at least one value")
-    refuse_unless(len(set(map(str, values))) == len(values), key, value, "give each value once")
-    return values
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_sizes(gammas: list[float] | None, widths: list[int] | None) -> None:
-    if widths is None and gammas is None:
-        raise ConfigError("gammas=null and widths=null: give one of them, such as 'gammas=[0.5,1,2]'")
-    if widths is not None:
-        refuse_unless(len(widths) > 0, "widths", widths, "the grid is empty; give at least one width")
-        refuse_unless(min(widths) >= 1, "widths", widths, "give whole numbers above 0")
-        refuse_unless(widths == sorted(set(widths)), "widths", widths, "give each width once, in rising order")
-    elif gammas is not None:
-        refuse_unless(len(gammas) > 0, "gammas", gammas, "the grid is empty; give at least one gamma = p/n")
-        for gamma in gammas:
-            refuse_unless(0 < gamma < math.inf, "gammas", gamma, "gamma = p/n must be positive and finite")
-
-
-def _check_ridge(strengths: list[Any]) -> None:
-    for strength in _grid("ridge", strengths):
-        refuse_unless(
-            strength == "optimal" or (_is_number(strength) and strength >= 0),
-            "ridge",
-            strength,
-            "give strengths of 0 or more, or `optimal`",
-        )

@@ -4,13 +4,13 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lab.core.hydra_schema import to_typed
 from lab.core.runs.console import print_summary, progress
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
-from lab.core.runs.record import Run
+from lab.core.runs.record import Row, Run
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.grid.expand import expand
@@ -19,7 +19,6 @@ from lab.experiments.hmm_risk.pool import Unit, do_all, units
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-Row = dict[str, Any]
 
 _log = logging.getLogger(__name__)
 

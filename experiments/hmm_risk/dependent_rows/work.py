@@ -2,7 +2,8 @@
 
 from typing_extensions import override
 
-from lab.experiments.hmm_risk.cell_work import IndependentRows, Row
+from lab.core.runs.record import Row
+from lab.experiments.hmm_risk.cell_work import IndependentRows
 from lab.experiments.hmm_risk.dependent_rows.asymptotic import dependent_risk
 from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
 from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows, TokenRows

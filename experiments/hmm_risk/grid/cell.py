@@ -15,10 +15,10 @@ from lab.experiments.hmm_risk.config import (
     TaskConfig,
     TaskName,
     Transition,
-    refuse_unless,
 )
 from lab.experiments.hmm_risk.head_spec import HeadSpec
 from lab.experiments.hmm_risk.heads import head_name, heads
+from lab.experiments.hmm_risk.key_checks import refuse_unless
 from lab.experiments.hmm_risk.rows import GaussianTheory, MeasuredClasses, RiskResult, RiskTheory, quantities
 
 _GAUSSIAN = (RepresentationName.last_token, RepresentationName.context_window, RepresentationName.kalman_state)

@@ -5,17 +5,16 @@ from dataclasses import fields, replace
 from itertools import product
 from typing import Any
 
-from lab.core.errors import ConfigError
+from lab.core.hydra_schema import with_overrides
 from lab.experiments.hmm_risk.config import (
     DiscreteConfig,
     HmmRiskConfig,
     RepresentationName,
     TaskName,
-    as_list,
-    refuse_unless,
 )
 from lab.experiments.hmm_risk.grid.cell import Cell, check_cell
 from lab.experiments.hmm_risk.grid.keys import refuse_unread_keys
+from lab.experiments.hmm_risk.key_checks import as_list, refuse_unless
 from lab.experiments.hmm_risk.results.figure_spec import FigureSpec
 from lab.experiments.hmm_risk.results.figures import figure
 
@@ -45,7 +44,8 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
     figures = {name: figure(name) for name in config.figures}
     points: list[tuple[str, HmmRiskConfig, dict[str, Any]]] = []
     curves = {
-        curve: _with_overrides(config, curve, overrides) for curve, overrides in (config.curves or {"": {}}).items()
+        curve: with_overrides(replace(config, curves={}), overrides, label=f"curves.{curve}")
+        for curve, overrides in (config.curves or {"": {}}).items()
     }
     for curve, curve_config in curves.items():
         points += [(curve, curve_config, point) for point in _grid_points(curve_config)]
@@ -76,21 +76,6 @@ def _check_figure(name: str, spec: FigureSpec, cells: list[Cell]) -> None:
                 f"it draws {column}, which is not measured {f'for {cell.label}' if cell.label else 'here'}; "
                 f"choose figures of {', '.join(cell.quantities)}",
             )
-
-
-def _with_overrides(config: HmmRiskConfig, curve: str, overrides: Any) -> HmmRiskConfig:
-    from omegaconf import OmegaConf  # noqa: PLC0415  (worker processes read cells and need no OmegaConf)
-    from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
-
-    if not isinstance(overrides, dict):
-        raise ConfigError(f"curves.{curve}={overrides}: give the keys in which this curve differs, such as {{snr: 5}}")
-    base = OmegaConf.structured(replace(config, curves={}))
-    try:
-        merged = OmegaConf.to_object(OmegaConf.merge(base, overrides))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"curves.{curve}: {str(error).splitlines()[0]}") from error
-    assert isinstance(merged, HmmRiskConfig), "the schema is a HmmRiskConfig"
-    return merged
 
 
 def _grid_points(config: HmmRiskConfig) -> Iterator[dict[str, Any]]:

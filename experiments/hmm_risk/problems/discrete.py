@@ -20,7 +20,8 @@ from lab.core.heads.population import Spectrum
 from lab.core.hmm.discrete import DiscreteHmm
 from lab.core.hmm.random_models import dirichlet_tables, permutation_tables
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.hmm_risk.cell_work import CellWork, Row, rank_tolerance, ridge_label
+from lab.core.runs.record import Row
+from lab.experiments.hmm_risk.cell_work import CellWork, rank_tolerance, ridge_label
 from lab.experiments.hmm_risk.config import DiscreteConfig, Generator, RepresentationName, TaskName
 from lab.experiments.hmm_risk.grid.cell import Cell
 

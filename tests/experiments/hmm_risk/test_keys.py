@@ -22,6 +22,7 @@ from lab.experiments.hmm_risk.config import (
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.grid.expand import expand
 from lab.experiments.hmm_risk.grid.keys import READERS, shipped_keys
+from lab.experiments.hmm_risk.job import table_rows
 from lab.experiments.hmm_risk.pool import build_work
 
 MODES = LinearGaussianConfig(loading=Loading.identity, state_dim=None)
@@ -120,3 +121,15 @@ def test_a_key_that_a_problem_does_not_read_changes_nothing(name: str) -> None:
     for key in OTHER:
         if not READERS[key].include(cell) and (other := changed(cell, key)) is not None:
             assert rows_of(other) == expected, key
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_table_has_the_columns_that_figures_may_draw(name: str) -> None:
+    cell = cell_of(name)
+    work = build_work(cell)
+    rows = [{"kind": "theory", **row} for row in work.theory()] + [
+        {"kind": "measured", **row} for row in work.measure(0)
+    ]
+    for row in table_rows(rows, [cell]):
+        for column in cell.quantities:
+            assert isinstance(row[column], float), column

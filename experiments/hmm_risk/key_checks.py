@@ -1,0 +1,60 @@
+"""Checks of single keys, each an error that names key, value and cure."""
+
+import math
+from typing import Any
+
+from lab.core.errors import ConfigError
+
+
+def refuse_unless(condition: bool, key: str, value: object, expected: str) -> None:
+    """Raise a ConfigError that names key, value and cure, unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{key}={value}: {expected}")
+
+
+def as_list(value: Any) -> list[Any]:
+    """A grid key's value as a list: one number is a grid of one point."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def grid_values(key: str, value: Any) -> list[Any]:
+    """The values of a grid key, each once and at least one."""
+    values = as_list(value)
+    refuse_unless(len(values) > 0, key, value, "the grid is empty; give at least one value")
+    refuse_unless(len(set(map(str, values))) == len(values), key, value, "give each value once")
+    return values
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_sizes(gammas: list[float] | None, widths: list[int] | None) -> None:
+    """Refuse model sizes that are missing, out of range, or out of order."""
+    if widths is None and gammas is None:
+        raise ConfigError("gammas=null and widths=null: give one of them, such as 'gammas=[0.5,1,2]'")
+    if widths is not None:
+        refuse_unless(len(widths) > 0, "widths", widths, "the grid is empty; give at least one width")
+        refuse_unless(min(widths) >= 1, "widths", widths, "give whole numbers above 0")
+        refuse_unless(widths == sorted(set(widths)), "widths", widths, "give each width once, in rising order")
+    elif gammas is not None:
+        refuse_unless(len(gammas) > 0, "gammas", gammas, "the grid is empty; give at least one gamma = p/n")
+        for gamma in gammas:
+            refuse_unless(0 < gamma < math.inf, "gammas", gamma, "gamma = p/n must be positive and finite")
+
+
+def check_ridge(strengths: list[Any]) -> None:
+    """Refuse what is neither a strength nor `optimal`."""
+    for strength in grid_values("ridge", strengths):
+        refuse_unless(
+            strength == "optimal" or (is_number(strength) and strength >= 0),
+            "ridge",
+            strength,
+            "give strengths of 0 or more, or `optimal`",
+        )
