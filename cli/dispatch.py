@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,8 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
 
     Exits with code 2 and one line for mistakes of the user, with 130 when interrupted.
     """
+    # warnings of the checks, such as samples that are skipped, go nowhere: a refusal is one line
+    logging.getLogger("lab").addHandler(logging.NullHandler())
     with one_line_errors("interrupted; what is recorded is kept, and resume=RUN goes on"):
         _load(experiment.register)()
         overrides, flags = _split(resumed(arguments))
