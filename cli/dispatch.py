@@ -1,9 +1,10 @@
-"""From the command line to a Hydra job: bad input ends with one line and exit code 2 before anything is written."""
+"""Run a Hydra job from the command line. Bad input ends with one line and exit code 2 before anything is written."""
 
 import contextlib
 import importlib
 import io
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +30,10 @@ _INTERRUPTED = 130
 def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
     """Run `experiment` under Hydra with `arguments` as its command line: overrides, `resume=RUN`, and Hydra's flags.
 
-    Exits with 2 and one line for what the user can cure, with 130 when interrupted.
+    Exits with code 2 and one line for mistakes of the user, with 130 when interrupted.
     """
+    # warnings of the checks, such as samples that are skipped, go nowhere: a refusal is one line
+    logging.getLogger("lab").addHandler(logging.NullHandler())
     with one_line_errors("interrupted; what is recorded is kept, and resume=RUN goes on"):
         _load(experiment.register)()
         overrides, flags = _split(resumed(arguments))
@@ -53,7 +56,7 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
-    """Turn what the user can cure into one line on stderr and exit code 2; let everything else rise.
+    """Turn mistakes of the user into one line on stderr and exit code 2; other exceptions propagate.
 
     Ctrl-C ends with exit code 130 and the line `interrupted`.
     """
@@ -71,7 +74,7 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
 
 
 def _message(error: Exception) -> str | None:
-    """What the user can do about an error, None if nothing."""
+    """The line for an error that the user can fix, None for any other."""
     if isinstance(error, LabError):
         return str(error)
     # before OSError: Hydra's error for an option that does not exist is one
@@ -86,12 +89,12 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Overrides, and Hydra's flags; argparse lets flags stand between overrides only if they are told apart first."""
     from hydra._internal.utils import get_args_parser
 
-    said = io.StringIO()
+    messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(messages):
             parsed, unknown = get_args_parser().parse_known_intermixed_args(list(arguments))
     except SystemExit as error:
-        raise ConfigError(said.getvalue().rstrip().rpartition("error: ")[2]) from error
+        raise ConfigError(messages.getvalue().rstrip().rpartition("error: ")[2]) from error
     for word in unknown:
         if word.startswith("-"):
             raise ConfigError(f"{word}: there is no such flag; --help lists the keys and the flags")

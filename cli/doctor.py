@@ -1,4 +1,4 @@
-"""`lab doctor`: what this machine can run, on one screen, and the command that adds what is missing."""
+"""`lab doctor`: what this machine can run, on one screen, and how to install what is missing."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ _CONV = (
     "pip install packaging ninja wheel && CAUSAL_CONV1D_FORCE_BUILD=TRUE "
     "pip install --no-build-isolation 'causal-conv1d>=1.4' (needs nvcc)"
 )
-# mamba-ssm, a peer too, has a line of its own
+# mamba-ssm is a peer too, but has its own line
 _BENCH_PEERS = ("scikit-learn", "dynamax", "hmmlearn", "pomegranate", "transformers", "fla-core", "einops")
 
 
@@ -33,14 +33,14 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        subject: what was looked for.
-        found: version or state, or what is missing.
-        cure: the command that adds it; empty if nothing is missing.
+        subject: what was checked.
+        result: version or state, or what is missing.
+        hint: the command that installs it; empty if nothing is missing.
     """
 
     subject: str
-    found: str
-    cure: str = ""
+    result: str
+    hint: str = ""
 
 
 def print_report() -> None:
@@ -49,10 +49,10 @@ def print_report() -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings():
-        # as plain text: brackets of an extra are no markup
-        table.add_row(finding.subject, Text(finding.found))
-        if finding.cure:
-            table.add_row("", Text(f"add it: {finding.cure}", style="dim"))
+        # as plain text: the brackets of an extra are not markup
+        table.add_row(finding.subject, Text(finding.result))
+        if finding.hint:
+            table.add_row("", Text(f"add it: {finding.hint}", style="dim"))
     Console().print(table, highlight=False)
 
 
@@ -92,9 +92,9 @@ def _torch() -> list[Finding]:
     return [Finding("torch", f"{installed} (CUDA {torch.version.cuda})"), Finding("devices", f"cpu, {names}")]
 
 
-def _package(distribution: str, without: str, cure: str) -> Finding:
+def _package(distribution: str, without: str, hint: str) -> Finding:
     installed = installed_version(distribution)
-    return Finding(distribution, installed) if installed else Finding(distribution, f"missing: {without}", cure)
+    return Finding(distribution, installed) if installed else Finding(distribution, f"missing: {without}", hint)
 
 
 def _compiler() -> Finding:
@@ -119,7 +119,7 @@ def _decoding_step() -> list[Finding]:
 
 
 def _operators() -> list[Finding]:
-    """Which implementation each operator takes here, and why not those that would be preferred."""
+    """The implementation that each operator uses here, and why preferred ones are not available."""
     if installed_version("torch") is None:
         return []
     import torch
@@ -136,9 +136,9 @@ def _operators() -> list[Finding]:
     ]
 
 
-def _program(subject: str, command: str, without: str, cure: str) -> Finding:
+def _program(subject: str, command: str, without: str, hint: str) -> Finding:
     path = shutil.which(command)
-    return Finding(subject, path) if path else Finding(subject, f"missing: {without}", cure)
+    return Finding(subject, path) if path else Finding(subject, f"missing: {without}", hint)
 
 
 def _bench_peers() -> Finding:

@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say of a mistake, as one line that names key, value and cure."""
+"""Errors of Hydra and OmegaConf as one line that names the key, the value and a hint."""
 
 import io
 from typing import Any, TextIO
@@ -12,10 +12,10 @@ def hydra_message(error: Exception) -> str | None:
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
     if isinstance(error, MissingConfigException):
-        # schemas are options for Hydra, and none for the user
+        # schemas are options for Hydra but not for the user
         options = [name for name in error.options or () if not name.endswith("_schema")]
-        cure = f"choose from {', '.join(options)}" if options else "`--help` lists groups and options"
-        return f"{error.missing_cfg_file}: there is no such option; {cure}"
+        hint = f"choose from {', '.join(options)}" if options else "`--help` lists groups and options"
+        return f"{error.missing_cfg_file}: there is no such option; {hint}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: {first_line(error)}; write KEY=VALUE, a list as 'KEY=[1,2]'"
     if not isinstance(error, HydraException | OmegaConfBaseException):
@@ -39,7 +39,7 @@ def hydra_message(error: Exception) -> str | None:
 
 
 class WithoutHydrasLine(io.TextIOBase):
-    """A stream that leaves out the line which Hydra prints before it raises the error of a job; ours says it all."""
+    """A stream without the line that Hydra prints before it raises the error of a job."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -13,7 +13,7 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     """The command line with `resume=RUN` replaced by that run's own overrides and directory.
 
     Raises:
-        RunError: if there is no such run, it was never started, or other overrides stand beside resume=.
+        RunError: if there is no such run, it was never started, or other overrides are given with resume=.
     """
     names = [word.removeprefix("resume=") for word in arguments if word.startswith("resume=")]
     if not names:
@@ -29,7 +29,7 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     for word in others:
         if word not in overrides:
             raise RunError(
-                f"{word} beside resume={names[-1]}: a run goes on as it was begun; leave it out, or start anew"
+                f"{word} with resume={names[-1]}: a run continues unchanged; leave it out, or start a new run"
             )
     if is_sweep:
         return ["--multirun", *overrides, f"hydra.sweep.dir={directory}"]
@@ -41,7 +41,7 @@ def _run_overrides(directory: Path) -> list[str]:
     try:
         overrides = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is missing or damaged, so that {directory} cannot go on; start a new run") from error
+        raise RunError(f"{path} is missing or damaged, so {directory} cannot be continued; start a new run") from error
     if not isinstance(overrides, list) or not all(isinstance(word, str) for word in overrides):
         raise RunError(f"{path} is damaged: it must list overrides; start a new run")
     return overrides
@@ -54,4 +54,4 @@ def _sweep_overrides(directory: Path) -> list[str]:
         recorded = OmegaConf.load(directory / "multirun.yaml")
         return [str(word) for word in recorded.hydra.overrides.task]
     except (OSError, AttributeError) as error:
-        raise RunError(f"{directory}/multirun.yaml is damaged; start the sweep anew") from error
+        raise RunError(f"{directory}/multirun.yaml is damaged; start a new sweep") from error

@@ -1,4 +1,4 @@
-"""`lab runs` and `lab show`: recorded runs as tables. A damaged run is shown as such and never ends the listing."""
+"""`lab runs` and `lab show`: recorded runs as tables. A damaged run is listed as such."""
 
 import json
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ def print_runs(study: str, limit: int) -> None:
         console.print(f"no runs under {root}; `lab hmm-risk sweep` makes one")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    # a name is there to be copied: it stays in one piece
+    # names are copied by the user: never wrap them
     for name in ("run", "status", "age"):
         table.add_column(name, no_wrap=True)
     for name in ("title", "result"):
@@ -43,7 +43,7 @@ def print_runs(study: str, limit: int) -> None:
 
 
 def print_run(name: str) -> None:
-    """Print what a run printed at its end, and where its files are.
+    """Print the summary of a run, and where its files are.
 
     Raises:
         RunError: if there is no such run, or its summary is damaged.
@@ -56,7 +56,7 @@ def print_run(name: str) -> None:
         return
     status = _read(directory / "status.json")
     if status is None:
-        raise RunError(f"{directory}/status.json is missing or damaged: this is no run; `lab runs` lists them")
+        raise RunError(f"{directory}/status.json is missing or damaged, so this is not a run; `lab runs` lists them")
     summary = _read(directory / "summary.json")
     if summary is None:
         state = _status(directory, status)
@@ -70,12 +70,12 @@ def print_run(name: str) -> None:
 
 
 def _status(directory: Path, status: dict[str, Any]) -> str:
-    """What the run last said of itself; one that says running and holds no lock was killed."""
+    """The recorded status; a run that is recorded as running but holds no lock was killed."""
     import fcntl
 
-    said = str(status.get("status", "unreadable"))
-    if said != "running":
-        return said
+    recorded = str(status.get("status", "unreadable"))
+    if recorded != "running":
+        return recorded
     try:
         with open(directory / ".lock") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

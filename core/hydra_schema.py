@@ -1,4 +1,4 @@
-"""Between Hydra's tree and our dataclasses: schemas go in, one checked object comes out."""
+"""Register dataclasses as Hydra schemas, and convert composed configurations to validated dataclasses."""
 
 import difflib
 from collections.abc import Iterable
@@ -91,7 +91,7 @@ def did_you_mean(key: str, known: Iterable[str]) -> str:
 
 
 def _refuse_unknown_keys(config: "DictConfig", prefix: str = "") -> None:
-    """Refuse keys that were added by force (+KEY=VALUE) to a tree that has a schema."""
+    """Reject keys that were added (+KEY=VALUE) to a part of the configuration that has a schema."""
     from omegaconf import DictConfig, OmegaConf  # noqa: PLC0415
 
     schema = OmegaConf.get_type(config)

@@ -1,4 +1,4 @@
-"""One sample of a task, many of them as a batch, and the answers of a batch counted."""
+"""Samples, batches of samples, and the accuracy of predictions on a batch."""
 
 import hashlib
 from collections import defaultdict
@@ -21,7 +21,7 @@ PADDING_ID = 0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Pictures and conversation of one sample, and the type of each of its questions."""
+    """Tiles and token ids of one sample, and the type of each of its questions."""
 
     tiles: UInt8[ndarray, "N S S 3"]
     conversation: Conversation
@@ -30,7 +30,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Where an answer stands in a batch, and the type of its question."""
+    """Position of an answer in a batch, and the type of its question."""
 
     row: int
     start: int
@@ -40,16 +40,16 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Samples side by side.
+    """Padded samples.
 
     Attributes:
         pixel_values: tiles of all samples, in the order of their tokens.
         embedding_ids: what the embedding reads, padded on the right with id 0.
-        llm_ids: what the language model reads, padded alike.
-        labels: `llm_ids` where an answer stands, else `IGNORED`; not shifted.
+        llm_ids: what the language model reads, padded in the same way.
+        labels: `llm_ids` at answer positions, `IGNORED` elsewhere; not shifted.
         embedding_lengths: tokens of each sample in `embedding_ids`.
         llm_lengths: tokens of each sample in `llm_ids` and `labels`.
-        answers: where the answers stand.
+        answers: positions of the answers in `llm_ids`.
     """
 
     pixel_values: Float32[Tensor, "N 3 S S"]
@@ -67,7 +67,7 @@ class Batch:
 
 
 def is_held_out(key: bytes, share: float) -> bool:
-    """Whether what `key` stands for is among the share that training never sees: by a hash, whatever else there is."""
+    """Whether a sample is held out, decided by a hash of its key, so that it does not depend on other samples."""
     digest = hashlib.blake2b(key, digest_size=8).digest()
     return int.from_bytes(digest, "big") < share * 2**64
 
@@ -92,13 +92,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def count_right(predicted: Int64[Tensor, "B T"], batch: Batch) -> dict[str, tuple[int, int]]:
-    """For each type of question, how many answers are right to the last token, and how many there are.
+    """Number of exactly correct answers, and number of answers, for each type of question.
 
-    An answer counts if greedy decoding after its question, the earlier answers given, writes it and ends the turn.
+    An answer is correct if greedy decoding after its question, given the earlier answers, writes it and ends the turn.
 
     Args:
-        predicted: at each position the likeliest next token.
-        batch: what was to be predicted.
+        predicted: at each position the most likely next token.
+        batch: the targets.
     """
     counts: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
     is_right = (predicted[:, :-1] == batch.llm_ids[:, 1:]).numpy(force=True)

@@ -1,8 +1,8 @@
-"""Conversations about pictures as token ids: InternLM2's chat template, image tokens put in, answers marked.
+"""Conversations with images as token ids: InternLM2's chat template with image tokens, and labels for the answers.
 
 A turn is written `<|im_start|>role`, a line break, its text, `<|im_end|>`. Every `<image>` in a question becomes
 `<img>`, one `<IMG_CONTEXT>` for each token of the picture, `</img>`. With the pixel shuffle after the embedding
-(`post`), a picture has its full number of patches in the sequence of the embedding and a quarter of it in that of the
+(`post`), an image has one token per patch in the sequence of the embedding, and a quarter as many in that of the
 language model.
 """
 
@@ -29,7 +29,7 @@ from lab.core.tokenizer import Tokenizer
 
 # Letters: T tokens of the language model, E tokens of the embedding.
 
-# the label of a position that no loss counts: torch's own convention
+# the label of positions without a target, as in torch
 IGNORED = -100
 
 
@@ -64,8 +64,8 @@ def encode_conversation(
         turns: question, answer, question, ...; after a last question without an answer the assistant's turn is left
             open, for generation. If there is one picture and no question holds an `<image>`, the first begins with one.
         tiles_per_image: tiles of each picture, thumbnails included, in the order of the marks.
-        tokenizer: of the model.
-        prompt_format: of the model.
+        tokenizer: the model's tokenizer.
+        prompt_format: the model's prompt format.
 
     Raises:
         InputError: if there are no turns, more marks than pictures or the reverse, or a mark in an answer.
@@ -86,7 +86,7 @@ def encode_conversation(
         ids += header
 
     compact = np.array(ids, dtype=np.int64)
-    # the tokenizer of a language model knows no pictures
+    # the tokenizer of a text-only model has no image tokens
     is_context = compact == tokenizer.id_of(IMAGE_CONTEXT) if tiles_per_image else np.zeros(len(ids), dtype=bool)
     tiles = np.array(tiles_per_image, dtype=np.int64)
     llm_repeats = np.ones_like(compact)
@@ -107,12 +107,12 @@ def encode_conversation(
 
 
 def _with_marks(turns: Sequence[str], num_images: int) -> list[str]:
-    """The questions, every image mark replaced by a picture's tokens, one of them standing for all."""
+    """The questions, with every image mark replaced by start, one context token and end."""
     if not turns:
         raise InputError("turns is empty but must begin with a question; give one")
     for turn in turns:
         if any(token in turn for token in IMAGE_TOKENS):
-            raise InputError(f"turns holds {turn[:60]!r} with a token of a picture in it; write {IMAGE_MARK} instead")
+            raise InputError(f"turns holds an image token in {turn[:60]!r}; write {IMAGE_MARK} instead")
     for answer in turns[1::2]:
         if IMAGE_MARK in answer:
             raise InputError(f"the answer {answer[:60]!r} holds {IMAGE_MARK}, which only a question can; remove it")

@@ -30,12 +30,12 @@ from lab.core.validation import number_in_unit_interval
 
 @dataclass(kw_only=True, slots=True)
 class ConversationFileConfig:
-    """Where conversations and their pictures lie, and how many are kept apart for the evaluation."""
+    """Where the conversations and their images are, and how many of them are held out."""
 
     path: Path
     """The JSONL file."""
     image_folder: Path
-    """What the paths of pictures start from."""
+    """Folder that the image paths are relative to."""
     held_out_share: float = 0.01
     """Share of the samples that training never sees; chosen by a hash, so they stay the same when the file grows."""
 
@@ -44,9 +44,9 @@ class ConversationFileConfig:
 
 
 class ConversationFile:
-    """One split of the samples of a file, read when they are asked for.
+    """One split of a file of conversations; samples are read on access.
 
-    Samples that share their pictures are in the same split.
+    Samples with the same images are in the same split.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class ConversationFile:
 
 
 def _find_lines(config: ConversationFileConfig, split: str) -> tuple[Int64[ndarray, " n"], Int64[ndarray, " n"]]:
-    """Number and offset of every line of a split; blank lines belong to none."""
+    """Line number and byte offset of every line of a split; blank lines are skipped."""
     numbers, offsets = [], []
     position = 0
     try:
@@ -116,7 +116,7 @@ def _find_lines(config: ConversationFileConfig, split: str) -> tuple[Int64[ndarr
 
 
 def _key(line: bytes) -> bytes:
-    """What decides the split of a sample: its pictures, or its line if it has none."""
+    """What decides the split of a sample: its image paths, or the line itself if it has no images."""
     try:
         return "\n".join(_image_paths(_parse(line))).encode() or line.strip()
     except InputError:

@@ -1,7 +1,7 @@
-"""An endless, shuffled stream of batches that goes on exactly where it stood.
+"""An endless, shuffled stream of batches that can be resumed exactly.
 
-The order depends on the seed alone. A sample that is broken, or longer than the model reads, is left out: it is counted
-and logged, and no other takes its place.
+The order depends only on the seed. A sample that is broken, or longer than the model can read, is skipped: it is
+counted and logged.
 """
 
 import logging
@@ -16,7 +16,7 @@ from lab.core.errors import CheckpointError, InputError
 from lab.core.runs.random_streams import Seeds
 from lab.core.validation import whole_number
 
-# every source has both: what is trained on, and what is held out
+# every source has a training split and a held-out split
 SPLITS = ("train", "test")
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class FiniteSource(Source, Protocol):
-    """A source that comes to an end, and is gone through again in another order."""
+    """A source with a finite number of samples, reshuffled in every epoch."""
 
     def __len__(self) -> int: ...
 
@@ -40,18 +40,18 @@ class FiniteSource(Source, Protocol):
 class Stream:
     """Batches of a source.
 
-    A finite source is shuffled anew in each epoch; the last batch of an epoch goes on in the next. An endless source is
-    read in its own order.
+    A finite source is reshuffled in each epoch; the last batch of an epoch is completed from the next. An endless
+    source is read in order of its indices.
     """
 
     def __init__(self, source: Source, *, batch_size: int, max_length: int, seed: int) -> None:
         """Begin at the first sample.
 
         Args:
-            source: of the samples.
+            source: where the samples come from.
             batch_size: samples in a batch.
-            max_length: most tokens of a sample, in the longer of its two sequences.
-            seed: of the order.
+            max_length: maximum number of tokens of a sample, in the longer of its two sequences.
+            seed: random seed of the order.
 
         Raises:
             InputError: if a number is out of range.
@@ -63,19 +63,19 @@ class Stream:
         self._num_samples = len(source) if isinstance(source, FiniteSource) else None
         self._order: tuple[int, Int64[ndarray, " n"]] | None = None
         self._state = {"position": 0, "num_broken": 0, "num_too_long": 0}
-        # why the last sample was left out
+        # why the last sample was skipped
         self._reason = ""
 
     @property
     def state(self) -> dict[str, int]:
-        """Samples passed since the beginning, and how many of them were left out, broken or too long."""
+        """Number of samples read since the beginning, and how many of them were skipped as broken or too long."""
         return dict(self._state)
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go on from a `state` of a stream with the same source, seed and limits.
+        """Resume from the `state` of a stream with the same source, seed and limits.
 
         Raises:
-            CheckpointError: if it is no such state.
+            CheckpointError: if it is not such a state.
         """
         is_count = [isinstance(value, int) and value >= 0 for value in state.values()]
         if state.keys() != self._state.keys() or not all(is_count):
@@ -83,7 +83,7 @@ class Stream:
         self._state = dict(state)
 
     def next_batch(self) -> Batch:
-        """The next samples that can be used.
+        """The next usable samples, collated.
 
         Raises:
             InputError: if none of a whole epoch, or of ten batches of an endless source, can be used.

@@ -1,7 +1,7 @@
-"""Plain text in pieces of equal length: every token after a piece's first is asked about, by those before it.
+"""Plain text in fixed-length chunks; every token but the first of a chunk is a target.
 
-Unless a folder of one's own is named, the text is documentation that every Python brings: the topics of `help()`, which
-are its language reference, and the docstrings of the standard library.
+Without a folder, the text is documentation that comes with Python: the topics of `help()`, which are its language
+reference, and the docstrings of the standard library.
 """
 
 import ast
@@ -31,10 +31,10 @@ _KIND = "next token"
 
 @dataclass(kw_only=True, slots=True)
 class TextConfig:
-    """Where text lies, how it is cut, and how much of it is kept apart for the evaluation."""
+    """Where the text comes from, how it is cut, and how much of it is held out."""
 
     folder: Path | None = None
-    """Its files *.txt, *.md and *.rst are read, at any depth; null: documentation that comes with Python."""
+    """A folder whose *.txt, *.md and *.rst files are read recursively; null: documentation that comes with Python."""
     piece_length: int = 128
     """T, tokens of a sample."""
     held_out_share: float = 0.1
@@ -47,7 +47,7 @@ class TextConfig:
 
 
 class Texts:
-    """One split of the pieces of all documents, one document behind the other."""
+    """The chunks of one split, cut from the concatenation of its documents."""
 
     def __init__(self, config: TextConfig, *, split: str, tokenizer: Tokenizer, image_size: int) -> None:
         """Read and cut the documents of a split.
@@ -56,7 +56,7 @@ class Texts:
             config: which documents.
             split: `train` or `test`.
             tokenizer: of the model.
-            image_size: S of the tiles that text has none of.
+            image_size: tile size, used only for the shape of the empty image batch.
 
         Raises:
             InputError: if a file cannot be read, the split has less than one piece, or there is no such split.
@@ -80,7 +80,7 @@ class Texts:
         return len(self._pieces)
 
     def __getitem__(self, index: int) -> Sample:
-        """A piece; each of its tokens but the first is an answer of its own."""
+        """A chunk; each of its tokens but the first is an answer."""
         ids = self._pieces[index]
         labels = ids.copy()
         labels[0] = IGNORED
@@ -103,10 +103,10 @@ def _documents_in(folder: Path) -> list[str]:
     return texts
 
 
-# seconds of parsing, and every stage of a run opens the data anew
+# parsing takes seconds, and every stage of a run opens the data again
 @cache
 def _documents_of_python() -> tuple[str, ...]:
-    """The topics of `help()`, then the docstrings of each module of the standard library; nothing of it is run."""
+    """The topics of `help()`, then the docstrings of each module of the standard library; no module is imported."""
     from pydoc_data.topics import topics  # noqa: PLC0415
 
     modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
@@ -115,7 +115,7 @@ def _documents_of_python() -> tuple[str, ...]:
 
 
 def _docstrings(tree: ast.Module) -> Iterator[str]:
-    """Of a module and everything in it, without their indentation."""
+    """The docstrings of a module and of everything in it, dedented."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)

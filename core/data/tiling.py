@@ -1,4 +1,4 @@
-"""Dynamic tiling: a picture of any shape becomes a few square tiles, and a small view of the whole.
+"""Dynamic tiling: an image of any shape becomes a few square tiles and a thumbnail.
 
 The grid of tiles that comes closest to the picture's aspect ratio is chosen among those with an allowed number of tiles
 (InternVL 1.5, arXiv 2404.16821, section 3.3; HoVLE and mmMamba use it unchanged).
@@ -62,14 +62,14 @@ def cut_tiles(image: Image.Image, prompt_format: PromptFormat) -> UInt8[ndarray,
 
 
 def normalize(tiles: UInt8[ndarray, "N S S 3"]) -> Float32[Tensor, "N 3 S S"]:
-    """Pixels as the models read them: in [0, 1], less ImageNet's mean, over its standard deviation."""
+    """Scale pixels to [0, 1] and normalise them with ImageNet's mean and standard deviation."""
     mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
     pixels = torch.tensor(tiles, dtype=torch.float32)
     return (pixels.div_(255).sub_(mean).div_(std)).permute(0, 3, 1, 2).contiguous()
 
 
 def load_image(path: Path) -> Image.Image:
-    """The picture in a file, read in full.
+    """Read an image file completely.
 
     Raises:
         InputError: if the file is missing, or is no image that can be read to its end.

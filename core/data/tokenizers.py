@@ -20,8 +20,8 @@ _VOCABULARY_FILE = "vocabulary.json"
 class WordTokenizer:
     """One id for every word, mark of punctuation, line break and special token of a fixed list.
 
-    Spaces only part words. Text whose marks of punctuation follow a word directly, with a space after them, comes back
-    from `decode(encode(text))` unchanged.
+    Spaces only separate words. Text whose marks of punctuation follow a word directly, with a space after them, is
+    returned unchanged by `decode(encode(text))`.
     """
 
     bos_id: int | None = None
@@ -39,7 +39,7 @@ class WordTokenizer:
             raise InputError(f"words holds {twice!r} twice; leave one of them out")
         for word in words:
             if split_words(word) != [word]:
-                raise InputError(f"words holds {word!r}, which is no single word; split it")
+                raise InputError(f"words holds {word!r}, which is not a single word; split it")
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -101,7 +101,7 @@ class WordTokenizer:
         except FileNotFoundError:
             raise CheckpointError(f"{path} does not exist; copy it from the teacher") from None
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is no list of words ({error}); copy it from the teacher") from None
+            raise CheckpointError(f"{path} is not a list of words ({error}); copy it from the teacher") from None
 
 
 def split_words(text: str) -> list[str]:
@@ -110,7 +110,7 @@ def split_words(text: str) -> list[str]:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in a folder: a list of words if there is one, else that of a public checkpoint.
+    """Load the tokenizer of a folder: its list of words if there is one, else the files of a public checkpoint.
 
     A GGUF file in place of the folder holds its own.
 

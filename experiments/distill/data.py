@@ -1,4 +1,4 @@
-"""Training and held-out batches, as the model reads them."""
+"""Training and held-out batches for one model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from lab.core.runs.random_streams import Seeds
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data_sources import DataConfig, data_sources
 
-# samples of each split that are read before a run begins; a second at most, with large pictures
+# samples of each split that are read before a run begins: at most a second, with large images
 _NUM_LOOKED_AT = 64
 
 
 @dataclass(kw_only=True, slots=True)
 class PromptConfig:
-    """How samples are written for the model."""
+    """How samples are formatted for the model."""
 
     system: str = ""
     """The system message. A public checkpoint's scores depend on it: copy it from the release's `conversation.py`."""
     max_tiles: int = 12
-    """Most tiles of a picture, the thumbnail not counted."""
+    """Maximum number of tiles of an image, not counting the thumbnail."""
     max_length: int | None = None
-    """Tokens of the longest sample, longer ones are left out; null: what the model was trained on."""
+    """Maximum number of tokens of a sample, longer ones are skipped; null: the context length of the model."""
 
     def __post_init__(self) -> None:
         for name in ("max_tiles", "max_length"):
@@ -42,14 +42,14 @@ class Data:
     def __init__(
         self, config: DataConfig, prompt: PromptConfig, architecture: ModelConfig, tokenizer: Tokenizer, *, seed: int
     ) -> None:
-        """Samples that a model of this architecture can read.
+        """Check that the model can read the samples.
 
         Args:
-            config: where they come from.
-            prompt: how they are written.
-            architecture: of the model.
-            tokenizer: of the model.
-            seed: of everything random.
+            config: the data source.
+            prompt: how they are formatted.
+            architecture: the model's architecture.
+            tokenizer: the model's tokenizer.
+            seed: random seed.
 
         Raises:
             ConfigError: if the model cannot read them.
@@ -72,10 +72,10 @@ class Data:
         self._prompt_format = prompt_format(prompt, architecture)
 
     def refuse_broken(self) -> None:
-        """Refuse a file of samples some of which cannot be read: small files are gone through, large ones sampled.
+        """Reject files with broken samples. Every sample of a small file is read, a few dozen of a large one.
 
-        Later a broken sample is left out; one among the few that are looked at means that the file is not what it
-        should be.
+        During training a broken sample is skipped; one among the few that are read here means that the file as a whole
+        is wrong.
 
         Raises:
             InputError: naming the file, the line and what is wrong with it.
@@ -87,7 +87,7 @@ class Data:
                     source[index]
 
     def stream(self, purpose: str, *indices: int, batch_size: int, has_lessons: bool = False) -> Stream:
-        """Training batches, in an order of their own for each purpose and index; a new teacher begins with lessons.
+        """Training batches, in a different order for each purpose and index; a new teacher begins with lessons.
 
         Raises:
             InputError: if a file is missing or damaged.
@@ -95,7 +95,7 @@ class Data:
         return self._stream("train", self._seed(purpose, *indices), batch_size, has_lessons=has_lessons)
 
     def held_out(self, num_batches: int, *, batch_size: int) -> "HeldOut":
-        """The first held-out batches: always the same, and of samples that no training sees.
+        """The first held-out batches: always the same, from samples that are never trained on.
 
         Raises:
             InputError: if a file is missing or damaged.
@@ -121,7 +121,7 @@ class Data:
 
 
 class HeldOut:
-    """The first batches of a stream, made anew whenever they are gone through: one at a time is in memory."""
+    """The first batches of a stream, produced again in every iteration, so that one at a time is in memory."""
 
     def __init__(self, stream: Stream, num_batches: int) -> None:
         self._stream = stream
@@ -153,12 +153,12 @@ def prompt_format(prompt: PromptConfig, architecture: ModelConfig) -> PromptForm
 
 
 def tokenizer_of(folder: ModelFolder | None, prompt: PromptConfig, data: DataConfig | None) -> Tokenizer:
-    """The tokenizer in a teacher's folder, or in its GGUF file; without either, the words of a task that ships.
+    """The tokenizer in a teacher's folder, or in its GGUF file; without either, the vocabulary of the task.
 
     Raises:
         BackendError: if a GGUF file cannot be read without packages that are missing.
         CheckpointError: if there is none in the folder, or it cannot be read.
-        ConfigError: if there is neither a folder nor a task with words.
+        ConfigError: if there is neither a folder nor a task with a vocabulary.
     """
     if folder is not None:
         return folder.tokenizer()

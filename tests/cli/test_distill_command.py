@@ -50,6 +50,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 @pytest.mark.slow
 def test_bad_input_as_typed_is_one_line_and_leaves_nothing(lab: Lab, outputs: Path, teacher: Path) -> None:
     check_refused(lab(*arguments(teacher, "stage=2")), "stage=2", "lab distill stage=1")
+    # every sample is skipped with a warning
+    check_refused(lab(*arguments(teacher, "stage=1", "prompt.system=hats")), "'hats'", "use other words")
     assert not outputs.exists()
 
 

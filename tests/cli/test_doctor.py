@@ -35,8 +35,8 @@ def test_the_doctor_says_what_runs_here_on_one_screen_and_builds_nothing(
 def test_a_missing_compiler_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
     (finding,) = (finding for finding in doctor.findings() if finding.subject == "C++ compiler")
-    assert finding.found.startswith("missing: ")
-    assert finding.cure == "apt-get install g++"
+    assert finding.result.startswith("missing: ")
+    assert finding.hint == "apt-get install g++"
 
 
 def test_an_older_torch_is_named_with_what_it_slows_down(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,5 +47,5 @@ def test_an_older_torch_is_named_with_what_it_slows_down(monkeypatch: pytest.Mon
         (finding,) = (finding for finding in doctor.findings() if finding.subject == "decoding step")
     finally:
         tensor_exchange.cache_clear()
-    assert finding.found.startswith("runs in torch, slower")
-    assert finding.cure == "pip install 'torch>=2.10,<2.14'"
+    assert finding.result.startswith("runs in torch, slower")
+    assert finding.hint == "pip install 'torch>=2.10,<2.14'"

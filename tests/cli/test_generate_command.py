@@ -135,6 +135,7 @@ def test_the_folder_of_a_run_that_trained_a_teacher(typed: Typed, teacher: Path,
     folder = outputs / "distill" / "runs" / "new"
     folder.mkdir(parents=True)
     overrides = {"stage": "teacher", "teacher": {"path": str(teacher)}, "data": {"picture_questions": {}}}
+    overrides["student"] = {"mixer": {"kind": "mamba2"}}
     (folder / "config.json").write_text(json.dumps(overrides))
     done = typed("generate", "new", "--prompt", QUESTION, *FEW)
     assert done.code == 2

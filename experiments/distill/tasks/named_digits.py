@@ -44,7 +44,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
 
 @dataclass(kw_only=True, slots=True)
 class NamedDigitsConfig:
-    """How much a sequence shows and asks."""
+    """Number of pictures and questions in a sequence."""
 
     num_pictures: int = 6
     num_questions: int = 6
@@ -80,7 +80,7 @@ class NamedDigits:
         self._tokenizer = tokenizer
         self._tokens_per_picture = prompt_format.tokens_per_tile
         self._seeds = Seeds(seed)
-        # the splits have questions of their own, and not the same ones about other pictures
+        # the splits have different questions, not the same questions about other pictures
         self._purpose = f"named digits, {split}"
         by_word = load_pictures(split, garments=None, digits=None).by_word
         self._digits = [by_word[word] for word in DIGITS]
@@ -115,7 +115,7 @@ class NamedDigits:
         return Sample(tiles, Conversation(ids, ids, labels, answers), tuple(kinds))
 
     def _picture(self, value: int, name: int, random: np.random.Generator) -> UInt8[ndarray, "S S 3"]:
-        """One of the pictures of a digit, and in every patch of it the name."""
+        """A random picture of a digit, with the name marked in every patch."""
         pixels = np.zeros((_SIDE, _SIDE, 3), np.uint8)
         pixels[..., 0] = random.choice(self._digits[value])
         pixels[name // _PATCH :: _PATCH, name % _PATCH :: _PATCH, 1] = _BRIGHT
@@ -129,7 +129,7 @@ def named_digits_tokenizer() -> WordTokenizer:
 
 
 def named_digits_chance() -> dict[str, float]:
-    """For each type of question, how often the likeliest answer is right; all digits are taken for as frequent."""
+    """Accuracy of the most frequent answer, for each type of question, if all digits are equally frequent."""
     return {kind: max(answers.count(answer) for answer in answers) / len(answers) for kind, answers in ANSWERS.items()}
 
 

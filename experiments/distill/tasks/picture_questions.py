@@ -50,17 +50,17 @@ _TEXT_WORDS = (
 
 @dataclass(kw_only=True, slots=True)
 class PictureQuestionsConfig:
-    """How much a prompt shows and asks, and where its pictures come from."""
+    """Sizes of the prompts, and where the pictures come from."""
 
     max_pictures: int = 5
-    """Most pictures of a prompt; it has any number from one to this."""
+    """Maximum number of pictures in a prompt; the number is drawn from one to this."""
     pair_share: float = 0.2
     """Share of the pictures that hold two things side by side, in two tiles and a thumbnail; the others hold one."""
     num_questions: int = 4
     """Questions in a prompt; fewer if the pictures do not last, for each is asked about once."""
     num_lessons: int = 0
-    """So many samples at the beginning show one picture and ask what it is. Without them a new model does not leave its
-    plateau: it cannot learn where to look before it knows what things look like, nor the other way round."""
+    """Number of initial samples that show one picture and ask what it is, only to train a new teacher. Without them the
+    loss stays on its first plateau: looking in the right place and recognising things cannot be learnt jointly."""
     garments: Path | None = None
     """Folder with Fashion-MNIST's IDX files; None for the pictures that ship."""
     digits: Path | None = None
@@ -100,7 +100,7 @@ class PictureQuestions:
         self._tokenizer = tokenizer
         self._prompt_format = prompt_format
         self._seeds = Seeds(seed)
-        # the splits have scenes of their own, and not the same ones with other pictures
+        # the splits have different scenes, not the same scenes with other pictures
         self._purpose = f"picture questions, {split}"
         self._things = _scaled_pictures(split, config.garments, config.digits)
 
@@ -145,7 +145,7 @@ class PictureQuestions:
         )
 
     def _picture(self, words: Sequence[str], frame: tuple[int, int, int], draws: Draws) -> Image.Image:
-        """Things side by side, each one of the pictures of its word, in a frame of its own."""
+        """Things side by side, each one of the pictures of its word, in one frame."""
         pixels = np.empty((_SIDE, len(words), _SIDE, 3), np.uint8)
         pixels[:] = frame
         for i, word in enumerate(words):
@@ -154,7 +154,7 @@ class PictureQuestions:
         return Image.fromarray(pixels.reshape(_SIDE, -1, 3))
 
 
-# every stage of a run opens the task anew
+# every stage of a run opens the task again
 @lru_cache(maxsize=4)
 def _scaled_pictures(split: str, garments: Path | None, digits: Path | None) -> dict[str, UInt8[ndarray, "N Q Q"]]:
     """The pictures of a split by their word, at the size that their frame leaves; not to be changed."""
@@ -169,7 +169,7 @@ def _scaled(image: UInt8[ndarray, "S S"]) -> UInt8[ndarray, "Q Q"]:
 
 
 def picture_questions_tokenizer(system: str) -> WordTokenizer:
-    """All words of the task, and those of the system message behind them."""
+    """All words of the task, followed by those of the system message."""
     words = [*split_words(_TEXT_WORDS), *COLOURS, *WORDS, *split_words(system)]
     return WordTokenizer(list(dict.fromkeys(words)))
 

@@ -163,8 +163,8 @@ def test_a_token_that_joins_header_and_answer_belongs_to_the_answer() -> None:
         (["<image>what?", "bag"], [1, 1], "2 images but 1 <image> marks"),
         (["what?", "bag"], [1, 1], "2 images but 0 <image> marks"),
         (["<image>what?", "bag <image>"], [1], "the answer"),
-        (["<IMG_CONTEXT>what?", "bag"], [], "token of a picture"),
-        (["what?", "</img>"], [], "token of a picture"),
+        (["<IMG_CONTEXT>what?", "bag"], [], "an image token"),
+        (["what?", "</img>"], [], "an image token"),
     ],
 )
 def test_marks_that_do_not_fit_the_pictures_are_refused(turns: list[str], tiles: list[int], match: str) -> None:

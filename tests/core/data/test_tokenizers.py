@@ -59,7 +59,7 @@ def test_an_id_that_is_none_is_named(index: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "match"), [(("bag", "bag"), "twice"), (("a bag",), "no single"), (("",), "no single")]
+    ("words", "match"), [(("bag", "bag"), "twice"), (("a bag",), "not a single"), (("",), "not a single")]
 )
 def test_a_list_that_is_none_of_single_words_is_refused(words: tuple[str, ...], match: str) -> None:
     with pytest.raises(InputError, match=match):
