@@ -1,6 +1,6 @@
 """What the user can get wrong. Each ends the command with one line and exit code 2.
 
-A message names the key, argument or file, the value it had, what was expected, and the cure.
+A message names the key, argument or file, the value it had, what was expected, and the fix.
 """
 
 

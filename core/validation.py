@@ -29,7 +29,7 @@ def whole_number(name: str, value: Any, *, at_least: int = 1) -> int:
     """An integer of `at_least` or more; numpy integers count, booleans and floats do not.
 
     Raises:
-        InputError: naming argument, value and cure.
+        InputError: naming argument, value and hint.
     """
     expected = f"a whole number of {at_least} or more"
     if isinstance(value, bool | np.bool_):
@@ -188,8 +188,10 @@ def _refuse_wrong_shape(name: str, shape: tuple[int, ...], expected: tuple[int |
         want is None or want == have for have, want in zip(shape, expected, strict=True)
     )
     if not fits:
-        wanted = f"({', '.join('any' if want is None else str(want) for want in expected)}{',' * (len(expected) == 1)})"
-        cure = f"give {math.prod(w for w in expected if w)} numbers" if None not in expected else "reshape it"
+        shape_text = (
+            f"({', '.join('any' if want is None else str(want) for want in expected)}{',' * (len(expected) == 1)})"
+        )
+        hint = f"give {math.prod(w for w in expected if w)} numbers" if None not in expected else "reshape it"
         raise InputError(
-            f"{name} has shape {shape} but must have shape {wanted}; {cure if expected else 'give a number'}"
+            f"{name} has shape {shape} but must have shape {shape_text}; {hint if expected else 'give a number'}"
         )

@@ -222,10 +222,10 @@ def _compare_once(device: torch.device, dtype: torch.dtype) -> None:
         for shape in ((1, 40, 16), (16, 4), (16,), (1, 16, 3))
     )
     with torch.no_grad():
-        wanted = conv_portable(x, weight, bias, activation="silu", initial_state=state, starts=None)
-        found = _launch(x, weight, bias, "silu", state, None)
+        portable_y = conv_portable(x, weight, bias, activation="silu", initial_state=state, starts=None)
+        result = _launch(x, weight, bias, "silu", state, None)
         stepped = _launch_step(state.clone(), x[:, 0], weight, bias, "silu")
-    for name, y, expected in (("sequence", found, wanted), ("step", stepped, wanted[:, 0])):
+    for name, y, expected in (("sequence", result, portable_y), ("step", stepped, portable_y[:, 0])):
         difference = float((y.float() - expected.float()).abs().max() / expected.float().abs().max())
         # a NaN is a difference
         if not difference <= _TOLERANCES[dtype]:

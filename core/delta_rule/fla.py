@@ -52,8 +52,8 @@ def gated_delta_rule(
         raise BackendError(
             f"delta_rule backend='fla' takes keys of up to {_WIDEST_KEY} channels, not {key_dim}; use backend='chunked'"
         )
-    wanted = _DEFAULT_CHUNK if chunk_size is None else chunk_size
-    chunk = min(max(_SMALLEST_CHUNK, 1 << (wanted - 1).bit_length()), _DEFAULT_CHUNK)
+    asked = _DEFAULT_CHUNK if chunk_size is None else chunk_size
+    chunk = min(max(_SMALLEST_CHUNK, 1 << (asked - 1).bit_length()), _DEFAULT_CHUNK)
     _compare_once("delta_rule", q.device, q.dtype, key_dim, value_dim, chunk)
     return _scan(q, k, v, g, beta, float(scale), chunk, initial_state, cu_seqlens)
 
@@ -131,8 +131,8 @@ def _as_it_shares(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> tuple[Tens
     """The kernels share heads of q and k alone, as many of one as of the other; all else is repeated for them."""
     of_pairs = lcm(q.shape[2], k.shape[2])
     q, k, v = (
-        tensor.repeat_interleave(wanted // tensor.shape[2], dim=2) if wanted != tensor.shape[2] else tensor
-        for tensor, wanted in ((q, of_pairs), (k, of_pairs), (v, num_heads))
+        tensor.repeat_interleave(size // tensor.shape[2], dim=2) if size != tensor.shape[2] else tensor
+        for tensor, size in ((q, of_pairs), (k, of_pairs), (v, num_heads))
     )
     return q, k, v
 
@@ -163,16 +163,16 @@ def _compare_once(
     v = drawn(1, num_tokens, 4, value_dim).to(dtype)
     g, beta = -drawn(1, num_tokens, 4).exp() / 5, torch.sigmoid(drawn(1, num_tokens, 4))
     initial_state = drawn(1, 4, value_dim, key_dim)
-    wanted_state, state = initial_state.clone(), initial_state.clone()
+    portable_state, state = initial_state.clone(), initial_state.clone()
     with torch.no_grad():
         if operator == "delta_rule_step":
             token = q[:, 0], k[:, 0], v[:, 0], g[:, 0], beta[:, 0]
-            wanted, y = step_portable(wanted_state, *token), _recur(state, *token, 1.0)
+            portable_y, y = step_portable(portable_state, *token), _recur(state, *token, 1.0)
         else:
-            wanted, wanted_state = autograd.gated_delta_rule(q, k, v, g, beta, initial_state=initial_state)
+            portable_y, portable_state = autograd.gated_delta_rule(q, k, v, g, beta, initial_state=initial_state)
             y, state = _scan(q, k, v, g, beta, 1.0, chunk_size, initial_state)
-    for name, found, expected in (("output", y, wanted), ("state", state, wanted_state)):
-        difference = float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+    for name, result, expected in (("output", y, portable_y), ("state", state, portable_state)):
+        difference = float((result.float() - expected.float()).abs().max() / expected.float().abs().max())
         # a NaN is a difference
         if not difference <= _TOLERANCES[dtype]:
             raise BackendError(

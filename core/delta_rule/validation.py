@@ -41,7 +41,7 @@ def check_arguments(
     """Refuse arguments that do not fit together.
 
     Raises:
-        InputError: naming argument, shape, dtype or device, what was expected, and the cure.
+        InputError: naming argument, shape, dtype or device, what was expected, and the fix.
     """
     for name, given, axes in (("q", q, "[B, T, Hq, K]"), ("k", k, "[B, T, Hk, K]"), ("v", v, "[B, T, Hv, V]")):
         if given.ndim != 4 or 0 in given.shape[2:]:

@@ -185,7 +185,7 @@ def stable_transition(name: str, value: ArrayLike) -> Float64[ndarray, "q q"]:
     """A square matrix with a spectral radius below 1, which is what a stationary law needs.
 
     Raises:
-        InputError: naming the spectral radius and the cure.
+        InputError: naming the spectral radius and the fix.
     """
     matrix = validation.square_matrix(name, value)
     radius = validation.spectral_radius(matrix)

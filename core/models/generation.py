@@ -83,11 +83,11 @@ def choose(logits: Float[Tensor, " V"], sampling: SamplingConfig, generator: tor
     """The next token."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    probs = next_token_law(logits, sampling).cpu()
+    probs = next_token_distribution(logits, sampling).cpu()
     return int(torch.multinomial(probs, 1, generator=generator))
 
 
-def next_token_law(logits: Float[Tensor, " V"], sampling: SamplingConfig) -> Float[Tensor, " V"]:
+def next_token_distribution(logits: Float[Tensor, " V"], sampling: SamplingConfig) -> Float[Tensor, " V"]:
     """The probabilities of which a token is drawn: tempered, then the top k, then the top p of these."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32)) / sampling.temperature
     ordered, ids = wide.sort(descending=True, stable=True)

@@ -30,7 +30,7 @@ class Native:
 
     Attributes:
         library: what was built; None if it could not be.
-        why_not: the reason and the cure; None if it was built.
+        why_not: the reason and the fix; None if it was built.
     """
 
     library: ctypes.CDLL | None

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from lab.core.errors import RunError
 
-# what the user can cure: no room, a quota, a read-only file system, no permission, a file where a folder should be
-_CURABLE = {
+# what the user can fix: no room, a quota, a read-only file system, no permission, a file where a folder should be
+_HINTS = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
     errno.EFBIG: "the file is larger than allowed; raise the limit on file sizes (ulimit -f)",
@@ -120,9 +120,9 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def as_run_error(error: OSError, path: Path) -> Exception:
-    """`error` as one line with its cure if the user can do something about it, else `error` itself."""
-    cure = _CURABLE.get(error.errno or 0)
-    return error if cure is None else RunError(f"{path} cannot be written: {cure}")
+    """`error` as one line with its hint if the user can do something about it, else `error` itself."""
+    hint = _HINTS.get(error.errno or 0)
+    return error if hint is None else RunError(f"{path} cannot be written: {hint}")
 
 
 def _flush(path: Path) -> None:

@@ -56,8 +56,8 @@ def ssd(
     Raises:
         BackendError: if the kernel fails its comparison with the portable step.
     """
-    wanted = _DEFAULT_CHUNK if chunk_size is None else chunk_size
-    chunk = min(max(_SMALLEST_CHUNK, 1 << (wanted - 1).bit_length()), _DEFAULT_CHUNK)
+    asked = _DEFAULT_CHUNK if chunk_size is None else chunk_size
+    chunk = min(max(_SMALLEST_CHUNK, 1 << (asked - 1).bit_length()), _DEFAULT_CHUNK)
     _compare_once("ssd", x.device, x.dtype, x.shape[3], B.shape[3], chunk)
     options: dict[str, Any] = {"D": D, "dt_bias": dt_bias, "dt_softplus": dt_softplus, "chunk_size": chunk}
     starts = sequence_starts(cu_seqlens)
@@ -239,18 +239,21 @@ def _compare_once(
     dt, A = drawn(1, num_tokens, 4), -drawn(4).exp()
     initial_state = drawn(1, 4, head_dim, state_dim)
     options: dict[str, Any] = {"D": drawn(4), "dt_bias": drawn(4), "dt_softplus": True}
-    wanted_state, state = initial_state.clone(), initial_state.clone()
+    portable_state, state = initial_state.clone(), initial_state.clone()
     with torch.no_grad():
-        wanted = torch.stack(
-            [step_portable(wanted_state, x[:, t], dt[:, t], A, B[:, t], C[:, t], **options) for t in range(num_tokens)],
+        portable_y = torch.stack(
+            [
+                step_portable(portable_state, x[:, t], dt[:, t], A, B[:, t], C[:, t], **options)
+                for t in range(num_tokens)
+            ],
             dim=1,
         )
         if operator == "ssd_step":
             y = _update(state, x[:, 0], dt[:, 0], A, B[:, 0], C[:, 0], out=None, **options)[:, None]
         else:
             y, state = _scan(x, dt, A, B, C, initial_state=initial_state, chunk_size=chunk_size, **options)
-    for name, found, expected in (("output", y, wanted), ("state", state, wanted_state)):
-        difference = float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+    for name, result, expected in (("output", y, portable_y), ("state", state, portable_state)):
+        difference = float((result.float() - expected.float()).abs().max() / expected.float().abs().max())
         # a NaN is a difference
         if not difference <= _TOLERANCES[dtype]:
             raise BackendError(

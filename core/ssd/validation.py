@@ -50,7 +50,7 @@ def check_arguments(
     """Refuse what is no problem for the operator.
 
     Raises:
-        InputError: naming argument, shape, dtype or device, what was expected, and the cure.
+        InputError: naming argument, shape, dtype or device, what was expected, and the fix.
     """
     for name, given, axes in (("x", x, "[B, T, H, P]"), ("B", B, "[B, T, G, N]")):
         if given.ndim != 4 or 0 in given.shape[2:]:

@@ -25,7 +25,7 @@ from lab.core.errors import CheckpointError
 from lab.core.runs.atomic_files import folder_atomically, remove_partial_folders
 
 _PREFIX = "step_"
-_CURE = "remove the folder to go on from an earlier one, or start a new run"
+_HINT = "remove the folder to go on from an earlier one, or start a new run"
 
 
 class Resumable(Protocol):
@@ -113,7 +113,7 @@ class TrainingState:
         # a damaged file raises whatever its reader met first
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{path}/state.pt is damaged or of another training ({reason}); {_CURE}") from error
+            raise CheckpointError(f"{path}/state.pt is damaged or of another training ({reason}); {_HINT}") from error
         return True
 
 
@@ -136,9 +136,9 @@ def read_meta(path: Path) -> dict[str, Any]:
     try:
         meta = json.loads((path / "meta.json").read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}/meta.json is missing or damaged; {_CURE}") from error
+        raise CheckpointError(f"{path}/meta.json is missing or damaged; {_HINT}") from error
     if not isinstance(meta, dict) or not isinstance(meta.get("step"), int):
-        raise CheckpointError(f"{path}/meta.json is damaged: it must say the step; {_CURE}")
+        raise CheckpointError(f"{path}/meta.json is damaged: it must say the step; {_HINT}")
     return meta
 
 
@@ -152,7 +152,7 @@ def load_tensors(path: Path, *, into: Mapping[str, Tensor]) -> None:
     try:
         stored = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} is missing or cut off ({error}); {_CURE}") from error
+        raise CheckpointError(f"{file} is missing or cut off ({error}); {_HINT}") from error
     for name in sorted(stored.keys() | into.keys()):
         if name not in into or name not in stored:
             holder = "the file" if name in stored else "the model"

@@ -26,7 +26,7 @@ from lab.experiments.bench.findings import Conclusion, Finding
 from lab.experiments.bench.harness import Candidate, Case, Missing, Row
 from lab.experiments.bench.machine import load_optional
 from lab.experiments.bench.ssd_cases import clock_for
-from lab.experiments.bench.ssd_peers import BENCH_CURE, TRANSFORMERS
+from lab.experiments.bench.ssd_peers import BENCH_HINT, TRANSFORMERS
 from lab.experiments.bench.ssd_problem import Mode, largest_difference
 
 DISTRIBUTIONS = ("numpy", "torch", "transformers", "fla-core", "triton", "einops")
@@ -88,7 +88,7 @@ def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
 def _transformers() -> _Peer | Missing:
     module = load_optional("transformers.models.qwen3_next.modeling_qwen3_next")
     if module is None:
-        return Missing(TRANSFORMERS, BENCH_CURE)
+        return Missing(TRANSFORMERS, BENCH_HINT)
     return _Peer(chunked=module.torch_chunk_gated_delta_rule, recurrent=module.torch_recurrent_gated_delta_rule)
 
 
@@ -147,7 +147,7 @@ def _decode_case(setting: DeltaRuleSetting, peer: _Peer | Missing) -> Case:
         return Candidate(
             name=name,
             run=lambda: run(state),
-            difference=lambda found: largest_difference(found, exact),
+            difference=lambda outputs: largest_difference(outputs, exact),
             tolerance=TOLERANCE[Mode.forward, setting.dtype],
             unit="of the largest",
         )
@@ -160,7 +160,7 @@ def _decode_case(setting: DeltaRuleSetting, peer: _Peer | Missing) -> Case:
         Candidate(
             name="the state read and written once",
             run=lambda: (streamed.mul_(1.0),),
-            difference=lambda found: largest_difference(found, [initial.double()]),
+            difference=lambda outputs: largest_difference(outputs, [initial.double()]),
             tolerance=0.0,
             unit="of the largest",
         )

@@ -22,14 +22,14 @@ _WARM_UP_TOKENS = 256
 def peak_memory(setting: DeltaRuleSetting, mode: Mode) -> Peak:
     """Start a process, let it call the operator once, and read what it reports."""
     sizes = asdict(setting) | {"dtype": str(setting.dtype).removeprefix("torch.")}
-    found = Peak(candidate=OURS, num_tokens=setting.num_tokens, mode=mode)
+    peak = Peak(candidate=OURS, num_tokens=setting.num_tokens, mode=mode)
     try:
         arguments_bytes, above_bytes = ask_process(
             "lab.experiments.bench.delta_rule_memory", {"setting": sizes, "mode": mode}
         )
     except RunError as error:
-        return replace(found, failure=str(error))
-    return replace(found, arguments_bytes=arguments_bytes, above_bytes=above_bytes)
+        return replace(peak, failure=str(error))
+    return replace(peak, arguments_bytes=arguments_bytes, above_bytes=above_bytes)
 
 
 def main(request: str) -> None:

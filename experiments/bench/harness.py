@@ -63,11 +63,11 @@ class Missing:
 
     Attributes:
         name: what the table calls it.
-        cure: the command that adds it.
+        hint: the command that adds it.
     """
 
     name: str
-    cure: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def measure(
     found: list[Row | _Timing] = []
     for candidate in (case.ours, *case.others, *([] if case.peak is None else [case.peak])):
         if isinstance(candidate, Missing):
-            note = f"not installed: {candidate.cure}"
+            note = f"not installed: {candidate.hint}"
             found.append(Row(case=case.name, candidate=candidate.name, status=Status.missing, note=note))
         else:
             found.append(_compare(case, candidate, repeats, budget_s, shortest_repeat_s))

@@ -107,8 +107,8 @@ class FilterProblem:
         return lambda: model.predict_proba(column, lengths)[num_tokens - 1 :: num_tokens]
 
 
-def filter_cases(setting: FilterSetting, cure: str) -> list[Case]:
-    """One case for each precision; `cure` installs what is missing."""
+def filter_cases(setting: FilterSetting, hint: str) -> list[Case]:
+    """One case for each precision; `hint` installs what is missing."""
     problem = FilterProblem(setting)
     reference = problem.reference()
 
@@ -125,13 +125,13 @@ def filter_cases(setting: FilterSetting, cure: str) -> list[Case]:
         ("dynamax, every posterior", False, None),
     ):
         if inference is None:
-            in_single.append(Missing(name, cure))
+            in_single.append(Missing(name, hint))
         else:
             run = problem.dynamax(inference, last_only=last_only)
             in_single.append(single(name=name, run=run, required_ratio=required_ratio))
     pomegranate = load_optional("pomegranate.hmm")
     if pomegranate is None:
-        in_single.append(Missing("pomegranate", cure))
+        in_single.append(Missing("pomegranate", hint))
     else:
         in_single.append(single(name="pomegranate", run=problem.pomegranate(pomegranate), required_ratio=4.0))
     in_double: list[Candidate | Missing] = []
@@ -139,7 +139,7 @@ def filter_cases(setting: FilterSetting, cure: str) -> list[Case]:
     for implementation, required_ratio in (("log", 50.0), ("scaling", None)):
         name = f"hmmlearn predict_proba({implementation})"
         if hmmlearn is None:
-            in_double.append(Missing(name, cure))
+            in_double.append(Missing(name, hint))
         else:
             run = problem.hmmlearn(hmmlearn, implementation)
             in_double.append(double(name=name, run=run, required_ratio=required_ratio))

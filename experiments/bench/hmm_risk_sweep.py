@@ -46,7 +46,7 @@ class SweepSetting:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Law of the prediction risk given the features, written out with dense matrices.
+    """Mean and standard error of the prediction risk given the features, written out with dense matrices.
 
     Attributes:
         excess: its mean over the targets, without the noise floor.
@@ -128,12 +128,12 @@ class Sweep:
         C = b' Sigma b + (1 + tr M) Sigma_e, and its square the variance 2 tr C^2.
         """
         features, _ = self.draw("train", self.setting.num_train)
-        rows = [self._law(features[:, :width]) for width in self.setting.widths]
+        rows = [self._moments(features[:, :width]) for width in self.setting.widths]
         excess, total, variance = np.array(rows).T
         distance = np.abs(np.array(self.setting.widths) - self.setting.num_train)
         return Reference(excess, total, np.sqrt(variance), distance >= self.setting.num_train / 10)
 
-    def _law(self, features: Float64[ndarray, "n p"]) -> tuple[float, float, float]:
+    def _moments(self, features: Float64[ndarray, "n p"]) -> tuple[float, float, float]:
         num_train, width = features.shape
         covariance, coefficients = self.population.dense(width)
         if width < num_train:
@@ -152,8 +152,8 @@ class Sweep:
         return excess, excess + np.trace(residual), variance
 
 
-def sweep_case(setting: SweepSetting, cure: str) -> Case:
-    """Ours against the pseudo-inverse loop and scikit-learn's LinearRegression; `cure` installs what is missing."""
+def sweep_case(setting: SweepSetting, hint: str) -> Case:
+    """Ours against the pseudo-inverse loop and scikit-learn's LinearRegression; `hint` installs what is missing."""
     sweep = Sweep(setting)
     reference = sweep.reference()
     compared = reference.is_compared
@@ -171,7 +171,7 @@ def sweep_case(setting: SweepSetting, cure: str) -> Case:
     ]
     linear_model = load_optional("sklearn.linear_model")
     if linear_model is None:
-        others.append(Missing("scikit-learn LinearRegression, test set", cure))
+        others.append(Missing("scikit-learn LinearRegression, test set", hint))
     else:
         run = partial(sweep.sklearn_loop, linear_model.LinearRegression)
         others.append(estimate(name="scikit-learn LinearRegression, test set", run=run, required_ratio=15.0))

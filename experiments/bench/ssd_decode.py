@@ -16,7 +16,7 @@ from lab.core.runs.random_streams import Seeds
 from lab.core.ssd.decode.step import step
 from lab.experiments.bench.harness import Candidate, Case, Clock, Missing
 from lab.experiments.bench.machine import load_optional
-from lab.experiments.bench.ssd_peers import BENCH_CURE, KERNELS, MAMBA_CURE, TRANSFORMERS, load_mamba_ssm
+from lab.experiments.bench.ssd_peers import BENCH_HINT, KERNELS, MAMBA_HINT, TRANSFORMERS, load_mamba_ssm
 from lab.experiments.bench.ssd_problem import TOLERANCE, Mode, SsdSetting, largest_difference
 
 # "Within 1.5 times the time that streaming the state once takes": streaming takes at least this share of ours.
@@ -44,7 +44,7 @@ def decode_case(setting: SsdSetting, clock: Clock, *, is_judged: bool) -> Case:
         return Candidate(
             name=name,
             run=lambda: (run(state), state),
-            difference=lambda found: largest_difference(found, exact),
+            difference=lambda outputs: largest_difference(outputs, exact),
             tolerance=TOLERANCE[Mode.forward, setting.dtype],
             unit="of the largest",
         )
@@ -53,7 +53,7 @@ def decode_case(setting: SsdSetting, clock: Clock, *, is_judged: bool) -> Case:
     others: list[Candidate | Missing] = [_streaming(initial, required_ratio=_STREAMING_RATIO if is_judged else None)]
     transformers = load_optional("transformers.models.mamba2.modeling_mamba2")
     if transformers is None or not hasattr(transformers, "mamba2_selective_state_update"):
-        others.append(Missing(TRANSFORMERS, BENCH_CURE))
+        others.append(Missing(TRANSFORMERS, BENCH_HINT))
     else:
         others.append(
             candidate(TRANSFORMERS, _like_mamba(transformers.mamba2_selective_state_update.__wrapped__, token))
@@ -61,7 +61,7 @@ def decode_case(setting: SsdSetting, clock: Clock, *, is_judged: bool) -> Case:
     if setting.device == "cuda":
         kernels = load_mamba_ssm("mamba_ssm.ops.triton.selective_state_update")
         if kernels is None:
-            others.append(Missing(KERNELS, MAMBA_CURE))
+            others.append(Missing(KERNELS, MAMBA_HINT))
         else:
             others.append(candidate(KERNELS, _like_mamba(kernels.selective_state_update, token)))
     return Case(
@@ -109,7 +109,7 @@ def _streaming(initial: Tensor, *, required_ratio: float | None) -> Candidate:
     return Candidate(
         name="the state read and written once",
         run=lambda: (state.mul_(1.0),),
-        difference=lambda found: largest_difference(found, [initial.double()]),
+        difference=lambda outputs: largest_difference(outputs, [initial.double()]),
         tolerance=0.0,
         unit="of the largest",
         required_ratio=required_ratio,

@@ -32,7 +32,7 @@ class Peak:
         mode: what the call computes.
         arguments_bytes: of the inputs and of the outputs, gradients included.
         above_bytes: all other memory at the highest point.
-        failure: why it could not be found; empty if it was.
+        failure: why it could not be measured; empty if it was.
     """
 
     candidate: str
@@ -44,7 +44,7 @@ class Peak:
 
     @property
     def share(self) -> float | None:
-        """Memory above inputs and outputs as a share of theirs; None if it could not be found."""
+        """Memory above inputs and outputs as a share of theirs; None if it could not be measured."""
         return None if self.failure else self.above_bytes / self.arguments_bytes
 
 
@@ -52,12 +52,12 @@ def peak_memory(candidate: str, setting: SsdSetting, chunk_size: int | None, mod
     """Start a process, let it call the candidate once, and read what it reports."""
     sizes = asdict(setting) | {"dtype": str(setting.dtype).removeprefix("torch.")}
     request = {"candidate": candidate, "setting": sizes, "chunk_size": chunk_size, "mode": mode}
-    found = Peak(candidate=candidate, num_tokens=setting.num_tokens, mode=mode)
+    peak = Peak(candidate=candidate, num_tokens=setting.num_tokens, mode=mode)
     try:
         arguments_bytes, above_bytes = ask_process("lab.experiments.bench.ssd_memory", request)
     except RunError as error:
-        return replace(found, failure=str(error))
-    return replace(found, arguments_bytes=arguments_bytes, above_bytes=above_bytes)
+        return replace(peak, failure=str(error))
+    return replace(peak, arguments_bytes=arguments_bytes, above_bytes=above_bytes)
 
 
 def main(request: str) -> None:

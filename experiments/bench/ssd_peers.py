@@ -22,9 +22,9 @@ MINIMAL = "mamba-ssm, ssd_minimal_discrete"
 LINEAR_ATTENTION = "flash-linear-attention, naive chunks"
 KERNELS = "mamba-ssm, Triton kernels"
 
-BENCH_CURE = "pip install 'ssm-lab[bench]'"
+BENCH_HINT = "pip install 'ssm-lab[bench]'"
 # its build asks for a CUDA compiler and a matching wheel unless it is told not to; what is called here needs neither
-MAMBA_CURE = (
+MAMBA_HINT = (
     "pip install packaging ninja wheel triton einops && MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE "
     "pip install --no-build-isolation --no-deps 'mamba-ssm>=2.3,<2.3.2'"
 )
@@ -51,7 +51,7 @@ def _transformers() -> Peer | Missing:
     module = load_optional("transformers.models.mamba2.modeling_mamba2")
     # earlier releases had it within the model's class
     if module is None or not hasattr(module, "mamba2_chunk_scan"):
-        return Missing(TRANSFORMERS, BENCH_CURE)
+        return Missing(TRANSFORMERS, BENCH_HINT)
     # the name itself is bound to mamba-ssm's kernels where those can be imported
     scan = module.mamba2_chunk_scan.__wrapped__
     return Peer(name=TRANSFORMERS, operator=lambda inputs, chunk_size: scan(*inputs, chunk_size=chunk_size))
@@ -60,7 +60,7 @@ def _transformers() -> Peer | Missing:
 def _ssd_minimal() -> Peer | Missing:
     module = load_mamba_ssm("mamba_ssm.modules.ssd_minimal")
     if module is None:
-        return Missing(MINIMAL, MAMBA_CURE)
+        return Missing(MINIMAL, MAMBA_HINT)
 
     def operator(inputs: Inputs, chunk_size: int | None) -> Tensor:
         assert chunk_size is not None, "it has no size of its own"
@@ -82,12 +82,12 @@ def _ssd_minimal() -> Peer | Missing:
 def _flash_linear_attention() -> Peer | Missing:
     package = util.find_spec("fla")
     if package is None or package.submodule_search_locations is None or util.find_spec("einops") is None:
-        return Missing(LINEAR_ATTENTION, BENCH_CURE)
+        return Missing(LINEAR_ATTENTION, BENCH_HINT)
     # by its path: importing the package loads every Triton kernel that it has, which takes a quarter of a minute
     path = Path(package.submodule_search_locations[0]) / "ops" / "simple_gla" / "naive.py"
     spec = util.spec_from_file_location("fla_naive_simple_gla", path)
     if not path.exists() or spec is None or spec.loader is None:
-        return Missing(LINEAR_ATTENTION, BENCH_CURE)
+        return Missing(LINEAR_ATTENTION, BENCH_HINT)
     module = util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
@@ -103,7 +103,7 @@ def _flash_linear_attention() -> Peer | Missing:
 def _mamba_kernels() -> Peer | Missing:
     module = load_mamba_ssm("mamba_ssm.ops.triton.ssd_combined")
     if module is None:
-        return Missing(KERNELS, MAMBA_CURE)
+        return Missing(KERNELS, MAMBA_HINT)
     scan = module.mamba_chunk_scan_combined
     return Peer(
         name=KERNELS,

@@ -11,7 +11,7 @@ from lab.core.mixers.softmax import narrow_attention
 from lab.core.models.decoder import LanguageModel
 
 
-def blank_pictures(batches: Iterable[Batch]) -> Iterator[Batch]:
+def ablate_images(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The same questions about pictures of one even grey: what the text alone gives away."""
     for batch in batches:
         yield replace(batch, pixel_values=torch.zeros_like(batch.pixel_values))

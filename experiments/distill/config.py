@@ -93,7 +93,7 @@ class DistillConfig:
     stage: str = MISSING
     """teacher, 1, 2, 3, or all: stages 1 to 3 in one run."""
     stages: list[int] = field(default_factory=lambda: [1, 2, 3])
-    """stage=all: which stages, in rising order; none measures the seed."""
+    """stage=all: which stages, in rising order; an empty list measures the untrained student."""
     from_run: str | None = None
     """stage=2 and stage=3: the run of an earlier stage; null: the newest finished one of the same teacher."""
     teacher: TeacherConfig = MISSING

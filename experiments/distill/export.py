@@ -45,7 +45,7 @@ def main(run_name: str, folder: Path, selector: StudentSelector) -> str:
     _write(folder, student, run)
     kinds = Counter(block_type(layer.layer.mixer) for layer in student.mixer_layers())
     layers = " and ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), reverse=True))
-    stage = f"stage {node.stage}" if node.stage else "the seed"
+    stage = f"stage {node.stage}" if node.stage else "the untrained student"
     return f"{folder}: the student of {run.folder.name} after {stage}, {layers} layers"
 
 

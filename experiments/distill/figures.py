@@ -17,7 +17,7 @@ Drawn = tuple[Figure, Columns]
 # names of more students than this stand at an angle
 _MOST_LEVEL = 4
 
-_STAGES = ("seed", "stage 1", "stage 2", "stage 3")
+_STAGES = ("untrained", "stage 1", "stage 2", "stage 3")
 
 
 def layer_error(table: Sequence[Row]) -> Drawn | None:
@@ -84,12 +84,12 @@ def accuracy(table: Sequence[Row]) -> Drawn | None:
 
 def trade_off(table: Sequence[Row]) -> Drawn | None:
     """Accuracy and divergence of every student after its last stage, against its layers of softmax attention."""
-    found = [summary for summary in summaries(table) if summary.is_last]
-    if not found:
+    finals = [summary for summary in summaries(table) if summary.is_last]
+    if not finals:
         return None
     figure, (left, right) = new_figure(num_panels=2)
     columns: Columns = {"student": [], "num_softmax": [], "accuracy": [], "kl_per_answer_token": []}
-    for index, summary in enumerate(found):
+    for index, summary in enumerate(finals):
         right_of, kl = summary.mean("accuracy") or 0.0, summary.mean("kl_per_answer_token") or 0.0
         spread = 100 * (summary.spread("accuracy") or 0.0)
         label = summary.label or "student"
@@ -111,12 +111,12 @@ def trade_off(table: Sequence[Row]) -> Drawn | None:
 
 def students(table: Sequence[Row]) -> Drawn | None:
     """Accuracy and divergence of every student after its last stage, side by side; bars are spreads of replicates."""
-    found = [summary for summary in summaries(table) if summary.is_last]
-    if not found:
+    finals = [summary for summary in summaries(table) if summary.is_last]
+    if not finals:
         return None
     figure, (left, right) = new_figure(num_panels=2)
     columns: Columns = {"student": [], "accuracy": [], "spread": [], "kl_per_answer_token": [], "kl_spread": []}
-    for index, summary in enumerate(found):
+    for index, summary in enumerate(finals):
         share, share_spread = summary.mean("accuracy") or 0.0, summary.spread("accuracy") or 0.0
         kl, kl_spread = summary.mean("kl_per_answer_token") or 0.0, summary.spread("kl_per_answer_token") or 0.0
         left.errorbar(index, 100 * share, 100 * share_spread, **_style(index, line=""))
@@ -124,13 +124,13 @@ def students(table: Sequence[Row]) -> Drawn | None:
         _append(columns, (summary.label, share, share_spread, kl, kl_spread))
     _baselines(left, table, columns)
     for axes in (left, right):
-        axes.set_xticks(range(len(found)), [summary.label or "student" for summary in found])
-        axes.set_xlim(-0.5, len(found) - 0.5)
+        axes.set_xticks(range(len(finals)), [summary.label or "student" for summary in finals])
+        axes.set_xlim(-0.5, len(finals) - 0.5)
         # labels of many students would run into each other
-        axes.tick_params(axis="x", labelrotation=30 if len(found) > _MOST_LEVEL else 0)
+        axes.tick_params(axis="x", labelrotation=30 if len(finals) > _MOST_LEVEL else 0)
     _percent_axis(left)
     _legend_below(figure, left, num_columns=4)
-    _decades(right, columns["kl_per_answer_token"][: len(found)])
+    _decades(right, columns["kl_per_answer_token"][: len(finals)])
     right.set_ylabel("KL per answer token (nats)")
     return figure, columns
 

@@ -115,7 +115,7 @@ def main(request: Request, *, threads: int | None, json_path: Path | None) -> No
         json_path: where to write answer and figures too; None for nowhere.
 
     Raises:
-        LabError: naming argument or file, value and cure.
+        LabError: naming argument or file, value and fix.
     """
     if json_path is not None:
         refuse_unwritable(json_path)
@@ -133,7 +133,7 @@ def answer(request: Request, write: Callable[[str], None]) -> Report:
     """Answer a request; `write` is given the text piece by piece.
 
     Raises:
-        LabError: naming argument or file, value and cure.
+        LabError: naming argument or file, value and fix.
     """
     generator = Seeds(request.seed).torch("generate")
     opened = _opened(request)

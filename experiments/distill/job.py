@@ -38,7 +38,7 @@ def check(config: "DictConfig") -> None:
     """Refuse what cannot be done, before anything is written: bad keys, damaged checkpoints, no run to go on from.
 
     Raises:
-        LabError: naming key or file, value and cure.
+        LabError: naming key or file, value and fix.
     """
     settings = to_typed(config, DistillConfig)
     context = _context(settings)
@@ -57,7 +57,7 @@ def run(config: "DictConfig") -> float:
         sweeper may minimise it.
 
     Raises:
-        LabError: for what the user can cure; what was recorded before is intact.
+        LabError: for what the user can fix; what was recorded before is intact.
     """
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
 
@@ -163,9 +163,9 @@ def _report(record: Run, settings: DistillConfig) -> float:
     drawn = []
     with house_style():
         for name in settings.figures:
-            made = FIGURES[name](table)
-            if made is not None:
-                save_figure(made[0], folder, name, made[1])
+            figure = FIGURES[name](table)
+            if figure is not None:
+                save_figure(figure[0], folder, name, figure[1])
                 drawn.append(folder / f"{name}.png")
     header, body = summary_table(table)
     sentences = verdict(table)

@@ -133,8 +133,8 @@ def objective_of(
     stage: int, *, teacher: LanguageModel, student: LanguageModel, recipe: Recipe, autocast: Autocast
 ) -> Objective:
     """The loss of stage 1, 2 or 3."""
-    made = LogitsObjective if stage == 3 else HeadOutputsObjective
-    return made(teacher, student, recipe, autocast)
+    build = LogitsObjective if stage == 3 else HeadOutputsObjective
+    return build(teacher, student, recipe, autocast)
 
 
 @dataclass(frozen=True, slots=True)

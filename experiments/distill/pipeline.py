@@ -21,7 +21,7 @@ from lab.core.tokenizer import Tokenizer
 from lab.core.train.loop import TrainConfig, fit
 from lab.core.train.optim import adamw
 from lab.core.train.state import TrainingState, checkpoints, read_meta
-from lab.experiments.distill.baselines import blank_pictures, with_window
+from lab.experiments.distill.baselines import ablate_images, with_window
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
 from lab.experiments.distill.evaluate import Counts, answers_of, compare
@@ -64,7 +64,7 @@ def work_on_students(record: Run, context: RunContext, source: Path | None) -> N
     for number, node in enumerate(todo, start=1):
         if node.key in done:
             continue
-        title = f"{number} of {len(todo)}: " + (f"stage {node.stage}" if node.stage else "seed")
+        title = f"{number} of {len(todo)}: " + (f"stage {node.stage}" if node.stage else "untrained")
         tags = {"unit": node.key, "stage": node.stage, "replicate": node.replicate}
         student = _starting_student(record, context, node, source, teacher_digest)
         if node.recipe is not None:
@@ -200,7 +200,7 @@ def _baselines(context: RunContext) -> list[Row]:
     windowed = with_window(context.teacher, window=evaluation.window, num_sinks=evaluation.num_sinks)
     candidates: list[tuple[str, LanguageModel, Iterable[Batch]]] = [("teacher", context.teacher, batches)]
     if context.teacher.config.vision is not None:
-        candidates.append(("teacher, blank pictures", context.teacher, blank_pictures(batches)))
+        candidates.append(("teacher, images ablated", context.teacher, ablate_images(batches)))
     candidates.append((f"teacher, window {evaluation.window} + {evaluation.num_sinks}", windowed, batches))
     rows: list[Row] = []
     with progress("baselines", len(candidates)) as advance:

@@ -22,7 +22,7 @@ class Summary:
 
     Attributes:
         label: of the student.
-        stage: 0 for the seed.
+        stage: 0 for the untrained student.
         is_last: whether nothing follows.
         num_softmax: layers that are softmax attention.
         values: one number for each replicate, by what was measured; None where there is none.
@@ -50,10 +50,10 @@ def table_rows(rows: Sequence[Row], config: DistillConfig) -> list[Row]:
         if row["kind"] != "done":
             plain = {key: value for key, value in row.items() if key not in ("unit", *_TIMES)}
             by_unit.setdefault(row["unit"], []).append(plain)
-    found = students(config) if config.stage_numbers or config.stage == "all" else []
-    units = {node.key for student in found for node in student.path}
+    all_students = students(config) if config.stage_numbers or config.stage == "all" else []
+    units = {node.key for student in all_students for node in student.path}
     table = [row for unit, others in by_unit.items() if unit not in units for row in others]
-    for student in found:
+    for student in all_students:
         for node in student.path:
             tags = {"model": STUDENT, "student": student.label, "replicate": student.replicate}
             tags |= {"is_last": node is student.path[-1], "initialisation": _initialisation(node)}
@@ -80,11 +80,11 @@ def summaries(table: Sequence[Row]) -> list[Summary]:
         Summary(
             label,
             stage,
-            found[0]["is_last"],
-            found[0]["num_softmax"],
-            {name: [row[name] for row in found if row[name] is not None] for name in _MEASURED},
+            rows[0]["is_last"],
+            rows[0]["num_softmax"],
+            {name: [row[name] for row in rows if row[name] is not None] for name in _MEASURED},
         )
-        for (label, stage), found in groups.items()
+        for (label, stage), rows in groups.items()
     ]
 
 
@@ -179,7 +179,7 @@ def _numbers(summary: Summary, baselines: dict[str, float]) -> list[str]:
 
 
 def _stage(stage: int) -> str:
-    return f"stage {stage}" if stage else "seed"
+    return f"stage {stage}" if stage else "untrained"
 
 
 def _percent(value: float | None) -> str:

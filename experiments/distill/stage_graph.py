@@ -72,20 +72,20 @@ def students(config: DistillConfig) -> list[Student]:
         ConfigError: for a variant that cannot be.
     """
     known: dict[str, StageNode] = {}
-    found = []
+    built = []
     for label, variant in config.of_variants().items():
         for replicate in range(config.replicates):
             path: list[StageNode] = []
             for node in _path(variant, replicate):
                 node = known.setdefault(node.key, StageNode(**_fields(node) | {"parent": path[-1] if path else None}))
                 path.append(node)
-            found.append(Student(label, replicate, tuple(path)))
-    return found
+            built.append(Student(label, replicate, tuple(path)))
+    return built
 
 
-def nodes(found: list[Student]) -> list[StageNode]:
+def nodes(all_students: list[Student]) -> list[StageNode]:
     """Every node once, parents first."""
-    return list({node.key: node for student in found for node in student.path}.values())
+    return list({node.key: node for student in all_students for node in student.path}.values())
 
 
 def _path(config: DistillConfig, replicate: int) -> Iterator[StageNode]:

@@ -18,7 +18,8 @@ Groups (choose with GROUP=OPTION):
                   symmetric_modes; with a state of fixed size: orthogonal,
                   symmetric, general; discrete: dirichlet, permutations
   representation  last_token (default), context_window, kalman_state;
-                  discrete: posterior, next_token_law, lifted_posterior
+                  discrete: posterior, next_token_distribution,
+                  lifted_posterior
   task            next_state (default), next_token, downstream_label
   head            linear (default); logistic, for classes of a discrete hmm
   experiment      hmm_risk/f01_headline and one for each other figure;

@@ -57,7 +57,7 @@ class RepresentationName(Enum):
     context_window = "context_window"
     kalman_state = "kalman_state"
     posterior = "posterior"
-    next_token_law = "next_token_law"
+    next_token_distribution = "next_token_distribution"
     lifted_posterior = "lifted_posterior"
 
 

@@ -30,7 +30,7 @@ def check(config: "DictConfig") -> None:
     """Refuse a configuration that describes no problem, before anything is written.
 
     Raises:
-        ConfigError: naming key, value and cure.
+        ConfigError: naming key, value and fix.
     """
     expand(to_typed(config, HmmRiskConfig))
 
@@ -43,7 +43,7 @@ def run(config: "DictConfig") -> float:
         NaN where there is no theory.
 
     Raises:
-        LabError: for what the user can cure; what was recorded before is intact.
+        LabError: for what the user can fix; what was recorded before is intact.
     """
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
     from omegaconf import OmegaConf  # noqa: PLC0415

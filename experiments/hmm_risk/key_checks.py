@@ -1,4 +1,4 @@
-"""Checks of single keys, each an error that names key, value and cure."""
+"""Checks of single keys, each an error that names key, value and fix."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ from lab.core.errors import ConfigError
 
 
 def refuse_unless(condition: bool, key: str, value: object, expected: str) -> None:
-    """Raise a ConfigError that names key, value and cure, unless `condition` holds."""
+    """Raise a ConfigError that names key, value and fix, unless `condition` holds."""
     if not condition:
         raise ConfigError(f"{key}={value}: {expected}")
 

@@ -85,7 +85,7 @@ def test_a_sweep_writes_one_directory_with_everything_in_it(
             "figures=[excess_risk]",
         ),
         (
-            "representation=next_token_law",
+            "representation=next_token_distribution",
             "task=next_state",
             "hmm.num_states=6",
             "population_sequences=1000",

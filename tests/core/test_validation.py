@@ -1,4 +1,4 @@
-"""Every function of `checks` returns its argument ready for use, or one line that names it, its value and the cure."""
+"""Every function of `checks` returns its argument ready for use, or one line that names it, its value and the fix."""
 
 import numpy as np
 import pytest

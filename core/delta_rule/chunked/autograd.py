@@ -46,7 +46,7 @@ class TierChoice(NamedTuple):
 
     Attributes:
         tier: the one that is used.
-        why_not_native: why the native one is not, with the cure; None if it is.
+        why_not_native: why the native one is not, with the fix; None if it is.
     """
 
     tier: Tier

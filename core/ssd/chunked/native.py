@@ -59,7 +59,7 @@ class _Arguments(ctypes.Structure):
 
 
 def why_not() -> str | None:
-    """None if the library is there, or could be built now; else the reason and the cure."""
+    """None if the library is there, or could be built now; else the reason and the fix."""
     return load_native(_SOURCE).why_not
 
 

@@ -83,7 +83,7 @@ class Cell:
         if self.representation.name is RepresentationName.kalman_state:
             assert isinstance(self.hmm, LinearGaussianConfig), "checked with the cell"
             return self.hmm.state_dim or self.widths[-1]
-        if self.representation.name in (RepresentationName.posterior, RepresentationName.next_token_law):
+        if self.representation.name in (RepresentationName.posterior, RepresentationName.next_token_distribution):
             return self.widths[-1]
         if isinstance(self.hmm, LinearGaussianConfig) and self.hmm.loading is Loading.identity and self.hmm.state_dim:
             return self.hmm.state_dim
@@ -95,7 +95,7 @@ def check_cell(cell: Cell) -> None:
     """Refuse a combination of keys that describes no problem.
 
     Raises:
-        ConfigError: naming the key, its value and the cure.
+        ConfigError: naming the key, its value and the fix.
     """
     names = [name.value for name in RepresentationName if (name in _GAUSSIAN) is not cell.is_discrete]
     refuse_unless(

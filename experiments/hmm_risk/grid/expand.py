@@ -19,7 +19,7 @@ from lab.experiments.hmm_risk.results.figure_spec import FigureSpec
 from lab.experiments.hmm_risk.results.figures import figure
 
 # the exact posterior and what follows from it: nothing is added to them
-_NOISELESS = (RepresentationName.posterior, RepresentationName.next_token_law)
+_NOISELESS = (RepresentationName.posterior, RepresentationName.next_token_distribution)
 
 # keys that say how a run is done and shown, not which problem a cell is
 _OF_THE_RUN = {"title", "gammas", "workers", "curves", "figures", "sinks"}
@@ -95,10 +95,10 @@ def _cell(index: int, curve: str, config: HmmRiskConfig, point: dict[str, Any], 
     widths = config.widths_at(point["num_train"])
     if isinstance(hmm, DiscreteConfig):
         hmm = replace(hmm, num_states=point["num_states"])
-        # a posterior is as wide as there are states, a next-token law as there are tokens: there is no other model size
+        # the width is the number of states for a posterior, the vocabulary size for a next-token distribution
         if config.representation.name is RepresentationName.posterior:
             widths = (hmm.num_states,)
-        elif config.representation.name is RepresentationName.next_token_law:
+        elif config.representation.name is RepresentationName.next_token_distribution:
             widths = (hmm.num_tokens,)
     # every key of the configuration that is not the run's arrives here by its name, or is refused by Cell as unknown
     values = {key.name: getattr(config, key.name) for key in fields(HmmRiskConfig) if key.name not in _OF_THE_RUN}

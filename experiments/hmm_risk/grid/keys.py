@@ -39,7 +39,7 @@ def _is_label(cell: Cell) -> bool:
 
 
 def _has_size(cell: Cell) -> bool:
-    return cell.representation.name not in (RepresentationName.posterior, RepresentationName.next_token_law)
+    return cell.representation.name not in (RepresentationName.posterior, RepresentationName.next_token_distribution)
 
 
 def _reads_noise(cell: Cell) -> bool:

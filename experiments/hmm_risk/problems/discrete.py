@@ -177,7 +177,7 @@ class DiscreteRows(CellWork):
         """M with features = M f, before noise."""
         if self._is_lifted:
             return self._seeds.numpy("loading").standard_normal((self.cell.num_features, self._hmm.num_states))
-        if self.cell.representation.name is RepresentationName.next_token_law:
+        if self.cell.representation.name is RepresentationName.next_token_distribution:
             return np.ascontiguousarray((self._hmm.transition @ self._hmm.emission).numpy().T)
         return np.eye(self._hmm.num_states)
 
@@ -202,7 +202,7 @@ class DiscreteRows(CellWork):
         elif width == self._hmm.num_states and self.cell.representation.name is RepresentationName.posterior:
             coefficients = self._outcome
         else:
-            # a next-token law spans as many directions as there are states: the rest of B is free, and zero
+            # a next-token distribution spans as many directions as there are states: the rest of B is free, and zero
             coefficients = linalg.pinvh(covariance, rtol=1e-12) @ cross
         noise_trace = 1 - float(np.sum(cross * coefficients))
         # where the outcome is certain, the difference is rounding of either sign

@@ -57,17 +57,17 @@ class Curve:
 
 
 def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
-    """Group the rows of a table into curves: same label and ridge, ordered by width, then by context."""
+    """Group the rows of a table into grouped: same label and ridge, ordered by width, then by context."""
     groups: dict[tuple[str, str], dict[tuple[float, ...], list[Mapping[str, Any]]]] = {}
     for row in rows:
         point = (row["num_train"], row["width"], row["context_length"])
         groups.setdefault((row["label"], row["ridge"]), {}).setdefault(point, []).append(row)
     several_ridges = len({ridge for _, ridge in groups}) > 1
-    made = [_curve(label, ridge, points, several_ridges) for (label, ridge), points in groups.items()]
+    grouped = [_curve(label, ridge, points, several_ridges) for (label, ridge), points in groups.items()]
     # a ratio that no width changes says more than the noise level behind it
-    if all("SNR" not in curve.label and np.ptp(curve.x["snr"]) < 1e-6 * curve.x["snr"][0] for curve in made):
-        return [replace(curve, label=f"{curve.label}, SNR {curve.x['snr'][0]:.3g}".lstrip(", ")) for curve in made]
-    return made
+    if all("SNR" not in curve.label and np.ptp(curve.x["snr"]) < 1e-6 * curve.x["snr"][0] for curve in grouped):
+        return [replace(curve, label=f"{curve.label}, SNR {curve.x['snr'][0]:.3g}".lstrip(", ")) for curve in grouped]
+    return grouped
 
 
 def _curve(

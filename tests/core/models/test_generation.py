@@ -25,7 +25,7 @@ from lab.core.models.generation import (
     choose,
     generate,
     longest_answer,
-    next_token_law,
+    next_token_distribution,
 )
 from lab.core.models.hovle.config import HovleConfig
 from lab.core.models.spec import build
@@ -176,7 +176,7 @@ def test_the_law_is_the_tempered_softmax_on_the_tokens_that_stay(
 ) -> None:
     values, temperature, top_k, top_p = drawn_case
     logits = torch.tensor(values, dtype=torch.float64)
-    law = next_token_law(logits, SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p))
+    law = next_token_distribution(logits, SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p))
     order = sorted(range(len(values)), key=lambda i: -values[i])[:top_k]
     weights = {i: torch.exp((logits[i] - logits.max()) / temperature).item() for i in order}
     total, kept, mass = sum(weights.values()), [], 0.0
@@ -201,7 +201,7 @@ def test_draws_follow_the_law() -> None:
     generator = torch.Generator().manual_seed(0)
     num_draws = 4000
     counts = torch.bincount(torch.tensor([choose(logits, sampling, generator) for _ in range(num_draws)]), minlength=6)
-    law = next_token_law(logits, sampling)
+    law = next_token_distribution(logits, sampling)
     spread = (law * (1 - law) * num_draws).sqrt()
     assert ((counts - num_draws * law).abs() <= 4 * spread).all()
 

@@ -11,7 +11,7 @@ from lab.core.mixers.softmax import visible
 from lab.core.models.decoder import Inputs
 from lab.core.models.hovle.model import Hovle
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.distill.baselines import blank_pictures, with_window
+from lab.experiments.distill.baselines import ablate_images, with_window
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
 from lab.experiments.distill.evaluate import Counts, answers_of, compare
@@ -145,10 +145,10 @@ def test_the_window_shares_the_teachers_weights_and_leaves_it_as_it_is(make_teac
     assert places(windowed) == places(teacher)
 
 
-def test_blank_pictures_are_all_alike(make_teacher: Make, small_config: Config) -> None:
+def test_ablate_images_are_all_alike(make_teacher: Make, small_config: Config) -> None:
     teacher = make_teacher()
     batches = batches_for(teacher, small_config("stage=all"))
-    blank = list(blank_pictures(batches))
+    blank = list(ablate_images(batches))
     assert not torch.cat([batch.pixel_values.flatten() for batch in blank]).any()
     assert [batch.answers for batch in blank] == [batch.answers for batch in batches]
     assert all(isinstance(batch.pixel_values, Tensor) and batch.pixel_values.any() for batch in batches)

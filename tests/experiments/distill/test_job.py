@@ -33,7 +33,7 @@ def test_one_command_trains_three_stages_and_measures_each(whole: Runner) -> Non
     table = whole.table("all")
     results = [row for row in table if row["kind"] == "result"]
     assert [row["stage"] for row in results if row["model"] == "student"] == [0, 1, 2, 3]
-    others = ["teacher", "teacher, blank pictures", "teacher, window 32 + 4", "chance"]
+    others = ["teacher", "teacher, images ablated", "teacher, window 32 + 4", "chance"]
     assert [row["model"] for row in results if row["model"] != "student"] == others
     trained = [(row["stage"], row["step"]) for row in table if row["kind"] == "train"]
     assert trained == [(stage, step) for stage in (1, 2, 3) for step in range(1, 5)]

@@ -9,7 +9,7 @@ from lab.core.models.families import TeacherConfig
 from lab.core.models.folder import ModelFolder
 from lab.core.models.hovle.config import HovleConfig
 from lab.core.models.hovle.model import Hovle
-from lab.experiments.distill.baselines import blank_pictures
+from lab.experiments.distill.baselines import ablate_images
 from lab.experiments.distill.data import Data, HeldOut, PromptConfig, tokenizer_of
 from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.evaluate import answers_of
@@ -48,7 +48,7 @@ def test_it_answers_nine_of_ten_questions_about_pictures_it_never_saw(teacher: H
 
 
 def test_without_pictures_it_guesses(teacher: Hovle, held_out: HeldOut) -> None:
-    assert answers_of(teacher, blank_pictures(held_out), device=CPU, chunk_size=1024).accuracy < 0.15
+    assert answers_of(teacher, ablate_images(held_out), device=CPU, chunk_size=1024).accuracy < 0.15
 
 
 def test_it_is_small_enough_to_ship() -> None:

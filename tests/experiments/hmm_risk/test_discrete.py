@@ -30,9 +30,9 @@ PROBLEMS: dict[str, dict[str, Any]] = {
         "representation": RepresentationConfig(name=RepresentationName.posterior),
         "task": TaskConfig(name=TaskName.next_token),
     },
-    "next-token law": {
+    "next-token distribution": {
         "hmm": DiscreteConfig(num_states=[3], num_tokens=6),
-        "representation": RepresentationConfig(name=RepresentationName.next_token_law),
+        "representation": RepresentationConfig(name=RepresentationName.next_token_distribution),
     },
     "lifted posterior": {
         "hmm": DiscreteConfig(generator=Generator.permutations, num_states=[4], num_tokens=6),

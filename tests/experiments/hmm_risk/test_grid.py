@@ -1,4 +1,4 @@
-"""Grids become cells, and combinations that describe no problem are refused by key, value and cure."""
+"""Grids become cells, and combinations that describe no problem are refused by key, value and fix."""
 
 from typing import Any
 
