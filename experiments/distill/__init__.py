@@ -12,10 +12,8 @@ the teacher with windowed attention, and chance. A run is one directory under ou
 
 \b
 Groups (choose with GROUP=OPTION):
-  teacher        hovle_tiny (default; ships with lab)
-                 hovle_2p6b (needs teacher.path=FOLDER)
-                 llama (text only; needs teacher.path=FOLDER or a GGUF file)
-                 named_digits (for data=named_digits; stage=teacher trains it)
+  teacher        (default: hovle_tiny)
+                 {options_of_group("teacher", indent=17)}
   student        linear (default), hybrid (a quarter of the layers: attention)
   student/mixer  (default: mamba2)
                  {options_of_group("student/mixer", indent=17)}
