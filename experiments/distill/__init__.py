@@ -1,5 +1,6 @@
 """From attention to Mamba-2 (mmMamba, arXiv 2502.13145)."""
 
+from lab.core.runs.sinks import sink_names
 from lab.experiments.spec import Experiment, options_of_group
 
 _HELP = f"""Distil a vision-language Transformer into a linear-time model.
@@ -58,6 +59,8 @@ Keys [default]:
   seed          random seed of data, initialisation and training [0]
   device        cpu, cuda, or auto: cuda if there is a GPU [auto]
   threads       number of torch threads [null: one per core]
+  sinks         where rows go besides metrics.jsonl, a list of
+                {', '.join(sink_names())} [[]]
   resume        a run to continue: its directory, or the end of its name
 
 Ctrl-C, SIGTERM and SIGUSR2 write a checkpoint after the current step and end the run. Hydra's own flags work too: -m
