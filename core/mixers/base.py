@@ -108,7 +108,7 @@ class MixerState(ABC):
 class Mixer(nn.Module, ABC):
     """A causal map of a normed sequence to a sequence, through heads and one output projection.
 
-    `forward` is `output(heads(u))`. The two halves are public because distillation compares the heads' outputs before
+    `forward` is `output(head_outputs(u))`. Both halves are public because distillation compares head outputs before
     the output projection. Positions count from 0 and no position is masked: padding on the right changes nothing before
     it.
     """
@@ -125,12 +125,12 @@ class Mixer(nn.Module, ABC):
         self.shape = shape
 
     @abstractmethod
-    def heads(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
+    def head_outputs(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
         """The output of each head for each token, before the output projection."""
 
     @abstractmethod
-    def output(self, heads: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
-        """The output projection of the concatenated heads."""
+    def output(self, head_outputs: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
+        """The output projection of the concatenated head outputs."""
 
     @abstractmethod
     def allocate_state(self, batch_size: int, *, max_length: int) -> MixerState:
@@ -168,7 +168,7 @@ class Mixer(nn.Module, ABC):
 
     def forward(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """The outputs of a whole sequence."""
-        return self.output(self.heads(u))
+        return self.output(self.head_outputs(u))
 
 
 def refuse_overflow(state: MixerState, num_tokens: int, max_length: int) -> None:

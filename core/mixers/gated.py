@@ -163,15 +163,15 @@ class GatedMixer(Mixer):
         """Tokens that a rotary embedding was trained for, if there is one."""
         return None if self.rotary is None else self.rotary.config.longest
 
-    def heads(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
+    def head_outputs(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
         """The normed and gated outputs of the recurrence."""
         vkq, _ = self._convolve(self.vkq_proj(u), None)
         y, _ = self.scan(u, self._operands(vkq, start=0, length=u.shape[1]), None)
         return self._gated(y, u).transpose(1, 2)
 
-    def output(self, heads: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
-        """The projection W_o of the concatenated heads, the attention's own."""
-        return self.o_proj(heads.transpose(1, 2).flatten(2))
+    def output(self, head_outputs: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
+        """The attention's projection W_o of the concatenated head outputs."""
+        return self.o_proj(head_outputs.transpose(1, 2).flatten(2))
 
     def allocate_state(self, batch_size: int, *, max_length: int) -> RecurrentState:
         """An empty state: H P^2 numbers and the inputs of W - 1 tokens, whatever `max_length` is."""

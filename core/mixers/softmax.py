@@ -95,7 +95,7 @@ class SoftmaxAttention(Mixer):
             None if qk_norm_eps is None else RmsNorm(shape.head_dim, eps=qk_norm_eps) for _ in range(2)
         )
 
-    def heads(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
+    def head_outputs(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
         """The attention's weighted means of values."""
         num_tokens = u.shape[1]
         q, k, v = self._project(u, self._angles(0, num_tokens, length=num_tokens, like=u))
@@ -107,9 +107,9 @@ class SoftmaxAttention(Mixer):
             mask &= visible(num_tokens, last=self.window, num_first=0)
         return scaled_dot_product_attention(q, k, v, attn_mask=mask.to(u.device), enable_gqa=True)
 
-    def output(self, heads: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
-        """The projection W_o of the concatenated heads."""
-        return self.wo(heads.transpose(1, 2).flatten(2))
+    def output(self, head_outputs: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
+        """The projection W_o of the concatenated head outputs."""
+        return self.wo(head_outputs.transpose(1, 2).flatten(2))
 
     def allocate_state(self, batch_size: int, *, max_length: int) -> KvState:
         """An empty cache of keys and values: 2 G P numbers a token, for W tokens at most."""
@@ -137,15 +137,15 @@ class SoftmaxAttention(Mixer):
             state.values[:, :, at : at + u.shape[1]] = v
             num_seen = min(stop, num_slots)
             k, v = (k, v) if start == 0 else (state.keys[:, :, :num_seen], state.values[:, :, :num_seen])
-            heads = _attend(q, k, v, window=None)
+            head_outputs = _attend(q, k, v, window=None)
         else:
             before = torch.arange(max(0, start - num_slots), start, device=u.device) % num_slots
             k, v = torch.cat([state.keys[:, :, before], k], dim=2), torch.cat([state.values[:, :, before], v], dim=2)
-            heads = _attend(q, k, v, window=self.window)
+            head_outputs = _attend(q, k, v, window=self.window)
             after = torch.arange(stop - num_slots, stop, device=u.device) % num_slots
             state.keys[:, :, after], state.values[:, :, after] = k[:, :, -num_slots:], v[:, :, -num_slots:]
         state.length = stop
-        return self.output(heads)
+        return self.output(head_outputs)
 
     def step(self, u: Float[Tensor, "B 1 D"], state: MixerState) -> Float[Tensor, "B 1 D"]:
         """Attention of one token to those in the cache and itself."""

@@ -116,7 +116,7 @@ class DecoderStack(nn.ModuleList):
         """
         for index, layer in enumerate(self, start=first_index):
             u = layer.mixer_input(x)
-            head_outputs = layer.mixer.heads(u)
+            head_outputs = layer.mixer.head_outputs(u)
             if not observe(index, u, head_outputs):
                 return None
             x = layer.after_mixer(x, layer.mixer.output(head_outputs))

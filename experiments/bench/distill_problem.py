@@ -27,7 +27,7 @@ from lab.experiments.distill.config import Recipe
 from lab.experiments.distill.data import Data, PromptConfig
 from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.loss_mask import hidden_states
-from lab.experiments.distill.objectives import HeadsObjective, autocast_of
+from lab.experiments.distill.objectives import HeadOutputsObjective, autocast_of
 from lab.experiments.distill.student import StudentConfig, build_student, set_trainable, trainable_names
 from lab.experiments.distill.tasks.picture_questions import PictureQuestionsConfig, picture_questions_tokenizer
 from lab.experiments.distill.teacher import new_teacher
@@ -94,7 +94,7 @@ class StageOne:
 
     def ours(self) -> Step:
         """As `lab distill stage=1` computes it."""
-        objective = HeadsObjective(self.teacher, self.student, Recipe(), autocast_of(None, _CPU))
+        objective = HeadOutputsObjective(self.teacher, self.student, Recipe(), autocast_of(None, _CPU))
         return lambda: self._with_gradients(objective(self.batch, scale=1.0)["loss"])
 
     def recipes(self, scan: Scan) -> Step:

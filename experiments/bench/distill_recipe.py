@@ -52,7 +52,7 @@ class RecipeAttention(SoftmaxAttention):
         self._scan = scan
         self._errors = errors
 
-    def heads(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
+    def head_outputs(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
         """softmax(q k' / sqrt(P)) v, from one projection for teacher and student."""
         shape = self.shape
         with torch.no_grad():

@@ -129,14 +129,14 @@ class _LayerErrors:
         self._size = dict.fromkeys(self._layers, 0.0)
         self._count = dict.fromkeys(self._layers, 0)
 
-    def add(self, index: int, u: Float[Tensor, "B T D"], heads: Float[Tensor, "B H T P"]) -> bool:
+    def add(self, index: int, u: Float[Tensor, "B T D"], head_outputs: Float[Tensor, "B H T P"]) -> bool:
         if index not in self._layers:
             return True
         with self._autocast():
-            ours = self._layers[index].layer.mixer.heads(u)
-        self._error[index] += float((ours.double() - heads.double()).square().sum())
-        self._size[index] += float(heads.double().square().sum())
-        self._count[index] += heads.numel()
+            ours = self._layers[index].layer.mixer.head_outputs(u)
+        self._error[index] += float((ours.double() - head_outputs.double()).square().sum())
+        self._size[index] += float(head_outputs.double().square().sum())
+        self._count[index] += head_outputs.numel()
         return True
 
     def rows(self) -> list[Row]:

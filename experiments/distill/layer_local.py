@@ -48,7 +48,7 @@ def layer_local_backward(
         if index in mixers:
             with torch.set_grad_enabled(scale != 0):
                 with autocast():
-                    ours = mixers[index].heads(u)
+                    ours = mixers[index].head_outputs(u)
                 error = layer_mse(ours, head_outputs, mask=mask_of(u.shape[1]))
                 if scale != 0:
                     torch.autograd.backward(scale * error)

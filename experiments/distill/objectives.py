@@ -49,7 +49,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class HeadsObjective:
+class HeadOutputsObjective:
     """Stages 1 and 2: factor times the mean over layers of the mean squared error of the heads."""
 
     teacher: LanguageModel
@@ -133,7 +133,7 @@ def objective_of(
     stage: int, *, teacher: LanguageModel, student: LanguageModel, recipe: Recipe, autocast: Autocast
 ) -> Objective:
     """The loss of stage 1, 2 or 3."""
-    made = LogitsObjective if stage == 3 else HeadsObjective
+    made = LogitsObjective if stage == 3 else HeadOutputsObjective
     return made(teacher, student, recipe, autocast)
 
 

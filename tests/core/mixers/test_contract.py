@@ -50,10 +50,10 @@ def decoded(mixer: Mixer, u: Tensor, pieces: list[int]) -> Tensor:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_the_output_is_the_projection_of_the_heads(kind: str, shape: MixerShape) -> None:
     mixer, u = made(kind, shape), drawn(shape)
-    heads = mixer.heads(u)
-    assert heads.shape == (BATCH, shape.num_heads, LENGTH, shape.head_dim)
+    head_outputs = mixer.head_outputs(u)
+    assert head_outputs.shape == (BATCH, shape.num_heads, LENGTH, shape.head_dim)
     assert mixer(u).shape == u.shape
-    torch.testing.assert_close(mixer.output(heads), mixer(u), rtol=0, atol=0)
+    torch.testing.assert_close(mixer.output(head_outputs), mixer(u), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -93,7 +93,7 @@ def defined(mixer: GatedDeltaNet, u: Tensor) -> Tensor:
 @variants
 def test_heads_are_those_of_the_definition(options: GatedDeltaNetOptions, traits: AttentionTraits) -> None:
     mixer, u = made(options, traits), drawn()
-    torch.testing.assert_close(mixer.heads(u), defined(mixer, u), rtol=TOLERANCE, atol=TOLERANCE)
+    torch.testing.assert_close(mixer.head_outputs(u), defined(mixer, u), rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @variants
@@ -107,7 +107,7 @@ def test_decoding_equals_the_whole_sequence(options: GatedDeltaNetOptions, trait
 def test_a_rotary_embedding_is_kept_where_it_is_asked_for() -> None:
     options, traits = GatedDeltaNetOptions(rotary=True), AttentionTraits(rotary=ROTARY)
     mixer, u = made(options, traits), drawn()
-    assert (mixer.heads(u) - made(GatedDeltaNetOptions(), traits).heads(u)).abs().max() > 1e-3
+    assert (mixer.head_outputs(u) - made(GatedDeltaNetOptions(), traits).head_outputs(u)).abs().max() > 1e-3
     state = mixer.allocate_state(BATCH, max_length=LENGTH)
     pieces = torch.cat([mixer.step(u[:, t : t + 1], state) for t in range(LENGTH)], dim=1)
     torch.testing.assert_close(pieces, mixer(u), rtol=TOLERANCE, atol=TOLERANCE)
@@ -118,8 +118,8 @@ def test_gradients_are_those_of_the_definition(options: GatedDeltaNetOptions, tr
     mixer, u = made(options, traits).requires_grad_(), drawn(5)
     named = [(name, p) for name, p in mixer.named_parameters() if not name.startswith("o_proj")]
     names, parameters = zip(*named, strict=True)
-    direction = torch.randn(mixer.heads(u).shape, dtype=u.dtype, generator=torch.Generator().manual_seed(2))
-    found = torch.autograd.grad((mixer.heads(u) * direction).sum(), parameters)
+    direction = torch.randn(mixer.head_outputs(u).shape, dtype=u.dtype, generator=torch.Generator().manual_seed(2))
+    found = torch.autograd.grad((mixer.head_outputs(u) * direction).sum(), parameters)
     expected = torch.autograd.grad((defined(mixer, u) * direction).sum(), parameters)
     for name, ours, theirs in zip(names, found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10, msg=name)
@@ -136,7 +136,9 @@ def test_a_memory_that_neither_forgets_nor_shares_keys_recalls_what_was_written(
     u[:, :, 0] = 1.0
     twice = torch.cat([u, u], dim=1)
     # a value that is written again under the same key changes nothing
-    torch.testing.assert_close(mixer.heads(twice)[:, :, 1], mixer.heads(twice)[:, :, 0], rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(
+        mixer.head_outputs(twice)[:, :, 1], mixer.head_outputs(twice)[:, :, 0], rtol=1e-5, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("initialisation", Initialisation)

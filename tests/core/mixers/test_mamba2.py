@@ -105,7 +105,7 @@ def decoded(mixer: Mamba2, u: Tensor, prompt: int) -> Tensor:
 @pytest.mark.parametrize("qkv_bias", [False, True])
 def test_heads_are_those_of_the_definition(options: Mamba2Options, qkv_bias: bool) -> None:
     mixer, u = made(options, qkv_bias=qkv_bias), drawn()
-    torch.testing.assert_close(mixer.heads(u), defined(mixer, u), rtol=TOLERANCE, atol=TOLERANCE)
+    torch.testing.assert_close(mixer.head_outputs(u), defined(mixer, u), rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @variants
@@ -121,8 +121,8 @@ def test_gradients_are_those_of_the_definition(options: Mamba2Options) -> None:
     names, parameters = zip(
         *((name, p) for name, p in mixer.named_parameters() if name != "o_proj.weight"), strict=True
     )
-    direction = torch.randn(mixer.heads(u).shape, dtype=u.dtype, generator=torch.Generator().manual_seed(2))
-    found = torch.autograd.grad((mixer.heads(u) * direction).sum(), parameters)
+    direction = torch.randn(mixer.head_outputs(u).shape, dtype=u.dtype, generator=torch.Generator().manual_seed(2))
+    found = torch.autograd.grad((mixer.head_outputs(u) * direction).sum(), parameters)
     expected = torch.autograd.grad((defined(mixer, u) * direction).sum(), parameters)
     for name, ours, theirs in zip(names, found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10, msg=name)
@@ -141,7 +141,7 @@ def test_with_unit_steps_and_no_decay_it_is_attention_without_softmax() -> None:
     k, v = (part.repeat_interleave(2, dim=1) for part in (k, v))
     summed = (q @ k.mT).tril() @ v
     expected = torch.nn.functional.rms_norm(summed, (8,), eps=NORM_EPS)
-    torch.testing.assert_close(mixer.heads(u), expected, rtol=TOLERANCE, atol=TOLERANCE)
+    torch.testing.assert_close(mixer.head_outputs(u), expected, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_a_state_has_one_size_whatever_it_has_seen() -> None:
@@ -202,11 +202,11 @@ def test_an_implementation_that_cannot_run_is_refused() -> None:
 
 def test_mixed_precision_keeps_the_dtype_of_autocast() -> None:
     mixer, u = made(dtype=torch.float32), drawn(dtype=torch.float32)
-    expected = mixer.heads(u)
+    expected = mixer.head_outputs(u)
     with torch.autocast("cpu", torch.bfloat16):
-        heads = mixer.heads(u)
-    assert heads.dtype == torch.bfloat16
-    assert (heads.float() - expected).norm() / expected.norm() < 0.02
+        head_outputs = mixer.head_outputs(u)
+    assert head_outputs.dtype == torch.bfloat16
+    assert (head_outputs.float() - expected).norm() / expected.norm() < 0.02
 
 
 @pytest.mark.parametrize(

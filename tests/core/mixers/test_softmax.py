@@ -69,7 +69,7 @@ def turned(x: Tensor, position: int, config: RotaryConfig | None, length: int) -
 def by_definition(mixer: SoftmaxAttention, u: Tensor, config: RotaryConfig | None) -> Tensor:
     """Heads of a batch, one query at a time; rows of the packed projection are read off by hand."""
     per_group = SHAPE.num_heads // SHAPE.num_kv_heads
-    heads = u.new_zeros(u.shape[0], SHAPE.num_heads, u.shape[1], SHAPE.head_dim)
+    head_outputs = u.new_zeros(u.shape[0], SHAPE.num_heads, u.shape[1], SHAPE.head_dim)
     for b, row in enumerate(u):
         rows = (row @ mixer.wqkv.weight.T + mixer.wqkv.bias).reshape(len(row), -1, SHAPE.head_dim)
         for h in range(SHAPE.num_heads):
@@ -80,8 +80,8 @@ def by_definition(mixer: SoftmaxAttention, u: Tensor, config: RotaryConfig | Non
                 q = turned(normed(rows[t, first + h % per_group], mixer.q_norm), t, config, len(row))
                 oldest = 0 if mixer.window is None else max(0, t - mixer.window + 1)
                 scores = torch.stack([q @ keys[s] / math.sqrt(SHAPE.head_dim) for s in range(oldest, t + 1)])
-                heads[b, h, t] = torch.softmax(scores, dim=0) @ rows[oldest : t + 1, value_row]
-    return heads
+                head_outputs[b, h, t] = torch.softmax(scores, dim=0) @ rows[oldest : t + 1, value_row]
+    return head_outputs
 
 
 def normed(x: Tensor, norm: RmsNorm | None) -> Tensor:
@@ -92,7 +92,7 @@ def normed(x: Tensor, norm: RmsNorm | None) -> Tensor:
 def test_heads_are_those_of_the_definition(config: RotaryConfig | None) -> None:
     mixer, u = attention(config), drawn()
     with torch.no_grad():
-        torch.testing.assert_close(mixer.heads(u), by_definition(mixer, u, config), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(mixer.head_outputs(u), by_definition(mixer, u, config), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
@@ -100,7 +100,7 @@ def test_heads_of_every_variant_are_those_of_the_definition(variant: dict[str, A
     mixer, u = attention(ROTARY["plain"], **variant), drawn()
     with torch.no_grad():
         expected = by_definition(mixer, u, ROTARY["plain"])
-        torch.testing.assert_close(mixer.heads(u), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(mixer.head_outputs(u), expected, rtol=1e-12, atol=1e-12)
         output = expected.transpose(1, 2).flatten(2) @ mixer.wo.weight.T
         output += 0 if mixer.wo.bias is None else mixer.wo.bias
         torch.testing.assert_close(mixer(u), output, rtol=1e-12, atol=1e-12)
@@ -110,16 +110,16 @@ def test_heads_of_every_variant_are_those_of_the_definition(variant: dict[str, A
 def test_a_window_over_many_blocks_is_a_masked_softmax(window: int) -> None:
     mixer, u = attention(None, window=window), drawn(300)
     with torch.no_grad():
-        heads = mixer.heads(u)
+        head_outputs = mixer.head_outputs(u)
         mixer.window = None
-        whole = mixer.heads(u[:, :window])
+        whole = mixer.head_outputs(u[:, :window])
         rows = (u @ mixer.wqkv.weight.T + mixer.wqkv.bias).reshape(2, 300, 2, 5, 8)
         scores = torch.einsum("btgrp,bsgp->bgrts", rows[..., :3, :], rows[..., 3, :]) / math.sqrt(8)
         distance = torch.arange(300)[:, None] - torch.arange(300)[None, :]
         scores = scores.masked_fill((distance < 0) | (distance >= window), float("-inf"))
         expected = torch.einsum("bgrts,bsgp->bgrtp", scores.softmax(-1), rows[..., 4, :]).flatten(1, 2)
-    torch.testing.assert_close(heads, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(heads[:, :, :window], whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(head_outputs, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(head_outputs[:, :, :window], whole, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_a_layer_adds_to_the_residual_stream_twice(tiny_decoder: Callable[..., D
     (layer,) = DecoderStack(tiny_decoder(num_layers=1)).double()
     draw_weights(layer, generator=torch.Generator().manual_seed(0), std=0.3)
     x = torch.randn(1, 6, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    between = x + layer.mixer.output(layer.mixer.heads(layer.mixer_norm(x)))
+    between = x + layer.mixer.output(layer.mixer.head_outputs(layer.mixer_norm(x)))
     torch.testing.assert_close(layer(x), between + layer.mlp(layer.mlp_norm(between)), rtol=1e-13, atol=1e-13)
 
 

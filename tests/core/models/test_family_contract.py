@@ -160,7 +160,7 @@ def test_layers_are_observed_in_their_order(family: FamilySpec) -> None:
         seen.append(index)
         assert head_outputs.shape == (2, SIZES["num_heads"], LENGTH, SIZES["head_dim"])
         mixer = model.mixer_layers()[index].layer.mixer
-        torch.testing.assert_close(mixer.heads(u), head_outputs)
+        torch.testing.assert_close(mixer.head_outputs(u), head_outputs)
         return True
 
     hidden = model.observed(Inputs(tokens=TOKENS), observe)

@@ -121,15 +121,15 @@ def test_a_window_sees_the_last_tokens_and_the_sinks_alone(make_teacher: Make) -
     attention = teacher.mixer_layers()[0].layer.mixer
     windowed = with_window(teacher, window=3, num_sinks=2).mixer_layers()[0].layer.mixer
     u = torch.randn(1, 12, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    heads = windowed.heads(u)
+    head_outputs = windowed.head_outputs(u)
     for t in range(12):
         seen = [s for s in range(t + 1) if t - s < 3 or s < 2]
         assert visible(12, last=3, num_first=2)[t].nonzero().flatten().tolist() == seen
         hidden = u.clone()
         # what is not seen may change without a trace
         hidden[:, [s for s in range(12) if s not in seen]] += 1.0
-        torch.testing.assert_close(windowed.heads(hidden)[:, :, t], heads[:, :, t], rtol=0, atol=1e-12)
-    assert not torch.allclose(heads, attention.heads(u))
+        torch.testing.assert_close(windowed.head_outputs(hidden)[:, :, t], head_outputs[:, :, t], rtol=0, atol=1e-12)
+    assert not torch.allclose(head_outputs, attention.head_outputs(u))
 
 
 def test_the_window_shares_the_teachers_weights_and_leaves_it_as_it_is(make_teacher: Make) -> None:

@@ -32,8 +32,8 @@ def batch_for(teacher: Hovle, config: DistillConfig) -> Batch:
 def signals_of(teacher: Hovle, batch: Batch) -> Signals:
     found: Signals = {}
 
-    def keep(index: int, u: Tensor, heads: Tensor) -> bool:
-        found[index] = (u, heads)
+    def keep(index: int, u: Tensor, head_outputs: Tensor) -> bool:
+        found[index] = (u, head_outputs)
         return True
 
     with torch.no_grad():
@@ -60,9 +60,9 @@ def test_signals_are_what_the_attention_reads_and_says(make_teacher: Make, small
     found = signals_of(teacher, batch)
     assert sorted(found) == [0, 1, 2, 3]
     for layer in teacher.mixer_layers():
-        u, heads = found[layer.index]
+        u, head_outputs = found[layer.index]
         torch.testing.assert_close(u, layer.layer.mixer_norm(read[layer.index]), rtol=0, atol=0)
-        torch.testing.assert_close(heads, layer.layer.mixer.heads(u), rtol=0, atol=0)
+        torch.testing.assert_close(head_outputs, layer.layer.mixer.head_outputs(u), rtol=0, atol=0)
     with torch.no_grad():
         observed = teacher.observed(inputs_of(teacher, batch), lambda *_: True)
     assert observed is not None
@@ -88,8 +88,8 @@ def test_layer_by_layer_gradients_are_those_of_the_summed_loss(
     )
     local = {name: parameter.grad for name, parameter in trained.items()}
     losses = [
-        layer_mse(mixers[index].heads(u), heads, mask=layer_loss_mask(batch, which, u.shape[1]))
-        for index, (u, heads) in signals_of(teacher, batch).items()
+        layer_mse(mixers[index].head_outputs(u), head_outputs, mask=layer_loss_mask(batch, which, u.shape[1]))
+        for index, (u, head_outputs) in signals_of(teacher, batch).items()
     ]
     summed = torch.autograd.grad(1000 * torch.stack(losses).mean(), list(trained.values()))
     for (name, gradient), expected in zip(local.items(), summed, strict=True):

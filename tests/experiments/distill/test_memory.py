@@ -68,9 +68,9 @@ class Distillation:
         """One backward of the sum, behind the last layer."""
         losses: list[Tensor] = []
 
-        def add(index: int, u: Tensor, heads: Tensor) -> bool:
+        def add(index: int, u: Tensor, head_outputs: Tensor) -> bool:
             with torch.enable_grad():
-                losses.append(layer_mse(self.mixers[index].heads(u), heads, mask=None))
+                losses.append(layer_mse(self.mixers[index].head_outputs(u), head_outputs, mask=None))
             return True
 
         with torch.no_grad():

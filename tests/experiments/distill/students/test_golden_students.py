@@ -37,7 +37,7 @@ def test_heads_of_every_layer_on_the_inputs_of_the_teacher(
 ) -> None:
     for layer in golden_student(f"student_{file}").mixer_layers():
         u = expected[f"seed.layer{layer.index}.input"]
-        found = layer.layer.mixer.heads(u)
+        found = layer.layer.mixer.head_outputs(u)
         assert relative_error(found, expected[f"{file}.layer{layer.index}.student"]) < TOLERANCE
 
 
@@ -47,7 +47,7 @@ def test_the_error_of_every_layer_at_the_seed(
     errors = []
     for ours, theirs in zip(golden_student("student_seed").mixer_layers(), teacher.mixer_layers(), strict=True):
         u = expected[f"seed.layer{ours.index}.input"]
-        errors.append((ours.layer.mixer.heads(u) - theirs.layer.mixer.heads(u)).square().mean())
+        errors.append((ours.layer.mixer.head_outputs(u) - theirs.layer.mixer.head_outputs(u)).square().mean())
     found = torch.stack(errors)
     assert relative_error(found, expected["seed.mse_per_layer"]) < TOLERANCE
     # the objective of stages 1 and 2

@@ -149,7 +149,7 @@ def test_a_gate_that_starts_at_one() -> None:
     # large: the eps of the norm is nothing beside it
     u = 100 * torch.randn(1, 5, SHAPE.hidden_size, generator=torch.Generator().manual_seed(3))
     # what passes is the norm alone: every head has mean square one
-    torch.testing.assert_close(mixer.heads(u).square().mean(dim=-1), torch.ones(1, 6, 5), rtol=1e-4, atol=0)
+    torch.testing.assert_close(mixer.head_outputs(u).square().mean(dim=-1), torch.ones(1, 6, 5), rtol=1e-4, atol=0)
 
 
 @given(
