@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.core.errors import RunError
-from lab.core.runs.find import find_run
+from lab.core.runs.find import find_run, refuse_other_version
 from lab.core.runs.record import INDIFFERENT_KEYS
 
 
@@ -13,13 +13,15 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     """The command line with `resume=RUN` replaced by that run's own overrides and directory.
 
     Raises:
-        RunError: if there is no such run, it was never started, or other overrides are given with resume=.
+        RunError: if there is no such run, it was never started, other overrides are given with resume=, or another
+            version of lab recorded it.
     """
     names = [word.removeprefix("resume=") for word in arguments if word.startswith("resume=")]
     if not names:
         return list(arguments)
     others = [word for word in arguments if not word.startswith("resume=")]
     directory = find_run(names[-1])
+    refuse_other_version(directory)
     is_sweep = (directory / "multirun.yaml").exists()
     overrides = _sweep_overrides(directory) if is_sweep else _run_overrides(directory)
     free = [word for word in others if word.partition("=")[0] in INDIFFERENT_KEYS]

@@ -1,9 +1,14 @@
-"""Finding recorded runs."""
+"""Find recorded runs, and refuse those that another version of lab recorded."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 from lab.core.errors import RunError
+
+# raised whenever runs recorded before can no longer be read or continued
+SCHEMA_VERSION = 2
 
 
 def outputs_root() -> Path:
@@ -40,3 +45,27 @@ def find_run(name: str) -> Path:
     raise RunError(
         f"{name} is the end of {len(matches)} runs, {matches[0].name} and {matches[1].name} among them; give more"
     )
+
+
+def refuse_other_version(folder: Path) -> None:
+    """Refuse a run whose files another version of lab wrote; one whose status is missing or damaged passes.
+
+    Raises:
+        RunError: naming both versions, and the commit that recorded the run where it is known.
+    """
+    version = _read(folder / "status.json").get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        commit = _read(folder / "provenance.json").get("commit")
+        recorded_by = f"lab at commit {commit}" if commit else "another version of lab"
+        raise RunError(
+            f"{folder} has run format {version}, recorded by {recorded_by}; this lab reads format {SCHEMA_VERSION}: "
+            "start the run again, or use the lab that recorded it"
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

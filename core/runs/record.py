@@ -23,11 +23,10 @@ from typing import Any, Self
 
 from lab.core.errors import RunError
 from lab.core.runs.atomic_files import as_run_error, write_atomically
+from lab.core.runs.find import SCHEMA_VERSION, refuse_other_version
 from lab.core.runs.sink import Sinks
 
 Row = dict[str, Any]
-
-_SCHEMA_VERSION = 1
 
 # Keys that make no difference to any recorded number: a run goes on under other values of them.
 INDIFFERENT_KEYS = frozenset({"workers", "threads", "sinks"})
@@ -62,11 +61,11 @@ class Run:
 
         Raises:
             RunError: if the directory cannot be written, is open in another process, is damaged, or belongs to a
-                different configuration.
+                different configuration or another version of lab.
         """
         self.directory = directory
         self._metrics = directory / "metrics.jsonl"
-        self._status: Row = {"schema_version": _SCHEMA_VERSION, "started": _now()}
+        self._status: Row = {"schema_version": SCHEMA_VERSION, "started": _now()}
         self._old_handler: Any = None
         self._sinks = Sinks(sinks)
         self._lock = _lock(directory)
@@ -82,6 +81,7 @@ class Run:
         path = self.directory / "config.json"
         is_begun = path.exists() or self._metrics.exists()
         if is_begun:
+            refuse_other_version(self.directory)
             _refuse_other_config(path, config)
             self._status["started"] = _read_json(self.directory / "status.json").get("started", _now())
         self.rows = self._recover()

@@ -1,5 +1,6 @@
 """From attention to Mamba-2 (mmMamba, arXiv 2502.13145)."""
 
+from lab.core.runs.sinks import sink_names
 from lab.experiments.spec import Experiment, options_of_group
 
 _HELP = f"""Distil a vision-language Transformer into a linear-time model.
@@ -12,10 +13,8 @@ the teacher with windowed attention, and chance. A run is one directory under ou
 
 \b
 Groups (choose with GROUP=OPTION):
-  teacher        hovle_tiny (default; ships with lab)
-                 hovle_2p6b (needs teacher.path=FOLDER)
-                 llama (text only; needs teacher.path=FOLDER or a GGUF file)
-                 named_digits (for data=named_digits; stage=teacher trains it)
+  teacher        (default: hovle_tiny)
+                 {options_of_group("teacher", indent=17)}
   student        linear (default), hybrid (a quarter of the layers: attention)
   student/mixer  (default: mamba2)
                  {options_of_group("student/mixer", indent=17)}
@@ -60,6 +59,8 @@ Keys [default]:
   seed          random seed of data, initialisation and training [0]
   device        cpu, cuda, or auto: cuda if there is a GPU [auto]
   threads       number of torch threads [null: one per core]
+  sinks         where rows go besides metrics.jsonl, a list of
+                {', '.join(sink_names())} [[]]
   resume        a run to continue: its directory, or the end of its name
 
 Ctrl-C, SIGTERM and SIGUSR2 write a checkpoint after the current step and end the run. Hydra's own flags work too: -m

@@ -9,7 +9,7 @@ from lab.core.errors import CheckpointError, ConfigError, RunError
 from lab.core.hydra_schema import to_typed
 from lab.core.mixers.spec import mixer_spec
 from lab.core.models.folder import Kind, ModelFolder
-from lab.core.runs.find import find_run, outputs_root, run_directories
+from lab.core.runs.find import SCHEMA_VERSION, find_run, outputs_root, refuse_other_version, run_directories
 from lab.core.train.state import checkpoints, read_meta
 from lab.experiments.distill.config import ALL, TEACHER, DistillConfig
 from lab.experiments.distill.stage_graph import StageNode, students
@@ -87,6 +87,7 @@ def find_recorded(name: str) -> RecordedRun:
         ) from error
     if not isinstance(recorded, dict) or "teacher" not in recorded:
         raise RunError(f"{folder} is no run of `lab distill`; `lab runs --study distill` lists those")
+    refuse_other_version(folder)
     return RecordedRun(folder, _typed(recorded, folder))
 
 
@@ -145,6 +146,7 @@ def find_source(config: DistillConfig, recorded: dict[str, Any]) -> Path:
             if model.kind is not Kind.student:
                 raise RunError(f"from_run={config.from_run} is a teacher; stage={stage} goes on from a student")
             return folder
+        refuse_other_version(folder)
         reason = _why_not(folder, recorded)
         if reason is not None:
             raise RunError(f"from_run={config.from_run}: {reason}")
@@ -189,6 +191,8 @@ def _why_not(folder: Path, recorded: dict[str, Any]) -> str | None:
     theirs, status = _read(folder / "config.json"), _read(folder / "status.json")
     if "teacher" not in theirs or theirs.get("variants"):
         return "it is no run of one student; choose another"
+    if status.get("schema_version") != SCHEMA_VERSION:
+        return "another version of lab recorded it; choose another"
     if status.get("status") != "finished":
         return f"it is {status.get('status', 'unreadable')}; finish it with resume={folder.name}"
     for key in _COMMON:

@@ -273,18 +273,6 @@ def text_student(request: pytest.FixtureRequest, tiny_llama: Callable[..., Llama
     return student
 
 
-def test_a_text_student_is_read_as_it_was_written(text_student: LanguageModel, tmp_path: Path) -> None:
-    write_student(tmp_path / "out", text_student, teacher=None)
-    assert ModelFolder(tmp_path / "out").kind is Kind.student
-    again = ModelFolder(tmp_path / "out").load(device=CPU, dtype=torch.float32)
-    theirs = text_student.state_dict()
-    assert {name: tensor.equal(theirs[name]) for name, tensor in again.state_dict().items()} == dict.fromkeys(
-        theirs, True
-    )
-    tokens = torch.arange(12).view(1, 12)
-    assert again(Inputs(tokens=tokens)).equal(text_student(Inputs(tokens=tokens)))
-
-
 def test_the_folder_of_a_text_student_says_that_it_is_no_llama(text_student: LanguageModel, tmp_path: Path) -> None:
     write_student(tmp_path / "out", text_student, teacher=None, more={"note": 1})
     content = json.loads((tmp_path / "out" / CONFIG).read_text())

@@ -311,3 +311,16 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "outputs").write_text("in the way")
     with pytest.raises(RunError, match=r"LAB_OUTPUTS"):
         opened(tmp_path / "outputs" / "run")
+
+
+def test_a_run_of_another_version_is_refused_in_one_line_and_left_as_it_is(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        run.log(ROWS)
+    status = json.loads((tmp_path / "status.json").read_text())
+    (tmp_path / "status.json").write_text(json.dumps(status | {"schema_version": 1}))
+    (tmp_path / "provenance.json").write_text(json.dumps({"commit": "561d9f3"}))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    message = "run format 1, recorded by lab at commit 561d9f3; this lab reads format 2: start the run again"
+    with pytest.raises(RunError, match=message), opened(tmp_path):
+        pass
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

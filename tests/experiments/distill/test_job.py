@@ -179,7 +179,7 @@ def test_a_run_trained_on_other_weights_under_the_same_path_is_refused(runner: R
         (["stage=all", "prompt.max_length=5000"], r"prompt\.max_length=5000: .*at most 1024 tokens; lower it"),
         (["stage=all", "teacher.path=/nowhere"], r"/nowhere/config\.json cannot be read"),
         (["stage=all", "student.mixer.kernels.ssd=quick"], r"ssd backend='quick' does not exist"),
-        (["stage=teacher"], r"stage=teacher trains HoVLE"),
+        (["stage=teacher"], r"stage=teacher trains a vision-language model"),
         (
             ["stage=all", "data={picture_questions: null, named_digits: {num_pictures: 6}}"],
             r"data=named_digits shows 8 x 8 pixels .*choose teacher=named_digits",

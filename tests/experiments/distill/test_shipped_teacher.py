@@ -37,7 +37,7 @@ def held_out() -> HeldOut:
     prompt = PromptConfig()
     # another seed than that of the data that the teacher was trained and measured on
     config = DataConfig(picture_questions=PictureQuestionsConfig())
-    data = Data(config, prompt, architecture, tokenizer_of(folder, prompt, config), seed=7)
+    data = Data(config, prompt, architecture, tokenizer_of(ModelFolder(folder), prompt, config), seed=7)
     return data.held_out(6, batch_size=64)
 
 
