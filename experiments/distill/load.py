@@ -1,4 +1,4 @@
-"""Build the student of a stage and give it what an earlier stage, a finished run, or an exported folder holds."""
+"""Build the student of a stage and load tensors from an earlier stage, a finished run, or an exported folder."""
 
 from pathlib import Path
 
@@ -19,26 +19,26 @@ from lab.experiments.distill.teacher import digest, load_teacher
 def student_of(
     node: StageNode, source: Path | None, *, teacher: LanguageModel, teacher_digest: str, seed: int
 ) -> LanguageModel:
-    """The student that a stage trains or has trained, with the layers of the stage, frozen.
+    """The student of a stage, before or after training, with the stage's layers, frozen.
 
     Args:
         node: the stage.
-        source: where its tensors come from: a checkpoint of this stage or of an earlier one, or the exported folder of
-            a student; None for their initial values.
+        source: of its tensors: a checkpoint of this or an earlier stage, or an exported student folder; None for the
+            initial values.
         teacher: of the student.
         teacher_digest: of its weights.
         seed: of the run.
 
     Raises:
-        BackendError: if an implementation that is asked for by name cannot run here.
-        CheckpointError: if the source is damaged, of another teacher, or has attention where a mixer is needed.
-        ConfigError: if the mixer's options ask for what the teacher's attention does not have.
+        BackendError: if a backend requested by name cannot run here.
+        CheckpointError: if the source is damaged, has another teacher, or has attention where a mixer is needed.
+        ConfigError: if the mixer's options need a feature that the teacher's attention lacks.
     """
-    # replicates differ in all that is random, layers of one student draw from separate streams
+    # replicates use different random numbers; the layers of a student draw from separate streams
     seeds = Seeds(int(Seeds(seed).numpy("replicate", node.replicate).integers(2**31)))
     student = build_student(teacher, node.student, seeds=seeds)
     if node.recipe is not None and node.recipe.autocast:
-        # small steps vanish in bfloat16: trained tensors are float32, products are not
+        # small updates vanish in bfloat16: keep trained tensors in float32, even if products are not
         for layer in student.converted_layers():
             layer.layer.mixer.float()
     kept = _kept(node, len(student.mixer_layers()))
@@ -46,7 +46,7 @@ def student_of(
     if exported is not None:
         _copy_exported(exported, student, teacher, node, kept)
         source = None
-    # checkpoints before the first hybrid stage hold every layer, later ones those that were trained
+    # checkpoints before the first hybrid stage hold every layer, later ones only the trained layers
     if source is not None and int(read_meta(source).get("stage", 0)) < HYBRID_FROM:
         _load(source, student, teacher_digest)
         source = None
@@ -57,15 +57,15 @@ def student_of(
 
 
 def load_finished(run: RecordedRun, node: StageNode, *, device: torch.device) -> LanguageModel:
-    """The student as the end of a stage left it, in evaluation mode; trained tensors in their own dtype.
+    """The student at the end of a stage, in evaluation mode; trained tensors keep their dtype.
 
     Raises:
-        CheckpointError: if its checkpoint, or the teacher, is missing, damaged or another one.
+        CheckpointError: if its checkpoint or teacher is missing, damaged or has changed.
     """
     config = run.config
     teacher = load_teacher(config.teacher, device=device, seed=config.seed)
     num_layers = len(teacher.mixer_layers())
-    # where every layer stayed softmax, nothing was trained
+    # if every layer stayed softmax, nothing was trained
     is_trained = node.recipe is not None and len(_kept(node, num_layers)) < num_layers
     source = run.checkpoint_of(node) if is_trained else None
     student = student_of(node, source, teacher=teacher, teacher_digest=digest(teacher), seed=config.seed)
@@ -89,7 +89,7 @@ def _load(path: Path, student: LanguageModel, teacher_digest: str) -> None:
 def _copy_exported(
     folder: ModelFolder, student: LanguageModel, teacher: LanguageModel, node: StageNode, kept: tuple[int, ...]
 ) -> None:
-    """Give a student, linear in every layer, the tensors of an exported folder; layers that stay softmax need none."""
+    """Load an exported folder into a student that is linear in every layer; softmax layers need no tensors."""
     weight = next(teacher.parameters())
     theirs = folder.load(device=weight.device, dtype=weight.dtype).state_dict()
     own = own_tensors(student)

@@ -1,4 +1,4 @@
-"""Models by the names that users have for them: a run, a checkpoint folder of a teacher or a student, `shipped`."""
+"""Resolve a run, a checkpoint folder, a GGUF file or `shipped` to a loaded model."""
 
 import os
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ from lab.experiments.distill.load import load_finished
 from lab.experiments.distill.sources import StudentSelector, choose_node, find_recorded
 from lab.experiments.distill.teacher import SHIPPED, SHIPPED_FOLDER, open_teacher
 
-# keys of an exported config.json that say how prompts were written in training
+# keys of an exported config.json that record the prompt format of training
 _KEPT = ("system", "max_tiles")
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """A model and what it takes to talk to it.
+    """A model with everything needed to prompt it.
 
     Attributes:
         model: frozen, in evaluation mode.
         tokenizer: of the model.
-        prompt: how prompts were written in training, as far as it is known.
+        prompt: the prompt format of training, as far as known.
         stop_ids: tokens that end an answer.
     """
 
@@ -44,15 +44,15 @@ class OpenedModel:
     stop_ids: frozenset[int]
 
     def read(self, text: str, images: Sequence[Path], *, is_raw: bool) -> Inputs:
-        """A prompt as the model reads it.
+        """Encode a prompt for the model.
 
         Args:
-            text: a question, with a mark where each image belongs; one image needs none.
-            images: in the order of the marks.
-            is_raw: whether the text is taken as it is, without the chat format.
+            text: the question, with a placeholder for each image; a single image needs none.
+            images: in the order of the placeholders.
+            is_raw: whether the text is used verbatim, without the chat format.
 
         Raises:
-            InputError: if an image cannot be read, marks and images do not match, or the model cannot read them.
+            InputError: if an image cannot be read, placeholders and images do not match, or the model takes no images.
         """
         architecture = self.model.config
         if images and (is_raw or architecture.vision is None):
@@ -85,18 +85,18 @@ class OpenedModel:
 def open_model(
     name: str, selector: StudentSelector, *, device: torch.device, precision: Precision | None
 ) -> OpenedModel:
-    """The model that a name means.
+    """Load the model that a name refers to.
 
     Args:
         name: a folder with config.json and safetensors, a GGUF file, `shipped`, or a run: its directory, or the end of
             its name.
         selector: which student of a run.
         device: of the weights.
-        precision: of the weights; None for that of the run or of config.json.
+        precision: of the weights; None for the run's or config.json's.
 
     Raises:
-        CheckpointError: for files that are missing, damaged or do not fit together.
-        ConfigError: for an architecture that is not implemented, or a selector where there is none.
+        CheckpointError: for files that are missing, damaged or inconsistent.
+        ConfigError: for an unknown architecture, or a selector for a model that is not a run.
         RunError: if there is no such run, or nothing in it is finished.
     """
     path = Path(name)
@@ -104,7 +104,7 @@ def open_model(
     if folder is not None:
         if not selector.is_any:
             raise ConfigError(
-                f"{name} is no run: stage, variant and replicate choose among a run's students; drop them"
+                f"{name} is not a run: stage, variant and replicate choose among a run's students; drop them"
             )
         return _open_folder(folder, device=device, precision=precision, prompt=None)
     if os.sep in name and not path.is_dir():
@@ -115,11 +115,11 @@ def open_model(
     prompt = run.config.prompt
     if run.teacher_folder is not None:
         if not run.teacher_folder.exists():
-            raise RunError(f"{run.folder} has no finished teacher; `lab distill resume={run.folder.name}` goes on")
+            raise RunError(f"{run.folder} has no finished teacher; resume={run.folder.name} continues it")
         folder = ModelFolder(run.teacher_folder)
         return _open_folder(folder, device=device, precision=precision, prompt=prompt)
     model = load_finished(run, choose_node(run, selector), device=device)
-    # the one that the student was loaded with
+    # cached: the teacher that the student was loaded with
     folder = open_teacher(run.config.teacher, device=device, seed=run.config.seed).folder
     tokenizer = tokenizer_of(folder, prompt, run.config.data)
     stop_ids = frozenset({tokenizer.id_of(TURN_END)}) if folder is None else folder.stop_ids(tokenizer)
@@ -127,7 +127,7 @@ def open_model(
 
 
 def kept_of(prompt: PromptConfig) -> dict[str, Any]:
-    """What an exported config.json says of how prompts were written."""
+    """The prompt format recorded in an exported config.json."""
     return {name: getattr(prompt, name) for name in _KEPT}
 
 
@@ -135,7 +135,7 @@ def _open_folder(
     folder: ModelFolder, *, device: torch.device, precision: Precision | None, prompt: PromptConfig | None
 ) -> OpenedModel:
     prompt = _kept_prompt(folder) if prompt is None else prompt
-    # the small file first: without it the large ones are of no use
+    # the small file first: without it the large ones are useless
     tokenizer = tokenizer_of(folder, prompt, None)
     model = folder.load(device=device, dtype=(precision or folder.precision).dtype)
     return OpenedModel(model, tokenizer, prompt, folder.stop_ids(tokenizer))
@@ -146,5 +146,5 @@ def _kept_prompt(folder: ModelFolder) -> PromptConfig:
         return PromptConfig(**{name: folder.prompt[name] for name in _KEPT if name in folder.prompt})
     except (TypeError, ConfigError) as error:
         raise CheckpointError(
-            f"{folder.path / CONFIG}: {PROMPT}={folder.prompt} does not say how prompts are written; {error}"
+            f"{folder.path / CONFIG}: {PROMPT}={folder.prompt} is not a valid prompt format; {error}"
         ) from None
