@@ -60,7 +60,7 @@ Keys [default]:
   device        cpu, cuda, or auto: cuda if there is a GPU [auto]
   threads       number of torch threads [null: one per core]
   sinks         where rows go besides metrics.jsonl, a list of
-                {', '.join(sink_names())} [[]]
+                {", ".join(sink_names())} [[]]
   resume        a run to continue: its directory, or the end of its name
 
 Ctrl-C, SIGTERM and SIGUSR2 write a checkpoint after the current step and end the run. Hydra's own flags work too: -m
