@@ -264,6 +264,7 @@ print(float((ours - theirs).abs().max()))
 def test_a_data_set(workplace: Callable[[str], Workplace]) -> None:
     place = workplace("Add a data set")
     assert "passed" in place.contract("tests/experiments/distill/test_data_sources_contract.py", "-k", "pairs")
+    assert "passed" in place.contract("tests/conf/test_compose_distill.py", "-k", "every_option_composes")
     place.all_typed()
     assert place.trained_stages() == {1}
 
