@@ -1,11 +1,11 @@
-"""What the user can get wrong. Each ends the command with one line and exit code 2.
+"""Errors caused by the user's input. Each ends the command with one line and exit code 2.
 
 A message names the key, argument or file, the value it had, what was expected, and the fix.
 """
 
 
 class LabError(ValueError):
-    """A mistake in what the user asked for; anything else that is raised is a defect of ours."""
+    """A mistake in the user's input; any other exception is a bug in lab."""
 
 
 class ConfigError(LabError):
@@ -13,7 +13,7 @@ class ConfigError(LabError):
 
 
 class InputError(LabError):
-    """An argument of a core function that does not describe what it should: shape, range, or not finite."""
+    """An invalid argument of a core function: wrong shape, out of range, or not finite."""
 
 
 class RunError(LabError):
@@ -21,8 +21,8 @@ class RunError(LabError):
 
 
 class BackendError(LabError):
-    """An implementation of an operator that was asked for by name and cannot run here."""
+    """An operator implementation that was requested by name but cannot run here."""
 
 
 class CheckpointError(LabError):
-    """A stored model or state that is missing, damaged or does not fit."""
+    """A stored model or training state that is missing, damaged or does not match."""

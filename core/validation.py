@@ -1,7 +1,7 @@
-"""Validation of arguments: each function returns the argument, ready for use, or raises an error that says what to do.
+"""Validation of arguments: each function returns the argument ready for use, or raises an error that says what to do.
 
-Arrays come back as float64; int and float32 are cast, complex is refused. Nothing is ever modified, so read-only and
-non-contiguous arrays are welcome.
+Arrays are returned as float64; int and float32 are cast, complex is refused. Inputs are never modified: read-only and
+non-contiguous arrays are fine.
 """
 
 import math
@@ -15,13 +15,13 @@ from numpy.typing import ArrayLike
 
 from lab.core.errors import InputError
 
-# How far a covariance may be from symmetric, and its least eigenvalue below zero, as a share of its largest entry or
-# eigenvalue: rounding of products such as A P A' stays orders of magnitude below.
+# How far a covariance may be from symmetric, and its smallest eigenvalue below zero, as a fraction of its largest entry
+# or eigenvalue; rounding in products such as A P A' stays orders of magnitude below this.
 COVARIANCE_TOLERANCE = 1e-10
 
 # How far a row of probabilities may be from summing to one.
 PROBABILITY_TOLERANCE = 1e-8
-# float32 softmax rows of a few thousand entries are off by some 1e-7
+# float32 softmax rows of a few thousand entries are off by about 1e-7
 FLOAT32_PROBABILITY_TOLERANCE = 1e-6
 
 

@@ -1,4 +1,4 @@
-"""Implementations of the causal convolution and of its decoding step."""
+"""Backends of the causal convolution and its decoding step."""
 
 import torch
 

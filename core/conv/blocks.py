@@ -1,8 +1,8 @@
 """The causal convolution on any device: shifted multiply-adds over blocks of tokens.
 
-On a CPU a block and its sums stay in the cache, so each input is read from memory once whatever the number of taps:
-about five times faster than torch's depthwise `conv1d` at 4,096 channels. The backward pass computes the sums before
-the activation again and stores none.
+On a CPU a block and its sums stay in the cache, so each input is read from memory once, whatever the number of taps:
+about five times faster than torch's depthwise `conv1d` at 4,096 channels. The backward pass recomputes the sums before
+the activation instead of storing them.
 """
 
 # Letters: B batch, T tokens, C channels, W taps, S sequences.
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import silu
 
-# numbers in a block: a quarter of a million in float32 are a megabyte; from half to twice of it makes no difference
+# entries per block: 1 MB in float32; half or twice as many make no difference
 _BLOCK = 2**18
 
 
@@ -35,8 +35,8 @@ def conv_portable(
     if starts is None:
         return _convolve(x, weight, bias, initial_state, is_silu)
     y = _convolve(x, weight, bias, None, is_silu)
-    # The first W-1 tokens of a sequence have seen the one before it. They are few: the beginnings of all sequences are
-    # convolved again, as a batch of their own, and put in place.
+    # The first W-1 outputs of each sequence include tokens of the previous one: convolve all beginnings of sequences
+    # again, as a separate batch, and overwrite them.
     limits = torch.tensor(starts, device=x.device)
     positions = limits[:-1, None] + torch.arange(num_before, device=x.device)
     is_inside = positions < limits[1:, None]
@@ -56,7 +56,7 @@ def conv_step_portable(
     *,
     activation: str | None,
 ) -> Float[Tensor, "B C"]:
-    """`lab.core.conv.causal_conv.conv_step`, one multiply-add a tap; nothing larger than the token is allocated."""
+    """`lab.core.conv.causal_conv.conv_step`, one multiply-add per tap; allocates nothing larger than the token."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     taps = weight.to(dtype)
     y = x.to(dtype) * taps[:, -1]
@@ -66,7 +66,7 @@ def conv_step_portable(
         y.add_(bias)
     if activation == "silu":
         silu(y, inplace=True)
-    # column by column: a copy between parts of a tensor that overlap is not defined
+    # column by column: a copy between overlapping parts of a tensor is undefined
     for w in range(1, state.shape[2]):
         state[:, :, w - 1].copy_(state[:, :, w])
     if state.shape[2]:
@@ -113,7 +113,7 @@ class _Convolution(torch.autograd.Function):
         num_before = len(taps) - 1
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         grad_taps, grad_shift = torch.zeros_like(taps), torch.zeros_like(taps[0])
-        # what later blocks pass to the W-1 tokens before them
+        # gradient that a later block passes to the W-1 tokens before it
         carried = torch.zeros_like(before)
         for start, stop in reversed(_blocks(x, len(taps))):
             inputs = _inputs(x, before, start, stop)
@@ -141,7 +141,7 @@ class _Convolution(torch.autograd.Function):
 def _prepared(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Float[Tensor, "W C"], Float[Tensor, " C"], Float[Tensor, "B W1 C"]]:
-    """Taps, bias and what came before, in the dtype of the sums."""
+    """Taps, bias and initial state, in the dtype of the sums."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     taps = weight.to(dtype).T.contiguous()
     shift = torch.zeros_like(taps[0]) if bias is None else bias.to(dtype)
@@ -151,7 +151,7 @@ def _prepared(
 
 
 def _blocks(x: Tensor, num_taps: int) -> list[tuple[int, int]]:
-    """Ranges of tokens; all but the last are so long that a block reaches no further than into the one before."""
+    """Ranges of tokens; all but the last are long enough that a block only depends on the previous one."""
     batch, num_tokens, num_channels = x.shape
     size = max(num_taps, _BLOCK // max(batch * num_channels, 1)) if x.device.type == "cpu" else max(num_tokens, 1)
     return [(start, min(start + size, num_tokens)) for start in range(0, num_tokens, size)]

@@ -1,8 +1,7 @@
-"""Causal depthwise convolution over tokens, with the state that carries it on.
+"""Causal depthwise convolution over tokens, with a state for continuing a sequence.
 
-y[t] = activation(bias + sum_w weight[:, w] x[t - (W-1) + w]): the last tap meets the current token. What came before
-the first token is the state, [B, C, W-1] with the oldest input first: zero, or what an earlier part of the sequence
-left.
+y[t] = activation(bias + sum_w weight[:, w] x[t - (W-1) + w]): the last tap multiplies the current token. The state is
+the W-1 inputs before the first token, [B, C, W-1], oldest first: zero, or the final state of the preceding part.
 """
 
 # Letters: B batch, T tokens, C channels, W taps, S sequences.
@@ -25,12 +24,12 @@ from lab.core.ssd.validation import count_sequences, sequence_starts
 
 Activation = Literal["silu"] | None
 
-# largest difference of the official kernel from the portable way that rounding explains, relative to the largest output
+# largest acceptable difference of the official kernel from the portable backend, relative to the largest output
 _TOLERANCES = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
 class ConvOutput(NamedTuple):
-    """What the convolution returns.
+    """Result of the convolution.
 
     Attributes:
         y: outputs, in the dtype of x.
@@ -51,21 +50,21 @@ def causal_conv(
     cu_seqlens: Int[Tensor, " S1"] | None = None,
     backend: str | Backend = "auto",
 ) -> ConvOutput:
-    """Convolve every channel with its own W taps; sums are in float32 (float64 for float64), differentiable throughout.
+    """Convolve every channel with its W taps, accumulating in float32 (float64 for float64); differentiable.
 
     Args:
         x: inputs.
         weight: taps, the last one for the current token; W >= 1.
         bias: added before the activation.
         activation: "silu", or None for none.
-        initial_state: inputs before the first token, W1 = W - 1 of them; zero if it is not given. S is the batch, or
-            the number of packed sequences.
-        cu_seqlens: where packed sequences begin and end, from 0 to T, for a batch of one; they do not see each other.
-        backend: "auto", a name, or what `lab.core.operators.backends.resolve` gave for "causal_conv".
+        initial_state: the W1 = W - 1 inputs before the first token; zero by default. S is the batch, or the number of
+            packed sequences.
+        cu_seqlens: boundaries of packed sequences, from 0 to T, for a batch of one; sequences are independent.
+        backend: "auto", a name, or the result of `lab.core.operators.backends.resolve` for "causal_conv".
 
     Raises:
-        InputError: for shapes, dtypes or devices that do not fit, or an unknown activation.
-        BackendError: for an implementation that cannot do this here.
+        InputError: if shapes, dtypes or devices do not match, or the activation is unknown.
+        BackendError: if the requested backend cannot do this here.
     """
     starts = _check(x, weight, bias, activation, initial_state, cu_seqlens)
     run = _choose("causal_conv", backend, x, weight, initial_state if starts is not None else None).load()
@@ -82,7 +81,7 @@ def conv_step(
     activation: Activation = None,
     backend: str | Backend = "auto",
 ) -> Float[Tensor, "B C"]:
-    """One token of `causal_conv`; the state is moved on by one in place. No gradient flows.
+    """One token of `causal_conv`; the state is shifted by one token in place. There are no gradients.
 
     Args:
         state: the W1 = W - 1 inputs before this one, oldest first.
@@ -90,11 +89,11 @@ def conv_step(
         weight: as for `causal_conv`.
         bias: as for `causal_conv`.
         activation: as for `causal_conv`.
-        backend: "auto", a name, or what `lab.core.operators.backends.resolve` gave for "causal_conv_step".
+        backend: "auto", a name, or the result of `lab.core.operators.backends.resolve` for "causal_conv_step".
 
     Raises:
-        InputError: for shapes, dtypes or devices that do not fit, or where gradients are recorded.
-        BackendError: for an implementation that cannot do this here.
+        InputError: if shapes, dtypes or devices do not match, or gradients are recorded.
+        BackendError: if the requested backend cannot do this here.
     """
     if x.ndim != 2:
         raise InputError(f"x has shape {tuple(x.shape)} but must be [B, C]; give one token")
@@ -141,7 +140,7 @@ def conv_cuda(
     initial_state: Float[Tensor, "S C W1"] | None,
     starts: Sequence[int] | None,
 ) -> Float[Tensor, "B T C"]:
-    """The official kernel, compared with the portable way at its first use.
+    """The official kernel, compared with the portable backend on first use.
 
     Raises:
         BackendError: if the two differ.
@@ -158,7 +157,7 @@ def conv_step_reference(
     *,
     activation: Activation,
 ) -> Float[Tensor, "B C"]:
-    """The definition for one token, and the state anew."""
+    """The definition for one token; the state is rebuilt."""
     y = conv_reference(x[:, None], weight, bias, activation=activation, initial_state=state, starts=None)
     state.copy_(_final_state(x[:, None], state.shape[2], state, None))
     return y[:, 0]
@@ -192,7 +191,7 @@ def _launch(
         lengths = torch.tensor(starts, device=x.device).diff()
         index = torch.arange(len(starts) - 1, dtype=torch.int32, device=x.device)
         sequence = index.repeat_interleave(lengths, output_size=x.shape[1])[None]
-    # channels lie next to each other in inputs and state: the layout in which the kernel takes states and sequences
+    # channels contiguous in inputs and state: the only layout in which the kernel supports states and packed sequences
     before = None if initial_state is None else initial_state.to(x.dtype).mT.contiguous().mT
     y: Tensor = causal_conv1d_fn(
         x.contiguous().mT,
@@ -215,7 +214,7 @@ def _launch_step(state: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, 
 
 @cache
 def _compare_once(device: torch.device, dtype: torch.dtype) -> None:
-    """Run both kernels and the portable way on the same few tokens."""
+    """Compare both kernels with the portable backend on the same few tokens."""
     generator = torch.Generator().manual_seed(0)
     x, weight, bias, state = (
         torch.randn(*shape, generator=generator, device="cpu").to(device, dtype)
@@ -227,7 +226,7 @@ def _compare_once(device: torch.device, dtype: torch.dtype) -> None:
         stepped = _launch_step(state.clone(), x[:, 0], weight, bias, "silu")
     for name, y, expected in (("sequence", result, portable_y), ("step", stepped, portable_y[:, 0])):
         difference = float((y.float() - expected.float()).abs().max() / expected.float().abs().max())
-        # a NaN is a difference
+        # also true for NaN
         if not difference <= _TOLERANCES[dtype]:
             raise BackendError(
                 f"causal_conv backend='causal_conv1d' differs from the portable one by {difference:.2g} of the largest "
@@ -236,7 +235,7 @@ def _compare_once(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def _choose(operator: str, backend: str | Backend, x: Tensor, weight: Tensor, packed_state: Tensor | None) -> Backend:
-    """The implementation; where the official kernel was preferred but lacks a shape, the portable one."""
+    """The backend; the portable one if `auto` preferred the official kernel but it does not support the shapes."""
     chosen = resolve(operator, backend, x.device, x.dtype)
     if chosen.name != "causal_conv1d":
         return chosen
@@ -249,7 +248,7 @@ def _choose(operator: str, backend: str | Backend, x: Tensor, weight: Tensor, pa
 
 
 def _lacking(x: Tensor, num_taps: int, packed_state: Tensor | None) -> str | None:
-    """What the official kernel cannot do; None if it can do all that is asked."""
+    """What the official kernel does not support of a call; None if it supports everything."""
     if not 2 <= num_taps <= 4:
         return f"has 2 to 4 taps, not {num_taps}"
     if x.shape[-1] % 8:
@@ -265,7 +264,7 @@ def _final_state(
     initial_state: Float[Tensor, "S C W1"] | None,
     starts: Sequence[int] | None,
 ) -> Float[Tensor, "S C W1"]:
-    """The last inputs, as memory of their own: the next step overwrites them."""
+    """A copy of the last inputs, since the next step overwrites them."""
     if starts is not None:
         states = [
             _final_state(x[:, start:stop], num_before, None if initial_state is None else initial_state[row], None)

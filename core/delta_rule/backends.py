@@ -1,4 +1,4 @@
-"""Implementations of the gated delta rule and of its decoding step."""
+"""Backends of the gated delta rule and its decoding step."""
 
 import torch
 

@@ -1,7 +1,7 @@
-"""Flash-linear-attention's Triton kernels behind our signatures: `chunk_` and `fused_recurrent_gated_delta_rule`.
+"""Wrappers of flash-linear-attention's Triton kernels: `chunk_` and `fused_recurrent_gated_delta_rule`.
 
-Nothing of the package is imported before the first call. At the first call for a device, dtype and size each kernel is
-compared with the portable implementation on a small random input.
+The package is imported at the first call. On first use for a device, dtype and size, each kernel is compared with the
+portable backend on a small random input.
 """
 
 # Letters: B batch, T tokens, H heads, Hq, Hk, Hv heads of q, k and v, K key_dim, V value_dim, S sequences.
@@ -21,12 +21,12 @@ from lab.core.delta_rule.decode.step import step_portable
 from lab.core.delta_rule.validation import DeltaRuleOutput
 from lab.core.errors import BackendError
 
-# what the kernel has; a request is rounded up to a power of two in this range, since chunks change no result
+# chunk sizes the kernel supports; requests are rounded up to a power of two in this range
 _SMALLEST_CHUNK, _DEFAULT_CHUNK = 16, 64
 _WIDEST_KEY = 256
 
-# Largest difference from the portable implementation that rounding explains, relative to the largest number. Tensor
-# cores round float32 products to TF32's 10 bits.
+# Largest acceptable difference from the portable backend, relative to the largest entry. Tensor cores round float32
+# products to TF32's 10 bits.
 _TOLERANCES = {torch.float32: 5e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -45,7 +45,7 @@ def gated_delta_rule(
     """As `lab.core.delta_rule.gated_delta_rule`.
 
     Raises:
-        BackendError: for keys that are wider than the kernel takes, or if it differs from the portable one.
+        BackendError: if keys are wider than the kernel supports, or its result differs from the portable backend's.
     """
     key_dim, value_dim = k.shape[3], v.shape[3]
     if key_dim > _WIDEST_KEY:
@@ -91,7 +91,7 @@ def _scan(
     cu_seqlens: Tensor | None = None,
 ) -> DeltaRuleOutput:
     num_heads, value_dim, key_dim = g.shape[2], v.shape[3], k.shape[3]
-    if 0 in g.shape[:2]:  # a launch over nothing is an error
+    if 0 in g.shape[:2]:  # launching an empty grid is an error
         num_sequences = len(g) if cu_seqlens is None else len(cu_seqlens) - 1
         state = v.new_zeros(num_sequences, num_heads, value_dim, key_dim, dtype=torch.float32)
         y = v.new_zeros(*g.shape, value_dim)
@@ -128,7 +128,7 @@ def _recur(
 
 
 def _as_it_shares(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The kernels share heads of q and k alone, as many of one as of the other; all else is repeated for them."""
+    """The kernels only share heads of q and k, equally many of each; everything else is repeated."""
     of_pairs = lcm(q.shape[2], k.shape[2])
     q, k, v = (
         tensor.repeat_interleave(size // tensor.shape[2], dim=2) if size != tensor.shape[2] else tensor
@@ -149,16 +149,16 @@ def _kernel(name: str) -> Callable[..., Any]:
 def _compare_once(
     operator: str, device: torch.device, dtype: torch.dtype, key_dim: int, value_dim: int, chunk_size: int = 0
 ) -> None:
-    """Run a kernel and the portable implementation on a few tokens, in the sizes that it is compiled for anyway.
+    """Compare a kernel with the portable backend on a few tokens, in sizes for which it is compiled anyway.
 
-    A Triton release or a GPU that the kernel was not tried with can make it wrong without an error.
+    An untested Triton release or GPU can make it silently wrong.
     """
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, device="cpu").to(device)
 
-    num_tokens = chunk_size + 5 if chunk_size else 1  # the state passes from a chunk to the next
+    num_tokens = chunk_size + 5 if chunk_size else 1  # covers the state passed between chunks
     q, k = (normalize(drawn(1, num_tokens, 2, key_dim), dim=-1).to(dtype) for _ in range(2))
     v = drawn(1, num_tokens, 4, value_dim).to(dtype)
     g, beta = -drawn(1, num_tokens, 4).exp() / 5, torch.sigmoid(drawn(1, num_tokens, 4))
@@ -173,7 +173,7 @@ def _compare_once(
             y, state = _scan(q, k, v, g, beta, 1.0, chunk_size, initial_state)
     for name, result, expected in (("output", y, portable_y), ("state", state, portable_state)):
         difference = float((result.float() - expected.float()).abs().max() / expected.float().abs().max())
-        # a NaN is a difference
+        # also true for NaN
         if not difference <= _TOLERANCES[dtype]:
             raise BackendError(
                 f"{operator} backend='fla' differs from the portable one by {difference:.2g} of its largest {name} on "

@@ -1,6 +1,6 @@
-"""The gated delta rule by its definition: one token after the other, differentiable by autograd.
+"""The gated delta rule by definition: token by token, differentiable by autograd.
 
-Slow, and the standard that the other implementations are measured by.
+Slow; the oracle for all other backends.
 """
 
 # Letters: B batch, T tokens, H heads, Hq, Hk, Hv heads of q, k and v, K key_dim, V value_dim, S sequences.

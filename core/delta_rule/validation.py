@@ -1,4 +1,4 @@
-"""Arguments and result of the gated delta rule: one check for all implementations, cheap enough for every call."""
+"""Arguments and result of the gated delta rule; one check for all backends, cheap enough for every call."""
 
 # Letters: B batch, T tokens, H heads, Hq, Hk, Hv heads of q, k and v, K key_dim, V value_dim, S sequences.
 
@@ -15,11 +15,11 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 class DeltaRuleOutput(NamedTuple):
-    """What the operator computes.
+    """Result of the operator.
 
     Attributes:
         y: output of every token, in the dtype of v.
-        final_state: the state behind the last token of every sequence, in the dtype of the computation.
+        final_state: the state after the last token of every sequence, in the dtype of the computation.
     """
 
     y: Float[Tensor, "B T H V"]
@@ -38,7 +38,7 @@ def check_arguments(
     initial_state: Float[Tensor, "S H V K"] | None,
     cu_seqlens: Int[Tensor, " S1"] | None,
 ) -> None:
-    """Refuse arguments that do not fit together.
+    """Reject arguments that do not define a valid gated delta rule.
 
     Raises:
         InputError: naming argument, shape, dtype or device, what was expected, and the fix.

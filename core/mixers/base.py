@@ -1,4 +1,4 @@
-"""What a sequence mixer is: the part of a layer that lets a token see the ones before it."""
+"""The interface of sequence mixers: the part of a layer in which a token reads the ones before it."""
 
 # Letters: B batch, T tokens, D model width, H heads, P head_dim.
 
@@ -16,41 +16,41 @@ from lab.core.mixers.rotary import Rotary
 
 @dataclass(kw_only=True, slots=True)
 class MixerShape:
-    """The sizes that mixers of one layer share, so that one can take another's place."""
+    """Sizes shared by all mixers of a layer, so that one can replace another."""
 
     hidden_size: int
     """D, width of the residual stream."""
     num_heads: int
-    """H, heads of the output (and queries)."""
+    """H, number of output (and query) heads."""
     num_kv_heads: int
-    """G, heads of keys and values; query head h reads key head h // (H / G)."""
+    """G, number of key/value heads; query head h reads key head h // (H / G)."""
     head_dim: int
-    """P, channels of a head."""
+    """P, channels per head."""
 
     def __post_init__(self) -> None:
         if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
             raise InputError(
-                f"num_heads={self.num_heads} is no multiple of num_kv_heads={self.num_kv_heads}; each key head serves "
-                "the same number of query heads"
+                f"num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}; each key head "
+                "serves the same number of query heads"
             )
 
     @property
     def heads_per_group(self) -> int:
-        """H / G, the query heads that one key head serves."""
+        """H / G, the number of query heads per key head."""
         return self.num_heads // self.num_kv_heads
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionTraits:
-    """What an attention has besides its sizes; a mixer that takes its place carries it on or is refused.
+    """Features of an attention besides its sizes; a mixer that replaces it must support them or is refused.
 
     Attributes:
         qkv_bias: whether queries, keys and values have a bias.
         output_bias: whether the output projection has one.
         qk_norm_eps: of the RMSNorm of each query and key head; None without one.
         rotary: position embedding of queries and keys; None without one.
-        window: tokens that a query sees, its own included; None for all before it.
-        other: what else it has that no mixer carries on, in words, in the attention of one family; None for nothing.
+        window: number of tokens a query sees, including its own; None for all before it.
+        other: a further feature of one family's attention that no mixer supports, in words; None if there is none.
     """
 
     WORDS: ClassVar[dict[str, str]] = {
@@ -69,11 +69,11 @@ class AttentionTraits:
     other: str | None = None
 
     def words(self, name: str) -> str:
-        """What errors call one of `names`."""
+        """The wording of one of `names` in errors."""
         return self.WORDS[name] if self.other is None or name != "other" else self.other
 
     def names(self) -> frozenset[str]:
-        """The traits that this attention has: keys of `WORDS`, and `other`."""
+        """The traits of this attention: keys of `WORDS`, and `other`."""
         has = {
             "qkv_bias": self.qkv_bias,
             "output_bias": self.output_bias,
@@ -87,7 +87,7 @@ class AttentionTraits:
 
 @dataclass(kw_only=True)
 class MixerState(ABC):
-    """What a mixer keeps of the tokens that it has seen; made once, updated in place.
+    """A mixer's decoding state (recurrent state or cache); allocated once, updated in place.
 
     Attributes:
         length: tokens seen so far, the same in every row of the batch.
@@ -97,28 +97,27 @@ class MixerState(ABC):
 
     @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
-        """Everything that is kept."""
+        """All tensors of the state."""
 
     @property
     def num_bytes(self) -> int:
-        """Size of the whole allocation, the unused part included."""
+        """Size of the whole allocation, including the unused part."""
         return sum(tensor.nbytes for tensor in self.tensors())
 
 
 class Mixer(nn.Module, ABC):
-    """A causal map of a normed sequence to a sequence, through heads and one output projection.
+    """A causal map from a normalised sequence to a sequence, through heads and one output projection.
 
     `forward` is `output(head_outputs(u))`. Both halves are public because distillation compares head outputs before
-    the output projection. Positions count from 0 and no position is masked: padding on the right changes nothing before
-    it.
+    the output projection. Positions start at 0 and none is masked: right padding does not change what precedes it.
     """
 
     kind: ClassVar[str]
     """The mixer's name in configurations and tables."""
     is_attention: ClassVar[bool] = False
-    """Whether it is softmax attention, which the layers of a teacher have."""
+    """Whether it is softmax attention, as in a teacher's layers."""
     options: MixerOptions | None = None
-    """Variants, of a mixer that has some."""
+    """Options; None for a mixer without any."""
 
     def __init__(self, shape: MixerShape) -> None:
         super().__init__()
@@ -134,14 +133,14 @@ class Mixer(nn.Module, ABC):
 
     @abstractmethod
     def allocate_state(self, batch_size: int, *, max_length: int) -> MixerState:
-        """An empty state for `max_length` tokens in all, on the device of the weights."""
+        """An empty state for at most `max_length` tokens, on the device of the weights."""
 
     @abstractmethod
     def prefill(self, u: Float[Tensor, "B T D"], state: MixerState) -> Float[Tensor, "B T D"]:
-        """The outputs of the next T tokens after those in `state`, which takes them in.
+        """The outputs of the next T tokens after those in `state`, which is updated.
 
         Raises:
-            InputError: if the state has no room for them.
+            InputError: if they exceed the state's capacity.
         """
 
     @abstractmethod
@@ -150,19 +149,19 @@ class Mixer(nn.Module, ABC):
 
     @property
     def traits(self) -> AttentionTraits:
-        """What is carried on where another mixer takes this one's place."""
+        """The features that a replacing mixer must support."""
         return AttentionTraits()
 
     @property
     def longest(self) -> int | None:
-        """Tokens of the longest sequence that the mixer's positions were trained for; None: any number."""
+        """Longest sequence for which the position embedding was trained, in tokens; None if unlimited."""
         return None
 
     def choose_backends(self) -> dict[str, str]:
-        """Settle the implementation of every operator for the device and dtype of the weights; their names.
+        """Choose the backend of every operator for the device and dtype of the weights; returns their names.
 
         Raises:
-            BackendError: if one that is asked for by name cannot run there.
+            BackendError: if one requested by name cannot run there.
         """
         return {}
 
@@ -172,10 +171,10 @@ class Mixer(nn.Module, ABC):
 
 
 def refuse_overflow(state: MixerState, num_tokens: int, max_length: int) -> None:
-    """Refuse tokens that a state has no room for.
+    """Refuse tokens that exceed a state's capacity.
 
     Raises:
-        InputError: naming what is left.
+        InputError: naming the remaining capacity.
     """
     if state.length + num_tokens > max_length:
         raise InputError(

@@ -1,7 +1,7 @@
-"""What mixers that are initialised from attention share: convolved values, keys and queries, a gated norm, decoding.
+"""Base of mixers initialised from attention: short convolution of values, keys and queries, gated norm, decoding.
 
-mmMamba (arXiv 2502.13145, section 4) keeps the attention's projections and adds a short convolution in front of the
-recurrence and a norm and a gate behind it. Mixers differ in the recurrence between the two.
+mmMamba (arXiv 2502.13145, section 4) keeps the attention's projections and adds a short convolution before the
+recurrence and a norm and a gate after it. Subclasses define the recurrence.
 """
 
 # Letters: B batch, T tokens, D model width, H heads, G key/value heads, P head_dim (of values, and of keys and
@@ -27,30 +27,29 @@ from lab.core.mixers.rotary import Rotary, rotate
 from lab.core.mixers.softmax import unpack_qkv
 from lab.core.operators.backends import Backend, resolve
 
-# of the norm behind the state, as in the public code
+# epsilon of the norm after the recurrence, as in the public code
 NORM_EPS = 1e-5
-# of Xavier's uniform distribution, for the gate
+# gain of the Xavier uniform initialisation of the gate
 GATE_GAIN = 2**-2.5
-# step sizes softplus(dt_bias) of long memory are log-uniform between these: with rates of -e it lasts 4 to 370 tokens
+# long-memory step sizes softplus(dt_bias) are log-uniform in this range: at rates of -e, memory lasts 4 to 370 tokens
 MIN_STEP, MAX_STEP = 0.001, 0.1
-# A_log of a mixer that mimics attention: rates of -e
+# A_log when mimicking attention: decay rates of -e
 MIMIC_A_LOG = 1.0
 
-# parameters by the stage that trains them; a mixer adds those of its recurrence
+# parameters by the stage that trains them; each mixer adds its recurrence's
 GATED_NEW = frozenset({"conv1d.weight", "conv1d.bias", "g_norm.weight", "g_proj.weight"})
 GATED_INHERITED = frozenset({"vkq_proj.weight", "vkq_proj.bias", "q_norm.weight", "k_norm.weight"})
-# traits of an attention that every mixer here carries on: biases and QK-norm with the attention's own weights; a
-# rotary embedding where `rotary` asks for it, and as what the mixer learns to do without elsewhere; a window as the
-# target that the heads are distilled to
+# attention traits that every mixer here supports: biases and QK-norm with the attention's weights; a rotary embedding
+# if `rotary` keeps it (otherwise training compensates); a window through the head outputs that are distilled
 GATED_TAKES = frozenset({"qkv_bias", "output_bias", "qk_norm", "rotary", "window"})
 
 
 @dataclass(kw_only=True, slots=True)
 class GatedOptions(MixerOptions):
-    """Variants that all mixers here have; the defaults are those of mmMamba."""
+    """Options common to all mixers here; the defaults are mmMamba's."""
 
     conv_kernel: int | None = 2
-    """W, taps of the causal convolution over values, keys and queries; null: the SiLU behind it alone."""
+    """W, taps of the causal convolution over values, keys and queries; null: no convolution, only the SiLU after it."""
     rotary: bool = False
     """Whether queries and keys keep the attention's rotary embedding, after the SiLU."""
 
@@ -60,7 +59,7 @@ class GatedOptions(MixerOptions):
 
 
 class Operands(NamedTuple):
-    """Heads that the recurrence reads, of a sequence or of one token (T = 1)."""
+    """Inputs of the recurrence, by head, for a sequence or one token (T = 1)."""
 
     v: Float[Tensor, "B T G P"]
     k: Float[Tensor, "B T G P"]
@@ -69,12 +68,12 @@ class Operands(NamedTuple):
 
 @dataclass(kw_only=True)
 class RecurrentState(MixerState):
-    """What is kept of the tokens so far; its size does not depend on their number.
+    """Decoding state of constant size.
 
     Attributes:
         conv: the last W - 1 inputs of the convolution, in the dtype of the weights.
         recurrent: the state of every head, float32 or wider.
-        max_length: tokens that the state was allocated for; what a dynamic rotary embedding depends on, no limit.
+        max_length: number of tokens it was allocated for; not a limit, but a dynamic rotary embedding depends on it.
     """
 
     conv: Float[Tensor, "B C W1"]
@@ -82,7 +81,7 @@ class RecurrentState(MixerState):
     max_length: int
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Both states."""
+        """The convolution's and the recurrence's state."""
         return self.conv, self.recurrent
 
 
@@ -93,15 +92,15 @@ class GatedMixer(Mixer):
     """
 
     def __init__(self, shape: MixerShape, options: GatedOptions, traits: AttentionTraits | None = None) -> None:
-        """A mixer of this shape whose weights mean nothing yet: they are initialised, or read from a checkpoint.
+        """Create the mixer with uninitialised weights.
 
         Args:
             shape: sizes.
             options: variants.
-            traits: of the attention whose place it takes; None for one without biases, norms or positions.
+            traits: of the attention it replaces; None for one without biases, norms or positions.
 
         Raises:
-            ConfigError: if the options keep a rotary embedding that the attention does not have.
+            ConfigError: if the options keep a rotary embedding but the attention has none.
         """
         super().__init__(shape)
         known = AttentionTraits() if traits is None else traits
@@ -128,16 +127,16 @@ class GatedMixer(Mixer):
     def scan(
         self, u: Float[Tensor, "B T D"], operands: Operands, initial_state: Float[Tensor, "B H P P"] | None
     ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P P"]]:
-        """Outputs y of the recurrence over a sequence, and the state after it."""
+        """Outputs y of the recurrence over a sequence, and its final state."""
 
     @abstractmethod
     def advance(
         self, u: Float[Tensor, "B 1 D"], operands: Operands, state: Float[Tensor, "B H P P"]
     ) -> Float[Tensor, "B 1 H P"]:
-        """The output y of one token; the state takes it in, in place."""
+        """The output y of one token; updates the state in place."""
 
     def gate(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T HP"]:
-        """What the normed heads are multiplied by."""
+        """The gate that multiplies the normalised head outputs."""
         return silu(self.g_proj(u))
 
     def choose_backends(self) -> dict[str, str]:
@@ -149,7 +148,7 @@ class GatedMixer(Mixer):
 
     @property
     def traits(self) -> AttentionTraits:
-        """Those of the attention that are still here."""
+        """The traits of the replaced attention that this mixer keeps."""
         norm = self.q_norm
         return AttentionTraits(
             qkv_bias=self.vkq_proj.bias is not None,
@@ -160,11 +159,11 @@ class GatedMixer(Mixer):
 
     @property
     def longest(self) -> int | None:
-        """Tokens that a rotary embedding was trained for, if there is one."""
+        """Length for which the rotary embedding was trained, if there is one."""
         return None if self.rotary is None else self.rotary.config.longest
 
     def head_outputs(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
-        """The normed and gated outputs of the recurrence."""
+        """The normalised and gated outputs of the recurrence."""
         vkq, _ = self._convolve(self.vkq_proj(u), None)
         y, _ = self.scan(u, self._operands(vkq, start=0, length=u.shape[1]), None)
         return self._gated(y, u).transpose(1, 2)
@@ -186,11 +185,11 @@ class GatedMixer(Mixer):
 
     @torch.no_grad()
     def prefill(self, u: Float[Tensor, "B T D"], state: MixerState) -> Float[Tensor, "B T D"]:
-        """The outputs of the next T tokens after those in `state`, which takes them in; without gradients.
+        """The outputs of the next T tokens after those in `state`, which is updated; without gradients.
 
-        The state has room for any number of tokens.
+        The number of tokens is unlimited.
         """
-        assert isinstance(state, RecurrentState), "allocate_state of this mixer makes the state"
+        assert isinstance(state, RecurrentState), "the state must come from this mixer's allocate_state"
         vkq, last_inputs = self._convolve(self.vkq_proj(u), state.conv)
         state.conv.copy_(last_inputs)
         start, stop = state.length, state.length + u.shape[1]
@@ -202,8 +201,8 @@ class GatedMixer(Mixer):
 
     @torch.no_grad()
     def step(self, u: Float[Tensor, "B 1 D"], state: MixerState) -> Float[Tensor, "B 1 D"]:
-        """`prefill` of one token, in place and faster."""
-        assert isinstance(state, RecurrentState), "allocate_state of this mixer makes the state"
+        """`prefill` of one token, faster and in place."""
+        assert isinstance(state, RecurrentState), "the state must come from this mixer's allocate_state"
         vkq = self._convolve_token(self.vkq_proj(u), state.conv)
         stop = state.length + 1
         operands = self._operands(vkq, start=state.length, length=max(stop, state.max_length))
@@ -227,14 +226,14 @@ class GatedMixer(Mixer):
         return causal_conv(vkq, taps, self.conv1d.bias, activation="silu", initial_state=before, backend=backend)
 
     def _convolve_token(self, vkq: Float[Tensor, "B 1 C"], before: Float[Tensor, "B C W1"]) -> Float[Tensor, "B 1 C"]:
-        """SiLU of the convolution of one token, which `before` takes in."""
+        """SiLU of the convolution for one token; updates `before`."""
         if self.conv1d is None:
             return silu(vkq)
         taps, backend = self.conv1d.weight[:, 0], self.backends["causal_conv_step"]
         return conv_step(before, vkq[:, 0], taps, self.conv1d.bias, activation="silu", backend=backend)[:, None]
 
     def _operands(self, vkq: Float[Tensor, "B T C"], *, start: int, length: int) -> Operands:
-        """Values, keys and queries of tokens from `start` of a sequence of `length`."""
+        """Values, keys and queries of tokens from position `start` on, in a sequence of `length`."""
         parts = torch.split(vkq, self._widths, dim=2)
         v, k, q = (part.view(*part.shape[:2], -1, self.shape.head_dim) for part in parts)
         if self.q_norm is not None and self.k_norm is not None:
@@ -263,15 +262,15 @@ def initial_gated_weights(
 ) -> dict[str, Tensor]:
     """Initial values of everything but the recurrence and the output projection.
 
-    The gate is drawn first and is therefore the same for every initialisation.
+    The gate is drawn first, so it is the same for every initialisation.
 
     Args:
         attention: state_dict of a `SoftmaxAttention`.
         shape: its sizes.
         options: variants of the mixer.
-        initialisation: what is taken from the attention, and what the convolution starts as.
-        draw: random and constant tensors.
-        gate_weight: one value for all weights of the gate; None to draw them.
+        initialisation: which weights come from the attention, and how the convolution starts.
+        draw: source of random and constant tensors.
+        gate_weight: one value for all gate weights; None to draw them.
     """
     gate_size = (shape.num_heads * shape.head_dim, shape.hidden_size)
     bound = GATE_GAIN * math.sqrt(6 / sum(gate_size))
@@ -311,13 +310,13 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 def _convolution(
     shape: MixerShape, options: GatedOptions, initialisation: Initialisation, draw: Draw
 ) -> dict[str, Tensor]:
-    """Taps that pass the current token on (mimic), or torch's own initialisation."""
+    """Identity taps, which pass the current token through (mimic), or torch's default initialisation."""
     if options.conv_kernel is None:
         return {}
     num_channels, num_taps = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim, options.conv_kernel
     if initialisation is Initialisation.mimic:
         taps = draw.full((num_channels, 1, num_taps), 0.0)
-        # the last tap meets the current token
+        # the last tap multiplies the current token
         taps[:, :, -1] = 1.0
         return {"conv1d.weight": taps, "conv1d.bias": draw.full((num_channels,), 0.0)}
     return {

@@ -1,7 +1,7 @@
-"""Gated DeltaNet (Yang, Kautz and Hatamizadeh, arXiv 2412.06464) in the place of attention.
+"""Gated DeltaNet (Yang, Kautz and Hatamizadeh, arXiv 2412.06464) as a replacement for attention.
 
-The state is an associative memory: a token first takes back what the memory holds for its key, then writes its value
-there. Keys and queries have unit length; decay and strength of the writing are new, as are norm and gate.
+The state is an associative memory: each token erases the value stored under its key, then writes its own. Keys and
+queries have unit length; decay and write strength are new, as are norm and gate.
 """
 
 # Letters: B batch, T tokens, D model width, H heads, G key/value heads, P head_dim of values, keys and queries.
@@ -34,15 +34,15 @@ from lab.core.mixers.initialisation import Draw, Initialisation
 from lab.core.mixers.options import MixerOptions
 from lab.core.mixers.spec import MixerSpec
 
-# of the length that keys and queries are divided by, as in flash-linear-attention and Qwen3-Next
+# epsilon in the L2 norm of keys and queries, as in flash-linear-attention and Qwen3-Next
 LENGTH_EPS = 1e-6
-# decay rates of a layer that does not mimic attention are -U(1, 16), Mamba-2's own
+# decay rates are -U(1, 16), as in Mamba-2, unless the layer mimics attention
 MIN_RATE, MAX_RATE = 1.0, 16.0
 
 
 @dataclass(kw_only=True, slots=True)
 class GatedDeltaNetKernels:
-    """Which implementation computes each operator: "auto" or a name that `lab doctor` lists."""
+    """Backend of each operator: "auto" or a name listed by `lab doctor`."""
 
     delta_rule: str = "auto"
     delta_rule_step: str = "auto"
@@ -52,7 +52,7 @@ class GatedDeltaNetKernels:
 
 @dataclass(kw_only=True, slots=True)
 class GatedDeltaNetOptions(GatedOptions):
-    """Variants of the layer."""
+    """Options of the layer."""
 
     kind: str = "gated_deltanet"
     kernels: GatedDeltaNetKernels = field(default_factory=GatedDeltaNetKernels)
@@ -61,8 +61,8 @@ class GatedDeltaNetOptions(GatedOptions):
 class GatedDeltaNet(GatedMixer):
     """RMSNorm(y) * SiLU(W_g u), with S[t] = a S[t-1] (I - b k k') + b v k' and y = S[t] q / sqrt(P), head by head.
 
-    The decay is a = exp(-exp(A_log) softplus(W_a u + dt_bias)), the strength b = sigmoid(W_b u). Keys and values of a
-    group serve all its heads.
+    The decay is a = exp(-exp(A_log) softplus(W_a u + dt_bias)), the write strength b = sigmoid(W_b u). Keys and values
+    are shared by the heads of a group.
     """
 
     kind: ClassVar[str] = "gated_deltanet"
@@ -118,7 +118,7 @@ class GatedDeltaNet(GatedMixer):
         return y[:, None]
 
     def _log_decay(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H"]:
-        """In float32 or wider: rates close to each other decay to very different states."""
+        """In float32 or wider, since small errors in the rate compound over many tokens."""
         dtype = wide(self.A_log.dtype)
         return -self.A_log.to(dtype).exp() * softplus(self.a_proj(u).to(dtype) + self.dt_bias.to(dtype))
 
@@ -127,7 +127,7 @@ class GatedDeltaNet(GatedMixer):
 
 
 def _unit(x: Float[Tensor, "B T N P"]) -> Float[Tensor, "B T N P"]:
-    """Each head divided by its length, which is taken in float32 or wider."""
+    """Each head divided by its L2 norm, computed in float32 or wider."""
     widened = x.to(wide(x.dtype))
     return (widened * torch.rsqrt(widened.square().sum(dim=-1, keepdim=True) + LENGTH_EPS)).to(x.dtype)
 
@@ -146,7 +146,7 @@ def _initial_weights(
 ) -> dict[str, Tensor]:
     """See `MixerSpec.initial_weights`.
 
-    A layer that mimics attention decays as a Mamba-2 layer that does, and writes with strength 1/2, whatever the token.
+    Mimicking attention uses the decay of a mimicking Mamba-2 layer, and a write strength of 1/2 for every token.
     """
     assert isinstance(options, GatedDeltaNetOptions), "the schema of the spec"
     draw = Draw(generator, like=attention["wo.weight"])

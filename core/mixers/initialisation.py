@@ -1,4 +1,4 @@
-"""From an attention's weights to those of the mixer that takes its place (arXiv 2502.13145, section 4.1)."""
+"""Initial weights of a mixer from those of the attention it replaces (arXiv 2502.13145, section 4.1)."""
 
 import math
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ class Initialisation(Enum):
     scratch = "scratch"
     """Everything else is random."""
     inherit = "inherit"
-    """Queries, keys and values are the attention's too."""
+    """Query, key and value projections are the attention's too."""
     mimic = "mimic"
-    """The new parameters, too, start where they disturb least: the convolution passes its input on, step sizes do not
-    depend on the token, and memory is long."""
+    """New parameters also start close to attention: the convolution is the identity, step sizes do not depend on the
+    token, and memory is long."""
 
 
 class Draw:
     """Random and constant tensors in the dtype and on the device of another tensor.
 
-    Random numbers are drawn in float32 on the generator's device: a seed gives the same weights everywhere, up to the
+    Random numbers are drawn in float32 on the generator's device, so a seed gives the same weights everywhere, up to
     rounding to their dtype. On the meta device nothing is drawn.
     """
 

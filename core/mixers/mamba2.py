@@ -1,7 +1,7 @@
-"""The Mamba-2 mixer that takes the place of attention (mmMamba, arXiv 2502.13145, section 4).
+"""The Mamba-2 mixer that replaces attention (mmMamba, arXiv 2502.13145, section 4).
 
-Queries, keys and values of an attention become what its state-space dual (Dao and Gu 2024) calls C, B and x. Step sizes
-and decay rates are new.
+Queries, keys and values of the attention become C, B and x of its state-space dual (Dao and Gu 2024). Step sizes and
+decay rates are new.
 """
 
 # Letters: B batch, T tokens, D model width, H heads, G key/value heads, P head_dim (the head_dim and the state_dim of
@@ -35,13 +35,13 @@ from lab.core.mixers.tensor_rules import TensorRule, Tensors, renamed
 from lab.core.ssd import ssd
 from lab.core.ssd.decode.step import step
 
-# decay rates of a layer that does not mimic attention are -U(1, 16)
+# decay rates are -U(1, 16) unless the layer mimics attention
 MIN_RATE, MAX_RATE = 1.0, 16.0
 
 
 @dataclass(kw_only=True, slots=True)
 class Mamba2Kernels:
-    """Which implementation computes each operator: "auto" or a name that `lab doctor` lists."""
+    """Backend of each operator: "auto" or a name listed by `lab doctor`."""
 
     ssd: str = "auto"
     ssd_step: str = "auto"
@@ -51,21 +51,21 @@ class Mamba2Kernels:
 
 @dataclass(kw_only=True, slots=True)
 class Mamba2Options(GatedOptions):
-    """Variants of the layer; the defaults are the layer of mmMamba."""
+    """Options of the layer; the defaults give mmMamba's layer."""
 
     kind: str = "mamba2"
     gate_at_one: bool = False
-    """Whether the gate is 2 sigmoid(W_g u), which a zero W_g makes one, instead of SiLU(W_g u)."""
+    """Whether the gate is 2 sigmoid(W_g u), which is 1 for W_g = 0, instead of SiLU(W_g u)."""
     skip: bool = False
-    """Whether a head's output has D times its value added (D, one weight a head)."""
+    """Whether D times the value is added to each head's output (one weight D per head)."""
     kernels: Mamba2Kernels = field(default_factory=Mamba2Kernels)
 
 
 class Mamba2(GatedMixer):
     """RMSNorm(y) * SiLU(W_g u) with y = SSD(x = v, B = k, C = q), head by head.
 
-    Keys and values of a group serve all its heads. Step sizes are softplus(W_dt u + dt_bias), decay rates -exp(A_log).
-    There is no positional embedding, no 1 / sqrt(P) and no normaliser: the norm stands for them.
+    Keys and values are shared by the heads of a group. Step sizes are softplus(W_dt u + dt_bias), decay rates
+    -exp(A_log). There is no position embedding by default; the norm replaces 1 / sqrt(P) and the softmax normaliser.
     """
 
     kind: ClassVar[str] = "mamba2"
@@ -74,7 +74,7 @@ class Mamba2(GatedMixer):
     def __init__(
         self, shape: MixerShape, *, options: Mamba2Options | None = None, traits: AttentionTraits | None = None
     ) -> None:
-        """See `GatedMixer`; without options, the layer of mmMamba."""
+        """See `GatedMixer`; the default options give mmMamba's layer."""
         super().__init__(shape, Mamba2Options() if options is None else options, traits)
 
     def add_recurrence(self) -> None:
@@ -93,7 +93,7 @@ class Mamba2(GatedMixer):
             self._repeated(operands.v),
             self.in_proj(u),
             self._decay_rates(),
-            # the operator groups B together with C, and the queries of a group differ: keys are repeated as values are
+            # B and C must have the same number of groups, and queries differ within a group: repeat keys like values
             self._repeated(operands.k),
             operands.q,
             D=self.D,
@@ -126,11 +126,11 @@ class Mamba2(GatedMixer):
         return 2 * torch.sigmoid(self.g_proj(u)) if self.options.gate_at_one else super().gate(u)
 
     def _repeated(self, part: Float[Tensor, "B T G P"]) -> Float[Tensor, "B T H P"]:
-        """Each key or value head once for every head that it serves; no copy if that is one."""
+        """Each key or value head repeated for every query head that shares it; no copy if that is one."""
         return part[:, :, :, None].expand(-1, -1, -1, self.shape.heads_per_group, -1).flatten(2, 3)
 
     def _decay_rates(self) -> Float[Tensor, " H"]:
-        """A, in float32 or wider: rates close to each other decay to very different states."""
+        """A, in float32 or wider, since small errors in the rate compound over many tokens."""
         return -torch.exp(self.A_log.to(wide(self.A_log.dtype)))
 
 
@@ -168,7 +168,7 @@ def _initial_weights(
 
 
 def _tensor_rules(mixer: Mixer, public: str, ours: str) -> list[TensorRule]:
-    """mmMamba's release: one projection with the rows of v, k, q, gate and step sizes, in this order."""
+    """mmMamba's release: one fused projection with the rows of v, k, q, gate and step sizes, in this order."""
     assert isinstance(mixer, Mamba2), "the mixer of the spec"
     fused = ("vkq_proj", "g_proj", "in_proj")
     num_rows = [projection.out_features for projection in (mixer.vkq_proj, mixer.g_proj, mixer.in_proj)]
@@ -180,7 +180,7 @@ def _tensor_rules(mixer: Mixer, public: str, ours: str) -> list[TensorRule]:
         # cloned: each is trained separately
         return [part.clone() for part in torch.split(tensors[0], num_rows)]
 
-    # the release has no biases and no QK-norm, and therefore no names for them
+    # the release has no biases or QK-norm, hence no names for them
     released = {"vkq_proj.bias": "vkq_bias", "A_log": "A_log_bias", "g_norm.weight": "g_norm_swish_gate.weight"}
     parts = tuple(f"{name}.weight" for name in fused)
     names = {released.get(name, name): name for name, _ in mixer.named_parameters() if name not in parts}

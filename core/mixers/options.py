@@ -1,4 +1,4 @@
-"""Variants of a mixer, as a configuration states them."""
+"""Options of a mixer, as written in a configuration."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,10 +11,10 @@ class MixerOptions:
     kind: str = ""
     """Which mixer."""
     kernels: Any = None
-    """Implementation of each operator: `auto`, or a name that `lab doctor` lists."""
+    """Backend of each operator: `auto`, or a name listed by `lab doctor`."""
 
     def changed(self) -> dict[str, object]:
-        """The options that differ from the mixer's defaults and belong to the model: not which kernels compute it."""
+        """The non-default options that define the model; excludes the choice of kernels."""
         return {
             field.name: getattr(self, field.name)
             for field in fields(self)

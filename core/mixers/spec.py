@@ -1,7 +1,7 @@
-"""What the project knows of a mixer that can take attention's place: one `MixerSpec` in the mixer's own file.
+"""The registry of mixers that can replace attention: each mixer's file defines one `MixerSpec`.
 
-A file in this folder that defines `SPEC` is found by `mixers()`; nothing else is edited to add one, but a YAML file in
-conf/student/mixer that lists the schema of its options.
+`mixers()` finds every file in this folder that defines `SPEC`. To add a mixer, add such a file, and a YAML file in
+conf/student/mixer that names the schema of its options.
 """
 
 import importlib
@@ -27,25 +27,24 @@ TensorRules = Callable[[Mixer, str, str], list[TensorRule]]
 
 
 def own_names(mixer: Mixer, public: str, ours: str) -> list[TensorRule]:
-    """The layout of a mixer that no release has: its parameters under their own names."""
+    """The layout of a mixer without a public release: its parameters under their own names."""
     return renamed(public, ours, {name: name for name, _ in mixer.named_parameters()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MixerSpec:
-    """A mixer that takes the place of softmax attention.
+    """A mixer that can replace softmax attention.
 
     Attributes:
         kind: its name in configurations and tables, and in `layers_block_type` of exported folders.
         options: the schema of `student/mixer=<kind>`.
-        build: a mixer of this shape, with these options, in the place of an attention with these traits; its weights
-            mean nothing yet.
-        initial_weights: from the state_dict of a `SoftmaxAttention` to that of the mixer without its output
-            projection, which is always the attention's; no tensor shares memory with the attention's.
-        new: parameters that attention has no counterpart of; stage 1 trains them.
-        inherited: parameters that start as the attention's; from stage 2 on they are trained too.
-        decay: those of `new` that rule how fast the state forgets; stage 3 leaves them alone.
-        takes: the traits of an attention (`AttentionTraits.names`) that the mixer carries on; others are refused.
+        build: given a shape, options and the traits of the replaced attention, returns the mixer, uninitialised.
+        initial_weights: maps the state_dict of a `SoftmaxAttention` to the mixer's, without the output projection,
+            which is always the attention's; no tensor shares memory with the attention's.
+        new: parameters without a counterpart in attention; trained from stage 1 on.
+        inherited: parameters initialised from the attention's; trained from stage 2 on.
+        decay: those of `new` that control how fast the state forgets; frozen in stage 3.
+        takes: the traits of an attention (`AttentionTraits.names`) that the mixer supports; others are refused.
         tensor_rules: how its tensors are stored in an exported folder: (mixer, public prefix, our prefix) to rules.
         in_mmmamba: whether the mixer with default options is the layer of mmMamba's released folders.
     """
@@ -62,7 +61,7 @@ class MixerSpec:
     in_mmmamba: bool = False
 
     def refuse_what_it_does_not_take(self, traits: AttentionTraits, *, where: str) -> None:
-        """Refuse an attention with a trait that the mixer would drop.
+        """Refuse an attention with an unsupported trait.
 
         Raises:
             ConfigError: naming the layer and the trait.
@@ -75,7 +74,7 @@ class MixerSpec:
 
 @cache
 def mixers() -> dict[str, MixerSpec]:
-    """Every mixer that can take attention's place, by its kind."""
+    """Every mixer that can replace attention, by kind."""
     found: dict[str, MixerSpec] = {}
     package = importlib.import_module("lab.core.mixers")
     for module_info in pkgutil.iter_modules(package.__path__, "lab.core.mixers."):
@@ -98,15 +97,15 @@ def mixer_spec(kind: str) -> MixerSpec:
 
 
 def mixer_like(attention: Mixer, options: MixerOptions, *, where: str = "the attention") -> Mixer:
-    """A mixer for an attention's place: same shape and dtype, on the meta device (no memory, no weights).
+    """A replacement for an attention: same shape and dtype, on the meta device (no weights allocated).
 
     Args:
         attention: softmax attention.
         options: of the mixer.
-        where: what errors call the attention.
+        where: the attention's name in errors.
 
     Raises:
-        ConfigError: if the options ask for what the attention does not have, or the mixer drops what it has.
+        ConfigError: if the options need a feature that the attention lacks, or the mixer lacks one that it has.
     """
     spec = mixer_spec(options.kind)
     spec.refuse_what_it_does_not_take(attention.traits, where=where)

@@ -1,4 +1,4 @@
-"""How the tensors of a module are named, and laid out, in a checkpoint that others read."""
+"""Names and layout of a module's tensors in a public checkpoint."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ Tensors = Sequence[Tensor]
 
 
 def unchanged(tensors: Tensors) -> Tensors:
-    """The tensors as they are."""
+    """The tensors, unchanged."""
     return tensors
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRule:
-    """Public tensors and those of ours that hold the same numbers.
+    """Conversion between public tensors and ours.
 
     Attributes:
-        public: their names in a checkpoint.
-        ours: their names in the state_dict of the model.
-        read: public tensors, in this order, to ours.
-        write: our tensors, in this order, to the public ones; works on the meta device too.
+        public: names in a public checkpoint.
+        ours: names in the model's state_dict.
+        read: converts the public tensors, in this order, to ours.
+        write: converts our tensors, in this order, to the public ones; also works on the meta device.
     """
 
     public: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""Small C++ libraries beside this file: compiled at first use with a plain C interface, kept in the user's cache.
+"""Small C++ libraries with a plain C interface, compiled at first use and kept in the user's cache.
 
-No header of torch or Python is included, so a build takes seconds. A library is used only by the source, compiler and
-processor that it was built by and for. Without a compiler the caller uses torch instead, and can say why.
+No torch or Python headers are included, so a build takes seconds. The cache key covers source, compiler and processor.
+Without a compiler the caller falls back to torch, and can report why.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
-# on macOS it must be said that functions of Python are found in the process that loads the library
+# on macOS the linker must be told that Python's symbols are resolved in the loading process
 _FOR_PYTHON = ("-Wl,-undefined,dynamic_lookup",) if platform.system() == "Darwin" else ()
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", *_FOR_PYTHON)
 # the first is refused by some compilers for ARM, the second by those for x86
@@ -26,10 +26,10 @@ _TIMEOUT_S = 300
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """A library, or why there is none.
+    """A compiled library, or the reason why it is missing.
 
     Attributes:
-        library: what was built; None if it could not be.
+        library: the loaded library; None if it could not be built.
         why_not: the reason and the fix; None if it was built.
     """
 
@@ -39,9 +39,9 @@ class Native:
 
 @cache
 def load_native(source: str, *optional: str) -> Native:
-    """The library of `source`, a file in `src`, the folder next to this module; built now if it was not yet.
+    """The library compiled from `src/<source>`, built on first use.
 
-    `optional` are flags that are left out where the compiler does not know them.
+    Flags in `optional` are dropped if the compiler does not know them.
     """
     compiler = find_compiler()
     if compiler is None:
@@ -62,7 +62,7 @@ def load_native(source: str, *optional: str) -> Native:
 
 
 def find_compiler() -> str | None:
-    """Path of the C++ compiler: what CXX names and nothing else if it is set, else the first that is found."""
+    """Path of the C++ compiler: only CXX if it is set, else the first one found."""
     named = os.environ.get("CXX")
     for name in (named,) if named else ("c++", "g++", "clang++"):
         path = shutil.which(name)
@@ -85,7 +85,7 @@ def _key(folder: Path, source: str, compiler: str, optional: tuple[str, ...]) ->
 
 
 def _processor_features() -> str:
-    """What `native` means: a home folder may be shared by machines with different processors."""
+    """What `native` means here: machines with different processors may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -96,7 +96,7 @@ def _processor_features() -> str:
 
 def _build(compiler: str, source: Path, path: Path, optional: tuple[str, ...]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a name of its own, then renamed: two processes may build at once, and none loads a part of a file
+    # unique name, then rename: two processes may build at once, and neither may load a partial file
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:

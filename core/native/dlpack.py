@@ -1,6 +1,6 @@
-"""Tensors for compiled loops, without a call into Python for each of their properties (`src/tensors.h`).
+"""Tensor access for compiled loops without a Python call per property (`src/tensors.h`).
 
-DLPack 1.3 names a function that describes a tensor from its Python object; torch has it from 2.10 on.
+Uses the DLPack 1.3 exchange API, which describes a tensor given its Python object; torch has it from 2.10 on.
 """
 
 import ctypes
@@ -39,7 +39,7 @@ class Exchange(ctypes.Structure):
 
 @cache
 def tensor_exchange() -> Exchange | None:
-    """What compiled loops read tensors with; None where this torch has no such function."""
+    """The exchange API that compiled loops read tensors with; None if this torch has none."""
     capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     if capsule is None:
         return None

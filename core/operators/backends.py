@@ -1,9 +1,9 @@
-"""Implementations of operators: which can run on a device, why the others cannot, how to load one.
+"""Backends of operators: which can run on a device, why the others cannot, how to load one.
 
-An operator has several implementations with one signature. `resolve` picks one, once, when a model is built; a choice
-that was made by name and cannot run is an error with the fix, never another implementation in silence.
+All backends of an operator have the same signature. `resolve` picks one when a model is built. A backend requested by
+name that cannot run is an error, never a silent fallback.
 
-The folder of an operator lists its implementations in `backends.py`, as `OPERATORS`; `operators` finds them there.
+Each operator's folder lists its backends in `backends.py`, as `OPERATORS`; `operators` finds them there.
 """
 
 import pkgutil
@@ -25,13 +25,13 @@ WhyNot = Callable[[torch.device, torch.dtype | None], str | None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Backend:
-    """One implementation of an operator; compared by identity, so that it is a cheap cache key.
+    """One implementation of an operator; compared by identity, so it is a cheap cache key.
 
     Attributes:
-        name: what a configuration calls it.
-        why_not: None if it can run on this device with this dtype (None: any that it knows), else the reason and the
-            fix. Looks at the device and at what is installed, and imports nothing.
-        load: the function itself; its imports happen here.
+        name: its name in configurations.
+        why_not: given device and dtype (None: any supported one), returns None if it can run, else the reason and the
+            fix. Checks the device and the installed packages without importing them.
+        load: imports and returns the function.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Choice:
 
     Attributes:
         operator: its name.
-        chosen: name of the implementation.
-        rejected: the implementations that would have been preferred, each with the reason.
+        chosen: name of the backend.
+        rejected: the backends that would have been preferred, each with the reason.
     """
 
     operator: str
@@ -56,9 +56,9 @@ class Choice:
 
 @cache
 def operators() -> dict[str, tuple[Backend, ...]]:
-    """The implementations of every operator by its name, in the order of preference.
+    """The backends of every operator by name, in order of preference.
 
-    Every operator has one that runs everywhere, and a `reference` that is used only when it is asked for.
+    Every operator has one that runs everywhere, and a `reference` that is used only on request.
     """
     found: dict[str, tuple[Backend, ...]] = {}
     core = import_module("lab.core")
@@ -71,23 +71,22 @@ def operators() -> dict[str, tuple[Backend, ...]]:
 def resolve(
     operator: str, requested: "str | Backend", device: torch.device, dtype: torch.dtype | None = None
 ) -> Backend:
-    """The implementation to use.
+    """The backend to use.
 
     Args:
         operator: a key of `operators()`.
-        requested: "auto" for the first that can run and is no reference, a name, or an implementation that was
-            resolved before.
+        requested: "auto" for the first one that can run (never the reference), a name, or an already resolved backend.
         device: of the tensors.
-        dtype: of the tensors, if it is known.
+        dtype: of the tensors, if known.
 
     Raises:
-        BackendError: if the one that was asked for does not exist or cannot run there.
+        BackendError: if the requested one does not exist or cannot run there.
     """
     if operator not in operators():
         raise BackendError(f"operator={operator!r} has no implementation; choose from {', '.join(operators())}")
     backends = operators()[operator]
     if requested == "auto":
-        # the portable implementation runs everywhere, so there is always a first one
+        # the portable backend runs everywhere, so this always finds one
         return next(backend for backend in _automatic(operator) if backend.why_not(device, dtype) is None)
     if isinstance(requested, str):
         named = [backend for backend in backends if backend.name == requested]
@@ -105,7 +104,7 @@ def resolve(
 
 
 def report(device: torch.device) -> list[Choice]:
-    """What `auto` would choose on this device for every operator, and why it passes over the others."""
+    """What `auto` chooses on this device for every operator, and why it rejects the others."""
     choices = []
     for operator in operators():
         reasons = [(backend.name, backend.why_not(device, None)) for backend in _automatic(operator)]
@@ -120,12 +119,12 @@ def _automatic(operator: str) -> tuple[Backend, ...]:
 
 
 def runs_everywhere(device: torch.device, dtype: torch.dtype | None) -> None:
-    """`why_not` of an implementation in torch."""
+    """`why_not` of a pure torch backend."""
     return None
 
 
 def why_no_kernel(device: torch.device, dtype: torch.dtype | None) -> str | None:
-    """Why a GPU kernel with sums in float32 cannot run on this device with this dtype; None if it can."""
+    """Why a GPU kernel that accumulates in float32 cannot run on this device with this dtype; None if it can."""
     if device.type != "cuda":
         return "it needs a CUDA device"
     if dtype is not None and dtype not in (torch.float32, torch.bfloat16, torch.float16):
@@ -135,7 +134,7 @@ def why_no_kernel(device: torch.device, dtype: torch.dtype | None) -> str | None
 
 @cache
 def missing_package(distributions: tuple[str, ...]) -> str | None:
-    """Which of these distributions are not installed, as a sentence; None if all are."""
+    """A sentence naming the distributions that are not installed; None if all are."""
     missing = [name for name in distributions if installed_version(name) is None]
     if not missing:
         return None
@@ -145,7 +144,7 @@ def missing_package(distributions: tuple[str, ...]) -> str | None:
 
 @cache
 def has_module(name: str) -> bool:
-    """Whether a module could be imported; it is not."""
+    """Whether a module can be found, without importing it."""
     return find_spec(name) is not None
 
 

@@ -1,6 +1,6 @@
-"""Decays inside a chunk of tokens, and what passes over each token: for chunked recurrences with one decay a token.
+"""Log-decay sums inside a chunk, for chunked recurrences with one scalar decay per token.
 
-Sums over the tokens that are spanned, never differences of longer sums: exact even behind a strong decay.
+They are summed over the spanned tokens, never as differences of longer sums: accurate even after a strong decay.
 """
 
 # Letters: q tokens of a chunk, i a later one and j an earlier one or the same.

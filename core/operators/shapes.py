@@ -1,4 +1,4 @@
-"""Checks of the arguments of a decoding step and of the convolution: each mistake is one line."""
+"""Argument checks shared by the decoding steps and the convolution; errors are one line."""
 
 from collections.abc import Iterable
 
@@ -11,14 +11,14 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def check_tensors(first: Tensor, expected: Iterable[tuple[str, Tensor | None, tuple[int, ...], str]]) -> None:
-    """Refuse tensors of another shape, on another device than the first one, or that hold no real numbers.
+    """Reject tensors with the wrong shape, a non-floating dtype, or a device other than that of the first.
 
     Args:
-        first: the tensor whose device counts.
-        expected: name, tensor, shape and the names of its axes; None for a tensor passes.
+        first: the tensor whose device the others must share.
+        expected: name, tensor, shape and names of the axes; a tensor that is None passes.
 
     Raises:
-        InputError: naming the first tensor that does not fit.
+        InputError: naming the first invalid tensor.
     """
     for name, tensor, shape, axes in expected:
         if tensor is None:
@@ -34,7 +34,7 @@ def check_tensors(first: Tensor, expected: Iterable[tuple[str, Tensor | None, tu
 
 
 def refuse_gradients(operator: str, tensors: Iterable[Tensor | None]) -> None:
-    """Refuse to overwrite a state while gradients are recorded: they would be lost in silence.
+    """Refuse to overwrite a state while gradients are recorded: they would be silently lost.
 
     Raises:
         InputError: if a tensor requires a gradient outside `torch.no_grad`.

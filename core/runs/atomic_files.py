@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old content or the new, never a part of either."""
+"""Atomic writes: a reader finds either the old content or the new, never a part of one."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab.core.errors import RunError
 
-# what the user can fix: no room, a quota, a read-only file system, no permission, a file where a folder should be
+# errors the user can fix: disk full, quota, read-only file system, no permission, a file where a folder should be
 _HINTS = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
@@ -24,15 +24,15 @@ _HINTS = {
 
 
 _PARTIAL = ".partial-"
-# what a new folder takes the place of, until it has
+# prefix of a folder that is being replaced
 _REPLACED = ".replaced-"
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write beside `path`, flush to the disk, rename into place.
+    """Write to a temporary file next to `path`, flush it to disk, rename it into place.
 
     Raises:
-        RunError: if the disk is full or the folder cannot be written; what was there before is intact.
+        RunError: if the disk is full or the folder cannot be written; the old content is intact.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary = None
@@ -43,7 +43,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private; a result is as readable as any other file of the user
+        # mkstemp creates private files; results get the user's default permissions
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
@@ -55,10 +55,10 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def folder_atomically(path: Path) -> Iterator[Path]:
-    """A folder beside `path` to write files into; at the end it is flushed to the disk and takes the place of `path`.
+    """A temporary folder next to `path` to write into; on exit it is flushed to disk and replaces `path`.
 
     Raises:
-        RunError: if the disk is full or the folder cannot be written; what was there before is intact.
+        RunError: if the disk is full or the folder cannot be written; the old content is intact.
     """
     partial = None
     try:
@@ -67,7 +67,7 @@ def folder_atomically(path: Path) -> Iterator[Path]:
         yield partial
         for file in (*partial.iterdir(), partial):
             _flush(file)
-        # mkdtemp makes folders private; a result is as readable as any other file of the user
+        # mkdtemp creates private folders; results get the user's default permissions
         os.chmod(partial, 0o777 & ~_umask())
         put_folder_in_place(partial, path)
     except OSError as error:
@@ -78,7 +78,7 @@ def folder_atomically(path: Path) -> Iterator[Path]:
 
 
 def put_folder_in_place(new: Path, path: Path) -> None:
-    """Rename the folder `new` to `path`; what was there is removed only after the new one is in its place.
+    """Rename the folder `new` to `path`; the old folder is removed only once the new one is in place.
 
     A kill between the two renames leaves the old folder under another name; `remove_partial_folders` puts it back.
     """
@@ -94,7 +94,7 @@ def put_folder_in_place(new: Path, path: Path) -> None:
 
 
 def remove_partial_folders(parent: Path) -> None:
-    """Remove what a kill left of folders that were being written, and put back what they were about to replace."""
+    """Remove folders that a kill left half-written, and restore the ones they were about to replace."""
     for path in parent.glob(f"{_REPLACED}*"):
         name = path.name.removeprefix(_REPLACED).rpartition(".")[0]
         if (parent / name).exists():
@@ -106,21 +106,21 @@ def remove_partial_folders(parent: Path) -> None:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Refuse a path that cannot be made, before work is done that ends there.
+    """Refuse a path that cannot be created, before any work whose result goes there.
 
     Raises:
-        RunError: naming the folder above it that does not let anything be made.
+        RunError: naming the nearest existing parent, which is not writable.
     """
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     try:
-        # only trying tells: permissions do not bind root, nor do they know a read-only disk
+        # only an attempt is conclusive: root ignores permissions, and permissions do not show a read-only disk
         os.rmdir(tempfile.mkdtemp(dir=nearest, prefix=_PARTIAL))
     except OSError as error:
         raise RunError(f"{path} cannot be written: {nearest}: {error.strerror}; choose another place") from error
 
 
 def as_run_error(error: OSError, path: Path) -> Exception:
-    """`error` as one line with its hint if the user can do something about it, else `error` itself."""
+    """`error` as one line with a hint if the user can fix it, else `error` itself."""
     hint = _HINTS.get(error.errno or 0)
     return error if hint is None else RunError(f"{path} cannot be written: {hint}")
 

@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: its progress, and the summary at its end and in `lab show`."""
+"""Terminal output of a run: its progress bar, and the summary at its end and in `lab show`."""
 
 import itertools
 import sys
@@ -13,7 +13,7 @@ from rich.table import Table
 
 @contextmanager
 def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error; the function that it gives takes how much is done."""
+    """A progress bar on standard error; yields a function that takes the amount done."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -31,8 +31,8 @@ def print_summary(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], verdict: Sequence[str], figures: Sequence[Path]
 ) -> None:
     """Print a table for each value of the first column, then the verdict, then where the figures are."""
-    # A file or pipe has no width: tables there need not be cut to that of an old terminal. Brackets and colons are what
-    # they look like: a path may have them.
+    # A file or pipe has no width: do not cut tables to 80 columns there. No markup or emoji codes: paths may contain
+    # brackets and colons.
     console = Console(width=None if sys.stdout.isatty() else 100, markup=False, emoji=False)
     if title:
         console.print(title, style="bold", highlight=False)

@@ -1,4 +1,4 @@
-"""The house style of figures: sizes of a printed column, colours that everybody can tell apart, numbers kept."""
+"""House style of figures: sized for a printed column, colour-blind-safe, saved with the plotted numbers."""
 
 import io
 import logging
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from lab.core.runs.atomic_files import write_atomically
 from lab.core.runs.parquet import write_columns
 
-# Okabe and Ito's colours, without yellow, which is faint on white; markers tell curves apart where colour cannot
+# Okabe and Ito's colours, without yellow, which is faint on white; markers distinguish curves without colour
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -34,7 +34,7 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 6.5,
     "legend.frameon": False,
     "lines.linewidth": 1.0,
-    # fonts that a printer can edit and search, not outlines
+    # embed fonts as editable, searchable text, not outlines
     "pdf.fonttype": 42,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
@@ -43,7 +43,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Draw and save figures inside this."""
+    """Context in which figures are drawn and saved."""
     with mpl.rc_context(_STYLE):
         yield
 
@@ -62,9 +62,9 @@ def save_figure(figure: Figure, directory: Path, name: str, columns: Mapping[str
     Raises:
         RunError: if the disk is full or the folder cannot be written.
     """
-    # the subsetter of fonts tells the log about every glyph
+    # the font subsetter logs every glyph
     logging.getLogger("fontTools").setLevel(logging.WARNING)
-    # without a date the same numbers give the same file
+    # no date, so that the same numbers give the same file
     for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix, dpi=300, metadata=metadata)

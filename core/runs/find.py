@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.core.errors import RunError
 
-# raised whenever runs recorded before can no longer be read or continued
+# incremented whenever older runs can no longer be read or continued
 SCHEMA_VERSION = 2
 
 
@@ -17,7 +17,7 @@ def outputs_root() -> Path:
 
 
 def run_directories(root: Path) -> list[Path]:
-    """Every recorded run under `root`, the newest first; points of a sweep are runs of their own."""
+    """Every recorded run under `root`, newest first; each point of a sweep is a run."""
     found = {path.parent for pattern in ("**/status.json", "**/overrides.json") for path in root.glob(pattern)}
     return sorted(
         found,
@@ -48,7 +48,7 @@ def find_run(name: str) -> Path:
 
 
 def refuse_other_version(folder: Path) -> None:
-    """Refuse a run whose files another version of lab wrote; one whose status is missing or damaged passes.
+    """Refuse a run written in another run format; a run with missing or damaged status passes.
 
     Raises:
         RunError: naming both versions, and the commit that recorded the run where it is known.

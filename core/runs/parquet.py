@@ -1,4 +1,4 @@
-"""Rows of results as Parquet: typed columns, written at once or not at all."""
+"""Rows of results as Parquet: typed columns, written atomically."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from lab.core.runs.atomic_files import write_atomically
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows; columns in the order in which they first appear, null where a row has none.
+    """Write rows; columns in order of first appearance, null where a row has no value.
 
     Raises:
         RunError: if the disk is full or the folder cannot be written.
@@ -22,7 +22,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write columns of one length.
+    """Write columns of equal length.
 
     Raises:
         RunError: if the disk is full or the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Where a result came from: code, versions, machine, threads, seed."""
+"""Provenance of a result: code, versions, machine, threads, seed."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ _PACKAGES = (
     "matplotlib",
     "pyarrow",
 )
-# the folders whose files decide what a run computes
+# folders whose files determine what a run computes
 _ROOMS = ("cli", "conf", "core", "experiments")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -30,7 +30,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 def collect(*, seeds: Mapping[str, int], backends: Mapping[str, str]) -> tuple[dict[str, Any], str]:
     """Provenance of this process, and the uncommitted changes of its source as a patch (empty if there are none)."""
     source = Path(__file__).resolve().parent.parent
-    # an installed copy may lie within a repository that is not ours
+    # an installed copy may lie inside another project's repository
     is_checkout = _git(source, "rev-parse", "--show-toplevel").strip() == str(source)
     commit = _git(source, "rev-parse", "HEAD").strip() if is_checkout else ""
     patch = _git(source, "diff", "HEAD", "--binary") + _new_files(source) if commit else ""
@@ -52,7 +52,7 @@ def collect(*, seeds: Mapping[str, int], backends: Mapping[str, str]) -> tuple[d
 
 
 def installed_version(distribution: str) -> str | None:
-    """The installed version, read without importing the package; None if it is not there."""
+    """The installed version, read without importing the package; None if it is not installed."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -60,7 +60,7 @@ def installed_version(distribution: str) -> str | None:
 
 
 def processor_name() -> str:
-    """What the processor calls itself."""
+    """Model name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -71,13 +71,13 @@ def processor_name() -> str:
 
 
 def _new_files(source: Path) -> str:
-    """Source files that git does not know yet, as a patch; `git diff` passes over them."""
+    """Untracked source files, as a patch; `git diff` omits them."""
     names = _git(source, "ls-files", "--others", "--exclude-standard", "-z", "--", *_ROOMS).split("\0")
     return "".join(_git(source, "diff", "--no-index", "--binary", os.devnull, name, codes=(1,)) for name in names[:-1])
 
 
 def _git(folder: Path, *arguments: str, codes: Sequence[int] = (0,)) -> str:
-    """What git prints; nothing where there is no git or no repository (an installed wheel)."""
+    """Output of git; empty without git or a repository (an installed wheel)."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False

@@ -1,7 +1,7 @@
-"""Random numbers by name: one seed, and an independent stream for every purpose and index.
+"""Named random streams: one seed, and an independent stream for every purpose and index.
 
-A stream depends on the seed, its purpose and its indices alone, never on what was drawn before. A new purpose, another
-replicate or a further grid point therefore leaves every other number as it was; work may run in any order or process.
+A stream depends only on the seed, its purpose and its indices, never on earlier draws. Adding a purpose, a replicate or
+a grid point therefore leaves all other numbers unchanged, and work may run in any order or process.
 """
 
 import zlib
@@ -31,17 +31,17 @@ class Seeds:
             raise InputError(f"seed={self.seed} must be a non-negative integer")
 
     def numpy(self, purpose: str, *indices: int) -> np.random.Generator:
-        """The numpy stream of `purpose` and `indices`, at its beginning."""
+        """A fresh numpy generator for `purpose` and `indices`."""
         return np.random.default_rng(self._sequence(purpose, indices))
 
     def torch(self, purpose: str, *indices: int) -> "torch.Generator":
-        """The torch stream (on the CPU) of `purpose` and `indices`, at its beginning."""
-        # a process that draws with numpy alone is spared the 2 s that torch takes to load
+        """A fresh torch generator (on the CPU) for `purpose` and `indices`."""
+        # a process that only needs numpy avoids the 2 s of importing torch
         import torch  # noqa: PLC0415
 
         state = self._sequence(purpose, indices).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(state[0]))
 
     def _sequence(self, purpose: str, indices: tuple[int, ...]) -> np.random.SeedSequence:
-        # crc32 and not hash(): Python's hash of a string changes from process to process
+        # crc32, not hash(): Python's string hash differs between processes
         return np.random.SeedSequence(self.seed, spawn_key=(zlib.crc32(purpose.encode()), *indices))

@@ -1,12 +1,12 @@
-"""A run records itself in one directory, and goes on where it stopped.
+"""Record of a run in one directory, from which it can be resumed.
 
-config.json        the resolved configuration; a run is continued under the same one only
-overrides.json     what was typed, for resume=
-provenance.json    what ran: commit, versions, machine; source.patch beside it holds uncommitted changes
+config.json        the resolved configuration; a run can only be resumed with the same one
+overrides.json     the overrides that were typed, for resume=
+provenance.json    commit, versions, machine; source.patch next to it holds uncommitted changes
 status.json        running, finished, failed or interrupted, and since when
-metrics.jsonl      every result as it came, one object a line; appended to, never rewritten while running
-table.parquet      the results, sorted and typed, once all are there
-summary.json       what was printed at the end
+metrics.jsonl      every result as it is produced, one object per line; append-only while running
+table.parquet      the results, sorted and typed, once complete
+summary.json       the table and sentences printed at the end
 figures/           PDF, PNG, and the plotted numbers
 """
 
@@ -28,16 +28,16 @@ from lab.core.runs.sink import Sinks
 
 Row = dict[str, Any]
 
-# Keys that make no difference to any recorded number: a run goes on under other values of them.
+# Keys that do not affect any recorded number: a run may be resumed with other values of them.
 INDIFFERENT_KEYS = frozenset({"workers", "threads", "sinks"})
 
 
 class Run:
-    """An open run directory, held by this process alone until it is left.
+    """An open run directory, locked by this process until the context exits.
 
     Attributes:
         directory: where everything is written.
-        rows: what earlier attempts recorded, in the order in which it came.
+        rows: rows recorded by earlier attempts, in order.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class Run:
         patch: str,
         sinks: Sequence[str] = (),
     ) -> None:
-        """Start a run, or open the one that is there.
+        """Start a run, or open an existing one.
 
         Args:
-            directory: of this run alone.
-            config: the resolved configuration; a run goes on under the same one only, `INDIFFERENT_KEYS` left out.
-            overrides: what was typed, for resume=.
-            provenance: what runs.
+            directory: the run's directory.
+            config: the resolved configuration; an existing run must have the same one, except for `INDIFFERENT_KEYS`.
+            overrides: the overrides that were typed, for resume=.
+            provenance: of this process.
             patch: uncommitted changes of the source, empty if there are none.
-            sinks: what else receives every row, by name.
+            sinks: names of the sinks that also receive every row.
 
         Raises:
             RunError: if the directory cannot be written, is open in another process, is damaged, or belongs to a
@@ -91,12 +91,12 @@ class Run:
         if patch:
             write_atomically(self.directory / "source.patch", patch)
         self._write_status("running")
-        # last of all: a run that was killed before is begun anew
+        # written last: a run killed before this point starts over
         if not is_begun:
             write_atomically(path, _dump(config))
 
     def __enter__(self) -> Self:
-        # a cluster ends a job with SIGTERM: the same way out as Ctrl-C
+        # a cluster ends a job with SIGTERM: handle it like Ctrl-C
         if threading.current_thread() is threading.main_thread():
             self._old_handler = signal.signal(signal.SIGTERM, _interrupt)
         return self
@@ -117,14 +117,14 @@ class Run:
                     "failed", error=f"{kind.__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 )
         except RunError:
-            # a full disk already ends the run with an error of its own
+            # a full disk already ends the run with its own error
             if kind is None:
                 raise
         finally:
             self._lock.close()
 
     def log(self, rows: Sequence[Row]) -> None:
-        """Append rows to metrics.jsonl in one write; infinity and NaN as Python's json and pandas read them.
+        """Append rows to metrics.jsonl in one write; infinity and NaN in the form that Python's json and pandas read.
 
         Raises:
             RunError: if the disk is full.
@@ -141,22 +141,22 @@ class Run:
         self.rows += rows
 
     def keep(self, rows: Sequence[Row]) -> None:
-        """Go on from these of the recorded rows alone: the others belong to work that was cut short."""
+        """Keep only these recorded rows; the rest came from an interrupted work unit."""
         if len(rows) != len(self.rows):
             write_atomically(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
             self.rows = list(rows)
 
     def save_summary(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], verdict: Sequence[str]) -> None:
-        """Keep the table and the sentences that end the run, for `lab show`."""
+        """Save the final table and sentences, for `lab show`."""
         summary = {"columns": list(columns), "rows": [list(row) for row in rows], "verdict": list(verdict)}
         write_atomically(self.directory / "summary.json", _dump(summary))
 
     def set_headline(self, title: str, headline: str) -> None:
-        """Title and main result in a few words, for `lab runs`."""
+        """Set the title and the main result in a few words, for `lab runs`."""
         self._status |= {"title": title, "headline": headline}
 
     def _recover(self) -> list[Row]:
-        """Rows on disk; a last line that a kill tore is dropped."""
+        """Rows on disk; a last line cut off by a kill is dropped."""
         if not self._metrics.exists():
             return []
         lines = self._metrics.read_bytes().split(b"\n")
@@ -182,7 +182,7 @@ class Run:
 
 
 def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of a configuration that decide the results."""
+    """The keys of a configuration that affect the results."""
     return {key: value for key, value in config.items() if key not in INDIFFERENT_KEYS}
 
 
@@ -194,7 +194,7 @@ def _lock(directory: Path) -> Any:
     except OSError as error:
         raise as_run_error(error, path) from error
     try:
-        # the kernel lets go of it when the process ends, however it ends
+        # the kernel releases the lock when the process ends, however it ends
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
@@ -218,7 +218,7 @@ def _read_json(path: Path) -> Row:
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is missing or damaged; start a new run without resume") from error
     if not isinstance(content, dict):
-        raise RunError(f"{path} is damaged: it holds no object; start a new run without resume")
+        raise RunError(f"{path} is damaged: it does not hold an object; start a new run without resume")
     return content
 
 

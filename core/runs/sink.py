@@ -1,4 +1,4 @@
-"""Passing the rows of a run on to its sinks, none of which can stop the run."""
+"""Forwarding the rows of a run to its sinks; a failing sink does not stop the run."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ class Sink(Protocol):
     """Receives every row of a run, in order."""
 
     def open(self, run: Path) -> None:
-        """Begin anew: a run that goes on passes its earlier rows again.
+        """Start from nothing: a resumed run sends its earlier rows again.
 
         Args:
             run: the run's directory, to write into.
@@ -23,23 +23,23 @@ class Sink(Protocol):
         ...
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Take a row; `kind` says which, where a run has rows of several kinds."""
+        """Receive a row; its `kind` distinguishes rows in runs that have several kinds."""
         ...
 
     def close(self) -> None:
-        """Write what is left; the run ends, finished or not."""
+        """Flush; called when the run ends, finished or not."""
         ...
 
 
 class Sinks:
-    """The sinks of one run; one that fails is reported once and left out from then on."""
+    """The sinks of one run; a sink that fails is reported once and dropped."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = list(names)
         self._open: dict[str, Sink] | None = None
 
     def pass_on(self, run: Path, earlier: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Give new rows to every sink, and on the first call the earlier ones before them."""
+        """Send new rows to every sink; the first call sends the earlier ones before them."""
         if self._open is None:
             self._open = {}
             for name in self._names:

@@ -1,7 +1,7 @@
-"""Mamba-2's state-space operator (Dao and Gu 2024): one signature, several implementations.
+"""Mamba-2's state-space operator (SSD; Dao and Gu 2024): one signature, several backends.
 
-`reference` is the definition, one token after the other. `chunked` is the fast one that runs everywhere. `mamba_ssm`
-are the official GPU kernels.
+`reference` computes the recurrence token by token, by definition. `chunked` is fast and runs everywhere. `mamba_ssm`
+uses the official GPU kernels.
 """
 
 # Letters: B batch, T tokens, H heads, G groups, P head_dim, N state_dim, S sequences.
@@ -37,7 +37,7 @@ def ssd(
     state.
 
     Args:
-        x: float32, float64, or 16 bits with sums in float32.
+        x: float32, float64, or 16-bit with float32 accumulation.
         dt: step sizes, positive; before bias and softplus if `dt_softplus`.
         A: log decay rates, negative.
         B: input maps, in the dtype of x; H must be a multiple of G, and consecutive heads share a group.
@@ -45,15 +45,15 @@ def ssd(
         D: weight of the skip connection.
         dt_bias: added to `dt`.
         dt_softplus: whether the step size is softplus(dt + dt_bias).
-        chunk_size: tokens per chunk; changes speed and rounding, not the result. None for what was measured fastest.
-        initial_state: h before the first token, zero if not given. S is the batch, or the number of packed sequences.
-        cu_seqlens: packed sequences, in a batch of one: where each begins, then T. They do not see each other. Its
-            values are read on the host, which waits for a GPU.
-        backend: "auto", a name, or what `lab.core.operators.backends.resolve` gave.
+        chunk_size: tokens per chunk; affects speed and rounding only. None for the fastest measured size.
+        initial_state: h before the first token, zero by default. S is the batch, or the number of packed sequences.
+        cu_seqlens: start of each packed sequence, then T, for a batch of one; sequences are independent. Its values are
+            read on the host, which synchronises with a GPU.
+        backend: "auto", a name, or the result of `lab.core.operators.backends.resolve`.
 
     Raises:
-        InputError: if shapes, dtypes or devices do not fit.
-        BackendError: if the implementation that was asked for cannot run.
+        InputError: if shapes, dtypes or devices do not match.
+        BackendError: if the requested backend cannot run.
     """
     check_arguments(
         x,

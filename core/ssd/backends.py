@@ -1,4 +1,4 @@
-"""Implementations of the state-space operator and of its decoding step."""
+"""Backends of the state-space operator and its decoding step."""
 
 import torch
 

@@ -1,8 +1,8 @@
-"""The official Triton kernels of Mamba-2 behind our signatures: `mamba_chunk_scan_combined`, `selective_state_update`.
+"""Wrappers of Mamba-2's official Triton kernels: `mamba_chunk_scan_combined`, `selective_state_update`.
 
-Nothing of the package is imported before the first call, and its `__init__` never: that needs Mamba-1's CUDA extension
-and a hub client, which the kernels here do not. At the first call for a device and dtype each kernel is compared with
-the portable step on a small random input.
+The package is imported at the first call, without its `__init__`, which needs Mamba-1's CUDA extension and a hub client
+that these kernels do not. On first use for a device and dtype, each kernel is compared with the portable step on a
+small random input.
 """
 
 # Letters: B batch, T tokens, H heads, G groups, P head_dim, N state_dim, S sequences.
@@ -25,11 +25,11 @@ from lab.core.errors import BackendError
 from lab.core.ssd.decode.step import step_portable
 from lab.core.ssd.validation import SOFTPLUS_THRESHOLD, SsdOutput, sequence_starts
 
-# what the kernels are tuned for; a request is rounded up to a power of two in this range, since chunks change no result
+# chunk sizes the kernels are tuned for; requests are rounded up to a power of two in this range
 _SMALLEST_CHUNK, _DEFAULT_CHUNK = 16, 256
 
-# Largest difference from the portable step that rounding explains, relative to the largest number. Tensor cores round
-# float32 products to TF32's 10 bits.
+# Largest acceptable difference from the portable step, relative to the largest entry. Tensor cores round float32
+# products to TF32's 10 bits.
 _TOLERANCES = {torch.float32: 5e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
@@ -49,9 +49,9 @@ def ssd(
 ) -> SsdOutput:
     """As `lab.core.ssd.ssd`.
 
-    Packed sequences without initial states run in one launch, their final states in torch: the kernel rounds them to
-    the dtype of x and gives them no gradient. With initial states, which the kernel cannot take for every sequence,
-    each sequence is a launch.
+    Packed sequences without initial states run in one launch; their final states are computed in torch, because the
+    kernel rounds them to the dtype of x and gives them no gradient. With initial states, which the kernel does not
+    support for packed sequences, each sequence is a launch.
 
     Raises:
         BackendError: if the kernel fails its comparison with the portable step.
@@ -115,7 +115,7 @@ def _scan(
     initial_state: Tensor | None = None,
     seq_idx: Tensor | None = None,
 ) -> SsdOutput:
-    if 0 in x.shape[:2]:  # a launch over nothing is an error
+    if 0 in x.shape[:2]:  # launching an empty grid is an error
         state = x.new_zeros(x.shape[0], *x.shape[2:], B.shape[3], dtype=torch.float32)
         return SsdOutput(x.clone(), state if initial_state is None else initial_state.float())
     y, final_state = _kernel("ssd_combined", "mamba_chunk_scan_combined")(
@@ -149,8 +149,8 @@ def _update(
     out: Tensor | None,
 ) -> Tensor:
     heads, head_dim, state_dim = state.shape[1:]
-    # Expanded, not copied: strides of zero tell the kernel that a head has one decay. It takes no None for the bias and
-    # the skip connection in 2.3, so a zero stands for them.
+    # Expanded, not copied: from strides of zero the kernel knows that a head has one decay. Version 2.3 does not accept
+    # None for the bias and the skip connection, so pass zeros.
     zero = A.new_zeros(1)
     skip = zero if D is None else D
     y: Tensor = _kernel("selective_state_update", "selective_state_update")(
@@ -170,7 +170,7 @@ def _update(
 def _final_states(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, dt_bias: Tensor | None, dt_softplus: bool, starts: tuple[int, ...]
 ) -> Float[Tensor, "S H P N"]:
-    """sum_t exp(c_end - c_t) dt_t x_t B_t' of every packed sequence, c the running sum of dt A; nothing is kept."""
+    """sum_t exp(c_end - c_t) dt_t x_t B_t' of every packed sequence, c the running sum of dt A; checkpointed."""
     states: Tensor = checkpoint(
         _summed_states, x, dt, A, B, dt_bias, dt_softplus, starts, use_reentrant=False, preserve_rng_state=False
     )
@@ -184,7 +184,7 @@ def _summed_states(
     num_groups, state_dim = B.shape[2:]
     size = dt[0].float() if dt_bias is None else dt[0].float() + dt_bias.float()
     size = softplus(size, threshold=SOFTPLUS_THRESHOLD) if dt_softplus else size
-    # float64: differences of sums over a hundred thousand tokens are wanted to the digits of float32
+    # float64: differences of sums over 100,000 tokens must be accurate to float32 precision
     sums = (size * A.float()).double().cumsum(dim=0)
     states = [x.new_zeros(0, num_heads, head_dim, state_dim, dtype=torch.float32)]
     for start, stop in pairwise(starts):
@@ -200,7 +200,7 @@ def _summed_states(
 
 @cache
 def _kernel(module: str, name: str) -> Callable[..., Any]:
-    """A function of the package, imported without its `__init__`."""
+    """A function of the package, imported without running the package's `__init__`."""
     spec = find_spec("mamba_ssm")
     if spec is None or spec.submodule_search_locations is None:
         raise BackendError("backend='mamba_ssm' is not installed; `lab doctor` says how to add it")
@@ -224,16 +224,16 @@ def _kernel(module: str, name: str) -> Callable[..., Any]:
 def _compare_once(
     operator: str, device: torch.device, dtype: torch.dtype, head_dim: int, state_dim: int, chunk_size: int = 0
 ) -> None:
-    """Run a kernel and the portable step on the same few tokens, in the sizes for which the kernel is compiled anyway.
+    """Compare a kernel with the portable step on a few tokens, in sizes for which it is compiled anyway.
 
-    Upstream has repaired kernels that were silently wrong on one generation of GPUs.
+    Upstream has fixed kernels that were silently wrong on one GPU generation.
     """
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, device="cpu").to(device)
 
-    num_tokens = chunk_size + 5 if chunk_size else 1  # the state passes from a chunk to the next
+    num_tokens = chunk_size + 5 if chunk_size else 1  # covers the state passed between chunks
     x = drawn(1, num_tokens, 4, head_dim).to(dtype)
     B, C = (drawn(1, num_tokens, 2, state_dim).to(dtype) for _ in range(2))
     dt, A = drawn(1, num_tokens, 4), -drawn(4).exp()
@@ -254,7 +254,7 @@ def _compare_once(
             y, state = _scan(x, dt, A, B, C, initial_state=initial_state, chunk_size=chunk_size, **options)
     for name, result, expected in (("output", y, portable_y), ("state", state, portable_state)):
         difference = float((result.float() - expected.float()).abs().max() / expected.float().abs().max())
-        # a NaN is a difference
+        # also true for NaN
         if not difference <= _TOLERANCES[dtype]:
             raise BackendError(
                 f"{operator} backend='mamba_ssm' differs from the portable one by {difference:.2g} of its largest "

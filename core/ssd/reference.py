@@ -1,4 +1,4 @@
-"""The SSD operator from its definition, one token after the other: the oracle of every other implementation."""
+"""The SSD operator by definition, token by token: the oracle for all other backends."""
 
 # Letters: B batch, T tokens, H heads, G groups, P head_dim, N state_dim, S sequences.
 
@@ -24,7 +24,7 @@ def ssd(
     initial_state: Float[Tensor, "S H P N"] | None = None,
     cu_seqlens: Int[Tensor, " S1"] | None = None,
 ) -> SsdOutput:
-    """As `lab.core.ssd.ssd`; there are no chunks, so `chunk_size` says nothing here."""
+    """As `lab.core.ssd.ssd`; there are no chunks, so `chunk_size` has no effect."""
     dtype = computing_dtype(x)
     num_heads, head_dim = x.shape[2:]
     heads_per_group = num_heads // B.shape[2]

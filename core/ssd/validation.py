@@ -1,4 +1,4 @@
-"""Arguments and result of the SSD operator: one check for all implementations, cheap enough for every call."""
+"""Arguments and result of the SSD operator; one check for all backends, cheap enough for every call."""
 
 # Letters: B batch, T tokens, H heads, G groups, P head_dim, N state_dim, S sequences.
 
@@ -13,16 +13,16 @@ from lab.core.errors import InputError
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _INTEGERS = (torch.int32, torch.int64)
 
-# above it softplus(x) is x to the last bit of float64; torch's own threshold of 20 is good for float32 only
+# above this, softplus(x) equals x in float64; torch's default threshold of 20 suffices for float32 only
 SOFTPLUS_THRESHOLD = 40.0
 
 
 class SsdOutput(NamedTuple):
-    """What the operator computes.
+    """Result of the operator.
 
     Attributes:
         y: output of every token, in the dtype of x.
-        final_state: the state behind the last token of every sequence, in the dtype of the computation.
+        final_state: the state after the last token of every sequence, in the dtype of the computation.
     """
 
     y: Float[Tensor, "B T H P"]
@@ -30,7 +30,7 @@ class SsdOutput(NamedTuple):
 
 
 def computing_dtype(x: Tensor) -> torch.dtype:
-    """float64 for float64 inputs, else float32: sums over thousands of tokens lose too much in 16 bits."""
+    """float64 for float64 inputs, else float32: 16-bit sums over thousands of tokens lose too much precision."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
@@ -47,7 +47,7 @@ def check_arguments(
     initial_state: Float[Tensor, "S H P N"] | None,
     cu_seqlens: Int[Tensor, " S1"] | None,
 ) -> None:
-    """Refuse what is no problem for the operator.
+    """Reject arguments that do not define a valid SSD problem.
 
     Raises:
         InputError: naming argument, shape, dtype or device, what was expected, and the fix.
@@ -95,15 +95,15 @@ def check_arguments(
 
 
 def sequence_starts(cu_seqlens: Int[Tensor, " S1"] | None) -> tuple[int, ...] | None:
-    """The boundaries of packed sequences as numbers, None if nothing is packed."""
+    """The boundaries of packed sequences as a list of ints; None without packing."""
     return None if cu_seqlens is None else tuple(cu_seqlens.tolist())
 
 
 def count_sequences(cu_seqlens: Int[Tensor, " S1"], batch: int, num_tokens: int, *, of: str = "x") -> int:
-    """The number S of packed sequences; `of` names the tensor that has the batch and the tokens.
+    """The number S of packed sequences; `of` names the tensor with the batch and token axes.
 
     Raises:
-        InputError: if their boundaries do not rise from 0 to the number of tokens, or the batch is not 1.
+        InputError: if the boundaries do not increase from 0 to the number of tokens, or the batch is not 1.
     """
     if cu_seqlens.ndim != 1 or cu_seqlens.dtype not in _INTEGERS or len(cu_seqlens) == 0:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Ending at a step boundary: a signal is noted when it comes, and passed on once everything is written."""
+"""Stopping at a step boundary: a signal is noted on arrival, and passed on once everything is written."""
 
 import logging
 import signal
@@ -8,12 +8,12 @@ from typing import Any, Self
 
 _log = logging.getLogger(__name__)
 
-# Ctrl-C; the end of a cluster job; what Slurm and submitit send some time before it
+# Ctrl-C; the end of a cluster job; the warning that Slurm and submitit send ahead of it
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class Interruption:
-    """Holds back the first signal that asks for an end, until `pass_on`; a second Ctrl-C ends at once."""
+    """Defers the first termination signal until `pass_on()`; a second Ctrl-C ends at once."""
 
     def __init__(self) -> None:
         self._handlers: dict[int, Any] = {}
@@ -21,11 +21,11 @@ class Interruption:
 
     @property
     def is_requested(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has arrived."""
         return self._received is not None
 
     def __enter__(self) -> Self:
-        # other threads receive no signals, and may not set handlers
+        # only the main thread receives signals and may set handlers
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 self._handlers[number] = signal.signal(number, self._note)
@@ -37,10 +37,10 @@ class Interruption:
         self._restore()
 
     def pass_on(self) -> None:
-        """Give a signal that has come to whoever handled it before.
+        """Pass a deferred signal to its previous handler.
 
         Raises:
-            KeyboardInterrupt: if nobody did.
+            KeyboardInterrupt: if it had none.
         """
         if self._received is None:
             return

@@ -1,4 +1,4 @@
-"""One training loop for every stage. A step is an optimizer step, whatever a batch is split into."""
+"""One training loop for every stage. A step is an optimizer step, whatever the gradient accumulation."""
 
 import math
 import time
@@ -19,28 +19,28 @@ Row = dict[str, Any]
 
 @dataclass(kw_only=True, slots=True)
 class TrainConfig:
-    """How long, how fast, how often."""
+    """Number of steps, learning-rate schedule, and how often to validate, log and save."""
 
     steps: int = 100
     """Optimizer steps."""
     batch_size: int = 32
     """Samples of a batch."""
     accumulation: int = 1
-    """Batches of one optimizer step; its gradient is their mean."""
+    """Batches per optimizer step; gradients are averaged over them."""
     learning_rate: float = 1e-3
-    """The highest."""
+    """Peak learning rate."""
     warmup: float = 0.1
-    """Share of the steps in which the learning rate rises."""
+    """Fraction of the steps over which the learning rate rises."""
     decay: float = 0.1
-    """Share of the steps in which it falls to zero, at the end."""
+    """Fraction of the steps, at the end, over which it falls to zero."""
     weight_decay: float = 0.05
-    """Of matrices; norms, biases, decay rates and step sizes have none."""
+    """Weight decay of matrices; norms, biases, decay rates and step sizes have none."""
     beta1: float = 0.9
     beta2: float = 0.999
     gradient_clip: float = 5.0
-    """Largest norm of the gradient."""
+    """Maximum gradient norm."""
     autocast: bool = False
-    """Whether products are computed in bfloat16; weights and sums stay as they are."""
+    """Whether matrix products run in bfloat16; weights and accumulations keep their dtype."""
     log_every: int = 1
     evaluate_every: int = 100
     """Steps between validation losses; one more follows the last step."""
@@ -59,17 +59,17 @@ class TrainConfig:
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"weight_decay={self.weight_decay} must be 0 or more")
         if min(self.warmup, self.decay) < 0 or self.warmup + self.decay > 1:
-            raise ConfigError(f"warmup={self.warmup} and decay={self.decay} must be shares whose sum is at most 1")
+            raise ConfigError(f"warmup={self.warmup} and decay={self.decay} must be fractions whose sum is at most 1")
 
 
 class Step(Protocol):
     """Forward and backward of the next batch."""
 
     def __call__(self, *, scale: float) -> Mapping[str, float]:
-        """Add `scale` times the gradient of the loss to what is there.
+        """Accumulate `scale` times the gradient of the loss.
 
         Returns:
-            Numbers of this batch, `loss` among them; `tokens` is summed over batches, the others are averaged.
+            Metrics of this batch, including `loss`; `tokens` is summed over batches, the others are averaged.
         """
         ...
 
@@ -84,29 +84,29 @@ def fit(
     validate: Callable[[], float],
     log: Callable[[list[Row]], None],
 ) -> None:
-    """Train until `config.steps`, from where `state` stands.
+    """Train from the current `state` to `config.steps`.
 
-    SIGTERM, SIGUSR2 and Ctrl-C end it after the current step, with a checkpoint.
+    SIGTERM, SIGUSR2 and Ctrl-C stop it after the current step, with a checkpoint.
 
     Args:
-        state: what is trained; it must be that of the newest checkpoint in `folder`, if there is one.
+        state: the training state; if `folder` has checkpoints, it must match the newest.
         step: forward and backward.
-        config: how.
-        name: of the block of configuration, for errors.
-        folder: of the checkpoints.
-        validate: the loss on held-out data.
-        log: takes rows as they come; those of a step are logged before its checkpoint is written.
+        config: the schedule.
+        name: of the configuration block, for errors.
+        folder: where checkpoints are written.
+        validate: returns the loss on held-out data.
+        log: receives rows as they are produced; a step's rows are logged before its checkpoint is written.
 
     Raises:
-        RunError: if a loss or gradient is not finite; the weights are those of the step before.
-        KeyboardInterrupt: after a signal, unless somebody else handles it.
+        RunError: if a loss or gradient is not finite; the weights are still those before the step.
+        KeyboardInterrupt: after a signal, unless another handler takes it.
     """
     with Interruption() as interruption:
         if state.step == 0 and state.best_loss is None:
             loss = validate()
             log([{"kind": "validation", "step": 0, "loss": loss}])
             state.note_validation(loss)
-            # the start is kept: whatever it was read from may be gone when this run goes on
+            # save the start: its source may be gone when this run is resumed
             state.save(folder)
         while state.step < config.steps:
             row = _one_step(state, step, config, name)

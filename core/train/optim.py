@@ -11,19 +11,19 @@ from lab.core.errors import InputError
 def adamw(
     parameters: Mapping[str, Tensor], *, learning_rate: float, weight_decay: float, betas: tuple[float, float]
 ) -> AdamW:
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) that lets matrices decay and nothing else.
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) with weight decay on matrices only.
 
-    Decay pulls towards zero, which means nothing for a bias, the weight of a norm, a decay rate (`A_log`) or a step
-    size (`dt_bias`): all of them, and only they, have fewer than two axes.
+    Zero is not a neutral value for a norm weight, a decay rate (`A_log`) or a step size (`dt_bias`), and biases are
+    customarily excluded: exactly these have fewer than two axes.
 
     Args:
-        parameters: what is trained, by name.
-        learning_rate: the highest of the schedule.
+        parameters: the trained tensors, by name.
+        learning_rate: the peak of the schedule.
         weight_decay: of the matrices.
-        betas: of the two running means.
+        betas: decay rates of the two running means.
 
     Raises:
-        InputError: if there is nothing to train.
+        InputError: if `parameters` is empty.
     """
     if not parameters:
         raise InputError("parameters is empty: there is nothing to train; give at least one tensor")
@@ -34,10 +34,10 @@ def adamw(
 
 
 def warmup_stable_decay(step: int, *, steps: int, warmup: float, decay: float) -> float:
-    """The share of the highest learning rate that optimizer step `step` uses, counted from 0.
+    """The learning rate of optimizer step `step` (from 0) as a fraction of the peak.
 
-    It rises linearly through the first `warmup` of the steps, stays at 1, and falls linearly through the last `decay`
-    of them, towards zero one step after the last (Hu et al., arXiv 2404.06395, with a linear decay).
+    It rises linearly over the first `warmup` of the steps, stays at 1, and falls linearly over the last `decay` of them
+    to zero one step after the last (Hu et al., arXiv 2404.06395, with a linear decay).
     """
     num_warmup, num_decay = round(warmup * steps), round(decay * steps)
     rising = (step + 1) / num_warmup if step < num_warmup else 1.0

@@ -1,8 +1,8 @@
-"""Everything that a training needs to go on exactly where it stood, on the disk.
+"""Checkpoints: everything needed to resume training exactly.
 
 checkpoints/step_00000200/
-    model.safetensors   the tensors of the model that a checkpoint has to hold
-    state.pt            optimizer, position in the data, random states; read with weights_only
+    model.safetensors   the model tensors that training changes or creates
+    state.pt            optimizer, data position, random states; read with weights_only
     meta.json           step, and the best validation loss so far
 
 A folder is complete or absent. The newest and the best are kept.
@@ -29,30 +29,30 @@ _HINT = "remove the folder to go on from an earlier one, or start a new run"
 
 
 class Resumable(Protocol):
-    """A source of batches that can go on from where it was."""
+    """A source of batches whose position can be saved and restored."""
 
     @property
     def state(self) -> dict[str, int]:
-        """Where it stands."""
+        """The current position."""
         ...
 
     def restore(self, state: dict[str, int]) -> None:
-        """Go on from there."""
+        """Continue from a saved position."""
         ...
 
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """A training between two optimizer steps.
+    """The state of a training between two optimizer steps.
 
     Attributes:
-        tensors: what a checkpoint holds of the model; loading one writes into them.
-        optimizer: of the trained ones among them.
-        data: where the next batch comes from.
+        tensors: the model tensors in a checkpoint; loading writes into them.
+        optimizer: of the trained tensors among them.
+        data: the source of batches.
         step: optimizer steps done.
-        best_step: the one with the lowest validation loss.
+        best_step: the step with the lowest validation loss.
         best_loss: that loss.
-        facts: numbers and words that go into meta.json.
+        facts: extra fields for meta.json.
     """
 
     tensors: Mapping[str, Tensor]
@@ -64,14 +64,14 @@ class TrainingState:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def note_validation(self, loss: float) -> bool:
-        """Whether this is the lowest validation loss so far; then it is remembered as the best."""
+        """Whether this is the lowest validation loss so far; if so, record it as the best."""
         is_best = self.best_loss is None or loss < self.best_loss
         if is_best:
             self.best_step, self.best_loss = self.step, loss
         return is_best
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint of this step into `folder`, then remove all but it and the best.
+        """Write a checkpoint of this step into `folder`, then remove all others except the best.
 
         Raises:
             RunError: if the disk is full or cannot be written.
@@ -90,10 +90,10 @@ class TrainingState:
                 shutil.rmtree(path)
 
     def load_newest(self, folder: Path) -> bool:
-        """Go on from the newest checkpoint in `folder`; False if there is none.
+        """Load the newest checkpoint in `folder`; False if there is none.
 
         Raises:
-            CheckpointError: if it is damaged, or of other tensors.
+            CheckpointError: if it is damaged, or belongs to other tensors.
         """
         remove_partial_folders(folder)
         found = checkpoints(folder)
@@ -110,7 +110,7 @@ class TrainingState:
             self.step, self.best_step, self.best_loss = int(meta["step"]), meta["best_step"], meta["best_loss"]
         except CheckpointError:
             raise
-        # a damaged file raises whatever its reader met first
+        # a damaged file can raise anything
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(f"{path}/state.pt is damaged or of another training ({reason}); {_HINT}") from error
@@ -118,17 +118,17 @@ class TrainingState:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """The folder of a step's checkpoint."""
     return folder / f"{_PREFIX}{step:08}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Every checkpoint in a folder, the newest last."""
+    """All checkpoints in a folder, newest last."""
     return sorted(folder.glob(f"{_PREFIX}*"))
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What meta.json of a checkpoint says.
+    """The content of a checkpoint's meta.json.
 
     Raises:
         CheckpointError: if it is missing or damaged.
@@ -143,10 +143,10 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def load_tensors(path: Path, *, into: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint's tensors into those of the same names.
+    """Copy a checkpoint's tensors into the ones with the same names.
 
     Raises:
-        CheckpointError: if names or shapes differ, or the file is damaged; then nothing is written.
+        CheckpointError: if names or shapes differ, or the file is damaged; nothing is copied then.
     """
     file = path / "model.safetensors"
     try:

@@ -1,8 +1,8 @@
-"""The gated delta rule in chunks: one triangular system a chunk, one state between chunks.
+"""The gated delta rule in chunks: one triangular system per chunk, one state between chunks.
 
-The paper's section 3.3, its WY form solved as the system that it stands for. Two tiers compute the same.
-`chunked_native` is C++, on the CPU, where a compiler is found; `chunked_torch` runs everywhere. Both keep nothing for
-the backward pass but the inputs: it computes states and written values again.
+Section 3.3 of the paper, with the WY form solved as a triangular system. Two tiers compute the same result: `native` in
+C++ on the CPU, if a compiler is found, and `torch` everywhere. Both save only the inputs for the backward pass, which
+recomputes states and written values.
 """
 
 # Letters: B batch, T tokens, H heads, Hq, Hk, Hv heads of q, k and v, K key_dim, V value_dim, S sequences.
@@ -42,11 +42,11 @@ TORCH = Tier("torch", portable.forward, portable.backward)
 
 
 class TierChoice(NamedTuple):
-    """Which tier runs on a device.
+    """The tier used on a device.
 
     Attributes:
-        tier: the one that is used.
-        why_not_native: why the native one is not, with the fix; None if it is.
+        tier: the tier.
+        why_not_native: why it is not the native one, with the fix; None if it is.
     """
 
     tier: Tier
@@ -54,7 +54,7 @@ class TierChoice(NamedTuple):
 
 
 def choose_tier(device: torch.device) -> TierChoice:
-    """The native tier on a CPU where it can be built, which happens here if it was not before; else the torch tier."""
+    """The native tier on a CPU if it can be built, which happens on first use; else the torch tier."""
     if device.type != "cpu":
         return TierChoice(TORCH, f"it runs on the CPU, not on {device}")
     reason = native.why_not()
@@ -91,7 +91,7 @@ def gated_delta_rule(
 
 
 class _Chunked(torch.autograd.Function):
-    """Keeps its inputs, and computes everything else again in the backward pass."""
+    """Saves only its inputs; the backward pass recomputes everything else."""
 
     @staticmethod
     def forward(
@@ -114,7 +114,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor | None, grad_final_state: Tensor | None) -> tuple[Any, ...]:
-        # left alone, a second derivative would be zero without a word
+        # otherwise a second derivative would silently be zero
         if torch.is_grad_enabled():
             raise InputError(
                 "create_graph=True asks for a second derivative, which the chunked gated delta rule does not have; "

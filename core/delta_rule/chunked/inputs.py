@@ -1,4 +1,4 @@
-"""What the tiers of the chunked gated delta rule are given and give back."""
+"""Inputs and gradients shared by both tiers of the chunked gated delta rule."""
 
 # Letters: B batch, T tokens, H heads, Hq, Hk, Hv heads of q, k and v, K key_dim, V value_dim, S sequences.
 
@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 class Inputs(NamedTuple):
-    """Tensors of one dtype, float32 or float64, on one device, that fit together.
+    """Validated tensors of one dtype, float32 or float64, on one device.
 
     Attributes:
         q: queries.
         k: keys.
         v: values.
         g: log decays.
-        beta: strengths of the writes.
+        beta: write strengths.
         initial_state: before the first token of every sequence; None for zero.
         starts: boundaries of packed sequences, from 0 to T; None if row s of the batch is sequence s.
         scale: factor of the output.
@@ -57,14 +57,14 @@ class Inputs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of the tensors of `Inputs`, each in the shape of its input.
+    """Gradients of the tensors of `Inputs`, each with the shape of its input.
 
     Attributes:
         q: of the queries.
         k: of the keys.
         v: of the values.
         g: of the log decays.
-        beta: of the strengths.
+        beta: of the write strengths.
         initial_state: of the initial state; None if there is none.
     """
 

@@ -14,17 +14,17 @@ from lab.core.native.views import View, contiguous_rows, view_of
 
 _SOURCE = "delta_rule.cpp"
 
-# Tokens per chunk, measured on x86-64 with AVX2: a short chunk spends less on pairs of tokens, a long one less on
-# moving the state between registers and cache. A multiple of the rows of a register tile, 6 or 8.
+# Tokens per chunk, measured on x86-64 with AVX2: short chunks spend less on pairs of tokens, long ones move the state
+# between registers and cache less often. A multiple of the rows of a register tile, 6 or 8.
 _FORWARD_CHUNK = 48
 _BACKWARD_CHUNK = 48
 
-# below this many multiplications a second thread costs more than it brings
+# below this many multiplications a second thread does not pay off
 _MIN_WORK_PER_THREAD = 4_000_000
 
-# Heads that share queries, keys or values add to the same gradients. Where that leaves fewer tasks than this, they are
-# split, and each part adds to a copy of its own. The number depends on nothing but the heads: the threads and the other
-# sequences must not change the order of a sum.
+# Heads that share queries, keys or values accumulate into the same gradients. If that leaves fewer tasks than this,
+# they are split, each part with a private copy. The number depends only on the heads: neither the threads nor the other
+# sequences may change the order of a sum.
 _MIN_TASKS = 8
 
 
@@ -59,7 +59,7 @@ class _Arguments(ctypes.Structure):
 
 
 def why_not() -> str | None:
-    """None if the library is there, or could be built now; else the reason and the fix."""
+    """None if the library is built or can be built now; else the reason and the fix."""
     return load_native(_SOURCE).why_not
 
 
@@ -108,9 +108,9 @@ def backward(inputs: Inputs, chunk_size: int | None, grad_y: Tensor, grad_final_
 
 
 def _heads_per_task(num_heads: int, shares: tuple[int, int, int]) -> int:
-    """All heads that share anything, or a part of them where that leaves too few tasks.
+    """Number of heads per task: all that share anything, or a part of them if that leaves too few tasks.
 
-    A part holds whole groups of heads that share one head of q, or lies in one of them, and likewise for k and v.
+    A part consists of whole groups that share a head of q, or lies within one such group; likewise for k and v.
     """
     together = lcm(*shares)
     fitting = [
@@ -133,7 +133,7 @@ def _with_contiguous_rows(inputs: Inputs) -> Inputs:
 
 
 def _describe(inputs: Inputs, chunk_size: int) -> tuple[_Arguments, ctypes.Array[ctypes.c_int64] | None]:
-    """The inputs as the library reads them, and what must outlive the call."""
+    """The inputs as a C struct, and the objects that must outlive the call."""
     num_sequences, num_heads, value_dim, key_dim = inputs.state_shape
     starts = None if inputs.starts is None else (ctypes.c_int64 * len(inputs.starts))(*inputs.starts)
     work = inputs.g.numel() * key_dim * value_dim

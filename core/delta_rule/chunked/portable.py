@@ -1,6 +1,6 @@
-"""The chunked gated delta rule in plain torch, for any device, with a backward pass by hand.
+"""The chunked gated delta rule in plain torch, for any device, with a handwritten backward pass.
 
-One chunk of all heads at a time, so that it stays in the cache. With c the running sum of g in a chunk,
+Processes one chunk of all heads at a time, so that it stays in the cache. With c the running sum of g in a chunk,
 L_ij = exp(c_i - c_j) for j <= i and S the state before the chunk, the tokens of a chunk write u_i k_iᵀ, where
 
     x_i = v_i - exp(c_i) S k_i - Σ_{j<i} L_ij (k_i · k_j) u_j,   u_i = beta_i x_i,
@@ -63,7 +63,7 @@ def backward(inputs: Inputs, chunk_size: int | None, grad_y: Tensor, grad_final_
 
 
 class _Chunk(NamedTuple):
-    """The tensors of some tokens by head, shared heads repeated."""
+    """The tensors of a range of tokens, by head, shared heads repeated."""
 
     q: Float[Tensor, "B H q K"]
     k: Float[Tensor, "B H q K"]
@@ -74,29 +74,29 @@ class _Chunk(NamedTuple):
     overlap: Float[Tensor, "B H q q"]
     """L_ij (k_i · k_j), zero for i <= j."""
     into: Float[Tensor, "B H q 1"]
-    """exp(c_i): what is left at i of the state before the chunk."""
+    """exp(c_i): the decay at i of the state before the chunk."""
     out: Float[Tensor, "B H q 1"]
-    """exp(c_q - c_j): what is left of j behind the chunk."""
+    """exp(c_q - c_j): the decay of j's contribution at the end of the chunk."""
 
     def unpredicted(self, state: Float[Tensor, "B H V K"]) -> Float[Tensor, "B H q V"]:
-        """v_i - exp(c_i) S k_i: what the state before the chunk does not know of the values."""
+        """v_i - exp(c_i) S k_i: the error of the values predicted from the state before the chunk."""
         return self.v - (self.k @ state.mT) * self.into
 
     def solve(self, unpredicted: Float[Tensor, "B H q V"]) -> Float[Tensor, "B H q V"]:
-        """U of (I + beta M) U = beta E, with M the overlap and E what is not predicted."""
+        """Solve (I + beta M) U = beta E for U, with M the overlap and E the prediction error."""
         return solve_triangular(self.overlap * self.beta, unpredicted * self.beta, upper=False, unitriangular=True)
 
     def solve_transposed(self, grad_written: Float[Tensor, "B H q V"]) -> Float[Tensor, "B H q V"]:
-        """The gradient of beta E, given that of U."""
+        """The gradient with respect to beta E, given the gradient with respect to U."""
         return solve_triangular((self.overlap * self.beta).mT, grad_written, upper=True, unitriangular=True)
 
     def advance(self, state: Float[Tensor, "B H V K"], written: Float[Tensor, "B H q V"]) -> Float[Tensor, "B H V K"]:
-        """The state behind the chunk."""
+        """The state after the chunk."""
         return (written.mT @ (self.k * self.out)).addcmul_(state, self.into[..., -1:, :])
 
 
 class _Sequence(NamedTuple):
-    """Rows of the batch that run side by side, or one packed sequence."""
+    """Rows of the batch processed together, or one packed sequence."""
 
     inputs: Inputs
     rows: slice
@@ -158,8 +158,8 @@ def _backward_of_sequence(
     """With dR the gradient of beta E and dv = beta dR.
 
     Through the scores, d(q_i · k_j) = scale L_ij (dy_i · u_j) and d(k_i · k_j) = -L_ij (dv_i · u_j).
-    The gradient of the log decay of token t adds up all that passes from before t to t or later, as sums of these parts
-    alone: a difference of larger sums would be rounding where next to nothing passes.
+    The gradient of the log decay of token t sums everything that passes from before t to t or later. It is built from
+    sums of these terms only: a difference of larger sums would be pure rounding where almost nothing passes.
     """
     chunks = list(sequence.chunks(chunk_size))
     states = [sequence.initial_state]

@@ -1,7 +1,7 @@
-"""The compiled loop of a decoding step of the gated delta rule (`cpp/delta_step.cpp`).
+"""The compiled loop of a decoding step of the gated delta rule (`core/native/src/delta_step.cpp`).
 
-The tensors go over as they are, and what they are is found out there: a step takes about as long as a few dozen calls
-in Python.
+The tensor objects are passed as they are, and C++ reads their shapes and strides: a step takes about as long as a few
+dozen Python calls.
 """
 
 # Letters: B batch, H heads, Hq, Hk, Hv heads of q, k and v, K key_dim, V value_dim.
@@ -22,7 +22,7 @@ _DTYPES = {(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (tor
 
 
 def has_loop(state: Tensor, q: Tensor) -> bool:
-    """Whether there is a loop for device and dtypes, and a compiler for it."""
+    """Whether the loop supports the device and dtypes, and could be compiled."""
     return state.is_cpu and (state.dtype, q.dtype) in _DTYPES and _compiled() is not None
 
 
@@ -36,7 +36,7 @@ def advance(
     scale: float,
     y: Float[Tensor, "B H V"],
 ) -> bool:
-    """Advance the state and write y, if the loop can read all tensors where they lie; whether it could."""
+    """Advance the state and write y; returns False, doing nothing, if the loop cannot read the tensors in place."""
     loop = _compiled()
     if loop is None:
         return False
@@ -45,7 +45,7 @@ def advance(
 
 @cache
 def _compiled() -> Callable[[tuple[Tensor, ...], float, int], bool] | None:
-    # OpenMP: its threads are those that torch's own loops use, so they are awake
+    # OpenMP shares its threads with torch's own loops, so they are already awake
     library, exchange = load_native("delta_step.cpp", "-fopenmp").library, tensor_exchange()
     if library is None or exchange is None:
         return None

@@ -1,8 +1,8 @@
 """One decoding step of the gated delta rule, in place on a preallocated state.
 
-`step` after step leaves the state and the outputs that the operator gives for the whole sequence. On a CPU a compiled
-loop passes over the state once; where none can be compiled, torch passes over it four times. Neither allocates anything
-of the state's size.
+Stepping through a sequence gives the same state and outputs as the operator on the whole sequence. On a CPU a compiled
+loop passes over the state once; without a compiler, torch passes over it four times. Neither allocates memory of the
+state's size.
 """
 
 # Letters: B batch, H heads, Hq, Hk, Hv heads of q, k and v, K key_dim, V value_dim.
@@ -33,31 +33,31 @@ def step(
 ) -> Float[Tensor, "B H V"]:
     """Advance the state by one token and return the token's output.
 
-    S = exp(g) S (I - beta k kᵀ) + beta v kᵀ, then y = scale S q, head by head. The state is overwritten and no gradient
-    flows: this is decoding. Arguments are those of `lab.core.delta_rule.gated_delta_rule` without the axis of tokens.
+    S = exp(g) S (I - beta k kᵀ) + beta v kᵀ, then y = scale S q, head by head. The state is overwritten and there
+    are no gradients. Arguments are as for `lab.core.delta_rule.gated_delta_rule`, without the token axis.
 
     Args:
-        state: S, contiguous; float32 whatever the dtype of q, unless the rounding of fewer bits is wanted.
+        state: S, contiguous; usually float32 for any dtype of q, or a 16-bit dtype to accept its rounding.
         q: the token's query.
         k: the token's key.
         v: the token's value.
         g: logarithm of the decay, at most 0.
-        beta: share of what the state holds for the key that the value replaces.
+        beta: write strength: the fraction of the value stored under the key that is replaced.
         scale: factor of the output.
-        out: where the output is written, contiguous and in the dtype of v; it is returned. With it a step on the
-            compiled path allocates nothing.
-        backend: "auto", a name, or what `lab.core.operators.backends.resolve` gave for "delta_rule_step".
+        out: buffer for the output, contiguous and in the dtype of v; it is returned. With it, the compiled loop
+            allocates nothing.
+        backend: "auto", a name, or the result of `lab.core.operators.backends.resolve` for "delta_rule_step".
 
     Raises:
-        InputError: for shapes, dtypes or devices that do not fit, a state or output that is not contiguous, or where
-            gradients are recorded.
-        BackendError: for an implementation that cannot run here.
+        InputError: if shapes, dtypes or devices do not match, the state or output is not contiguous, or gradients are
+            recorded.
+        BackendError: if the requested backend cannot run here.
     """
     refuse_gradients("step", (state, q, k, v, g, beta))
     run = _implementation(backend, state.device, q.dtype)
     if run is step_portable:
         y = _new_output(state, v) if out is None else out
-        # what the loop can read needs no check
+        # the compiled loop checks its own inputs
         if advance(state, q, k, v, g, beta, scale, y):
             return y
     _check(state, q, k, v, g, beta, out)
@@ -81,14 +81,14 @@ def step_portable(
     scale: float = 1.0,
     out: Float[Tensor, "B H V"] | None = None,
 ) -> Float[Tensor, "B H V"]:
-    """`step` in the compiled loop where there is one for device and dtypes, else in torch."""
+    """`step` in the compiled loop if it supports the device and dtypes, else in torch."""
     y = _new_output(state, v) if out is None else out
     if has_loop(state, q):
         q, k, v = (tensor.to(q.dtype).contiguous() for tensor in (q, k, v))
         g, beta = (tensor.to(state.dtype).contiguous() for tensor in (g, beta))
         if advance(state, q, k, v, g, beta, scale, y):
             return y
-    # also where tensors have shapes but no memory, as when a program is traced
+    # this also serves fake tensors without memory, as in tracing
     return _step_in_torch(state, q, k, v, g, beta, scale, y)
 
 
@@ -103,7 +103,7 @@ def step_reference(
     scale: float = 1.0,
     out: Float[Tensor, "B H V"] | None = None,
 ) -> Float[Tensor, "B H V"]:
-    """`step` from its definition, with the matrix I - beta k kᵀ written out."""
+    """`step` by definition, with the matrix I - beta k kᵀ written out."""
     dtype = torch.promote_types(state.dtype, torch.float32)
     query, key, value = (_by_head(tensor, state.shape[1]).to(dtype) for tensor in (q, k, v))
     strength = beta.to(dtype)[..., None, None]
@@ -121,7 +121,7 @@ def _step_in_torch(
     batch, heads, value_dim, key_dim = state.shape
     dtype = torch.promote_types(state.dtype, torch.float32)
     query, key, value = (_by_head(tensor, heads).to(dtype).flatten(0, 1) for tensor in (q, k, v))
-    # a state of fewer bits is rounded once a step, not at every operation
+    # a 16-bit state is rounded once per step, not at every operation
     work = state.to(dtype)
     work.mul_(g.to(dtype).exp()[..., None, None])
     matrices = work.view(batch * heads, value_dim, key_dim)

@@ -1,15 +1,15 @@
-// The backward pass of the heads of one sequence that add to the same gradients of B and C.
+// The backward pass for heads of one sequence that accumulate into the same gradients of B and C.
 //
-// The states at the start of every chunk are computed again, front to back; then the chunks are walked back to front
-// with the gradient dh of the state behind them. With L, c as in the forward pass and W_ij = dy_i.x_j:
+// The states at the start of every chunk are recomputed, front to back; then the chunks are processed back to front with
+// the gradient dh of the state after them. With L, c as in the forward pass and W_ij = dy_i.x_j:
 //
 //   dx_j = dt_j z_j + D dy_j,  z_j = sum_{i>=j} L_ij (C_i.B_j) dy_i + e^{c_q - c_j} dh B_j
 //   dB_j = sum_{i>=j} L_ij dt_j W_ij C_i + e^{c_q - c_j} dt_j dh' x_j
 //   dC_i = sum_{j<=i} L_ij dt_j W_ij B_j + e^{c_i} h' dy_i
 //   dh  <- e^{c_q} dh + sum_i e^{c_i} dy_i C_i'
 //
-// The gradient of the log decay of token t adds up all that passes from tokens before t to t or later. Sums of these
-// parts alone, never a difference of larger sums: it is exact also where next to nothing passes.
+// The gradient of the log decay of token t sums everything that passes from tokens before t to t or later. It is a sum of
+// these terms only, never a difference of larger sums: accurate even where almost nothing passes.
 #pragma once
 
 #include "buffers.h"
@@ -90,7 +90,7 @@ template <typename T> class Backward {
 
     T* state_of(Index chunk) const { return states + chunk * shape.P_rows * shape.N_rows; }
 
-    // The state behind a whole chunk, from the one before it.
+    // The state after a whole chunk, from the one before it.
     void recompute(Index chunk) {
         const Index first = chunk * shape.Q, q = shape.Q;
         Ahead<T, 2> ahead({x_rows.from(first + q), B_rows.from(first + q)}, {shape.P, shape.N},
@@ -151,7 +151,7 @@ template <typename T> class Backward {
         pack_panels<T>(C_panels, C_rows.from(first), q, shape.N, shape.Q);
         transpose<T>(C_columns, shape.Q_lanes, C_rows.from(first), q, shape.N);
         transpose<T>(dy_columns, shape.Q_lanes, dy_rows.from(first), q, shape.P);
-        // tokens behind the end take part in the sums over i of `passed`
+        // tokens past the end take part in the sums over i of `passed`
         for (Index i = q; i < round_up(q, LANES<T>); ++i) {
             for (Index p = 0; p < shape.P; ++p) dy_columns[p * shape.Q_lanes + i] = 0;
             for (Index n = 0; n < shape.N; ++n) C_columns[n * shape.Q_lanes + i] = 0;
@@ -251,7 +251,7 @@ template <typename T> class Backward {
     const Shape<T> shape;
     Decay<T> decay;
     T *x, *dy, *dy_columns, *B, *B_panels, *C, *C_panels, *C_columns, *mixing, *weights, *passed, *running;
-    T *read, *written, *stepped;  // LANES partial sums a token, over the panels
+    T *read, *written, *stepped;  // LANES partial sums per token, over the panels
     double* grad_decay;
     T *D, *dD, *dh, *dh_turned, *states;
     Index head = 0, num_tokens = 0;

@@ -1,4 +1,4 @@
-// What a pass is given, and the buffers of one thread.
+// Arguments of a pass, and the buffers of one thread.
 #pragma once
 
 #include "chunks.h"
@@ -6,20 +6,20 @@
 
 namespace {
 
-// What the caller passes; the Python side declares the same structure.
+// Arguments from the caller; Python declares the same structure.
 struct Arguments {
     Index num_sequences, num_tokens, num_heads, num_groups, head_dim, state_dim, chunk_size, num_lanes, num_threads,
         is_softplus;
     const Index* starts;  // packed sequences: [num_sequences + 1]; null: sequence s is row s of the batch
     View x, dt, B, C, D, y;
     void *A, *dt_bias, *initial_state, *final_state;
-    // the backward pass alone: dB and dC have num_lanes copies that the caller adds up, those of A, D and dt_bias one per sequence
+    // backward pass only: dB and dC have num_lanes copies and those of A, D and dt_bias one per sequence; the caller sums them
     View grad_y, grad_x, grad_dt, grad_B, grad_C;
     void *grad_final_state, *grad_initial_state, *grad_A, *grad_D, *grad_dt_bias;
     Index grad_B_lane, grad_C_lane;
 };
 
-// Lengths of the buffers of one head, each rounded up to what a tile or a panel writes.
+// Lengths of the buffers of one head, rounded up to what a tile or panel writes.
 template <typename T> struct Shape {
     Index P, N, Q, Q_rows, Q_lanes, P_panels, N_panels, P_rows, N_rows;
     explicit Shape(const Arguments& to)
@@ -33,7 +33,7 @@ template <typename T> struct Shape {
 // Step sizes of a chunk, and powers of the decay inside it.
 template <typename T> struct Decay : Powers<T> {
     const Arguments& to;
-    T *raw, *dt;  // as given, with the bias; as used
+    T *raw, *dt;  // as given, plus the bias; as used
     Decay(Scratch& scratch, const Arguments& arguments, const Shape<T>& shape)
         : Powers<T>(scratch, shape.Q_lanes), to(arguments), raw(scratch.take<T>(shape.Q_lanes)),
           dt(scratch.take<T>(shape.Q_lanes)) {}

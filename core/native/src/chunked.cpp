@@ -1,4 +1,4 @@
-// Mamba-2's scan on a CPU, forward and backward, chunk by chunk with everything of a chunk in the caches of one core.
+// Mamba-2's scan on a CPU, forward and backward, chunk by chunk, each chunk within the caches of one core.
 //
 // Letters: P head_dim, N state_dim, Q chunk_size, q tokens of this chunk (less than Q in the last one). Tokens of a
 // chunk are i (reads the state) and j (wrote to it); L_ij = exp(c_i - c_j), c the running sum of dt A in the chunk.
@@ -6,11 +6,11 @@
 //   y_i    = e^{c_i} C_i.h + sum_{j<=i} L_ij dt_j (C_i.B_j) x_j + D x_i
 //   h_next = e^{c_q} h + sum_j e^{c_q - c_j} dt_j B_j x_j'
 //
-// A task is a few heads of one sequence (backward: the heads of a group that share a sum). A head is always worked on in
-// the same order, so the result does not depend on the number of threads nor on what else is in the batch.
+// A task is a few heads of one sequence (backward: heads of a group that share a sum). The order of operations of a head
+// is fixed, so the result depends neither on the number of threads nor on the rest of the batch.
 //
-// A product is one micro-kernel, `accumulate`: a tile of ROWS x VECTORS registers. Its right operand lies in panels,
-// [width / PANEL][length][PANEL], so that a panel is read front to back; its left operand is broadcast.
+// All products use one micro-kernel, `accumulate`: a tile of ROWS x VECTORS registers. The right operand is stored in
+// panels, [width / PANEL][length][PANEL], so that a panel is read sequentially; the left operand is broadcast.
 
 #include "backward.h"
 #include "forward.h"

@@ -1,4 +1,4 @@
-// Chunks of a recurrence with one decay a token: their tokens, the powers of their decay, what passes over each token.
+// Chunks of a recurrence with one decay per token: tokens, powers of the decay, and decay gradients.
 #pragma once
 
 #include "rows.h"
@@ -22,8 +22,8 @@ template <typename Arguments> Index most_chunks(const Arguments& to) {
     return (tokens + to.chunk_size - 1) / to.chunk_size;
 }
 
-// Powers of the decay inside a chunk. c, the running sum of its logarithm, is kept as a sum of two numbers: the difference
-// of two long sums is then as exact as the difference itself, also where a strong decay came before.
+// Powers of the decay inside a chunk. c, the running sum of its logarithm, is stored as a sum of two numbers, so that the
+// difference of two long sums is accurate even after a strong decay.
 template <typename T> struct Powers {
     T *high, *low, *into, *out;  // c_i = high + low, e^{c_i}, e^{c_q - c_j}
     T total = 0;                 // e^{c_q}
@@ -37,7 +37,7 @@ template <typename T> struct Powers {
         double c = 0, lost = 0;
         for (Index i = 0; i < q; ++i) {
             const double step = log_decay(i), next = c + step, kept = next - c;
-            // what the addition rounded away (Knuth's two-sum)
+            // rounding error of the addition (Knuth's two-sum)
             lost += (c - (next - kept)) + (step - kept);
             c = next;
             high[i] = T(c);
@@ -67,8 +67,8 @@ template <typename T> struct Powers {
 };
 
 // grad_decay[t]: from j < t to i >= t inside the chunk (`passed[j * step + i]`, whose diagonal is cleared), from the state
-// before it to i >= t (LANES partial sums a token in `read`), from j < t to the state behind it (`written(j)`), and from
-// state to state (`carried`). `running` is room for one row.
+// before it to i >= t (LANES partial sums per token in `read`), from j < t to the state after it (`written(j)`), and from
+// state to state (`carried`). `running` is scratch space for one row.
 template <typename T, typename Written>
 void add_up_passing(double* grad_decay, Index q, T* passed, Index step, T* running, const T* read, Written written,
                     double carried) {
@@ -76,7 +76,7 @@ void add_up_passing(double* grad_decay, Index q, T* passed, Index step, T* runni
     grad_decay[0] = 0;
     for (Index j = 0; j + 1 < q; ++j) {
         Vector<T> total = {};
-        // what ends at j no longer passes over j + 1
+        // terms that end at j do not pass over j + 1
         running[j] = 0, passed[j * step + j] = 0;
         for (Index i = j / LANES<T> * LANES<T>; i < q; i += LANES<T>) {
             const Vector<T> so_far = load(running + i) + load(passed + j * step + i);
@@ -93,8 +93,8 @@ void add_up_passing(double* grad_decay, Index q, T* passed, Index step, T* runni
     for (Index t = q - 1; t >= 0; --t) grad_decay[t] += from_before += sum<T>(load(read + t * LANES<T>));
 }
 
-// Rows that are used next, touched one after the other while the tiles of this chunk are worked on: the rows of one head
-// are pages apart, which no hardware prefetcher follows.
+// Prefetches the next rows one by one while the tiles of this chunk are processed: the rows of one head are pages apart,
+// which hardware prefetchers do not follow.
 template <typename T, int NUM> class Ahead {
   public:
     Ahead(const Rows<const T> (&rows)[NUM], const Index (&widths)[NUM], Index num_tokens, Index num_tiles)

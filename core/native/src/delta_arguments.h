@@ -1,4 +1,4 @@
-// What a pass of the gated delta rule is given, and the lengths of its buffers.
+// Arguments of a pass of the gated delta rule, and the lengths of its buffers.
 #pragma once
 
 #include "chunks.h"
@@ -6,7 +6,7 @@
 
 namespace {
 
-// What the caller passes; the Python side declares the same structure.
+// Arguments from the caller; Python declares the same structure.
 struct Arguments {
     Index num_sequences, num_tokens, num_heads, key_dim, value_dim, chunk_size, num_threads;
     Index q_share, k_share, v_share;  // consecutive heads that read one head of q, k, v
@@ -15,14 +15,14 @@ struct Arguments {
     const Index* starts;  // packed sequences: [num_sequences + 1]; null: sequence s is row s of the batch
     View q, k, v, g, beta, y;
     void *initial_state, *final_state;
-    // The backward pass alone. Heads of different tasks that share q, k or v add to a copy of the gradient each; the caller
-    // adds up the copies, which are so many elements apart.
+    // Backward pass only. Heads of different tasks that share q, k or v accumulate into separate copies of the gradient, so
+    // many elements apart; the caller sums them.
     View grad_y, grad_q, grad_k, grad_v, grad_g, grad_beta;
     Index grad_q_copy, grad_k_copy, grad_v_copy;
     void *grad_final_state, *grad_initial_state;
 };
 
-// Lengths of the buffers of one head, each rounded up to what a tile or a panel writes.
+// Lengths of the buffers of one head, rounded up to what a tile or panel writes.
 template <typename T> struct Shape {
     Index K, V, Q, Q_rows, Q_lanes, K_panels, V_panels, K_rows, V_rows;
     explicit Shape(const Arguments& to)
@@ -33,8 +33,8 @@ template <typename T> struct Shape {
     Index state_size() const { return K_rows * V_rows; }
 };
 
-// Products of all pairs of tokens of a chunk: to[j][i] = left_j . right_i for i on and behind the tile of j. `left` has
-// rows, `right` columns.
+// Products of all pairs of tokens of a chunk: to[j][i] = left_j . right_i for i in or after the tile of j. `left` is stored
+// by rows, `right` by columns.
 template <typename T>
 void multiply_pairs(T* to, const T* left, Index left_row, const T* right, Index length, Index q, Index Q_lanes) {
     for (Index j = 0; j < q; j += ROWS)
@@ -45,7 +45,7 @@ void multiply_pairs(T* to, const T* left, Index left_row, const T* right, Index 
         }
 }
 
-// Columns of tokens behind the last one take part in products that nobody reads: as zeros they are no slower.
+// Columns past the last token take part in products that are never read; zeros keep these fast.
 template <typename T> void clear_columns(T* columns, Index Q_lanes, Index q, Index length) {
     for (Index n = 0; n < length; ++n) std::fill(columns + n * Q_lanes + q, columns + (n + 1) * Q_lanes, T(0));
 }

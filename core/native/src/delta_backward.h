@@ -1,7 +1,7 @@
-// The backward pass of the heads of one sequence that add to the same gradients.
+// The backward pass for heads of one sequence that accumulate into the same gradients.
 //
-// The states at the start of every chunk and the x of every token are computed again, front to back; then the chunks are
-// walked back to front with the gradient dS of the state behind them. With L, c, x and u as in the forward pass, dy scaled:
+// The states at the start of every chunk and the x of every token are recomputed, front to back; then the chunks are
+// processed back to front with the gradient dS of the state after them. With L, c, x and u as in the forward pass, dy scaled:
 //
 //   du_j  = sum_{i>=j} L_ij (q_i.k_j) dy_i + e^{c_q - c_j} dS k_j
 //   dr_j  = du_j - sum_{i>j} L_ij (k_i.k_j) dv_i,  dv_j = beta_j dr_j,  dbeta_j = dr_j.x_j
@@ -10,8 +10,8 @@
 //   dk_i  = sum_j (W_ji q_j + G_ji k_j + G_ij k_j) - e^{c_i} S' dv_i + e^{c_q - c_i} dS' u_i
 //   dS   <- e^{c_q} dS + sum_i e^{c_i} (dy_i q_i' - dv_i k_i')
 //
-// The gradient of the log decay of token t adds up all that passes from tokens before t to t or later. Sums of these
-// parts alone, never a difference of larger sums: it is exact also where next to nothing passes.
+// The gradient of the log decay of token t sums everything that passes from tokens before t to t or later. It is a sum of
+// these terms only, never a difference of larger sums: accurate even where almost nothing passes.
 #pragma once
 
 #include "delta_arguments.h"
@@ -47,7 +47,7 @@ template <typename T> class Backward {
     }
 
   private:
-    // Where a head's gradient of q, k or v goes, and whether another head of the same task was there before.
+    // Where a head's gradient of q, k or v is written, and whether another head of the task has written there already.
     struct Target {
         Rows<T> rows;
         bool is_added = false;
@@ -76,7 +76,7 @@ template <typename T> class Backward {
         const T* final = static_cast<const T*>(to.grad_final_state);
         initial = initial ? initial + offset : nullptr, final = final ? final + offset : nullptr;
         state_to_panels(dS, final, 1, shape.K, shape.K, shape.K_rows, shape.V);
-        // key channels that only fill up a panel must be numbers: they are multiplied by zero
+        // key channels that only pad a panel must be finite: they are multiplied by zero
         for (T* turned : {dS_turned, S_turned}) std::fill(turned, turned + shape.state_size(), T(0));
         if (sequence.length) state_to_panels(states, initial, 1, shape.K, shape.K, shape.K_rows, shape.V);
         const Index num_chunks = (sequence.length + shape.Q - 1) / shape.Q;
@@ -108,7 +108,7 @@ template <typename T> class Backward {
         }
     }
 
-    // x of the tokens of a chunk, and the state behind it.
+    // x of the tokens of a chunk, and the state after it.
     void recompute(Index chunk, Index num_tokens, bool is_last) {
         const Index first = chunk * shape.Q, length = std::min(shape.Q, num_tokens - first);
         const Index num_tiles = round_up(length, ROWS) / ROWS;
@@ -126,7 +126,7 @@ template <typename T> class Backward {
                 store(here, -powers.between(i, j) * load(here));
             }
         scale_rows(k_into, k, powers.out, T(1), length);
-        // the values lie where dy has its panels afterwards
+        // the values share memory with the panels of dy, which come later
         pack_panels<T>(dy_panels, v_rows.from(first), length, shape.V, shape.Q_rows);
         for (Index panel = 0; panel < shape.V_panels; ++panel) {
             const T* v_panel = dy_panels + panel * PANEL<T> * shape.Q_rows;
@@ -319,7 +319,7 @@ template <typename T> class Backward {
         store_tile<T>(sums, dk.rows, first + i, length - i, panel * PANEL<T>, shape.K - panel * PANEL<T>, dk.is_added);
     }
 
-    // A state in panels of value channels, into panels of key channels.
+    // Converts a state from panels of value channels to panels of key channels.
     void turn(T* turned, const T* state) const {
         for (Index p = 0; p < shape.V; p += LANES<T>)
             for (Index n = 0; n < shape.K; n += LANES<T>)
@@ -339,7 +339,7 @@ template <typename T> class Backward {
     T *k, *q, *k_into, *q_into, *k_columns, *q_columns, *k_panels, *q_panels;
     T *u, *dv, *dy_columns, *dv_columns, *dy_panels, *dv_panels;
     T *decay, *overlap, *mixing, *q_weights, *k_weights, *passed;
-    T *beta, *running, *read, *behind, *strength;  // the last three: LANES partial sums a token, over the panels
+    T *beta, *running, *read, *behind, *strength;  // the last three: LANES partial sums per token, over the panels
     double* grad_decay;
     T *written, *dS, *dS_turned, *S_turned, *states, *x;
     Rows<const T> q_rows, k_rows, v_rows, dy_rows, g_rows, beta_rows;

@@ -1,7 +1,7 @@
-// The forward pass of some heads of one sequence, side by side.
+// The forward pass of several heads of one sequence.
 //
-// The columns of the state, one for each value channel, do not see each other: a panel of them goes through the whole chunk
-// while it lies in the first cache.
+// The columns of the state, one for each value channel, are independent: a panel of them is taken through the whole chunk
+// while it is in the L1 cache.
 #pragma once
 
 #include "delta_arguments.h"
@@ -45,8 +45,8 @@ template <typename T> class Forward {
     }
 
   private:
-    // Heads that one task takes through a chunk before it goes on to the next chunk: a token's heads lie side by side in
-    // memory, and this many states stay in the second cache.
+    // Heads that one task takes through a chunk before the next chunk: a token's heads are adjacent in memory, and this
+    // many states fit in the L2 cache.
     static Index heads_per_task(const Arguments& to) {
         const Index state_bytes = to.key_dim * to.value_dim * Index(sizeof(T));
         Index most = std::max<Index>(1, std::min(to.num_heads, STATES_BYTES / state_bytes));

@@ -1,4 +1,4 @@
-// The gated delta rule on a CPU, forward and backward, chunk by chunk with everything of a chunk in the caches of one core.
+// The gated delta rule on a CPU, forward and backward, chunk by chunk, each chunk within the caches of one core.
 //
 // Letters: K key_dim, V value_dim, Q chunk_size, q tokens of this chunk (less than Q in the last one). Tokens of a chunk
 // are i (reads the state) and j (wrote to it); L_ij = exp(c_i - c_j), c the running sum of g in the chunk. S is the state,
@@ -8,10 +8,10 @@
 //   y_i    = scale (e^{c_i} S' q_i + sum_{j<=i} L_ij (q_i.k_j) u_j)
 //   S_next = e^{c_q} S + sum_j e^{c_q - c_j} k_j u_j'
 //
-// A task is a few heads of one sequence. A head is always worked on in the same order, so the result does not depend on the
-// number of threads nor on what else is in the batch.
+// A task is a few heads of one sequence. The order of operations of a head is fixed, so the result depends neither on the
+// number of threads nor on the rest of the batch.
 //
-// A product is one micro-kernel, `accumulate`: see chunked.cpp.
+// All products use one micro-kernel, `accumulate`: see chunked.cpp.
 
 #include "delta_backward.h"
 #include "delta_forward.h"

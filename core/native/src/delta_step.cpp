@@ -1,10 +1,10 @@
-// One token of the gated delta rule on a state with a row for each value channel. The rows do not see each other: four of
-// them are read, and then written while they lie in the first cache.
+// One token of the gated delta rule on a state with a row for each value channel. The rows are independent: four at a time
+// are read, then written while they are in the L1 cache.
 //
 //   e = beta (v - a S k),   S <- a S + e k',   y = scale S q = scale (a (S before) q + e (k.q)),   a = exp(g)
 //
-// Letters as in Python: B batch, H heads, V value_dim, K key_dim; Hq, Hk, Hv heads of q, k and v. The state is one piece, the
-// others are one within a batch entry: they may be parts of one projection.
+// Letters as in Python: B batch, H heads, V value_dim, K key_dim; Hq, Hk, Hv heads of q, k and v. The state is contiguous, the
+// others are contiguous within a batch entry: they may be slices of one projection.
 
 #include "lanes.h"
 
@@ -26,12 +26,12 @@ template <int64_t vectors, typename State, typename Input>
 void advance(const Head<State, Input> &head, int64_t V, int64_t K) {
     using Block = Lanes<State>;
     using Vector = typename Block::Vector;
-    // a copy: the compiler need not think that a row which is written overlaps it
+    // a copy, so that the compiler can rule out overlap with a written row
     const auto [state, q, k, v, decay, beta, scale, y] = head;
     constexpr bool is_known = vectors != 0;
     const int64_t whole = is_known ? vectors : K / Block::count, tail = is_known ? 0 : K % Block::count;
     const Vector *const q_parts = reinterpret_cast<const Vector *>(q), *const k_parts = reinterpret_cast<const Vector *>(k);
-    // of a row with k and with q, spread over lanes, without the tail
+    // dot products of a row with k and with q, spread over lanes, without the tail
     const auto dots = [&](const State *row, Vector (&of_k)[4], Vector (&of_q)[4], int i) {
         const Vector *const parts = reinterpret_cast<const Vector *>(row);
         of_k[i] = of_q[i] = Vector{};
@@ -80,7 +80,7 @@ template <typename State, typename Input> struct Step {
     int threads = 1;
 
     void run() const {
-        // the key sizes in use get a loop of their own
+        // specialised loops for common key sizes
         constexpr int64_t count = Lanes<State>::count;
         auto *const advance_head = K == 16 * count  ? advance<16, State, Input>
                                    : K == 8 * count ? advance<8, State, Input>
@@ -114,11 +114,11 @@ template <typename State, typename Input> struct Step {
     }
 };
 
-// The tensors of a step as Python gives them.
+// The tensors of a step, as passed from Python.
 struct Given {
     Tensor state, q, k, v, g, beta, y;
 
-    // The step that they are; none if the loop cannot read them where they lie.
+    // The arguments of the step; none if the loop cannot read the tensors in place.
     template <typename State, typename Input> std::optional<Step<State, Input>> as() const {
         if (state.axes != 4 || q.axes != 3 || k.axes != 3 || v.axes != 3) return std::nullopt;
         const int64_t batch = state.shape[0], H = state.shape[1], V = state.shape[2], K = state.shape[3];
@@ -150,8 +150,8 @@ template <typename State, typename Input> bool run(const Given &given, double sc
 
 } // namespace
 
-// Advance the state and write y, if the loop can read the tensors where they lie; whether it could. `tensors` is a tuple
-// of state, q, k, v, g, beta, y.
+// Advance the state and write y; returns false, doing nothing, if the loop cannot read the tensors in place. `tensors` is
+// a tuple of state, q, k, v, g, beta, y.
 extern "C" bool delta_rule_step(const Exchange *exchange, PyObject *tensors, double scale, int threads) {
     const auto is_read = [=](int i, Tensor &tensor) { return read(*exchange, PyTuple_GetItem(tensors, i), tensor); };
     Given given;

@@ -1,4 +1,4 @@
-// The forward pass of some heads of one sequence, side by side.
+// The forward pass of several heads of one sequence.
 #pragma once
 
 #include "buffers.h"
@@ -42,8 +42,8 @@ template <typename T> class Forward {
     }
 
   private:
-    // Heads that one task takes through a chunk before it goes on to the next chunk: a token's heads lie side by side
-    // in memory, and this many states stay in the second cache.
+    // Heads that one task takes through a chunk before the next chunk: a token's heads are adjacent in memory, and this
+    // many states fit in the L2 cache.
     static Index heads_per_task(const Arguments& to) {
         const Index state_bytes = to.head_dim * to.state_dim * Index(sizeof(T));
         Index most = std::max<Index>(1, std::min(to.num_heads, STATES_BYTES / state_bytes));

@@ -4,9 +4,9 @@
 //
 //   joint_t = (posterior_{t-1} A) * E[:, x_t],   mass_t = sum joint_t,   posterior_t = joint_t / mass_t
 //
-// A task is a block of sequences that goes through all its tokens with its posteriors in the second cache. A panel of A
-// stays in the first cache while all rows of the block are multiplied by it. A sequence is always worked on in the same
-// order, so the result does not depend on the number of threads nor on what else is in the batch.
+// A task filters a block of sequences through all tokens with their posteriors in the L2 cache. A panel of A stays in the
+// L1 cache while all rows of the block are multiplied by it. The order of operations of a sequence is fixed, so the result
+// depends neither on the number of threads nor on the rest of the batch.
 
 #include <limits>
 
@@ -15,10 +15,10 @@
 
 namespace {
 
-// Sequences of a task: enough for a panel that is loaded once, few enough for the cache and for many threads.
+// Sequences per task: enough to amortise loading a panel, few enough for the cache and for many threads.
 constexpr Index BLOCK = 8 * ROWS;
 
-// What the caller passes; the Python side declares the same structure. Every array but the tokens is contiguous.
+// Arguments from the caller; Python declares the same structure. Every array except the tokens is contiguous.
 struct Arguments {
     Index num_sequences, num_tokens, num_states, vocabulary, num_threads;
     Index next_token, next_sequence;              // strides of the tokens
@@ -27,7 +27,7 @@ struct Arguments {
     void *posterior, *masses;                     // of the last state [N, S], and [T, N]
 };
 
-// The tables as a block reads them, with states of probability zero up to a whole panel.
+// The tables in the layout that a block reads, padded to whole panels with states of probability zero.
 template <typename T> struct Tables {
     Index width;
     T *initial, *panels, *likelihoods;  // [W], [W / PANEL][S][PANEL], [V][W]
@@ -61,7 +61,7 @@ template <typename T> class Filter {
 
     void run(Index task) {
         const Index N = to.num_sequences, S = to.num_states, first = task * BLOCK, count = std::min(BLOCK, N - first);
-        // whole tiles: what is missing repeats the last sequence
+        // pad to whole tiles by repeating the last sequence
         const Index num_rows = round_up(count, ROWS);
         for (Index t = 0; t < to.num_tokens; ++t) {
             const Index* tokens = to.tokens + t * to.next_token + first * to.next_sequence;
@@ -104,7 +104,7 @@ template <typename T> class Filter {
         Vector<T> sums = {};
         for (Index s = 0; s < width; s += LANES<T>) sums += load(row + s);
         const T mass = sum<T>(sums);
-        // the inverse of what is below the normal numbers may not be finite
+        // the inverse of a subnormal number may be infinite
         if (mass >= std::numeric_limits<T>::min()) {
             const T inverse = 1 / mass;
             for (Index s = 0; s < width; s += LANES<T>) store(row + s, load(row + s) * inverse);
@@ -121,7 +121,7 @@ template <typename T> class Filter {
     const T* likelihoods[BLOCK];  // of each sequence's token
 };
 
-// Returns false if there is no memory.
+// Returns false if out of memory.
 template <typename T> bool filter(const Arguments& to) {
     Scratch measured;
     { Tables<T> counted(measured, to); }

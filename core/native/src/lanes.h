@@ -1,4 +1,4 @@
-// Rows of numbers at any address, taken a register at a time, and bfloat16 beside the numbers that processors know.
+// Rows of numbers at unaligned addresses, read a register at a time, and a bfloat16 type.
 #pragma once
 
 #include "tensors.h"
@@ -29,19 +29,19 @@ template <typename T> void store(T *target, T value) { *target = value; }
 void store(bfloat16 *target, float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
-    // to nearest, ties to even; a NaN stays one
+    // rounds to nearest, ties to even; preserves NaN
     target->bits = std::isnan(value) ? 0x7fc0 : static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// As wide as a register: where vectors are wider, GCC moves them through memory in parts, four times as slowly. Not below
-// 32 bytes, which the sums of four need.
+// As wide as a register: GCC moves wider vectors through memory in parts, four times as slowly. At least 32 bytes, which
+// the sums of four need.
 #if defined(__AVX512F__)
 constexpr int64_t register_bytes = 64;
 #else
 constexpr int64_t register_bytes = 32;
 #endif
 
-// A register of numbers at any address.
+// A register of numbers at an unaligned address.
 template <typename T, int64_t bytes = register_bytes> struct Lanes {
     static constexpr int64_t count = bytes / sizeof(T);
     typedef T Vector __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
@@ -51,13 +51,13 @@ template <typename T, int64_t bytes = register_bytes> struct Lanes {
         return two[0] + two[1];
     }
 
-    // The sums of four, for little more than that of one: every four lanes come to hold a part of each.
+    // Four sums for little more than the cost of one: every four lanes hold a part of each.
     static auto sums(Vector a, Vector b, Vector c, Vector d) {
         constexpr std::make_integer_sequence<int, count> lanes;
         return folded<4>(merged<2>(merged<1>(a, b, lanes), merged<1>(c, d, lanes), lanes));
     }
 
-    // Halves are added to halves until so many are left: one number after the other would wait for every addition.
+    // Adds halves until so many numbers are left: adding them one by one would be a chain of dependent additions.
     template <int left> static auto folded(Vector lanes) {
         if constexpr (count == left) {
             return lanes;
@@ -67,7 +67,7 @@ template <typename T, int64_t bytes = register_bytes> struct Lanes {
     }
 
   private:
-    // lane by lane, so that the compiler sees parts of registers: through memory they would cost as much as the row
+    // lane by lane, so that the compiler uses parts of registers: going through memory would cost as much as the row
     template <int... i> static auto halved(Vector lanes, std::integer_sequence<int, i...>) {
         const typename Lanes<T, bytes / 2>::Vector low = {lanes[i]...}, high = {lanes[i + count / 2]...};
         return low + high;
@@ -82,7 +82,7 @@ template <typename T, int64_t bytes = register_bytes> struct Lanes {
     }
 };
 
-// numbers in a state below which a second thread, or another thread of Python, costs more than it saves
+// size of a state below which a second thread, or releasing Python's GIL, does not pay off
 constexpr int64_t large = 65'536;
 
 } // namespace

@@ -1,4 +1,4 @@
-// Pages of memory that is about to be written.
+// Memory pages of results.
 #pragma once
 
 #include "tile.h"
@@ -9,7 +9,7 @@
 
 namespace {
 
-// Large pages for a result that is about to be written: the first touch of small ones costs up to a fifth of a pass.
+// Requests huge pages for a result before it is written: first-touch faults of small pages cost up to a fifth of a pass.
 template <typename T> void want_large_pages(void* data, Index count) {
 #if defined(__linux__)
     constexpr std::uintptr_t large = 2 << 20;

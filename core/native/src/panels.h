@@ -1,4 +1,4 @@
-// Tiles and states of a chunked recurrence, from and to panels.
+// Conversion of tiles and states of a chunked recurrence from and to panels.
 #pragma once
 
 #include "rows.h"

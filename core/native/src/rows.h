@@ -11,7 +11,7 @@ struct View {
     Index batch, token, head;
 };
 
-// Rows of equal distance, such as those of one head of one sequence.
+// Equally spaced rows, such as those of one head of one sequence.
 template <typename T> struct Rows {
     T* data = nullptr;
     Index step = 0;
@@ -40,7 +40,7 @@ template <typename T> void pack_panels(T* to, Rows<const T> from, Index length, 
     for (Index k = 0; k < length; ++k) {
         const T* row = from[k];
         const Index whole = width / PANEL<T> * PANEL<T>;
-        // a length that the compiler knows: it is a few moves then, and no call
+        // with a compile-time length, this is a few moves instead of a call
         for (Index start = 0; start < whole; start += PANEL<T>)
             std::memcpy(to + start * panel_length + k * PANEL<T>, row + start, PANEL<T> * sizeof(T));
         if (whole < width) copy_row(to + whole * panel_length + k * PANEL<T>, row + whole, width - whole, PANEL<T>);

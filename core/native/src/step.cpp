@@ -1,10 +1,10 @@
-// One token of the state-space recurrence in one pass over the state: every row of it is read, decayed, added to,
-// contracted with C and written before the next one is touched.
+// One token of the state-space recurrence in one pass over the state: every row is read, decayed, updated, contracted with
+// C and written before the next one.
 //
 //   h = exp(dt A) h + dt x B',   y = h C + D x
 //
-// Letters as in Python: B batch, H heads, G groups, P head_dim, N state_dim. The state is one piece, x, dt, B and C are
-// one within a batch entry: they may be parts of one projection.
+// Letters as in Python: B batch, H heads, G groups, P head_dim, N state_dim. The state is contiguous; x, dt, B and C are
+// contiguous within a batch entry: they may be slices of one projection.
 
 #include "lanes.h"
 
@@ -22,13 +22,13 @@ template <typename State, typename Input> struct Head {
     Input *y;
 };
 
-// The rows of one head, each read front to back, as the memory likes it: taking several together is half as fast once
-// the state lies outside the cache. `vectors` is the length of a row if it is known: B and C then stay in registers.
+// The rows of one head, each read sequentially: reading several together is half as fast once the state is not in cache.
+// `vectors` is the length of a row, if known at compile time: B and C then stay in registers.
 template <int64_t vectors, typename State, typename Input>
 void advance(const Head<State, Input> &head, int64_t P, int64_t N) {
     using Block = Lanes<State>;
     using Vector = typename Block::Vector;
-    // a copy: the compiler need not think that a row which is written overlaps it
+    // a copy, so that the compiler can rule out overlap with a written row
     const auto [state, inputs, size, decay, B, C, D, D_stride, y] = head;
     constexpr bool is_known = vectors != 0;
     const int64_t whole = is_known ? vectors : N / Block::count, tail = is_known ? 0 : N % Block::count;
@@ -36,11 +36,11 @@ void advance(const Head<State, Input> &head, int64_t P, int64_t N) {
     Vector b[is_known ? vectors : 1], c[is_known ? vectors : 1];
 #pragma GCC unroll 16
     for (int64_t v = 0; v < vectors; ++v) b[v] = B_parts[v] * size, c[v] = C_parts[v];
-    // advances the row; its sum is spread over lanes, and lacks the tail
+    // advances the row; its sum is spread over lanes and excludes the tail
     const auto pass = [&](int64_t p) {
         Vector *const parts = reinterpret_cast<Vector *>(state + p * N);
         const State x = widened(inputs[p]), gain = is_known ? x : size * x;
-        Vector sums[2] = {}; // an addition need not wait for the one before
+        Vector sums[2] = {}; // two sums, to break the chain of dependent additions
 #pragma GCC unroll 16
         for (int64_t v = 0; v < whole; ++v) {
             const Vector value = parts[v] * decay + (is_known ? b[v] : B_parts[v]) * gain;
@@ -68,7 +68,7 @@ void advance(const Head<State, Input> &head, int64_t P, int64_t N) {
     for (; p < P; ++p) finish(p, Block::sum(pass(p)));
 }
 
-// What a step is given. D and dt_bias may be null.
+// Arguments of a step. D and dt_bias may be null.
 template <typename State, typename Input> struct Step {
     State *state;
     const Input *x;
@@ -82,7 +82,7 @@ template <typename State, typename Input> struct Step {
     int threads = 1;
 
     void run() const {
-        // the state sizes in use get a loop of their own
+        // specialised loops for common state sizes
         constexpr int64_t count = Lanes<State>::count;
         auto *const advance_head = N == 16 * count  ? advance<16, State, Input>
                                    : N == 8 * count ? advance<8, State, Input>
@@ -119,12 +119,12 @@ template <typename State, typename Input> struct Step {
     }
 };
 
-// The tensors of a step as Python gives them.
+// The tensors of a step, as passed from Python.
 struct Given {
     Tensor state, x, dt, A, B, C, D, dt_bias, y;
     bool has_D, has_bias;
 
-    // The step that they are; none if the loop cannot read them where they lie.
+    // The arguments of the step; none if the loop cannot read the tensors in place.
     template <typename State, typename Input> std::optional<Step<State, Input>> as() const {
         if (state.axes != 4 || B.axes != 3) return std::nullopt;
         const int64_t batch = state.shape[0], H = state.shape[1], P = state.shape[2], N = state.shape[3], G = B.shape[1];
@@ -160,8 +160,8 @@ template <typename State, typename Input> bool run(const Given &given, bool soft
 
 } // namespace
 
-// Advance the state and write y, if the loop can read the tensors where they lie; whether it could. `tensors` is a tuple
-// of state, x, dt, A, B, C, D, dt_bias, y; D and dt_bias may be None.
+// Advance the state and write y; returns false, doing nothing, if the loop cannot read the tensors in place. `tensors` is
+// a tuple of state, x, dt, A, B, C, D, dt_bias, y; D and dt_bias may be None.
 extern "C" bool step(const Exchange *exchange, PyObject *tensors, bool softplus, int threads) {
     const auto item = [=](int i) { return PyTuple_GetItem(tensors, i); };
     const auto is_read = [=](int i, Tensor &tensor) { return read(*exchange, item(i), tensor); };

@@ -1,4 +1,4 @@
-// Tasks that share nothing, on several threads, each with memory of its own.
+// Runs independent tasks on several threads, each with private memory.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,7 @@
 
 namespace {
 
-// Memory of one thread, handed out front to back. Without memory it only counts.
+// Bump allocator of one thread. Without memory, it only measures the size needed.
 class Scratch {
   public:
     explicit Scratch(char* memory = nullptr) : memory_(memory) {}
@@ -27,7 +27,7 @@ class Scratch {
     Index used_ = 0;
 };
 
-// Runs every task once, on as many threads as were asked for. Returns false if there is no memory for them.
+// Runs every task once, on the requested number of threads. Returns false if out of memory.
 template <typename Work, typename Problem> bool run_all(const Problem& to) {
     const Index num_tasks = Work::num_tasks(to), num_threads = std::max<Index>(1, std::min(to.num_threads, num_tasks));
     Scratch measured;
@@ -45,7 +45,7 @@ template <typename Work, typename Problem> bool run_all(const Problem& to) {
     try {
         for (Index thread = 1; thread < num_threads; ++thread) threads.emplace_back(work, thread);
     } catch (const std::system_error&) {
-        // the process may start no more threads: those that it has do the work
+        // no more threads can be started: continue with the existing ones
     }
     work(0);
     for (std::thread& thread : threads) thread.join();

@@ -1,6 +1,6 @@
-// Tensors of torch, read from their Python objects by a function that torch hands out for it (DLPack's exchange in C).
-// That takes some hundredths of a microsecond a tensor, where Python takes a tenth for each of shape, strides, dtype,
-// device and address. No header of torch or Python is needed.
+// Reads torch tensors from their Python objects through torch's DLPack C exchange API. That takes a few hundredths of a
+// microsecond per tensor; in Python, each of shape, strides, dtype, device and address takes a tenth. No torch or Python
+// headers are needed.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include <initializer_list>
 #include <numeric>
 
-// of Python's stable interface; the process that loads this library has them
+// from Python's stable ABI, provided by the process that loads this library
 extern "C" {
 typedef struct _object PyObject;
 extern PyObject _Py_NoneStruct;
@@ -22,7 +22,7 @@ void PyEval_RestoreThread(void *thread);
 
 namespace {
 
-// a number's kind and bits, as DLPack writes them
+// kind and bits of a dtype, in DLPack's encoding
 template <typename T> constexpr int number_kind = 2; // floating point
 
 // DLTensor of DLPack 1; strides count elements.
@@ -41,8 +41,8 @@ struct Tensor {
 
     template <typename T> T *first() const { return reinterpret_cast<T *>(static_cast<char *>(data) + offset_in_bytes); }
 
-    // Whether this is T [sizes] in the processor's memory, the axes from `axis` on in one piece. An axis of one entry may
-    // have any stride, an empty tensor all.
+    // Whether this is a T [sizes] in CPU memory that is contiguous from axis `axis` on. An axis of length 1 may have any
+    // stride, and so may all axes of an empty tensor.
     template <typename T> bool is(std::initializer_list<int64_t> sizes, int32_t axis = 0) const {
         constexpr int32_t in_memory = 1;
         const bool fits = device.kind == in_memory && number.kind == number_kind<T> && number.bits == 8 * sizeof(T) &&
@@ -61,22 +61,22 @@ struct Tensor {
     }
 };
 
-// What Python hands over once.
+// The exchange API, as passed from Python.
 struct Exchange {
-    int (*describe)(PyObject *, Tensor *); // not 0, and an error is set in Python, for what DLPack has no words for
+    int (*describe)(PyObject *, Tensor *); // returns non-zero and sets a Python error for tensors that DLPack cannot describe
     PyObject *tensor_type;
 };
 
 bool is_none(PyObject *object) { return object == &_Py_NoneStruct; }
 
-// Whether this is a tensor that can be described.
+// Whether this is a tensor that DLPack can describe.
 bool read(const Exchange &exchange, PyObject *object, Tensor &tensor) {
     if (PyObject_IsInstance(object, exchange.tensor_type) == 1 && exchange.describe(object, &tensor) == 0) return true;
     PyErr_Clear();
     return false;
 }
 
-// Other threads of Python run as long as this lives.
+// Releases the GIL during its lifetime.
 class OthersRun {
   public:
     OthersRun() : thread(PyEval_SaveThread()) {}

@@ -1,4 +1,4 @@
-// Registers: vectors through the compiler's vector extensions, their exponential, the micro-kernel, the transpose.
+// Register vectors (compiler vector extensions), their exponential, the micro-kernel, and the transpose.
 #pragma once
 
 #include <algorithm>
@@ -59,7 +59,7 @@ template <typename T> inline T sum(Vector<T> value) {
 }
 inline Index round_up(Index value, Index multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// e^x to an ulp or two; 0 where the result would be below the normal numbers.
+// e^x to within an ulp or two; 0 where the result would be subnormal.
 template <typename T> inline Vector<T> exponential(Vector<T> x) {
     using F = Format<T>;
     const IntVector<T> vanishes = x < F::lowest;
@@ -80,8 +80,8 @@ template <typename T> inline Vector<T> exponential(Vector<T> x) {
     return vanishes ? Vector<T>{} : series * power;
 }
 
-// log(1 + e^x) and its derivative. With z = e^-|x|, log(1 + z) = 2 artanh(z / (2 + z)), whose series loses nothing where
-// z is small.
+// log(1 + e^x) and its derivative. With z = e^-|x|, log(1 + z) = 2 artanh(z / (2 + z)), whose series is accurate for
+// small z.
 template <typename T> inline Vector<T> softplus(Vector<T> x) {
     const Vector<T> z = exponential<T>(x < T(0) ? x : -x), s = z / (z + T(2)), square = s * s;
     Vector<T> series = {};
@@ -98,7 +98,7 @@ template <int COLUMNS, typename Each, int... K>
 [[gnu::always_inline]] inline void unroll(Each each, std::integer_sequence<int, K...>) {
     (each(K / COLUMNS, K % COLUMNS), ...);
 }
-// each(r, v) for every register of a tile, written out: a loop would keep the tile in memory.
+// each(r, v) for every register of a tile, unrolled: a loop would keep the tile in memory.
 template <int COLUMNS, typename Each> [[gnu::always_inline]] inline void for_tile(Each each) {
     unroll<COLUMNS>(each, std::make_integer_sequence<int, ROWS * COLUMNS>{});
 }

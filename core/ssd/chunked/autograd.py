@@ -1,8 +1,8 @@
 """The SSD operator in chunks: matrix products inside a chunk, one state between chunks (Dao and Gu 2024, section 6).
 
-Two tiers compute the same. `chunked_native` is C++, on the CPU, where a compiler is found; `chunked_torch` runs
-everywhere. Both work in pieces that stay in the cache, skip what lies above the diagonal, and keep nothing for the
-backward pass but the inputs: it computes the states again.
+Two tiers compute the same result: `native` in C++ on the CPU, if a compiler is found, and `torch` everywhere.
+Both work on blocks that fit in the cache, skip the part above the diagonal, and save only the inputs for the backward
+pass, which recomputes the states.
 """
 
 # Letters: B batch, T tokens, H heads, G groups, P head_dim, N state_dim, S sequences.
@@ -41,11 +41,11 @@ TORCH = Tier("torch", portable.forward, portable.backward)
 
 
 class TierChoice(NamedTuple):
-    """Which tier runs on a device.
+    """The tier used on a device.
 
     Attributes:
-        tier: the one that is used.
-        why_not_native: why the native one is not, with the fix; None if it is.
+        tier: the tier.
+        why_not_native: why it is not the native one, with the fix; None if it is.
     """
 
     tier: Tier
@@ -53,7 +53,7 @@ class TierChoice(NamedTuple):
 
 
 def choose_tier(device: torch.device) -> TierChoice:
-    """The native tier on a CPU where it can be built, which happens here if it was not before; else the torch tier."""
+    """The native tier on a CPU if it can be built, which happens on first use; else the torch tier."""
     if device.type != "cpu":
         return TierChoice(TORCH, f"it runs on the CPU, not on {device}")
     reason = native.why_not()
@@ -94,7 +94,7 @@ def ssd(
 
 
 class _Chunked(torch.autograd.Function):
-    """Keeps its inputs, and computes everything else again in the backward pass."""
+    """Saves only its inputs; the backward pass recomputes everything else."""
 
     @staticmethod
     def forward(
@@ -119,10 +119,10 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor | None, grad_final_state: Tensor | None) -> tuple[Any, ...]:
-        # left alone, a second derivative would be zero without a word
+        # otherwise a second derivative would silently be zero
         if torch.is_grad_enabled():
             raise InputError(
-                "create_graph=True asks for a second derivative, which the chunked SSD operator has not; "
+                "create_graph=True asks for a second derivative, which the chunked SSD operator does not have; "
                 "leave it out or use backend='reference'"
             )
         x, dt, A, B, C, D, dt_bias, initial_state = ctx.saved_tensors

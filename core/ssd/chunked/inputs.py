@@ -1,4 +1,4 @@
-"""What the tiers of the chunked SSD operator are given and give back."""
+"""Inputs and gradients shared by both tiers of the chunked SSD operator."""
 
 # Letters: B batch, T tokens, H heads, G groups, P head_dim, N state_dim, S sequences.
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Inputs(NamedTuple):
-    """Tensors of one dtype, float32 or float64, on one device, that fit together.
+    """Validated tensors of one dtype, float32 or float64, on one device.
 
     Attributes:
         x: inputs.
@@ -55,7 +55,7 @@ class Inputs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of the tensors of `Inputs`, each in the shape of its input.
+    """Gradients of the tensors of `Inputs`, each with the shape of its input.
 
     Attributes:
         x: of the inputs.

@@ -13,17 +13,17 @@ from lab.core.ssd.chunked.inputs import Gradients, Inputs
 
 _SOURCE = "chunked.cpp"
 
-# Tokens per chunk, measured on x86-64 with AVX-512 and AVX2: a short chunk spends less above the diagonal, a long one
-# less on moving the state between registers and cache.
+# Tokens per chunk, measured on x86-64 with AVX-512 and AVX2: short chunks waste less work above the diagonal, long ones
+# move the state between registers and cache less often.
 _FORWARD_CHUNK = 32
 _BACKWARD_CHUNK = 64
 
-# below this many multiplications a second thread costs more than it brings
+# below this many multiplications a second thread does not pay off
 _MIN_WORK_PER_THREAD = 4_000_000
 
-# Heads that share a group add to the same gradients of B and C. They do so in this many lanes at least, each with a
-# copy of its own, so that there is work for many threads. The number depends on nothing but the heads: the threads and
-# the other sequences must not change the order of a sum.
+# Heads of a group accumulate into the same gradients of B and C. They do so in at least this many lanes, each with a
+# private copy, so that many threads have work. The number depends only on the heads: neither the threads nor the other
+# sequences may change the order of a sum.
 _MIN_TASKS = 16
 
 
@@ -59,7 +59,7 @@ class _Arguments(ctypes.Structure):
 
 
 def why_not() -> str | None:
-    """None if the library is there, or could be built now; else the reason and the fix."""
+    """None if the library is built or can be built now; else the reason and the fix."""
     return load_native(_SOURCE).why_not
 
 
@@ -115,7 +115,7 @@ def backward(inputs: Inputs, chunk_size: int | None, grad_y: Tensor, grad_final_
 
 
 def _num_lanes(inputs: Inputs) -> int:
-    """A divisor of the heads of a group: enough for `_MIN_TASKS` tasks, few enough that the copies stay small."""
+    """A divisor of the heads per group: enough for `_MIN_TASKS` tasks, few enough to keep the copies small."""
     num_groups, state_dim = inputs.B.shape[2:]
     num_heads, head_dim = inputs.x.shape[2:]
     heads_per_group = num_heads // num_groups
@@ -141,7 +141,7 @@ def _withcontiguous_rows(inputs: Inputs) -> Inputs:
 
 
 def _describe(inputs: Inputs, chunk_size: int) -> tuple[_Arguments, ctypes.Array[ctypes.c_int64] | None]:
-    """The inputs as the library reads them, and what must outlive the call."""
+    """The inputs as a C struct, and the objects that must outlive the call."""
     num_sequences, num_heads, head_dim, state_dim = inputs.state_shape
     starts = None if inputs.starts is None else (ctypes.c_int64 * len(inputs.starts))(*inputs.starts)
     work = inputs.x.numel() * state_dim

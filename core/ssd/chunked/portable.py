@@ -1,7 +1,7 @@
-"""The chunked SSD operator in plain torch, for any device, with a backward pass by hand.
+"""The chunked SSD operator in plain torch, for any device, with a handwritten backward pass.
 
-One chunk of all heads at a time, so that it stays in the cache. Powers of the decay are those of sums over the tokens
-that they span, never of differences of longer sums: exact even behind a strong decay, and no power overflows.
+Processes one chunk of all heads at a time, so that it stays in cache. Log decays are summed over the spanned tokens,
+never as differences of longer sums: accurate even after a strong decay, and no exponential overflows.
 """
 
 # Letters: B batch, T tokens, H heads, G groups, R heads of a group, P head_dim, N state_dim, S sequences, q tokens of a
@@ -49,8 +49,8 @@ def backward(inputs: Inputs, chunk_size: int | None, grad_y: Tensor, grad_final_
     With W_ij = dy_i · x_j and L_ij = exp(c_i - c_j):
     dx_j = dt_j z_j + D dy_j with z_j = Σ_i L_ij (C_i · B_j) dy_i + exp(c_q - c_j) dh B_j,
     dB_j = dt_j (Σ_i L_ij W_ij C_i + exp(c_q - c_j) dh' x_j), dC_i = Σ_j L_ij dt_j W_ij B_j + exp(c_i) h' dy_i, and the
-    gradient of the log decay of token t adds up all that passes from before t to t or later, as sums of these parts
-    alone: a difference of larger sums would be rounding where next to nothing passes.
+    gradient of the log decay of token t sums everything that passes from before t to t or later. It is built from sums
+    of these terms only: a difference of larger sums would be pure rounding where almost nothing passes.
     """
     grads = Gradients(
         x=torch.empty_like(inputs.x, memory_format=torch.contiguous_format),
@@ -69,7 +69,7 @@ def backward(inputs: Inputs, chunk_size: int | None, grad_y: Tensor, grad_final_
 
 
 class _Chunk(NamedTuple):
-    """The tensors of some tokens, by group and head."""
+    """The tensors of a range of tokens, by group and head."""
 
     x: Float[Tensor, "B G R q P"]
     dt: Float[Tensor, "B G R q"]
@@ -80,18 +80,18 @@ class _Chunk(NamedTuple):
     decay: Float[Tensor, "B G R q q"]
     """L_ij, zero for i < j."""
     into: Float[Tensor, "B G R q"]
-    """exp(c_i): what is left at i of the state before the chunk."""
+    """exp(c_i): the decay at i of the state before the chunk."""
     out: Float[Tensor, "B G R q"]
-    """exp(c_q - c_j): what is left of j behind the chunk."""
+    """exp(c_q - c_j): the decay of j's contribution at the end of the chunk."""
 
     def advance(self, state: Float[Tensor, "B G R N P"]) -> Float[Tensor, "B G R N P"]:
-        """The state behind the chunk."""
+        """The state after the chunk."""
         written = (self.B.mT * (self.out * self.dt)[..., None, :]) @ self.x
         return written.addcmul_(state, self.into[..., -1, None, None])
 
 
 class _Sequence(NamedTuple):
-    """Rows of the batch that run side by side, or one packed sequence."""
+    """Rows of the batch processed together, or one packed sequence."""
 
     inputs: Inputs
     rows: slice

@@ -1,7 +1,7 @@
-"""The compiled loop of a decoding step (`cpp/step.cpp`).
+"""The compiled loop of a decoding step (`core/native/src/step.cpp`).
 
-A step on a state that the cache holds takes ten microseconds, as long as a few dozen calls in Python. So the tensors go
-over as they are, and what they are is found out there.
+A step on a state in cache takes ten microseconds, as long as a few dozen Python calls. So the tensor objects are passed
+as they are, and C++ reads their shapes and strides.
 """
 
 # Letters: B batch, H heads, G groups, P head_dim, N state_dim.
@@ -22,7 +22,7 @@ _DTYPES = {(torch.float32, torch.float32), (torch.float32, torch.bfloat16), (tor
 
 
 def has_loop(state: Tensor, x: Tensor) -> bool:
-    """Whether there is a loop for device and dtypes, and a compiler for it."""
+    """Whether the loop supports the device and dtypes, and could be compiled."""
     return state.is_cpu and (state.dtype, x.dtype) in _DTYPES and _compiled() is not None
 
 
@@ -38,7 +38,7 @@ def advance(
     dt_softplus: bool,
     y: Float[Tensor, "B H P"],
 ) -> bool:
-    """Advance the state and write y, if the loop can read all tensors where they lie; whether it could."""
+    """Advance the state and write y; returns False, doing nothing, if the loop cannot read the tensors in place."""
     loop = _compiled()
     if loop is None:
         return False
@@ -47,7 +47,7 @@ def advance(
 
 @cache
 def _compiled() -> Callable[[tuple[Tensor | None, ...], bool, int], bool] | None:
-    # OpenMP: its threads are those that torch's own loops use, so they are awake
+    # OpenMP shares its threads with torch's own loops, so they are already awake
     library, exchange = load_native("step.cpp", "-fopenmp").library, tensor_exchange()
     if library is None or exchange is None:
         return None

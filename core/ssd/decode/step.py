@@ -1,8 +1,8 @@
 """One decoding step of the state-space operator, in place on a preallocated state.
 
-`step` after step leaves the state and the outputs that the operator gives for the whole sequence. On a CPU a compiled
-loop passes over the state once; where none can be compiled, torch passes over it three times. Neither allocates
-anything of the state's size.
+Stepping through a sequence gives the same state and outputs as the operator on the whole sequence. On a CPU a compiled
+loop passes over the state once; without a compiler, torch passes over it three times. Neither allocates memory of the
+state's size.
 """
 
 # Letters: B batch, H heads, G groups, P head_dim, N state_dim.
@@ -38,33 +38,32 @@ def step(
     """Advance the state by one token and return the token's output.
 
     h = exp(dt A) h + dt x B', then y = h C + D x, head by head; head h reads group h // (H // G). The state is
-    overwritten and no gradient flows: this is decoding. Arguments are those of `lab.core.ssd.ssd` without the axis of
-    tokens.
+    overwritten and there are no gradients. Arguments are as for `lab.core.ssd.ssd`, without the token axis.
 
     Args:
-        state: h, contiguous; float32 whatever the dtype of x, unless the rounding of fewer bits is wanted.
+        state: h, contiguous; usually float32 for any dtype of x, or a 16-bit dtype to accept its rounding.
         x: the token's input.
-        dt: step sizes, before bias and softplus if these are given.
+        dt: step sizes, before bias and softplus if these are used.
         A: log decay rates, negative.
-        B: what the token writes.
-        C: what the token reads.
-        D: share of the input that goes past the state, per head or per channel.
+        B: input map of the token.
+        C: output map of the token.
+        D: weight of the skip connection, per head or per channel.
         dt_bias: added to dt.
         dt_softplus: whether dt = softplus(dt + dt_bias).
-        out: where the output is written, contiguous and in the dtype of x; it is returned. With it a step on the
-            compiled path allocates nothing.
-        backend: "auto", a name, or what `lab.core.operators.backends.resolve` gave for "ssd_step".
+        out: buffer for the output, contiguous and in the dtype of x; it is returned. With it, the compiled loop
+            allocates nothing.
+        backend: "auto", a name, or the result of `lab.core.operators.backends.resolve` for "ssd_step".
 
     Raises:
-        InputError: for shapes, dtypes or devices that do not fit, a state or output that is not contiguous, or where
-            gradients are recorded.
-        BackendError: for an implementation that cannot run here.
+        InputError: if shapes, dtypes or devices do not match, the state or output is not contiguous, or gradients are
+            recorded.
+        BackendError: if the requested backend cannot run here.
     """
     refuse_gradients("step", (state, x, dt, A, B, C, D, dt_bias))
     run = _implementation(backend, state.device, x.dtype)
     if run is step_portable:
         y = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
-        # what the loop can read needs no check
+        # the compiled loop checks its own inputs
         if advance(state, x, dt, A, B, C, D, dt_bias, dt_softplus, y):
             return y
     _check(state, x, dt, A, B, C, D, dt_bias, out)
@@ -90,7 +89,7 @@ def step_portable(
     dt_softplus: bool = False,
     out: Float[Tensor, "B H P"] | None = None,
 ) -> Float[Tensor, "B H P"]:
-    """`step` in the compiled loop where there is one for device and dtypes, else in torch."""
+    """`step` in the compiled loop if it supports the device and dtypes, else in torch."""
     y = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
     if has_loop(state, x):
         x, B, C = (tensor.to(x.dtype).contiguous() for tensor in (x, B, C))
@@ -98,7 +97,7 @@ def step_portable(
         D, dt_bias = (None if tensor is None else tensor.to(state.dtype).contiguous() for tensor in (D, dt_bias))
         if advance(state, x, dt, A, B, C, D, dt_bias, dt_softplus, y):
             return y
-    # also where tensors have shapes but no memory, as when a program is traced
+    # this also serves fake tensors without memory, as in tracing
     return _step_in_torch(state, x, dt, A, B, C, D, dt_bias, dt_softplus, y)
 
 
@@ -115,7 +114,7 @@ def step_reference(
     dt_softplus: bool = False,
     out: Float[Tensor, "B H P"] | None = None,
 ) -> Float[Tensor, "B H P"]:
-    """`step` from its definition, each head with a copy of its group's B and C."""
+    """`step` by definition, with a copy of B and C for each head."""
     dtype = torch.promote_types(state.dtype, torch.float32)
     num_repeats = state.shape[1] // B.shape[1]
     write, read = (tensor.to(dtype).repeat_interleave(num_repeats, dim=1) for tensor in (B, C))
@@ -143,12 +142,12 @@ def _step_in_torch(
     y: Tensor,
 ) -> Tensor:
     batch, heads, head_dim, state_dim = state.shape
-    # heads of a group are rows of one matrix: B and C need no copies
+    # heads of a group are rows of one matrix, so B and C need not be copied
     rows, rows_of_one = batch * B.shape[1], heads // B.shape[1] * head_dim
     dtype = torch.promote_types(state.dtype, torch.float32)
     size = _step_size(dt, dt_bias, dt_softplus, dtype)
     token = x.to(dtype)
-    # a state of fewer bits is rounded once a step, not at every operation
+    # a 16-bit state is rounded once per step, not at every operation
     work = state.to(dtype)
     work.mul_(torch.exp(size * A.to(dtype))[..., None, None])
     by_group = work.view(rows, rows_of_one, state_dim)

@@ -137,5 +137,5 @@ def test_gradients_are_those_of_finite_differences(kind: str) -> None:
 
 
 def test_heads_that_do_not_divide_into_groups_are_refused() -> None:
-    with pytest.raises(InputError, match="num_heads=4 is no multiple of num_kv_heads=3"):
+    with pytest.raises(InputError, match="num_heads=4 is not a multiple of num_kv_heads=3"):
         MixerShape(hidden_size=8, num_heads=4, num_kv_heads=3, head_dim=2)
