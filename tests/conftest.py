@@ -1,9 +1,12 @@
 """What all tests share: one BLAS thread, reproducible properties, an output folder, the command, a small teacher."""
 
+import gc
+import json
 import os
+import select
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,13 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 # a red build can be repeated; a shared machine makes single examples slow
 hypothesis.settings.register_profile("lab", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("lab")
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: later collections of garbage need not walk through it."""
+    gc.collect()
+    gc.freeze()
+
 
 COMMAND = (sys.executable, "-c", "from lab.cli.main import main; main()")
 
@@ -44,22 +54,38 @@ def lab_command() -> tuple[str, ...]:
     return COMMAND
 
 
+@pytest.fixture(scope="session")
+def command_server() -> "Iterator[subprocess.Popen[str]]":
+    """A process that has everything loaded; see tests/command_server.py."""
+    words = [sys.executable, str(Path(__file__).with_name("command_server.py"))]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        yield server
+
+
 @pytest.fixture
-def lab(outputs: Path, tmp_path: Path) -> Callable[..., Finished]:
+def lab(
+    outputs: Path,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    command_server: "subprocess.Popen[str]",
+) -> Callable[..., Finished]:
     """Run the command in a process of its own, in an empty folder unless told otherwise."""
+    streams = tmp_path_factory.mktemp("streams")
 
     def run(*arguments: str, cwd: Path = tmp_path, env: Mapping[str, str] | None = None) -> Finished:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            cwd=cwd,
-            env={**os.environ, **(env or {})},
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=300,
-            check=False,
-        )
-        return Finished(done.returncode, done.stdout, done.stderr)
+        out, err = streams / "out", streams / "err"
+        for path in (out, err):
+            path.write_text("")
+        said = {"out": str(out), "err": str(err)}
+        request = {"arguments": arguments, "cwd": str(cwd), "env": {**os.environ, **(env or {})}, **said}
+        asked, answered = command_server.stdin, command_server.stdout
+        assert asked is not None
+        assert answered is not None
+        print(json.dumps(request), file=asked, flush=True)
+        is_over, _, _ = select.select([answered], [], [], 300)
+        if not is_over:
+            command_server.kill()
+        return Finished(int(answered.readline()), out.read_text(), err.read_text())
 
     return run
 

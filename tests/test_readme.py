@@ -101,7 +101,7 @@ def student_run(tmp_path_factory: pytest.TempPathFactory, teacher: Path) -> Path
 def test_there_are_two_commands_for_a_fresh_machine() -> None:
     main, tests = FRESH
     assert main.endswith(".venv/bin/lab hmm-risk sweep")
-    assert tests.endswith(".venv/bin/python -m pytest")
+    assert tests.endswith(".venv/bin/python -m pytest -n 2 --dist worksteal")
     assert main.partition("} && ")[0] == tests.partition("} && ")[0]
 
 

@@ -1,14 +1,14 @@
 """The configuration of `lab distill`, validated before anything is loaded."""
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
 from omegaconf import MISSING
 
 from lab.core.errors import ConfigError
-from lab.core.hydra_schema import register_schema
+from lab.core.hydra_schema import register_schema, with_overrides
 from lab.core.mixers.spec import mixer_spec
 from lab.core.models import families
 from lab.core.models.families import TeacherConfig
@@ -162,25 +162,22 @@ class DistillConfig:
         return {label: self._variant(label, keys) for label, keys in (self.variants or {"": {}}).items()}
 
     def _variant(self, label: str, keys: Any) -> "DistillConfig":
-        from omegaconf import OmegaConf  # noqa: PLC0415
-        from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
-
-        if not isinstance(keys, dict):
-            raise ConfigError(f"variants.{label}={keys}: give the keys in which it differs, such as {{stages: [3]}}")
-        for key in keys:
+        for key in keys if isinstance(keys, dict) else ():
             if key not in _VARIED:
                 raise ConfigError(f"variants.{label}.{key}: students of a run can differ in {', '.join(_VARIED)}")
-        try:
-            schema = OmegaConf.structured(replace(self, variants={}))
-            kind = OmegaConf.select(OmegaConf.create(keys), "student.mixer.kind")
-            if kind not in (None, self.student.mixer.kind):
-                # another mixer starts from its own defaults: this mixer's options do not apply
-                schema.student.mixer = mixer_spec(str(kind)).options
-            merged = OmegaConf.to_object(OmegaConf.merge(schema, keys))
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"variants.{label}: {str(error).splitlines()[0]}") from error
-        assert isinstance(merged, DistillConfig), "the schema is a DistillConfig"
-        return merged
+        base = replace(self, variants={})
+        kind = _mixer_kind(keys)
+        if kind not in (None, self.student.mixer.kind):
+            # another mixer starts from its own defaults: the options of this one do not apply
+            base.student = replace(self.student, mixer=mixer_spec(str(kind)).options())
+        return with_overrides(base, keys, label=f"variants.{label}")
+
+
+def _mixer_kind(keys: Any) -> Any:
+    """The mixer that a variant names; None if it names none."""
+    for key in ("student", "mixer", "kind"):
+        keys = keys.get(key) if isinstance(keys, dict) else None
+    return keys
 
 
 # teacher, data and evaluation are shared by all students, so that one table can compare them
@@ -192,6 +189,3 @@ def register() -> None:
     families.register()
     register_schema("distill_schema", DistillConfig)
     student.register()
-
-
-KEYS = tuple(key.name for key in fields(DistillConfig))

@@ -15,8 +15,7 @@ from lab.core.models.folder import PROMPT, Kind
 from lab.core.models.student_format import block_type, write_student
 from lab.core.runs.atomic_files import refuse_unwritable
 from lab.experiments.distill.data import tokenizer_of
-from lab.experiments.distill.load import load_finished
-from lab.experiments.distill.opened import kept_of
+from lab.experiments.distill.load import kept_of, load_finished
 from lab.experiments.distill.sources import RecordedRun, StudentSelector, choose_node, find_recorded
 from lab.experiments.distill.teacher import open_teacher
 

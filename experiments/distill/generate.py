@@ -18,7 +18,7 @@ from lab.core.models.generation import SamplingConfig, TextStream, allocate, gen
 from lab.core.runs.atomic_files import refuse_unwritable, write_atomically
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.data import PromptConfig
-from lab.experiments.distill.opened import OpenedModel, open_model
+from lab.experiments.distill.load import OpenedModel, open_model
 from lab.experiments.distill.sources import StudentSelector
 from lab.experiments.distill.teacher import device_of
 

@@ -98,7 +98,7 @@ class HmmTokenRows(TokenRows):
     def __init__(self, hmm: LinearGaussianHmm, length: int) -> None:
         if not hmm.is_stationary:
             raise InputError(
-                "hmm.initial_covariance is not stationary, so rows of one sequence differ in distribution; build it with "
+                "hmm.initial_covariance is not stationary, so rows of a sequence differ in distribution; build it with "
                 "LinearGaussianHmm.stationary"
             )
         if hmm.observation_noise == 0:

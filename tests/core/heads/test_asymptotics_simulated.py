@@ -42,7 +42,7 @@ def test_exact_line_is_the_mean_of_simulated_heads(width, decay):
         assert abs(measured - expected) <= 4 * standard_error + 1e-25, (name, measured, expected, standard_error)
 
 
-@pytest.mark.parametrize("num_train", [40, 160])
+@pytest.mark.parametrize("num_train", [40, pytest.param(160, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("gamma", "decay", "ridge"),
     [(0.5, 1.0, 0.0), (1.5, 1.0, 0.0), (2.5, 0.5, 0.0), (0.5, 1.0, 0.02), (1.0, 0.5, 0.05), (2.5, 2.0, 0.001)],

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -169,12 +170,21 @@ def test_layers_are_observed_in_their_order(family: FamilySpec) -> None:
     assert seen == list(range(len(model.mixer_layers())))
 
 
-def test_a_value_that_the_files_have_no_key_for_is_refused(family: FamilySpec) -> None:
-    config = tiny(family.config)
-    # no family has a bias there without the same elsewhere, or with it on queries, keys and values alone
-    config.decoders[-1].output_bias = True
-    with pytest.raises(ConfigError, match=rf"{family.name}\.[\w.]*_bias=\w+ has no place in a config\.json of"):
-        family.config_json(config)
+def test_a_value_has_a_key_in_the_files_or_is_refused(family: FamilySpec) -> None:
+    changes = {"output_bias": True, "mlp_bias": True, "qk_norm": True, "window": 3, "layers_without_rotary": [1]}
+    messages = []
+    for key, value in changes.items():
+        config = tiny(family.config)
+        setattr(config.decoders[-1], key, value)
+        try:
+            content = family.config_json(config)
+        except ConfigError as refusal:
+            messages.append(str(refusal))
+        else:
+            assert family.read(json.loads(json.dumps(content))) == config
+    assert messages, "no family has all of these"
+    sentence = re.compile(rf"{family.name}\.[\w.]+=\S+ has no place in a config\.json of")
+    assert all(sentence.match(message) for message in messages)
 
 
 def test_a_student_is_read_as_it_was_written(student: LanguageModel, tmp_path: Path) -> None:

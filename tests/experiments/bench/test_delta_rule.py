@@ -61,6 +61,7 @@ def test_a_peer_that_is_missing_is_named_with_the_cure() -> None:
     assert case.others[-1] is missing
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_memory_that_cannot_be_measured_says_why() -> None:
     assert peak_memory(SETTING, Mode.forward).failure == ""
@@ -69,6 +70,7 @@ def test_memory_that_cannot_be_measured_says_why() -> None:
     assert refused.share is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 def test_the_command_compares_times_and_writes(lab: Callable[..., Any], tmp_path: Path) -> None:
     done = lab("bench", "delta-rule", "--quick", "--repeats", "2", "--json", str(tmp_path / "result.json"))

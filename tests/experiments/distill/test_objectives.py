@@ -15,7 +15,7 @@ from lab.core.train.state import TrainingState
 from lab.experiments.distill.config import DistillConfig, Recipe, Reduction
 from lab.experiments.distill.data import Data, tokenizer_of
 from lab.experiments.distill.loss_mask import LossMask, hidden_states, loss_mask, next_tokens
-from lab.experiments.distill.objectives import Feed, LogitsObjective, autocast_of, objective_of
+from lab.experiments.distill.objectives import BatchSource, LogitsObjective, autocast_of, objective_of
 from lab.experiments.distill.student import (
     StudentConfig,
     build_student,
@@ -59,20 +59,20 @@ def test_a_stage_moves_what_it_trains_and_nothing_else(
     trained = set_trainable(student, names)
     objective = objective_of(stage, teacher=teacher, student=student, recipe=recipe, autocast=autocast_of(recipe, CPU))
     stream = data.stream("stage", stage, batch_size=2)
-    feed = Feed(objective, stream, data.held_out(1, batch_size=2), CPU)
+    source = BatchSource(objective, stream, data.held_out(1, batch_size=2), CPU)
     optimizer = adamw(trained, learning_rate=1e-2, weight_decay=0.05, betas=(0.9, 0.999))
     state = TrainingState(tensors=own_tensors(student), optimizer=optimizer, data=stream)
-    before = feed.validate()
+    before = source.validate()
     fit(
         state,
-        feed.step,
+        source.step,
         recipe,
         name=f"stage_{stage}",
         folder=tmp_path,
-        validate=feed.validate,
+        validate=source.validate,
         log=lambda rows: None,
     )
-    assert feed.validate() < before, "every stage lowers its own objective"
+    assert source.validate() < before, "every stage lowers its own objective"
     assert moved(student_before, student) == set(names)
     assert moved(teacher_before, teacher) == set()
     decay = {name for name in own_tensors(student) if name.endswith(("A_log", "dt_bias"))}

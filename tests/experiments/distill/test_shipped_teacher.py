@@ -41,12 +41,14 @@ def held_out() -> HeldOut:
     return data.held_out(6, batch_size=64)
 
 
+@pytest.mark.slow
 def test_it_answers_nine_of_ten_questions_about_pictures_it_never_saw(teacher: Hovle, held_out: HeldOut) -> None:
     counts = answers_of(teacher, held_out, device=CPU, chunk_size=1024)
     assert set(counts.by_kind) == set(QUESTIONS)
     assert counts.accuracy > 0.9
 
 
+@pytest.mark.slow
 def test_without_pictures_it_guesses(teacher: Hovle, held_out: HeldOut) -> None:
     assert answers_of(teacher, ablate_images(held_out), device=CPU, chunk_size=1024).accuracy < 0.15
 

@@ -181,7 +181,7 @@ def test_tokens_without_memory_are_independent_rows():
         assert several.excess == pytest.approx(one.excess, rel=1e-9)
 
 
-@pytest.mark.parametrize("row", [TABLE[1], TABLE[3], TABLE[5]])
+@pytest.mark.parametrize("row", [TABLE[1], TABLE[3], pytest.param(TABLE[5], marks=pytest.mark.slow)])
 def test_theory_of_modes_meets_exact_risks(row):
     num_train, length, gamma, highest, noise, _, independent = row
     width = round(gamma * num_train)
@@ -275,6 +275,7 @@ def test_a_large_ridge_leaves_the_null_risk():
     assert dependent_risk(rows, 40, num_train=60, ridge=1e9).excess == pytest.approx(signal, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_ridge_theory_meets_exact_risks_at_the_threshold():
     rows = mode_rows(120, 10)
     hmm = hmm_of(np.diag(rows.decay), 120, loading=np.eye(120))
