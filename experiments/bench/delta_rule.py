@@ -1,4 +1,4 @@
-"""What `lab bench delta-rule` times: the gated delta rule beside transformers' path in torch.
+"""`lab bench delta-rule`: the gated delta rule against transformers' torch path.
 
 In order: forward, forward and backward, one decoding step, and peak memory.
 """
@@ -31,7 +31,7 @@ from lab.experiments.bench.ssd_problem import Mode, largest_difference
 
 DISTRIBUTIONS = ("numpy", "torch", "transformers", "fla-core", "triton", "einops")
 
-# How many times as long as ours transformers must take at full size on a CPU.
+# Required ratio of transformers' time to ours, at full size on a CPU.
 _REQUIRED_RATIOS = {Mode.forward: 3.0, Mode.backward: 2.5}
 _MEMORY_SHARE = 1.0
 
@@ -45,16 +45,16 @@ _DECODE_BATCHES = (1, 16)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Peer:
-    """Transformers' functions; they scale by themselves, as attention does."""
+    """Transformers' functions; they apply attention's scale themselves."""
 
     chunked: Callable[..., tuple[Tensor, Tensor | None]]
     recurrent: Callable[..., tuple[Tensor, Tensor | None]]
 
 
 def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
-    """Yields cases one after another, is sent the rows of each, and concludes.
+    """Yield cases one by one, receive the rows of each, and conclude.
 
-    On a CUDA device bfloat16 is timed, and nothing is demanded: the sizes were chosen for a CPU.
+    On a CUDA device bfloat16 is timed, without requirements: the sizes were chosen for a CPU.
     """
     is_cuda = torch.cuda.is_available()
     setting = _QUICK if quick else _FULL
@@ -65,7 +65,7 @@ def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
     for mode, num_tokens in ((Mode.forward, setting.num_tokens), (Mode.backward, _BACKWARD_TOKENS)):
         sized = replace(setting, num_tokens=min(num_tokens, setting.num_tokens))
         yield _sequence_case(DeltaRuleProblem(sized), mode, peer, is_judged=is_judged)
-    # as a model decodes: with gradients recorded, every step would first be asked whether it needs one
+    # as in decoding: with gradients enabled, every step would have to check whether any is needed
     with torch.no_grad():
         for num_batch in _DECODE_BATCHES[:1] if quick else _DECODE_BATCHES:
             yield _decode_case(replace(setting, num_tokens=1, num_batch=num_batch), peer)
@@ -114,7 +114,7 @@ def _sequence_case(problem: DeltaRuleProblem, mode: Mode, peer: _Peer | Missing,
     others: list[Candidate | Missing] = [
         candidate(f"{OURS}, {backend.name}", ours(backend.name))
         for backend in usable
-        # one token after the other, it takes minutes
+        # token by token, it takes minutes
         if backend.name not in (chosen, "reference")
     ]
     if isinstance(peer, Missing):
@@ -133,7 +133,7 @@ def _sequence_case(problem: DeltaRuleProblem, mode: Mode, peer: _Peer | Missing,
 
 
 def _decode_case(setting: DeltaRuleSetting, peer: _Peer | Missing) -> Case:
-    """One token: ours, transformers' step, and the state read and written once, which no step can do without."""
+    """One token: ours, transformers' step, and reading and writing the state once, which every step must do."""
     token = DeltaRuleProblem(setting).inputs
     generator = torch.Generator().manual_seed(0)
     shape = (setting.num_batch, setting.num_heads, setting.value_dim, setting.key_dim)
@@ -143,7 +143,7 @@ def _decode_case(setting: DeltaRuleSetting, peer: _Peer | Missing) -> Case:
     out = torch.empty_like(parts[2])
 
     def candidate(name: str, run: Callable[[Tensor], tuple[Tensor, Tensor]], state: Tensor) -> Candidate:
-        # each its own state, which goes on from step to step, so that the first one alone is compared
+        # each candidate updates its own state from step to step, so only the first step is compared
         return Candidate(
             name=name,
             run=lambda: run(state),

@@ -1,4 +1,4 @@
-"""Peak memory of our gated delta rule, in a process of its own: what earlier calls left cannot hide it."""
+"""Peak memory of our gated delta rule, in a separate process, unaffected by memory left from earlier calls."""
 
 import json
 import sys
@@ -15,12 +15,12 @@ from lab.experiments.bench.ssd_problem import Mode
 
 OURS = "lab gated_delta_rule"
 
-# of the call that loads code and starts threads before anything is measured
+# size of the warm-up call, which loads code and starts threads
 _WARM_UP_TOKENS = 256
 
 
 def peak_memory(setting: DeltaRuleSetting, mode: Mode) -> Peak:
-    """Start a process, let it call the operator once, and read what it reports."""
+    """Start a process that calls the operator once, and read its report."""
     sizes = asdict(setting) | {"dtype": str(setting.dtype).removeprefix("torch.")}
     peak = Peak(candidate=OURS, num_tokens=setting.num_tokens, mode=mode)
     try:
@@ -33,7 +33,7 @@ def peak_memory(setting: DeltaRuleSetting, mode: Mode) -> Peak:
 
 
 def main(request: str) -> None:
-    """The process itself: prints the bytes of inputs and outputs, and those above them."""
+    """The process: prints the bytes of inputs and outputs, and the bytes above them."""
     asked = json.loads(request)
     sizes, mode = asked["setting"], Mode(asked["mode"])
     setting = DeltaRuleSetting(**(sizes | {"dtype": getattr(torch, sizes["dtype"])}))

@@ -1,4 +1,4 @@
-"""What `lab bench delta-rule` computes: one draw of the operator's arguments, and its exact results."""
+"""The problem of `lab bench delta-rule`: one draw of the operator's arguments, and its exact results."""
 
 # Letters: B batch, T tokens, H heads, K key_dim, V value_dim; every head its own queries, keys and values.
 
@@ -17,7 +17,7 @@ from lab.core.delta_rule.chunked import portable
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.bench.ssd_problem import Mode, largest_difference
 
-# Largest error over the largest entry: rounding of sums of some hundred terms.
+# Largest error over the largest entry: rounding of sums of a few hundred terms.
 TOLERANCE = {
     (Mode.forward, torch.float32): 2e-5,
     (Mode.backward, torch.float32): 1e-4,
@@ -66,10 +66,10 @@ Operator = Callable[[Inputs], Float[Tensor, "B T H V"]]
 
 
 class DeltaRuleProblem:
-    """Arguments as a layer has them when training begins, and the exact results for them, computed when asked for.
+    """Arguments as in a layer at the start of training, and their exact results, computed on demand.
 
     Unit queries and keys, strengths the sigmoid of a normal number; step sizes log-uniform in [0.001, 0.1] and decay
-    rates uniform in [1, 16], as Gated DeltaNet takes over from Mamba-2.
+    rates uniform in [1, 16], which Gated DeltaNet adopts from Mamba-2.
     """
 
     def __init__(self, setting: DeltaRuleSetting) -> None:
@@ -93,7 +93,7 @@ class DeltaRuleProblem:
 
     @cached_property
     def output_gradient(self) -> Float[Tensor, "B T H V"]:
-        """What a later layer sends back."""
+        """The gradient from a later layer."""
         generator = Seeds(0).torch("delta rule/output gradient", self.setting.num_tokens)
         return torch.randn(self.inputs.v.shape, generator=generator).to(self.inputs.v)
 
@@ -114,7 +114,7 @@ class DeltaRuleProblem:
         return chunks.Inputs(q, k, v, g, beta, initial_state=None, starts=None, scale=self.setting.scale)
 
     def call(self, mode: Mode, operator: Operator) -> Callable[[], Sequence[Tensor]]:
-        """What is timed: returns the output, and with a backward the gradients of all five arguments."""
+        """The timed call: returns the output, and with a backward pass the gradients of all five arguments."""
         dtype = self.setting.dtype
 
         def forward() -> Sequence[Tensor]:
@@ -133,5 +133,5 @@ class DeltaRuleProblem:
         return backward
 
     def difference(self, mode: Mode, found: Sequence[Tensor]) -> float:
-        """Of what a call returned from the exact results."""
+        """Largest difference between the results of a call and the exact ones."""
         return largest_difference(found, [self.output] if mode is Mode.forward else [self.output, *self.gradients])

@@ -1,10 +1,10 @@
-"""What `lab bench distill` times: one step of stage 1 beside the way the public recipe takes it.
+"""`lab bench distill`: one step of stage 1 against the public recipe's implementation.
 
-Loss and every gradient are compared first. The public recipe writes out T x T attention weights, keeps the graphs of
-all layers for one backward, and on a CPU has the state-space operator as torch alone runs it: token by token, the
-reference that its kernels are tested against, or in chunks, the listing of the Mamba-2 paper. A shorter time is
-demanded against the former: at HoVLE's widths most of a step with chunks is matrix products of the frozen teacher,
-which nobody can do without. Less memory is demanded against both.
+Loss and gradients are compared first. The public recipe materialises T x T attention weights and keeps the graphs of all
+layers for one backward pass. On a CPU its state-space operator runs in torch, either token by token (the reference
+that its kernels are tested against) or in chunks (the listing in the Mamba-2 paper). Ours must be faster than the
+former; with chunks, at HoVLE's widths, most of a step is matrix products of the frozen teacher, which are unavoidable.
+Ours must use less memory than both.
 """
 
 from collections.abc import Generator, Sequence
@@ -19,20 +19,20 @@ from lab.experiments.bench.harness import Candidate, Case, Row
 DISTRIBUTIONS = ("numpy", "torch")
 
 _REQUIRED_RATIO = 3.0
-# some repeats of those who take ten seconds
+# a few repeats of candidates that take ten seconds
 _BUDGET_S = 45.0
-# of the largest entry of the loss or any gradient: float32, sums over a thousand tokens
+# relative to the largest entry of the loss or gradient: float32, sums over a thousand tokens
 _TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured.
+    """Sizes of the benchmark.
 
     Attributes:
-        settings: by the name of the case.
-        warm_up: of the processes that measure memory.
-        is_judged: whether demands are made on the results.
+        settings: by name of the case.
+        warm_up: warm-up step of the processes that measure memory.
+        is_judged: whether results are checked against requirements.
     """
 
     settings: dict[str, StepSetting]
@@ -56,9 +56,9 @@ _QUICK = Plan(settings=_SMALL, warm_up=_SMALL["HoVLE's widths"], is_judged=False
 
 
 def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
-    """Measures memory, yields a case for each size, and concludes."""
+    """Measure memory, yield a case for each size, and conclude."""
     plan = _QUICK if quick else _FULL
-    # first, while this process is small: the largest of them takes 10 GB
+    # first, while this process is still small: the largest of them takes 10 GB
     peaks = {
         name: [peak_memory(candidate, setting, plan.warm_up) for candidate in CANDIDATES]
         for name, setting in plan.settings.items()
@@ -91,7 +91,7 @@ def _case(name: str, setting: StepSetting, *, is_judged: bool) -> Case:
 
 
 def _findings(case: str, peaks: Sequence[StepPeak], is_judged: bool) -> list[Finding]:
-    """How many times our memory each of the others needs, above what all have alike."""
+    """Memory of each candidate relative to ours, above the part common to all."""
     ours, *others = peaks
     found = []
     for peak in others:

@@ -1,4 +1,4 @@
-"""Peak memory of one candidate of `lab bench distill`, in a process of its own."""
+"""Peak memory of one candidate of `lab bench distill`, in a separate process."""
 
 import json
 import mmap
@@ -24,13 +24,13 @@ CANDIDATES: dict[str, Callable[[StageOne], Step]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPeak:
-    """What one step needs at its highest.
+    """Peak memory of one step.
 
     Attributes:
-        candidate: whose step.
-        fixed_bytes: of weights, batch and gradients, which every candidate has alike.
-        above_bytes: all other memory at the highest point.
-        failure: why it could not be found; empty if it was.
+        candidate: its name.
+        fixed_bytes: of weights, batch and gradients, the same for every candidate.
+        above_bytes: all other memory at the peak.
+        failure: why it could not be measured; empty if it was.
     """
 
     candidate: str
@@ -40,12 +40,12 @@ class StepPeak:
 
 
 def peak_memory(candidate: str, setting: StepSetting, warm_up: StepSetting) -> StepPeak:
-    """Start a process, let it take the step once, and read what it reports.
+    """Start a process that takes the step once, and read its report.
 
     Args:
         candidate: one of `CANDIDATES`.
         setting: of the step.
-        warm_up: of a step before, which loads code and starts threads.
+        warm_up: of a step before it, which loads code and starts threads.
     """
     request = {"candidate": candidate, "setting": asdict(setting), "warm_up": asdict(warm_up)}
     try:
@@ -56,7 +56,7 @@ def peak_memory(candidate: str, setting: StepSetting, warm_up: StepSetting) -> S
 
 
 def main(request: str) -> None:
-    """The process itself: prints the bytes of weights, batch and gradients, and those above them."""
+    """The process: prints the bytes of weights, batch and gradients, and the bytes above them."""
     asked = json.loads(request)
     make = CANDIDATES[asked["candidate"]]
     make(StageOne.of(StepSetting(**asked["warm_up"])))()
@@ -65,7 +65,7 @@ def main(request: str) -> None:
     gradient_bytes = size_of(found)
     batch = problem.batch
     inputs = [*problem.weights, batch.pixel_values, batch.embedding_ids, batch.llm_ids]
-    # a small step may find all that it needs among what the first one left; a page is the least that can be told
+    # a small step may reuse memory of the warm-up entirely; one page is the smallest measurable amount
     above_bytes = max(peak_bytes - gradient_bytes, mmap.PAGESIZE)
     print(json.dumps([size_of(inputs) + gradient_bytes, above_bytes]))
 

@@ -1,4 +1,4 @@
-"""What `lab bench distill` computes: one step of stage 1, its loss and its gradients, at two sizes."""
+"""The problem of `lab bench distill`: one step of stage 1, its loss and gradients, at two sizes."""
 
 # Letters: B batch, T tokens.
 
@@ -36,20 +36,20 @@ from lab.experiments.distill.teacher import new_teacher
 Step = Callable[[], Sequence[Tensor]]
 
 _CPU = torch.device("cpu")
-# stage 1 looks up embeddings and computes no logits: the size of the vocabulary is of no account
+# stage 1 computes no logits, so the size of the vocabulary does not matter
 _VOCAB_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSetting:
-    """Which teacher, and on how much.
+    """The teacher, and the size of the batch.
 
     Attributes:
-        teacher: `hovle_2p6b`: layers of its language model, on random tokens; `hovle_tiny`: the whole, on the task
-            that ships.
+        teacher: `hovle_2p6b`: layers of its language model, on random tokens; `hovle_tiny`: the whole model, on the
+            built-in task.
         num_layers: of the language model.
         batch_size: B.
-        num_tokens: T of random tokens; None where the task decides.
+        num_tokens: T of random tokens; None if the task determines it.
     """
 
     teacher: str
@@ -58,7 +58,7 @@ class StepSetting:
     num_tokens: int | None = None
 
     def __str__(self) -> str:
-        what = f"{self.num_tokens:,} random tokens" if self.num_tokens else "prompts of the task that ships"
+        what = f"{self.num_tokens:,} random tokens" if self.num_tokens else "prompts of the built-in task"
         return (
             f"float32, widths of conf/teacher/{self.teacher}.yaml, {self.num_layers} layers of the language model, "
             f"batch {self.batch_size}, {what}; forward and backward, without the optimizer's step"
@@ -67,7 +67,7 @@ class StepSetting:
 
 @dataclass(frozen=True, slots=True)
 class StageOne:
-    """A teacher with random weights, its seeded student ready for stage 1, and a batch."""
+    """A teacher with random weights, its initialised student ready for stage 1, and a batch."""
 
     teacher: LanguageModel
     student: LanguageModel
@@ -75,7 +75,7 @@ class StageOne:
 
     @classmethod
     def of(cls, setting: StepSetting) -> "StageOne":
-        """As the setting says, in float32."""
+        """Build the problem of a setting, in float32."""
         teacher, batch = _of_tokens(setting) if setting.num_tokens else _of_pictures(setting)
         student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
         set_trainable(student, trainable_names(student, 1, train_decay=True))
@@ -88,7 +88,7 @@ class StageOne:
 
     @property
     def weights(self) -> list[Tensor]:
-        """Those of teacher and student; what they share counts once."""
+        """Tensors of teacher and student, shared ones once."""
         both = (*self.teacher.parameters(), *self.student.parameters())
         return list({tensor.data_ptr(): tensor for tensor in both}.values())
 
@@ -98,30 +98,30 @@ class StageOne:
         return lambda: self._with_gradients(objective(self.batch, scale=1.0)["loss"])
 
     def recipes(self, scan: Scan) -> Step:
-        """As the public recipe does, with a state-space operator that torch alone can run."""
+        """As the public recipe computes it, with a state-space operator in torch."""
         step = RecipeStep(self.teacher, self.student, scan)
         forward = partial(hidden_states, batch=self.batch)
         return lambda: self._with_gradients(step(forward, factor=Recipe().factor))
 
     def _with_gradients(self, loss: float) -> list[Tensor]:
-        """The loss and the gradients that it left, which go."""
+        """The loss and the gradients, which are cleared."""
         trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
         found = [torch.tensor(loss, dtype=torch.float64)]
         for parameter in trained:
-            assert parameter.grad is not None, "stage 1 reaches all that it trains"
+            assert parameter.grad is not None, "every trained parameter has a gradient"
             found.append(parameter.grad)
             parameter.grad = None
         return found
 
 
 class Exact:
-    """Loss and gradients in float64, computed when they are asked for."""
+    """Loss and gradients in float64, computed on demand."""
 
     def __init__(self, problem: StageOne) -> None:
         self._problem = problem
 
     def difference(self, found: Sequence[Tensor]) -> float:
-        """Of what a step returned."""
+        """Largest difference of a step's results from the exact ones."""
         return largest_difference(found, self._step)
 
     @cached_property
@@ -130,10 +130,10 @@ class Exact:
 
 
 def _of_tokens(setting: StepSetting) -> tuple[LanguageModel, Batch]:
-    """Layers of the language model alone."""
+    """A teacher of language model layers only."""
     widths = _architecture(setting.teacher).decoders[-1]
     values = {field.name: getattr(widths, field.name) for field in fields(widths)}
-    # any family of text has these layers
+    # any text family has these layers
     decoder = families()["llama"].config
     config = decoder(**(values | {"num_layers": setting.num_layers, "vocab_size": _VOCAB_SIZE}))
     generator = Seeds(0).torch("bench distill")
@@ -158,7 +158,7 @@ def _of_pictures(setting: StepSetting) -> tuple[LanguageModel, Batch]:
 
 
 def _architecture(teacher: str) -> ModelConfig:
-    """What conf/teacher says."""
+    """The configuration in conf/teacher."""
     text = OmegaConf.create(files("lab.conf").joinpath("teacher", f"{teacher}.yaml").read_text())
     assert isinstance(text, DictConfig), "the file is a mapping"
     del text["defaults"]

@@ -1,9 +1,8 @@
-"""Stage 1 as mmMamba's public code computes it, with torch alone where that code calls CUDA kernels.
+"""Stage 1 as mmMamba's public code computes it, with torch in place of CUDA kernels.
 
-Teacher attention writes out its T x T weights, every layer's error waits for one backward of their sum, so that all
-graphs are alive together, and the state-space operator is a plain function of torch (section 4 of arXiv 2502.13145,
-and the released `mamba2.py`). On a CPU the released code itself stops: its operator and its convolution exist for
-CUDA alone.
+The teacher's attention materialises its T x T weights, all layers' errors are summed before one backward pass, so that
+all graphs are alive at once, and the state-space operator is a plain torch function (section 4 of arXiv 2502.13145, and
+the released `mamba2.py`). The released code itself does not run on a CPU: its operator and convolution need CUDA.
 """
 
 # Letters: B batch, T tokens, D model width, H heads, G key/value heads, P head_dim, K chunks, Q chunk size.
@@ -27,12 +26,12 @@ from lab.core.ssd import ssd
 # as in the released configuration
 _CHUNK = 128
 
-# values, step sizes, decay rates, keys, queries to outputs, all heads of a group written out
+# from values, step sizes, decay rates, keys and queries to outputs, with heads of a group repeated
 Scan = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class RecipeAttention(SoftmaxAttention):
-    """The teacher's attention, which also lets a mixer of the student say the same and keeps its error."""
+    """The teacher's attention, which also runs the student's mixer on its input and records the error."""
 
     kind: ClassVar[str] = "recipe_softmax"
 
@@ -43,7 +42,7 @@ class RecipeAttention(SoftmaxAttention):
             attention: the teacher's.
             mixer: the student's, in its default options.
             scan: the state-space operator.
-            errors: takes the mean squared error of the heads, with its graph.
+            errors: receives the mean squared error of the head outputs, with its graph.
         """
         with torch.device("meta"):
             super().__init__(attention.shape, rotary=attention.rotary, qkv_bias=attention.wqkv.bias is not None)
@@ -122,7 +121,7 @@ class RecipeStep:
 
 
 def step_by_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """The recurrence, one token after the other: the reference that kernels are tested against."""
+    """The recurrence, token by token: the reference that kernels are tested against."""
     return ssd(x, dt, A, B, C, backend="reference").y
 
 
@@ -137,7 +136,7 @@ def in_chunks(
     num_tokens = x.shape[1]
 
     def cut(part: Tensor) -> Tensor:
-        """B K Q ...; tokens that are missing have steps of size zero, which change nothing."""
+        """B K Q ...; padding tokens have step size zero, which changes nothing."""
         num_missing = -num_tokens % _CHUNK
         if num_missing:
             part = torch.cat([part, part.new_zeros(part.shape[0], num_missing, *part.shape[2:])], dim=1)

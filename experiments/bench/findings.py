@@ -1,4 +1,4 @@
-"""What a benchmark concludes from all its cases: numbers with a demand on them, and figures."""
+"""Conclusions of a benchmark from all its cases: numbers with requirements, and figures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """A number that follows from several cases or is no time, and what is demanded of it.
+    """A number that is not a time or follows from several cases, and its requirement.
 
     Attributes:
-        name: what was found.
-        value: the number; None if it could not be found.
-        unit: of the number; empty for a pure one.
-        at_least: the smallest value that is good enough, if one is demanded.
-        at_most: the largest.
-        note: how it was found, or why it was not.
+        name: of the quantity.
+        value: the number; None if it could not be determined.
+        unit: of the number; empty for a dimensionless one.
+        at_least: the smallest acceptable value, if required.
+        at_most: the largest acceptable value, if required.
+        note: how it was determined, or why not.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Finding:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the demand holds, which it does not where there is no number; None where nothing is demanded."""
+        """Whether the requirement is met (not without a number); None without a requirement."""
         if self.at_least is None and self.at_most is None:
             return None
         if self.value is None:
@@ -40,12 +40,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conclusion:
-    """What a benchmark has to say after its last case.
+    """Results of a benchmark after its last case.
 
     Attributes:
         findings: for the last table and the summary.
-        facts: more plain data for the result file.
-        draw: writes figures; called with a folder and the beginning of their names. None: there are none.
+        facts: further plain data for the result file.
+        draw: writes figures, given a folder and a prefix of their names; None without figures.
     """
 
     findings: Sequence[Finding]

@@ -1,7 +1,7 @@
-"""Candidates side by side in one process: first compared, then timed in turns.
+"""Candidates in one process: first compared, then timed alternately.
 
-A time is taken only of a candidate whose result agrees with the case's reference. The candidates alternate (A B C,
-A B C, ...), so that a machine that slows down slows all of them; what is reported are medians and ratios.
+Only candidates whose results agree with the case's reference are timed. They alternate (A B C, A B C, ...), so that a
+machine slowdown affects all of them; medians and ratios are reported.
 """
 
 import gc
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-# runs a call some times over and returns the seconds that this took together
+# runs a call several times and returns the total seconds
 Clock = Callable[[Callable[[], Any], int], float]
 
 
 def wall_clock(run: Callable[[], Any], calls: int) -> float:
-    """Seconds of `calls` calls in a row, for work that is done when a call returns."""
+    """Seconds of `calls` consecutive calls, for work that is complete when a call returns."""
     started = time.perf_counter()
     for _ in range(calls):
         run()
@@ -26,7 +26,7 @@ def wall_clock(run: Callable[[], Any], calls: int) -> float:
 
 
 class Status(StrEnum):
-    """What came of a candidate."""
+    """Outcome of a candidate."""
 
     timed = "timed"
     differs = "differs"
@@ -39,13 +39,13 @@ class Candidate:
     """One way to compute the result of a case.
 
     Attributes:
-        name: what the table calls it.
-        run: the call that is timed; returns the result.
-        difference: how far a result is from the case's reference.
+        name: its name in the table.
+        run: the timed call; returns the result.
+        difference: distance of a result from the case's reference.
         tolerance: the largest difference that counts as agreement.
         unit: of the difference, such as "relative" or "standard errors".
-        required_ratio: how many times as long as ours it must at least take; None where nothing is demanded.
-        flops: floating-point operations of a call that count as useful; None where nobody counts them.
+        required_ratio: required minimum of its time over ours; None without a requirement.
+        flops: useful floating-point operations of a call; None if not counted.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A candidate that this machine does not have.
+    """A candidate that is not installed.
 
     Attributes:
-        name: what the table calls it.
-        hint: the command that adds it.
+        name: its name in the table.
+        hint: the command that installs it.
     """
 
     name: str
@@ -72,17 +72,17 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question with several ways to answer it.
+    """One problem with several candidates that solve it.
 
     Attributes:
         name: short and stable, a key in the result file.
-        setting: sizes, precision, and what is compared with what, in a sentence.
-        ours: what all ratios refer to.
+        setting: sizes, precision, and the comparison, in a sentence.
+        ours: the candidate to which all ratios refer.
         others: in the order of the table.
-        peak: takes its turns with them and shows how many operations a second the machine does at best.
-        budget_s: the time for all repeats of one candidate; None for what the benchmark has in general.
-        is_brief: whether a line says it all: one of many sizes, which a figure shows together.
-        clock: takes the times.
+        peak: a candidate, timed along with them, that measures the machine's peak operations per second.
+        budget_s: time for all repeats of one candidate; None for the benchmark's default.
+        is_brief: whether it is printed as one line: one of many sizes, which a figure shows together.
+        clock: measures times.
     """
 
     name: str
@@ -97,17 +97,17 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """What was found about one candidate. Times are in seconds of wall clock a call.
+    """Measurements of one candidate. Times are in wall-clock seconds per call.
 
     Attributes:
-        times_s: one entry a repeat; empty unless the status is `timed`.
-        calls_per_repeat: a repeat of a short call is the mean over several.
-        processor_share: processor time over wall time while it ran; on one core, below 1 the machine was busy with
-            something else.
+        times_s: one entry per repeat; empty unless the status is `timed`.
+        calls_per_repeat: number of calls averaged in a repeat, for short calls.
+        processor_share: processor time over wall time while it ran; on one core, a value below 1 means that the machine
+            was busy with something else.
         ratio: median time over our median time.
         flops: useful operations of a call.
-        peak_share: useful operations a second over those of the case's peak.
-        note: the failure, or the command that adds what is missing.
+        peak_share: useful operations per second over those of the case's peak.
+        note: the failure, or the command that installs what is missing.
     """
 
     case: str
@@ -127,12 +127,12 @@ class Row:
 
     @property
     def median_s(self) -> float | None:
-        """The middle of `times_s`."""
+        """The median of `times_s`."""
         return statistics.median(self.times_s) if self.times_s else None
 
     @property
     def quartiles_s(self) -> tuple[float, float] | None:
-        """The range that holds the middle half of `times_s`."""
+        """The quartiles of `times_s`."""
         if not self.times_s:
             return None
         if len(self.times_s) == 1:
@@ -142,7 +142,7 @@ class Row:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the required ratio was reached; None where nothing was demanded or nothing could be timed."""
+        """Whether the required ratio was reached; None without a requirement or a time."""
         if self.required_ratio is None or self.ratio is None:
             return None
         return self.ratio >= self.required_ratio
@@ -150,7 +150,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is left of a case when its data are gone.
+    """Results of a case, without its data.
 
     Attributes:
         name: of the case.
@@ -169,7 +169,7 @@ class Result:
 class _Timing:
     candidate: Candidate
     difference: float
-    # a candidate of many seconds takes part in every `stride`-th round only; 0: in none, its first call was enough
+    # a slow candidate takes part only in every `stride`-th round; 0: in none, since its first call is used
     stride: int
     calls: int
     times_s: list[float]
@@ -184,14 +184,14 @@ def measure(
     shortest_repeat_s: float,
     on_round: Callable[[int], None] | None = None,
 ) -> list[Row]:
-    """Compare all candidates of a case with its reference, then time those that agree, in turns.
+    """Compare all candidates of a case with its reference, then time those that agree, alternately.
 
     Args:
-        case: what to measure.
-        repeats: rounds; a candidate takes part in fewer, at least one, if they would take it more than `budget_s`.
-        budget_s: the time for all repeats of one candidate, unless the case has its own. A first call of a peer that
-            takes longer is the only one.
-        shortest_repeat_s: shorter calls are repeated within one repeat until they take about this long together.
+        case: the case.
+        repeats: rounds; a candidate takes part in fewer, at least one, if they would take more than `budget_s`.
+        budget_s: time for all repeats of one candidate, unless the case has its own. If the first call of a peer takes
+            longer, it is the only one.
+        shortest_repeat_s: shorter calls are repeated within one repeat until they take about this long in total.
         on_round: called with the number of each finished round.
 
     Returns:
@@ -227,13 +227,13 @@ def _compare(
         result = candidate.run()
         call_s, processor_s = time.perf_counter() - started, time.process_time() - processor_started
     except Exception as error:
-        # a peer of another version than the one this was written for must not end the benchmark of all the others
+        # a failing peer, for example of an unexpected version, must not end the benchmark
         if candidate is case.ours:
             raise
         note = f"{type(error).__name__}: {error}"
         return Row(case=case.name, candidate=candidate.name, status=Status.failed, note=note)
     difference = candidate.difference(result)
-    # written so that NaN is a difference
+    # written so that NaN counts as a difference
     if not difference <= candidate.tolerance:
         return Row(
             case=case.name,
@@ -245,10 +245,10 @@ def _compare(
         )
     del result
     if call_s > budget_s and case.clock is wall_clock and candidate is not case.ours:
-        # what a first call does beside its work is nothing to so long a time; ours may have built its loops for seconds
+        # the overhead of a first call is negligible for such slow peers; ours may have compiled its loops for seconds
         return _Timing(candidate, difference, stride=0, calls=1, times_s=[call_s], processor_s=processor_s)
     if call_s < budget_s / 10 or candidate is case.ours or case.clock is not wall_clock:
-        # the first call may have compiled or loaded something, or returned before a device was done: plan with a second
+        # the first call may have compiled something, or returned before the device was done: plan with a second
         call_s = case.clock(candidate.run, 1)
     affordable = max(1, min(repeats, int(budget_s / call_s)))
     calls = max(1, math.ceil(shortest_repeat_s / call_s))
@@ -259,7 +259,7 @@ def _compare(
 
 def _time_once(timing: _Timing, clock: Clock) -> None:
     if timing.calls > 1:
-        # to the caches and threads as calls in a row find them, not as the candidate before left them
+        # bring caches and threads into the state of consecutive calls, not that left by the previous candidate
         timing.candidate.run()
     processor_started = time.process_time()
     timing.times_s.append(clock(timing.candidate.run, timing.calls) / timing.calls)

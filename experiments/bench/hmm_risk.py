@@ -1,4 +1,4 @@
-"""What `lab bench hmm-risk` times: the work of a sweep and of its discrete HMM, ours and the usual ways."""
+"""`lab bench hmm-risk`: the work of a sweep and its discrete HMM, ours and the usual implementations."""
 
 from collections.abc import Generator
 
@@ -14,11 +14,11 @@ _HINT = "pip install 'ssm-lab[bench]'"
 
 
 def cases(*, quick: bool) -> Generator[Case, list[Row] | None, None]:
-    """The cases one after another, so that only one's data are in memory; `quick` shrinks them all to milliseconds."""
+    """The cases one by one, so that only one's data are in memory; `quick` shrinks them all to milliseconds."""
     if quick:
         yield sweep_case(SweepSetting(num_train=40, widths=(5, 20, 30, 50, 80, 120), state_dim=6, num_test=100), _HINT)
         yield every_width_case(num_train=40)
-        # not `yield from`: the rows that are sent would go to a list, which takes none
+        # not `yield from`: it would forward the sent rows to a list, which has no `send`
         for case in filter_cases(FilterSetting(num_sequences=20, num_tokens=8, num_states=4, vocabulary=10), _HINT):
             yield case
         return

@@ -31,7 +31,7 @@ class FilterSetting:
 
 
 class FilterProblem:
-    """A random HMM and random tokens, and every library's way to the last posterior."""
+    """A random HMM, random tokens, and every library's computation of the last posterior."""
 
     def __init__(self, setting: FilterSetting) -> None:
         rng = Seeds(0).numpy("filter", setting.num_states, setting.vocabulary)
@@ -59,13 +59,13 @@ class FilterProblem:
     def dynamax(self, inference: Any, *, last_only: bool) -> Any:
         """One compiled function: gather the likelihoods and filter every sequence.
 
-        Its own `hmm_filter`, with parameters that are constants of the compiled function: the fastest form that was
-        found. Its model class makes one-hot vectors of the tokens and takes hundreds of times as long.
+        Uses dynamax's `hmm_filter` with parameters as constants of the compiled function, the fastest form found. Its
+        model class makes one-hot vectors of the tokens and takes hundreds of times as long.
 
         Args:
             inference: dynamax's module.
-            last_only: whether the compiler sees that only the last posterior is kept, and leaves out what that does not
-                need; otherwise the function returns all that `hmm_filter` does.
+            last_only: whether the function returns only the last posterior, so that the compiler can drop unused work;
+                otherwise it returns everything that `hmm_filter` does.
         """
         jax = load_optional("jax")
         initial, transition, log_emission = (

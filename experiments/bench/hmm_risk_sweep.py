@@ -1,7 +1,7 @@
 """Case of `lab bench hmm-risk`: the risk of the head at every width of a grid, for one draw of the training rows.
 
-Ours computes the risk given the features exactly. The usual loop fits a head for each width and estimates its risk on
-a test set. They see the same rows; the estimate must lie within its standard error of the exact risk.
+Ours computes the risk given the features exactly. The usual loop fits a head for each width and estimates its risk on a
+test set. Both use the same rows; the estimate must agree with the exact risk within its standard errors.
 """
 
 # Letters: n rows, d features of the widest head, p width, q state entries, m outputs, w widths.
@@ -62,7 +62,7 @@ class Reference:
 
 
 class Sweep:
-    """The problem and its draws, which repeat exactly: every candidate sees the same rows."""
+    """The problem and its draws, which are reproducible: every candidate gets the same rows."""
 
     def __init__(self, setting: SweepSetting) -> None:
         self.setting = setting

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.core.runs.provenance import installed_version, processor_name
 
-# Read when numpy, torch and jax are loaded, hence set before.
+# Read when numpy, torch and jax are imported, hence set before.
 ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -32,14 +32,14 @@ ONE_THREAD = {
 def one_core() -> Iterator[None]:
     """Run the body on a single processor core and tell libraries that load in it to use one thread.
 
-    The core makes it certain: a library that ignores its setting still gets no second one. Where the operating system
-    cannot bind a process to a core the settings have to do. Both are restored at the end.
+    Binding to the core also covers libraries that ignore the setting. If the operating system cannot bind processes,
+    only the settings apply. Both are restored at the end.
     """
     earlier = {name: os.environ.get(name) for name in ONE_THREAD}
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     os.environ.update(ONE_THREAD)
     if cores:
-        # the last one: interrupts and other people's single-threaded jobs tend to sit on the first
+        # the last one: interrupts and single-threaded jobs of others tend to run on the first
         os.sched_setaffinity(0, {max(cores)})
     try:
         with _blas_limit():
@@ -58,8 +58,8 @@ def one_core() -> Iterator[None]:
 def every_core() -> Iterator[None]:
     """Run the body with as many torch threads as this process may use cores.
 
-    torch takes a number of threads at any time, so that one thread in the environment, which is right for everything
-    else that runs here, does not count. Processes that the body starts find the number in theirs. Both are restored.
+    torch can change its number of threads at any time, so the environment's one thread, which suits everything else, is
+    overridden here. Child processes get the number in their environment. Both are restored.
     """
     torch = importlib.import_module("torch")
     earlier, earlier_threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
@@ -82,7 +82,7 @@ def num_cores() -> int:
 
 
 def busy_seconds() -> float:
-    """Processor time that the whole machine has spent on work, summed over its cores; NaN where Linux does not tell."""
+    """Processor time of the whole machine, summed over its cores; NaN if unavailable (only Linux reports it)."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     except OSError:
@@ -92,10 +92,10 @@ def busy_seconds() -> float:
 
 
 def event_clock(run: Callable[[], Any], calls: int) -> float:
-    """Seconds that a CUDA device takes for `calls` calls in a row, between two events in its stream.
+    """Seconds of `calls` consecutive calls on a CUDA device, between two events in its stream.
 
-    The stream is empty before the first event. A call whose kernels the processor cannot launch as fast as the device
-    runs them therefore takes as long as their launches, as it would in a model.
+    The stream is empty before the first event, so a call limited by kernel launches takes as long as the launches, as
+    in a model.
     """
     cuda = importlib.import_module("torch").cuda
     started, ended = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
@@ -110,7 +110,7 @@ def event_clock(run: Callable[[], Any], calls: int) -> float:
 
 @contextmanager
 def _blas_limit() -> Iterator[None]:
-    # for a numpy that was loaded, with its threads, before `one_core`
+    # for a numpy that was imported, with its threads, before `one_core`
     control = load_optional("threadpoolctl")
     if control is None:
         yield

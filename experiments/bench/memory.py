@@ -1,4 +1,4 @@
-"""Peak memory of one call in a process of its own: what earlier calls left cannot hide it."""
+"""Peak memory of one call in a separate process, unaffected by memory left from earlier calls."""
 
 import gc
 import json
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from lab.core.errors import RunError
 
-# Allocations from this size on are pages of their own, given back when they are freed: resident memory then follows
-# what is alive. glibc would raise the limit with every block that is freed.
+# Allocations of at least this size get separate pages, returned when freed, so that resident memory follows live
+# memory. By default, glibc raises the limit whenever a block is freed.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 def ask_process(module: str, request: Mapping[str, Any]) -> Any:
-    """What `python -m module` prints as JSON when it is given `request` as JSON.
+    """Run `python -m module` with `request` as JSON, and return the JSON that it prints.
 
     Raises:
-        RunError: if it fails; the text is the last thing that it said.
+        RunError: if it fails, with its last line of output.
     """
     done = subprocess.run(
         [sys.executable, "-m", module, json.dumps(request)],
@@ -34,14 +34,14 @@ def ask_process(module: str, request: Mapping[str, Any]) -> Any:
         check=False,
     )
     if done.returncode:
-        # killed for want of memory, it says nothing
+        # a process killed for lack of memory prints nothing
         last = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.returncode}"]
         raise RunError(last[0])
     return json.loads(done.stdout)
 
 
 def peak_of(call: Callable[[], Sequence[Tensor]], device: str) -> tuple[Sequence[Tensor], int]:
-    """What a call returns, and by how much memory rose above what was in use before, at its highest."""
+    """The result of a call, and the peak of its memory above what was in use before."""
     gc.collect()
     if device == "cuda":
         before = torch.cuda.memory_allocated()
@@ -49,7 +49,7 @@ def peak_of(call: Callable[[], Sequence[Tensor]], device: str) -> tuple[Sequence
         outputs = call()
         torch.cuda.synchronize()
         return outputs, torch.cuda.max_memory_allocated() - before
-    # 5 sets the highest resident size back to the present one (proc(5))
+    # 5 resets the peak resident size to the current one (proc(5))
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
     outputs = call()
@@ -62,7 +62,7 @@ def size_of(tensors: Sequence[Tensor]) -> int:
 
 
 def _resident(key: str) -> int:
-    """Bytes that Linux counts for this process: VmRSS now, VmHWM at the highest."""
+    """Memory of this process in bytes, from Linux: VmRSS is current, VmHWM the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024

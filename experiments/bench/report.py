@@ -15,12 +15,12 @@ from lab.core.runs.atomic_files import write_atomically
 from lab.experiments.bench.findings import Conclusion, Finding
 from lab.experiments.bench.harness import Case, Result, Row, Status
 
-# below this share of a core the median of wall times is doubtful
+# below this fraction of a core the median of wall times is unreliable
 _QUIET_SHARE = 0.95
 
 
 def print_case(console: Console, case: Case, rows: Sequence[Row]) -> None:
-    """One table: what was compared, how long it took, and whether the required ratio was reached."""
+    """The table of a case: candidates, times, and whether required ratios were reached."""
     table = Table(title=f"[bold]{escape(case.name)}[/]  {escape(case.setting)}", title_justify="left")
     table.add_column("candidate")
     for heading in ("median", "quartiles", "repeats", "times ours", "required"):
@@ -37,7 +37,7 @@ def print_case(console: Console, case: Case, rows: Sequence[Row]) -> None:
 
 
 def print_line(console: Console, case: Case, rows: Sequence[Row]) -> None:
-    """What matters of one of many cases: medians, and how many times as long as ours."""
+    """One line for one of many cases: medians, and ratios to ours."""
     parts = []
     for row in rows:
         if row.median_s is None:
@@ -66,7 +66,7 @@ def print_others(console: Console, results: Sequence[Result]) -> None:
 
 
 def print_machine(console: Console, machine: dict[str, Any]) -> None:
-    """What the times belong to."""
+    """A line that describes the machine."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     threads = ", ".join(f"{name}: {count}" for name, count in machine["threads"].items())
     accelerator = f"{machine['accelerator']}; " if machine["accelerator"] else ""
@@ -81,7 +81,7 @@ def print_threads(console: Console, machine: dict[str, Any]) -> None:
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:
-    """One table of the numbers that are no times."""
+    """The table of findings."""
     table = Table(title="[bold]findings[/]", title_justify="left")
     table.add_column("what")
     for heading in ("found", "required"):
@@ -93,7 +93,7 @@ def print_findings(console: Console, findings: Sequence[Finding]) -> None:
 
 
 def print_summary(console: Console, results: Sequence[Result], findings: Sequence[Finding]) -> None:
-    """How much of what is required was reached, and what was not."""
+    """How many requirements were met, and which were missed."""
     judged = [row for result in results for row in result.rows if row.is_met is not None]
     missed = [row for row in judged if not row.is_met]
     judged_findings = [finding for finding in findings if finding.is_met is not None]
@@ -143,7 +143,7 @@ def _requirement(row: Row) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Three significant digits in the unit that suits."""
+    """Three significant digits in a suitable unit."""
     for factor, unit in ((1.0, "s"), (1e3, "ms")):
         if seconds * factor >= 1.0:
             return f"{seconds * factor:.3g} {unit}"
@@ -156,7 +156,7 @@ def document(
     results: Sequence[Result],
     conclusion: Conclusion | None = None,
 ) -> dict[str, Any]:
-    """Everything the tables show and the single times behind them, as plain data."""
+    """Everything in the tables, and the individual times, as plain data."""
     content: dict[str, Any] = {
         "benchmark": benchmark,
         "machine": machine,
@@ -182,5 +182,5 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write the result file; it is complete or absent."""
+    """Write the result file atomically."""
     write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""`lab bench NAME`: time our implementations beside others in one process, results compared before times."""
+"""`lab bench NAME`: time our implementations against others in one process, after comparing results."""
 
 import importlib
 import time
@@ -19,13 +19,13 @@ from lab.experiments.bench.machine import busy_seconds, describe, every_core, on
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """What can be asked for by name.
+    """A benchmark.
 
     Attributes:
         module: has `DISTRIBUTIONS`, whose versions are recorded, and `cases(quick=...)`, a generator that yields cases,
-            is sent their rows, and returns a `Conclusion` or None. It is loaded within `cores`, since numpy, torch and
-            jax read their number of threads when they load.
-        cores: which cores may be used.
+            is sent their rows, and returns a `Conclusion` or None. It is imported within `cores`, since numpy, torch
+            and jax read their number of threads on import.
+        cores: context that sets the cores to use.
         placement: the same in words.
     """
 
@@ -41,20 +41,20 @@ BENCHMARKS = {
     "ssd": Benchmark("lab.experiments.bench.ssd", every_core, "with a torch thread on each core"),
 }
 
-# A candidate of many seconds is repeated only as often as this allows.
+# Time limit for the repeats of a slow candidate.
 _BUDGET_S = 16.0
-# Shorter calls are timed several at once: the clock and the scheduler are good to some microseconds.
+# Shorter calls are timed several at once: clock and scheduler are accurate to a few microseconds.
 _SHORTEST_REPEAT_S = 0.01
 
 
 def main(name: str, *, repeats: int = 9, quick: bool = False, json_path: Path | None = None) -> bool:
-    """Run a benchmark and print one table or line a case.
+    """Run a benchmark and print one table or line per case.
 
     Args:
         name: one of `BENCHMARKS`.
         repeats: how often each candidate is timed, slow ones less often.
-        quick: problems of a few milliseconds, to see that everything works.
-        json_path: where to write the result file, with figures beside it; None for none.
+        quick: problems of a few milliseconds, to check that everything works.
+        json_path: where to write the result file, with figures next to it; None for none.
 
     Returns:
         Whether our own results agreed with their references in every case.
@@ -68,7 +68,7 @@ def main(name: str, *, repeats: int = 9, quick: bool = False, json_path: Path | 
     if repeats < 1:
         raise InputError(f"repeats={repeats} must be at least 1")
     if json_path is not None:
-        # a folder that cannot be written is refused now and not after minutes of work
+        # refuse a folder that cannot be written before minutes of work
         probe = json_path.with_name(f".{json_path.name}.probe")
         write_atomically(probe, "")
         probe.unlink()
@@ -116,5 +116,5 @@ def _run(
         if benchmark.cores is one_core:
             report.print_busy(console, rows)
         results.append(Result(case.name, case.setting, rows, other_cores))
-        # its data go before those of the next one come
+        # free its data before the next case
         del case

@@ -1,7 +1,7 @@
-"""What `lab bench ssd` times: the state-space operator on every implementation that can run here, and its peers.
+"""`lab bench ssd`: the state-space operator on every backend that can run here, and its peers.
 
 In order: the best chunk size of each peer, the headline's forward and backward, growth with length, the length from
-which it overtakes softmax attention, one decoding step, and peak memory.
+which it is faster than softmax attention, one decoding step, and peak memory.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -24,7 +24,7 @@ from lab.experiments.bench.ssd_problem import Mode, SsdSetting
 
 DISTRIBUTIONS = ("numpy", "torch", "transformers", "mamba-ssm", "triton", "fla-core", "einops")
 
-# What is demanded at full size on a CPU, beside ratios.
+# Requirements at full size on a CPU, besides ratios.
 _PEAK_SHARE = 0.45
 _EXPONENT = 1.05
 _CROSSOVER_TOKENS = {Mode.forward: 300, Mode.backward: 512}
@@ -33,24 +33,24 @@ _MEMORY_SHARE = {Mode.forward: 0.15, Mode.backward: 1.0}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Sizes of everything that is measured, in tokens where nothing else is said.
+    """Sizes of everything measured, in tokens unless stated otherwise.
 
     Attributes:
         num_heads: H.
         head_dim: P.
         state_dim: N.
-        search: where chunk sizes are chosen.
+        search: length for choosing chunk sizes.
         headline: the main length.
-        growth: lengths of the growth figure; the headline is among them, and beyond `peers_up_to`.
-        growth_from: the line of the exponent begins here.
-        peers_up_to: peers are not timed at longer ones, except at the headline's.
-        attention_up_to: nor is attention.
+        growth: lengths of the growth figure, including the headline, which is above `peers_up_to`.
+        growth_from: shortest length in the fit of the exponent.
+        peers_up_to: longest length at which peers are timed, apart from the headline.
+        attention_up_to: longest length at which attention is timed.
         overtaking: lengths at which ours is compared with attention.
-        memory: length of the processes that measure memory; ours is also measured at the headline's. None: ours alone,
-            at the headline's.
-        decode_batches: sequences that are decoded at once.
-        gemm_size: rows of the square matrices whose product shows the machine's peak.
-        is_judged: whether demands are made on the results.
+        memory: length for the processes that measure memory; ours is also measured at the headline. None: only ours, at
+            the headline.
+        decode_batches: batch sizes of the decoding step.
+        gemm_size: rows of the square matrices whose product measures the machine's peak.
+        is_judged: whether results are checked against requirements.
     """
 
     num_heads: int
@@ -85,7 +85,7 @@ _FULL = Plan(
     gemm_size=4096,
     is_judged=True,
 )
-# attention is faster there, and ours has launches to pay for: they meet at longer sequences
+# attention is faster there, and ours has launch overhead: they meet at longer sequences
 _CUDA = replace(_FULL, overtaking=(512, 1024, 2048, 3072, 4096, 6144, 8192, 12_288, 16_384), is_judged=False)
 _QUICK = Plan(
     num_heads=2,
@@ -106,9 +106,9 @@ _QUICK = Plan(
 
 
 def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
-    """Yields cases one after another, is sent the rows of each, and concludes.
+    """Yield cases one by one, receive the rows of each, and conclude.
 
-    On a CUDA device bfloat16 is timed, and nothing is demanded: the sizes were chosen for a CPU.
+    On a CUDA device bfloat16 is timed, without requirements: the sizes were chosen for a CPU.
     """
     is_cuda = torch.cuda.is_available()
     plan = _QUICK if quick else _CUDA if is_cuda else _FULL
@@ -137,7 +137,7 @@ def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
         overtaking[mode] = {}
         for length in plan.overtaking:
             overtaking[mode][length] = yield maker.overtaking(mode, length)
-    # as a model decodes: with gradients recorded, every step would first be asked whether it needs one
+    # as in decoding: with gradients enabled, every step would have to check whether any is needed
     with torch.no_grad():
         for num_batch in plan.decode_batches:
             batched = replace(setting, num_batch=num_batch)
@@ -147,7 +147,7 @@ def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
 
 
 def _peaks(plan: Plan, setting: SsdSetting, chunk_sizes: Mapping[str, int]) -> list[Peak]:
-    """Ours at the headline's length, then all at the shorter one."""
+    """Ours at the headline's length, then all candidates at the shorter one."""
     asked: list[tuple[str, int, int | None]] = [(OURS, plan.headline, None)]
     if plan.memory is not None:
         candidates = [(OURS, None), *chunk_sizes.items(), (ATTENTION, None)]
@@ -227,7 +227,7 @@ def _memory_note(peak: Peak) -> str:
 
 
 def _exponents(growth: Mapping[int, Sequence[Row]], growth_from: int) -> dict[str, float]:
-    """Of each candidate that was timed at three lengths or more from `growth_from` on."""
+    """The exponent of each candidate timed at three or more lengths from `growth_from` on."""
     points: dict[str, list[tuple[int, float]]] = {}
     for length, rows in growth.items():
         for row in rows:

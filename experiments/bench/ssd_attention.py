@@ -15,14 +15,14 @@ from lab.experiments.bench.harness import Candidate
 from lab.experiments.bench.ssd_problem import TOLERANCE, Mode, SsdProblem, SsdSetting, largest_difference
 
 ATTENTION = "causal softmax attention (SDPA)"
-# of the result, spread over the sequence: the whole square in float64 would not fit
+# number of compared rows, spread over the sequence: the whole square in float64 would not fit
 _NUM_ROWS = 16
-# of the square that are written out at once for its gradient
+# number of rows of the square materialised at once for the gradient
 _BLOCK_ROWS = 512
 
 
 class Attention:
-    """Attention with C as queries, B as keys and x as values, each head's tokens in one piece as it likes them."""
+    """Attention with C as queries, B as keys and x as values, each head's tokens contiguous for speed."""
 
     def __init__(self, problem: SsdProblem) -> None:
         x, _, _, B, C = problem.inputs
@@ -30,7 +30,7 @@ class Attention:
         self._problem = problem
 
     def call(self, mode: Mode) -> Callable[[], Sequence[Tensor]]:
-        """What is timed: returns the output, and with a backward the gradients of queries, keys and values."""
+        """The timed call: returns the output, and with a backward pass the gradients of queries, keys and values."""
 
         def forward() -> Sequence[Tensor]:
             with torch.no_grad():
@@ -48,7 +48,7 @@ class Attention:
         return backward
 
     def difference(self, mode: Mode, found: Sequence[Tensor]) -> float:
-        """Of what a call returned from the exact results: some rows of a forward, all of a backward."""
+        """Largest difference from the exact results: some rows for a forward, all for a backward."""
         query, key, value = (tensor.double().requires_grad_() for tensor in (self.query, self.key, self.value))
         num_tokens, device = self.query.shape[2], self.query.device
         if mode is Mode.forward:
@@ -68,7 +68,7 @@ class Attention:
 
 
 def attention_flops(setting: SsdSetting) -> float:
-    """Useful operations of the forward: half of the square, 2 (N + P) a pair of tokens and head."""
+    """Useful operations of the forward: half of the square, 2 (N + P) per pair of tokens and head."""
     num_pairs = setting.num_tokens * (setting.num_tokens + 1) / 2
     return 2 * (setting.state_dim + setting.head_dim) * num_pairs * setting.num_batch * setting.num_heads
 

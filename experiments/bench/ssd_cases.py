@@ -25,29 +25,29 @@ from lab.experiments.bench.ssd_problem import (
     scan_flops,
 )
 
-# How many times as long as ours the others must take at the headline's size on a CPU.
+# Required ratios of the others' times to ours, at the headline's size on a CPU.
 _REQUIRED_RATIOS = {
     Mode.forward: {TRANSFORMERS: 6.0, MINIMAL: 5.5},
     Mode.backward: {TRANSFORMERS: 4.0},
 }
 _REQUIRED_ATTENTION_RATIO = 40.0
 
-# For a search or one length of many, whose candidates may take seconds a call.
+# For a search or one of many lengths, whose candidates may take seconds per call.
 _SHORT_BUDGET_S = 3.0
-# For the headline's backward: some repeats of those who take ten seconds.
+# For the headline's backward: a few repeats of candidates that take ten seconds.
 _LONG_BUDGET_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SsdCases:
-    """Makes the cases of one machine.
+    """Builds the cases of one machine.
 
     Attributes:
         setting: heads, dimensions, precision and device; each case has its own number of tokens.
-        peers: those that are installed.
+        peers: the installed peers.
         missing: the others.
-        chunk_sizes: the best of each peer that takes part.
-        is_judged: whether ratios are demanded.
+        chunk_sizes: the best chunk size of each participating peer.
+        is_judged: whether ratios are required.
     """
 
     setting: SsdSetting
@@ -58,7 +58,7 @@ class SsdCases:
 
     @classmethod
     def find(cls, setting: SsdSetting, *, is_judged: bool) -> "SsdCases":
-        """With all peers that are installed, their chunk sizes not known yet."""
+        """All installed peers, before the search for chunk sizes."""
         found = [PEERS[name]() for name in peer_names(setting.device)]
         return cls(
             setting=setting,
@@ -69,7 +69,7 @@ class SsdCases:
         )
 
     def search(self, num_tokens: int) -> Case:
-        """Every implementation of ours that can run, and every peer at each of its chunk sizes."""
+        """All our backends that can run, and every peer at each of its chunk sizes."""
         problem = self._problem(num_tokens)
         ours = [_scan(problem, Mode.forward, name, _ours(backend), None) for name, backend in self._backends()]
         peers = [
@@ -81,7 +81,7 @@ class SsdCases:
         return replace(case, name="implementations and chunk sizes")
 
     def with_best_chunks(self, rows: Sequence[Row]) -> "SsdCases":
-        """Each peer at the chunk size that the search found best; one that failed or differed takes no more part."""
+        """Each peer at the best chunk size found; peers that failed or disagreed are dropped."""
         medians = {row.candidate: row.median_s for row in rows}
         best = {}
         for peer in self.peers:
@@ -92,7 +92,7 @@ class SsdCases:
         return replace(self, peers=[peer for peer in self.peers if peer.name in best], chunk_sizes=best)
 
     def headline(self, mode: Mode, num_tokens: int, *, gemm_size: int) -> Case:
-        """All peers, attention, and the machine's peak; in the backward those alone that do not take minutes."""
+        """All peers, attention, and the machine's peak; for the backward, only peers that do not take minutes."""
         problem = self._problem(num_tokens)
         portable = [
             _scan(problem, mode, name, _ours(backend), None)
@@ -107,7 +107,7 @@ class SsdCases:
         return replace(self._case(mode, problem, others), peak=gemm_peak(self.setting, gemm_size))
 
     def growth(self, lengths: Sequence[int]) -> Case:
-        """Our forward at every length, in turns, since the lengths are compared with one another."""
+        """Our forward at every length, alternating, since the lengths are compared with each other."""
         problems = [self._problem(num_tokens) for num_tokens in lengths]
         shortest, *others = (
             _scan(problem, Mode.forward, f"{OURS}, {problem.setting.num_tokens:,} tokens", _ours("auto"), None)
@@ -118,7 +118,7 @@ class SsdCases:
         return replace(case, name="forward, growth with length", setting=setting, ours=shortest)
 
     def length(self, num_tokens: int, *, has_attention: bool) -> Case:
-        """Ours, the peers and perhaps attention at one of many lengths."""
+        """Ours, the peers and optionally attention at one of many lengths."""
         problem = self._problem(num_tokens)
         others: list[Candidate | Missing] = [*self._peers(problem, Mode.forward, {})]
         if has_attention:
@@ -127,7 +127,7 @@ class SsdCases:
         return replace(case, name=f"forward, {num_tokens:,} tokens", is_brief=True)
 
     def overtaking(self, mode: Mode, num_tokens: int) -> Case:
-        """Ours against attention alone, at one of many lengths."""
+        """Only ours and attention, at one of many lengths."""
         problem = self._problem(num_tokens)
         case = self._case(mode, problem, [attention_candidate(problem, mode)])
         return replace(case, name=f"{mode}, {num_tokens:,} tokens", is_brief=True)
@@ -167,7 +167,7 @@ class SsdCases:
         ]
 
     def _backends(self) -> list[tuple[str, str]]:
-        """Name and backend of our implementations that can run here, without the one that is chosen unasked."""
+        """Names of our backends that can run here, except the one that `auto` chooses."""
         device, dtype = torch.device(self.setting.device), self.setting.dtype
         chosen = resolve("ssd", "auto", device, dtype).name
         usable = [backend.name for backend in operators()["ssd"] if backend.why_not(device, dtype) is None]
@@ -175,12 +175,12 @@ class SsdCases:
 
 
 def clock_for(device: str) -> Clock:
-    """How work on a device is timed."""
+    """The clock for a device."""
     return event_clock if device == "cuda" else wall_clock
 
 
 def gemm_peak(setting: SsdSetting, size: int) -> Candidate:
-    """A square matrix product in the precision and on the device of the setting: the peak that shares refer to."""
+    """A square matrix product in the setting's precision and on its device: the peak for `peak_share`."""
     generator = Seeds(0).torch("gemm", size)
     left, right = (torch.randn(size, size, generator=generator).to(setting.device, setting.dtype) for _ in range(2))
     product = torch.empty_like(left)

@@ -1,6 +1,6 @@
-"""Cases of `lab bench ssd`: one decoding step, whose state is much larger than all else that it reads.
+"""Cases of `lab bench ssd`: one decoding step, whose state is much larger than its other inputs.
 
-The bound is memory: a step must read and write the state once. That is timed beside it, as one multiplication in place.
+It is memory-bound: a step must read and write the state once. That is timed too, as one in-place multiplication.
 """
 
 # Letters: B batch, H heads, P head_dim, N state_dim; as many groups as heads.
@@ -24,7 +24,7 @@ _STREAMING_RATIO = 1 / 1.5
 
 
 class Token(NamedTuple):
-    """What one step is given, beside the state."""
+    """Inputs of one step, besides the state."""
 
     x: Float[Tensor, "B H P"]
     dt: Float[Tensor, "B H"]
@@ -34,12 +34,12 @@ class Token(NamedTuple):
 
 
 def decode_case(setting: SsdSetting, clock: Clock, *, is_judged: bool) -> Case:
-    """Ours against others' steps and against streaming the state; `num_tokens` of the setting plays no role."""
+    """Ours against peers' steps and against streaming the state; the setting's `num_tokens` is not used."""
     initial, token = _draw(setting)
     exact = _exact_step(initial, token)
 
     def candidate(name: str, run: Callable[[Tensor], Tensor]) -> Candidate:
-        # each its own state, which goes on from step to step, so that the first one alone is compared
+        # each candidate updates its own state from step to step, so only the first step is compared
         state = initial.clone()
         return Candidate(
             name=name,

@@ -1,6 +1,6 @@
-"""The SSD operator in float64, chunk by chunk: exact results that the timed implementations are compared with.
+"""The SSD operator in float64, chunk by chunk: exact results for comparison with the timed implementations.
 
-Independent of core/ssd: within a chunk the decay matrix is written out, and chunks follow each other in a loop.
+Independent of core/ssd: the decay matrix of a chunk is materialised, and chunks are processed in a loop.
 """
 
 # Letters: B batch, T tokens, Q tokens of a chunk, H heads, P head_dim, N state_dim; as many groups as heads.
@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# tokens whose decay matrix is written out at once
+# number of tokens whose decay matrix is materialised at once
 _CHUNK = 128
-# the gradient keeps the matrices of one segment, and computes those of the others again
+# the gradient keeps the matrices of one segment, and recomputes the others
 _SEGMENT = 1024
 
 
@@ -59,7 +59,7 @@ def _chunk(
     log_decay = (dt * A).transpose(1, 2)  # [B, H, Q]
     num_tokens = log_decay.shape[-1]
     is_later = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=x.device).tril(-1)
-    # sums of their own terms: a difference of running sums would lose the digits that they share
+    # sums of the spanned terms: a difference of running sums would cancel
     terms = log_decay[..., :, None].expand(*log_decay.shape, num_tokens).masked_fill(~is_later, 0.0)
     within = torch.exp(terms.cumsum(dim=-2)).tril()  # [B, H, Q, Q]
     from_start = torch.exp(log_decay.cumsum(dim=-1))

@@ -1,4 +1,4 @@
-"""Figures of `lab bench ssd`: time against length, and where the operator overtakes attention."""
+"""Figures of `lab bench ssd`: time by length, and where the operator becomes faster than attention."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,18 +15,18 @@ from lab.experiments.bench.harness import Row
 from lab.experiments.bench.ssd_attention import ATTENTION
 from lab.experiments.bench.ssd_memory import OURS
 
-# what a line of the legend below the panels adds to the height
+# height of a line of the legend below the panels
 _LEGEND_INCHES = 0.15
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The rows of the cases of one kind, one case a length.
+    """The rows of one kind of case, one case per length.
 
     Attributes:
         title: what was timed.
-        rows: for each length, rising.
-        crossover: length from which on ours is faster than attention, if that was looked for and found.
+        rows: for each length, ascending.
+        crossover: length from which ours is faster than attention, if determined.
     """
 
     title: str
@@ -35,16 +35,16 @@ class Measured:
 
 
 def draw_lengths(directory: Path, name: str, panels: Sequence[Measured], labels: Mapping[str, str]) -> None:
-    """Medians against length, log-log, a panel each; bars show the middle half of the repeats.
+    """Medians by length, log-log, one panel each; bars show the quartiles of the repeats.
 
     Args:
-        directory: where the figure goes.
+        directory: of the figure.
         name: of its files.
         panels: side by side.
-        labels: what a curve is called, where that is not the candidate's name.
+        labels: names of curves that differ from the candidates' names.
     """
     names = list(dict.fromkeys(row.candidate for panel in panels for rows in panel.rows.values() for row in rows))
-    # ours and attention are in every figure, and look the same in all
+    # ours and attention are in every figure, with the same style
     names.sort(key=lambda name: (name != OURS, name != ATTENTION))
     with house_style():
         figure, axes = new_figure(num_panels=len(panels))

@@ -1,4 +1,4 @@
-"""How time grows with length: the slope of a log-log line, and the length from which one candidate is the faster."""
+"""Growth of time with length: the slope of a log-log line, and the length from which one candidate is faster."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ def growth_exponent(lengths: Sequence[int], times_s: Sequence[float]) -> float:
 
 
 def crossover_length(lengths: Sequence[int], ratios: Sequence[float]) -> float | None:
-    """The length from which on the other's time over ours stays above 1.
+    """The length from which the other's time over ours stays above 1.
 
-    Between the last length where it is not and the next one, the logarithm of the ratio is taken as linear in the
-    logarithm of the length. A chance win at a short length does not count, since a loss at a longer one follows.
+    Between the last length where it is not and the next one, the log ratio is interpolated linearly in log length. A
+    win at a short length does not count if a loss at a longer one follows.
 
     Args:
-        lengths: rising.
+        lengths: ascending.
         ratios: the other's time over ours at each.
 
     Returns:

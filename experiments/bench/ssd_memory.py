@@ -1,4 +1,4 @@
-"""Peak memory of one candidate of `lab bench ssd`, in a process of its own: what earlier ones left cannot hide it."""
+"""Peak memory of one candidate of `lab bench ssd`, in a separate process, unaffected by earlier candidates."""
 
 import json
 import sys
@@ -18,16 +18,16 @@ from lab.experiments.bench.ssd_problem import Mode, SsdProblem, SsdSetting
 
 OURS = "lab ssd"
 
-# of the call that loads code and starts threads before anything is measured
+# size of the warm-up call, which loads code and starts threads
 _WARM_UP_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """What one call needs at its highest.
+    """Peak memory of one call.
 
     Attributes:
-        candidate: whose call.
+        candidate: its name.
         num_tokens: of the sequence.
         mode: what the call computes.
         arguments_bytes: of the inputs and of the outputs, gradients included.
@@ -44,12 +44,12 @@ class Peak:
 
     @property
     def share(self) -> float | None:
-        """Memory above inputs and outputs as a share of theirs; None if it could not be measured."""
+        """Memory above inputs and outputs as a fraction of theirs; None if it could not be measured."""
         return None if self.failure else self.above_bytes / self.arguments_bytes
 
 
 def peak_memory(candidate: str, setting: SsdSetting, chunk_size: int | None, mode: Mode) -> Peak:
-    """Start a process, let it call the candidate once, and read what it reports."""
+    """Start a process that calls the candidate once, and read its report."""
     sizes = asdict(setting) | {"dtype": str(setting.dtype).removeprefix("torch.")}
     request = {"candidate": candidate, "setting": sizes, "chunk_size": chunk_size, "mode": mode}
     peak = Peak(candidate=candidate, num_tokens=setting.num_tokens, mode=mode)
@@ -61,7 +61,7 @@ def peak_memory(candidate: str, setting: SsdSetting, chunk_size: int | None, mod
 
 
 def main(request: str) -> None:
-    """The process itself: prints the bytes of inputs and outputs, and those above them."""
+    """The process: prints the bytes of inputs and outputs, and the bytes above them."""
     asked = json.loads(request)
     sizes, mode = asked["setting"], Mode(asked["mode"])
     setting = SsdSetting(**(sizes | {"dtype": getattr(torch, sizes["dtype"])}))

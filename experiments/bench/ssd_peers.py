@@ -1,4 +1,4 @@
-"""Others' implementations of the SSD operator, each behind the same call, and how to install those that are missing."""
+"""Peer implementations of the SSD operator with a common signature, and how to install missing ones."""
 
 import importlib
 import sys
@@ -23,7 +23,7 @@ LINEAR_ATTENTION = "flash-linear-attention, naive chunks"
 KERNELS = "mamba-ssm, Triton kernels"
 
 BENCH_HINT = "pip install 'ssm-lab[bench]'"
-# its build asks for a CUDA compiler and a matching wheel unless it is told not to; what is called here needs neither
+# by default its build wants a CUDA compiler and a matching wheel; what is called here needs neither
 MAMBA_HINT = (
     "pip install packaging ninja wheel triton einops && MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE "
     "pip install --no-build-isolation --no-deps 'mamba-ssm>=2.3,<2.3.2'"
@@ -32,13 +32,13 @@ MAMBA_HINT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """An implementation that somebody else wrote.
+    """A peer implementation.
 
     Attributes:
-        name: what the tables call it.
-        operator: output of all tokens.
-        chunk_sizes: those that are tried; the best is kept.
-        has_linear_backward: whether the time of its backward grows with the length alone, so that it can be waited for.
+        name: its name in tables.
+        operator: returns the output of all tokens.
+        chunk_sizes: sizes to try; the best is used.
+        has_linear_backward: whether its backward takes linear time in the length, so that it can be timed.
     """
 
     name: str
@@ -49,10 +49,10 @@ class Peer:
 
 def _transformers() -> Peer | Missing:
     module = load_optional("transformers.models.mamba2.modeling_mamba2")
-    # earlier releases had it within the model's class
+    # earlier releases have it inside the model class
     if module is None or not hasattr(module, "mamba2_chunk_scan"):
         return Missing(TRANSFORMERS, BENCH_HINT)
-    # the name itself is bound to mamba-ssm's kernels where those can be imported
+    # the plain name is bound to mamba-ssm's kernels if those can be imported
     scan = module.mamba2_chunk_scan.__wrapped__
     return Peer(name=TRANSFORMERS, operator=lambda inputs, chunk_size: scan(*inputs, chunk_size=chunk_size))
 
@@ -64,11 +64,11 @@ def _ssd_minimal() -> Peer | Missing:
 
     def operator(inputs: Inputs, chunk_size: int | None) -> Tensor:
         assert chunk_size is not None, "it has no size of its own"
-        # it takes one dtype for all, and a sum of log decays needs float32
+        # it needs one dtype for all inputs, and sums of log decays need float32
         x, dt, A, B, C = (tensor.float() for tensor in inputs)
         num_tokens = x.shape[1]
         values, log_decay = x * dt[..., None], A * dt
-        # it takes whole chunks alone; a step of size zero changes nothing
+        # it only supports whole chunks; padding with step size zero changes nothing
         missing = -num_tokens % chunk_size
         if missing:
             values, B, C = (pad(tensor, (0, 0, 0, 0, 0, missing)) for tensor in (values, B, C))
@@ -83,7 +83,7 @@ def _flash_linear_attention() -> Peer | Missing:
     package = util.find_spec("fla")
     if package is None or package.submodule_search_locations is None or util.find_spec("einops") is None:
         return Missing(LINEAR_ATTENTION, BENCH_HINT)
-    # by its path: importing the package loads every Triton kernel that it has, which takes a quarter of a minute
+    # load the file by path: importing the package loads all its Triton kernels, which takes 15 s
     path = Path(package.submodule_search_locations[0]) / "ops" / "simple_gla" / "naive.py"
     spec = util.spec_from_file_location("fla_naive_simple_gla", path)
     if not path.exists() or spec is None or spec.loader is None:
@@ -96,7 +96,7 @@ def _flash_linear_attention() -> Peer | Missing:
         y, _ = module.naive_chunk_simple_gla(C, B, x * dt[..., None], dt * A, chunk_size=chunk_size, scale=1.0)
         return y
 
-    # it writes each chunk's output into one tensor, whose whole gradient autograd copies at every chunk
+    # it writes each chunk's output into one tensor, whose full gradient autograd copies for every chunk
     return Peer(name=LINEAR_ATTENTION, operator=operator, has_linear_backward=False)
 
 
@@ -112,7 +112,7 @@ def _mamba_kernels() -> Peer | Missing:
     )
 
 
-# by name, so that one can be loaded without the others
+# by name, so that each can be loaded without the others
 PEERS: dict[str, Callable[[], Peer | Missing]] = {
     TRANSFORMERS: _transformers,
     MINIMAL: _ssd_minimal,
@@ -122,15 +122,15 @@ PEERS: dict[str, Callable[[], Peer | Missing]] = {
 
 
 def peer_names(device: str) -> list[str]:
-    """Of those that can run on `device`, installed or not."""
+    """Names of the peers that can run on `device`, installed or not."""
     return [name for name in PEERS if name != KERNELS or device == "cuda"]
 
 
 def load_mamba_ssm(module: str) -> Any:
-    """A module of mamba-ssm, or None where it, Triton or einops is not installed.
+    """A module of mamba-ssm, or None if it, Triton or einops is not installed.
 
-    The package imports a compiled kernel of Mamba-1 before anything else. Where that was not built, an empty package of
-    its name lets a module be found, and goes again.
+    The package first imports a compiled kernel of Mamba-1. If that was not built, a temporary empty package of the same
+    name makes its modules importable.
     """
     package = util.find_spec("mamba_ssm")
     if package is None or any(util.find_spec(name) is None for name in ("triton", "einops")):

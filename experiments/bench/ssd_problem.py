@@ -1,4 +1,4 @@
-"""What `lab bench ssd` computes: one draw of the operator's arguments, its exact results, and what counts as work."""
+"""The problem of `lab bench ssd`: one draw of the operator's arguments, its exact results, and operation counts."""
 
 # Letters: B batch, T tokens, H heads, P head_dim, N state_dim; as many groups as heads.
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.bench.ssd_exact import Inputs, exact_output
 
-# the chunk that useful operations are counted for, whichever an implementation takes
+# chunk size used in counting useful operations, whatever an implementation uses
 COUNTED_CHUNK = 64
 
 
@@ -63,10 +63,10 @@ Operator = Callable[[Inputs, int | None], Float[Tensor, "B T H P"]]
 
 
 def scan_flops(setting: SsdSetting, mode: Mode) -> float:
-    """Useful operations of a call: 2 Q (N + P) + 4 N P a token and head in the forward, with chunks of Q = 64.
+    """Useful operations of a call: 2 Q (N + P) + 4 N P per token and head in the forward, with chunks of Q = 64.
 
-    Scores and their product with the inputs (of which a causal form needs half, which is not taken off), the chunk's
-    state, and the output of the state before it.
+    Scores and their product with the inputs (counted in full, although a causal form needs half), the chunk's state,
+    and the output from the state before it.
     """
     p, n = setting.head_dim, setting.state_dim
     per_token = 2 * COUNTED_CHUNK * (n + p) + 4 * n * p
@@ -74,7 +74,7 @@ def scan_flops(setting: SsdSetting, mode: Mode) -> float:
 
 
 class SsdProblem:
-    """Arguments as a trained layer has them, and the exact results for them, computed when they are asked for.
+    """Arguments as in a trained layer, and their exact results, computed on demand.
 
     Step sizes are log-uniform in [0.001, 0.1] and decay rates uniform in [1, 16], as Mamba-2 initialises them.
     """
@@ -101,7 +101,7 @@ class SsdProblem:
 
     @cached_property
     def output_gradient(self) -> Float[Tensor, "B T H P"]:
-        """What a later layer sends back."""
+        """The gradient from a later layer."""
         generator = Seeds(0).torch("ssd/output gradient", self.setting.num_tokens)
         return torch.randn(self.inputs.x.shape, generator=generator).to(self.inputs.x)
 
@@ -118,7 +118,7 @@ class SsdProblem:
         return Inputs(*torch.autograd.grad(exact_output(leaves), leaves, self.output_gradient.double()))
 
     def call(self, mode: Mode, operator: Operator, chunk_size: int | None) -> Callable[[], Sequence[Tensor]]:
-        """What is timed: returns y, and with a backward the gradients of all five arguments."""
+        """The timed call: returns y, and with a backward pass the gradients of all five arguments."""
         dtype = self.setting.dtype
 
         def forward() -> Sequence[Tensor]:
@@ -137,18 +137,18 @@ class SsdProblem:
         return backward
 
     def difference(self, mode: Mode, found: Sequence[Tensor]) -> float:
-        """Of what a call returned from the exact results."""
+        """Largest difference between the results of a call and the exact ones."""
         return largest_difference(found, [self.output] if mode is Mode.forward else [self.output, *self.gradients])
 
 
 def largest_difference(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """The worst tensor's largest error, as a share of its largest entry; infinite for NaN or another shape."""
+    """The worst tensor's largest error, as a fraction of its largest entry; infinite for NaN or a wrong shape."""
     worst = 0.0
     for ours, reference in zip(found, exact, strict=True):
         if ours.shape != reference.shape:
             return math.inf
         share = float((ours.double() - reference).abs().max() / reference.abs().max())
-        # `max` would pass over NaN
+        # `max` would skip NaN
         if math.isnan(share):
             return math.inf
         worst = max(worst, share)
