@@ -1,4 +1,4 @@
-"""Prediction risk of a linear head on frozen features and independent rows, from second moments alone.
+"""Asymptotic prediction risk of a linear head on frozen features with independent rows, from second moments.
 
 The head is ridge regression B̂ = (X'X + n λ I)^-1 X'Y of n rows, or B̂ = X⁺Y for λ = 0 (minimum norm). Its excess risk
 E‖B̂'x - B'x‖² is bias plus variance, summed over outputs; the total risk adds tr Sigma_e. As p and n grow with p/n fixed
@@ -32,8 +32,8 @@ class Risk:
     """Expected squared prediction error, summed over outputs.
 
     Attributes:
-        bias: part of the excess risk that noise-free training targets would leave.
-        variance: part of the excess risk that the noise of the training targets adds.
+        bias: the excess risk with noise-free training targets.
+        variance: the excess risk added by noise in the training targets.
         noise_trace: tr Sigma_e, the risk of the best linear head.
     """
 
@@ -76,10 +76,10 @@ class RidgeOptimum(NamedTuple):
 
 
 def asymptotic_risk(spectrum: Spectrum, noise_trace: float, *, num_train: int, ridge: float) -> AsymptoticRisk:
-    """κ form of the risk (formulas at the head of this file) for any feature covariance, several outputs, any p/n.
+    """The risk (formulas at the top of this file) for any feature covariance, number of outputs and p/n.
 
     Args:
-        spectrum: of the features. Directions without variance do not count: p is the number of the others.
+        spectrum: of the features. Directions without variance do not count towards p.
         noise_trace: tr Sigma_e.
         num_train: n.
         ridge: λ; 0 for the minimum-norm head, infinity for the head that predicts zero.
@@ -88,7 +88,7 @@ def asymptotic_risk(spectrum: Spectrum, noise_trace: float, *, num_train: int, r
         The risk. With λ = 0 and p = n the variance is infinite, unless there is no noise.
 
     Raises:
-        InputError: if an argument is negative or not a number, or the spectrum's arrays do not fit each other.
+        InputError: if an argument is negative or NaN, or the spectrum's arrays do not match.
     """
     _check(noise_trace, num_train)
     if not ridge >= 0:
@@ -103,7 +103,7 @@ def asymptotic_risk(spectrum: Spectrum, noise_trace: float, *, num_train: int, r
         return AsymptoticRisk(0.0, noise_trace * inverse_trace if noise_trace else 0.0, noise_trace, kappa)
     kept = eigenvalues / (eigenvalues + kappa)
     lost = kappa / (eigenvalues + kappa)
-    # 1 - df/n with the equation of κ put in: the difference itself loses its digits next to p = n
+    # 1 - df/n, rewritten with the equation for κ: the difference itself cancels near p = n
     margin = ridge / kappa + float(kept @ lost) / num_train
     bias = float(signals @ lost**2) / margin
     variance = noise_trace * float(kept @ kept) / num_train / margin
@@ -111,14 +111,14 @@ def asymptotic_risk(spectrum: Spectrum, noise_trace: float, *, num_train: int, r
 
 
 def exact_risk(spectrum: Spectrum, noise_trace: float, *, num_train: int) -> Risk | None:
-    """Mean risk of the minimum-norm head over Gaussian rows, without a limit.
+    """Mean risk of the minimum-norm head over Gaussian rows, at finite n and p.
 
     For p < n - 1 and any covariance the bias is 0 and the variance tr Sigma_e p/(n - p - 1) (the mean of an inverse
     Wishart matrix). For p > n + 1 and Sigma = c I the bias is (1 - n/p) tr B'Sigma B and the variance
     tr Sigma_e n/(p - n - 1). Directions without variance do not count in p.
 
     Returns:
-        The risk, or None where no finite formula is known: |p - n| ≤ 1, where the mean is infinite, and p > n + 1 with
+        The risk; None without a closed form: for |p - n| ≤ 1, where the mean is infinite, and for p > n + 1 with
         unequal eigenvalues.
 
     Raises:
@@ -139,9 +139,9 @@ def exact_risk(spectrum: Spectrum, noise_trace: float, *, num_train: int) -> Ris
 def optimal_ridge(spectrum: Spectrum, noise_trace: float, *, num_train: int) -> RidgeOptimum:
     """Ridge strength λ ≥ 0 that minimises the asymptotic risk, from 0 to infinity.
 
-    The search runs over log κ, because every κ above that of the minimum-norm head belongs to exactly one strength,
-    λ = κ (1 - Σ s_i/(s_i + κ)/n). A grid finds the valley, golden sections its bottom. The risk is good to rounding,
-    the strength to about 1e-7 of κ, for the valley is flat; a strength that gains no more than rounding is given as 0.
+    The search runs over log κ, because every κ above the minimum-norm head's corresponds to exactly one strength,
+    λ = κ (1 - Σ s_i/(s_i + κ)/n). A grid brackets the minimum, golden-section search refines it. The risk is accurate
+    to rounding, the strength to about 1e-7 of κ, since the minimum is flat; a gain within rounding returns strength 0.
 
     Raises:
         InputError: as `asymptotic_risk`.
@@ -155,14 +155,14 @@ def optimal_ridge(spectrum: Spectrum, noise_trace: float, *, num_train: int) -> 
             kappa = np.exp(log_kappa)[:, None]
             kept = eigenvalues / (eigenvalues + kappa)
             lost = kappa / (eigenvalues + kappa)
-            # rounding may carry the edge of the interval below λ = 0
+            # rounding may move the edge of the interval below λ = 0
             share = np.maximum(1 - kept.sum(axis=1) / num_train, 0.0)
             margin = share + np.sum(kept * lost, axis=1) / num_train
             excess = (lost**2 @ signals + noise_trace * np.sum(kept**2, axis=1) / num_train) / margin
             return kappa[:, 0] * share, excess
 
         low, high = _search_interval(eigenvalues, signals, noise_trace, num_train)
-        # the risk varies on the scale of a factor e in κ, whatever the spectrum: four points in each miss no valley
+        # the risk varies on the scale of a factor e in κ for any spectrum: four points per factor miss no minimum
         grid = np.linspace(low, high, 2 + math.ceil(4 * (high - low)))
         nearest = int(np.argmin(at(grid)[1]))
         bottom = optimize.minimize_scalar(
@@ -180,7 +180,7 @@ def optimal_ridge(spectrum: Spectrum, noise_trace: float, *, num_train: int) -> 
 def _search_interval(
     eigenvalues: Float64[ndarray, " p"], signals: Float64[ndarray, " p"], noise_trace: float, num_train: int
 ) -> tuple[float, float]:
-    """Bounds of log κ outside which the risk only moves towards its values at λ = 0 and λ = infinity."""
+    """Bounds of log κ outside which the risk is monotone towards its values at λ = 0 and λ = infinity."""
     # Leading terms of the risk. Small κ: the bias grows as κ² Σ b²/s, the variance falls as κ tr Sigma_e Σ 1/s for
     # p < n and as 1/κ for p = n. Large κ: the bias stays below the signal by 2 Σ b² s²/κ, the variance is Σ s²/κ².
     sharpness = float(np.sum(signals / eigenvalues**2))
@@ -191,14 +191,14 @@ def _search_interval(
     ]
     spread = (noise_trace + float(signals.sum())) * float(eigenvalues @ eigenvalues)
     large = [float(eigenvalues.max()), spread / (num_train * float(signals @ eigenvalues))]
-    # a thousand times beyond, the leading terms are all there is
+    # a factor of 1000 further out, only the leading terms matter
     low = min(value for value in small if value > 0) * 1e-3
     high = max(large) * 1e3
     return math.log(max(low, _effective_ridge(eigenvalues, num_train, 0.0))), math.log(high)
 
 
 def _effective_ridge(eigenvalues: Float64[ndarray, " p"], num_train: int, ridge: float) -> float:
-    """κ with κ = λ + (κ/n) Σ s_i/(s_i + κ) to some 1e-14 relative, for positive eigenvalues in ascending order."""
+    """κ with κ = λ + (κ/n) Σ s_i/(s_i + κ) to about 1e-14 relative, for positive eigenvalues in ascending order."""
     width = eigenvalues.size
     if math.isinf(ridge) or (ridge == 0 and width <= num_train):
         return ridge
@@ -207,14 +207,14 @@ def _effective_ridge(eigenvalues: Float64[ndarray, " p"], num_train: int, ridge:
     upper = ridge + float(eigenvalues.sum()) / num_train
 
     def imbalance(log_kappa: float) -> float:
-        # λ/κ + Σ s/(s + κ)/n - 1, as whole numbers and small terms: summed as it stands it cancels near λ = 0, p = n
+        # λ/κ + Σ s/(s + κ)/n - 1, split into integers and small terms: summed directly, it cancels near λ = 0, p = n
         kappa = math.exp(log_kappa)
         num_below = int(np.searchsorted(eigenvalues, kappa))
         kept = float(np.sum(eigenvalues[:num_below] / (eigenvalues[:num_below] + kappa)))
         lost = float(np.sum(kappa / (eigenvalues[num_below:] + kappa)))
         return ridge / kappa + (width - num_below - num_train + kept - lost) / num_train
 
-    # the bounds may be attained (one eigenvalue, or a ridge above all of them), and then rounding decides the sign
+    # a bound may be attained (one eigenvalue, or a ridge above all of them); rounding then decides the sign
     slack = 1e-9
     root = optimize.brentq(imbalance, math.log(lower) - slack, math.log(upper) + slack, xtol=1e-15, rtol=1e-15)
     return math.exp(root)
@@ -232,7 +232,7 @@ def _modes(spectrum: Spectrum) -> tuple[Float64[ndarray, " p"], Float64[ndarray,
         if not np.all(np.isfinite(values)) or values.min() < 0:
             raise InputError(
                 f"spectrum.{name} contains {values.min()}, expected finite numbers of at least 0; "
-                "set what is below zero by rounding to 0"
+                "set values that are negative by rounding to 0"
             )
     order = np.argsort(eigenvalues)
     order = order[np.count_nonzero(eigenvalues == 0) :]

@@ -1,7 +1,7 @@
-"""Exact risk of a linear head given its training features: no target is drawn, and no test set.
+"""Exact risk of a linear head given its training features, without sampling targets or a test set.
 
 Ridge regression (X'X + n lambda I)^-1 X'Y; lambda = 0 is the minimum-norm head X^+ Y. The noise of the targets may be
-alike in all rows, differ from row to row, or depend on other rows of the same sequence.
+identical in all rows, differ between rows, or be correlated between rows of the same sequence.
 """
 
 # Letters: n rows, p features, m outputs, T rows of a sequence, r rank.
@@ -23,7 +23,7 @@ class ConditionalRisk:
 
     Attributes:
         bias: tr (D - B)' Sigma (D - B), D the mean of Bhat given the features.
-        variance: what the noise of the training targets adds.
+        variance: the part added by noise in the training targets.
         squared_weight_norm: E||Bhat||_F^2 given the features.
         rank: numerical rank of the features.
     """
@@ -51,7 +51,7 @@ def conditional_risk(
     ridge: float,
     rtol: float,
 ) -> ConditionalRisk:
-    """Exact risk of the head given its training features, without drawing a target.
+    """Exact risk of the head given its training features.
 
     With X = U diag(s) V', gains g = s / (s^2 + n lambda) and M = E[Y | X]: D = V g U' M, and the variance is
     tr(Sigma V g U' Omega U g V'), Omega the covariance of the rows' noise summed over outputs.
@@ -60,16 +60,16 @@ def conditional_risk(
         features: X.
         covariance: Sigma = E[x x'].
         coefficients: B.
-        noise_trace: tr Sigma_e, if the rows' noise is independent and alike. One of these three is given.
-        row_noise: the noise of each row, summed over outputs, if it differs.
+        noise_trace: tr Sigma_e, for i.i.d. noise. Give exactly one of this and the next two.
+        row_noise: the noise variance of each row, summed over outputs, if it differs.
         block_noise: covariance of the noise within a sequence of T rows, summed over outputs; rows are ordered by
             sequence, and sequences are independent.
-        mean_targets: E[Y | X] where it is not X B.
+        mean_targets: E[Y | X] if it is not X B.
         ridge: lambda.
         rtol: as for `thin_svd`.
 
     Raises:
-        InputError: if shapes do not fit, or not exactly one description of the noise is given.
+        InputError: if shapes do not match, or the noise is not given exactly once.
     """
     svd = thin_svd(features, rtol=rtol)
     num_rows, width = features.shape

@@ -1,7 +1,7 @@
-"""Decompositions used by every head: singular values with a stated tolerance, one decomposition for all ridges.
+"""Decompositions shared by all heads: singular values with an explicit tolerance, one decomposition for all ridges.
 
-All in float64. Near p = n the smallest singular values approach zero and decide the answer, so nothing here forms X'X
-for the minimum-norm head: that would square the condition number.
+Everything is in float64. Near p = n the smallest singular values approach zero and dominate the result, so X'X is never
+formed for the minimum-norm head: that would square the condition number.
 """
 
 # Letters: n rows, p features, k = min(n, p), r rank.
@@ -17,20 +17,20 @@ from scipy import linalg
 from lab.core import validation
 from lab.core.errors import InputError
 
-# A singular value that is kept although it is this small against the largest carries rounding as if it were signal.
+# A kept singular value below this fraction of the largest is probably rounding error.
 _SMALL_BUT_KEPT = 1e-8
 
-# A Gram matrix knows squared singular values to the machine epsilon times its norm: with every n lambda above this
-# share of it, filtered quantities keep ten digits.
+# A Gram matrix gives squared singular values to within machine epsilon times its norm: if every n lambda is above this
+# fraction of it, filtered quantities keep ten digits.
 _GRAM_IS_ENOUGH = 1e-6
 
 
 class Svd(NamedTuple):
-    """X = left diag(singular) right, cut to the numerical rank.
+    """X = left diag(singular) right, truncated to the numerical rank.
 
     Attributes:
         left: orthonormal columns.
-        singular: falling, all above rtol times the first.
+        singular: descending, all above rtol times the first.
         right: orthonormal rows.
     """
 
@@ -57,17 +57,17 @@ class RightSpectrum(NamedTuple):
 
 
 def default_rank_tolerance(num_rows: int, num_features: int) -> float:
-    """max(n, p) times the machine epsilon: what rounding leaves of a zero singular value (also SciPy's choice)."""
+    """max(n, p) times machine epsilon: the size of a zero singular value after rounding (SciPy's choice too)."""
     return max(num_rows, num_features) * float(np.finfo(np.float64).eps)
 
 
 def thin_svd(features: Float64[ndarray, "n p"], *, rtol: float) -> Svd:
     """Singular value decomposition up to the numerical rank.
 
-    A warning is given when a singular value is kept that is below 1e-8 of the largest.
+    Warns if a singular value below 1e-8 times the largest is kept.
 
     Raises:
-        InputError: if the features are no finite real matrix, or rtol is outside [0, 1).
+        InputError: if the features are not a finite real matrix, or rtol is outside [0, 1).
     """
     matrix = validation.real_array("features", features, shape=(None, None))
     tolerance = validation.number_in_unit_interval("rtol", rtol)
@@ -76,7 +76,7 @@ def thin_svd(features: Float64[ndarray, "n p"], *, rtol: float) -> Svd:
     try:
         left, singular, right = linalg.svd(matrix, full_matrices=False, check_finite=False)
     except np.linalg.LinAlgError:
-        # divide and conquer fails to converge for a few matrices on which plain QR iteration does not
+        # divide and conquer rarely fails to converge where plain QR iteration succeeds
         left, singular, right = linalg.svd(matrix, full_matrices=False, check_finite=False, lapack_driver="gesvd")
     rank = int(np.count_nonzero(singular > tolerance * singular[0]))
     if rank and singular[rank - 1] < _SMALL_BUT_KEPT * singular[0]:
@@ -89,24 +89,23 @@ def thin_svd(features: Float64[ndarray, "n p"], *, rtol: float) -> Svd:
 
 
 def right_spectrum(features: Float64[ndarray, "n p"], *, smallest_ridge: float, rtol: float) -> RightSpectrum:
-    """Singular values and right vectors, by the smaller Gram matrix where every ridge strength is large enough for it.
+    """Singular values and right vectors, from the smaller Gram matrix if every ridge strength is large enough.
 
     Args:
         features: X.
-        smallest_ridge: the least lambda of (X'X + n lambda I)^-1 that they will be used with.
-        rtol: share of the largest singular value below which one counts as zero.
+        smallest_ridge: the smallest lambda of (X'X + n lambda I)^-1 that they will be used with.
+        rtol: fraction of the largest singular value below which one counts as zero.
 
     Raises:
         InputError: as `thin_svd`.
     """
-    # the trace bounds the largest eigenvalue from above, and is there before any decomposition; one that is not finite
-    # is for the other route, which refuses what is no matrix
+    # the trace is a cheap upper bound of the largest eigenvalue; if it is not finite, the SVD route raises the error
     trace = float(np.sum(features**2))
     if not smallest_ridge * features.shape[0] > _GRAM_IS_ENOUGH * trace or 0 in features.shape:
         svd = thin_svd(features, rtol=rtol)
         return RightSpectrum(svd.singular, svd.right)
     squared, vectors = linalg.eigh(_smaller_gram(features), check_finite=False, overwrite_a=True, driver="evd")
-    # what rounding makes of a zero is as good as any other tiny value under a ridge of this size
+    # under a ridge of this size, the rounding error of a zero is harmless
     kept = squared > max(rtol**2, np.finfo(np.float64).eps * max(features.shape)) * squared[-1]
     singular = np.sqrt(squared[kept])
     if features.shape[0] < features.shape[1]:

@@ -1,7 +1,7 @@
-"""A linear head that is fitted to frozen representations, and its error on test rows.
+"""A linear head fitted to frozen representations, and its error on test rows.
 
 Ridge regression (X'X + n lambda I)^-1 X'Y; lambda = 0 is the minimum-norm least-squares head X^+ Y, which interpolates
-the training rows where there are more features than rows.
+the training rows if there are more features than rows.
 """
 
 # Letters: n rows, p features, m outputs.
@@ -42,10 +42,10 @@ class LinearHead:
             features: X.
             targets: Y.
             ridge: lambda.
-            rtol: share of the largest singular value below which one counts as zero.
+            rtol: fraction of the largest singular value below which one counts as zero.
 
         Raises:
-            InputError: if rows do not match, something is not finite, ridge is negative or rtol outside [0, 1).
+            InputError: if rows do not match, values are not finite, ridge is negative or rtol outside [0, 1).
         """
         svd = thin_svd(features, rtol=rtol)
         answers = validation.real_array("targets", targets, shape=(features.shape[0], None))
@@ -58,7 +58,7 @@ class LinearHead:
         """X Bhat.
 
         Raises:
-            InputError: if the features are not as many as in training.
+            InputError: if the number of features differs from training.
         """
         return validation.real_array("features", features, shape=(None, self.weight.shape[0])) @ self.weight
 

@@ -1,4 +1,4 @@
-"""Minimum-norm heads with more features than rows: n x n matrices that grow with the width.
+"""Minimum-norm heads with more features than rows: n x n matrices updated as the width grows.
 
 With K = X X' and G = X Sigma X', the variance is tr Sigma_e tr(K^-1 G K^-1), the mean head is D = X'K^-1 X B, and the
 bias is the Sigma-weighted square of D - B.
@@ -16,21 +16,21 @@ from scipy.linalg import blas, lapack
 
 from lab.core.heads.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation, Population
 
-# K^-1 is kept at multiples of this width, and what a width has beyond the last of them is added to it apart: a result
-# does not depend on which other widths are asked for, and n x n factorisations are few.
+# K^-1 is stored at multiples of this width; columns beyond the last multiple are applied as an update. So a result does
+# not depend on which other widths are requested, and n x n factorisations are few.
 _BLOCK = 64
 
-# An update subtracts from K^-1. Once the trace has fallen to this share of the last factorised one, relative rounding
-# errors have grown by as much, and K is factorised again.
+# Updates subtract from K^-1. Once its trace has fallen to this fraction of the last factorised one, relative rounding
+# errors have grown accordingly, and K is factorised again.
 _FRESH_UNTIL = 0.2
 
-# tr K tr K^-1 bounds the condition number of K from above, by a factor of some hundred on random features. K squares
-# the condition of X, so that what lies beyond is left to the SVD.
+# tr K tr K^-1 is an upper bound of the condition number of K, about a hundred times too large on random features. K has
+# the squared condition number of X, so anything beyond this is left to the SVD.
 _LARGEST_CONDITION = 1e9
 
 
 class WideGram:
-    """K and what goes with it for one draw; ask for rising widths."""
+    """K and related sums for one draw; widths must be requested in ascending order."""
 
     def __init__(self, features: Float64[ndarray, "n d"], population: Population) -> None:
         self._features = features
@@ -43,7 +43,7 @@ class WideGram:
         self._extra = _extra(features, population)
 
     def at(self, width: int) -> tuple[float, float, float] | None:
-        """Bias, variance and squared weight norm at a width above n; None where K is nearly singular."""
+        """Bias, variance and squared weight norm at a width above n; None if K is nearly singular."""
         whole = width - width % _BLOCK
         while self._num_summed < whole:
             self._add(slice(self._num_summed, self._num_summed + _BLOCK))
@@ -60,7 +60,7 @@ class WideGram:
         return bias, noise_trace * weighted_trace, mean_norm + noise_trace * inverse.trace
 
     def _add(self, block: slice) -> None:
-        """Go on by one block of columns."""
+        """Advance by one block of columns."""
         self._gram = _add_product(self._gram, self._features[:, block], overwrite=True)
         self._extra.add(block)
         self._num_summed = block.stop
@@ -72,7 +72,7 @@ class WideGram:
 
 
 class _Inverse:
-    """K^-1 = base - half half', without writing it out where products are enough."""
+    """K^-1 = base - half half', formed explicitly only if needed."""
 
     def __init__(self, base: Float64[ndarray, "n n"], half: Float64[ndarray, "n k"] | None) -> None:
         self._base = base
@@ -85,19 +85,19 @@ class _Inverse:
         return product if self._half is None else product - self._half @ (self._half.T @ columns)
 
     def whole(self) -> Float64[ndarray, "n n"]:
-        """K^-1, written out."""
+        """K^-1 as a matrix."""
         return self._base if self._half is None else self._base - self._half @ self._half.T
 
 
 def _inverse(gram: Float64[ndarray, "n n"]) -> Float64[ndarray, "n n"] | None:
-    """K^-1 from the lower triangle of K; None where K is too close to singular."""
+    """K^-1 from the lower triangle of K; None if K is too close to singular."""
     factor, info = lapack.dpotrf(gram, lower=1, clean=0, overwrite_a=0)
     if info != 0:
         return None
     inverse, info = lapack.dpotri(factor, lower=1, overwrite_c=1)
     if info != 0 or not np.trace(gram) * np.trace(inverse) < _LARGEST_CONDITION:
         return None
-    # the upper triangle still holds what the factorisation left there
+    # the upper triangle still holds leftovers of the factorisation
     np.copyto(inverse, inverse.T, where=~np.tri(inverse.shape[0], dtype=bool))
     return inverse
 
@@ -114,19 +114,19 @@ def _updated(base: Float64[ndarray, "n n"], columns: Float64[ndarray, "n k"]) ->
 
 
 class _Extra(Protocol):
-    """What a population adds to K."""
+    """Running sums that a population needs besides K."""
 
     def add(self, block: slice) -> None:
-        """Sum up a whole block of columns."""
+        """Add a whole block of columns."""
         ...
 
     def at(self, width: int, rest: slice, inverse: _Inverse) -> tuple[float, float, float]:
-        """Bias, tr(K^-1 G K^-1) and ||D||^2; `rest` are the columns beyond the last block."""
+        """Bias, tr(K^-1 G K^-1) and ||D||^2; `rest` holds the columns beyond the last block."""
         ...
 
 
 class _FactorExtra:
-    """Sigma = W P W' + s I: all but K is of the size of the latent state."""
+    """Sigma = W P W' + s I: everything except K has the size of the latent state."""
 
     def __init__(self, features: Float64[ndarray, "n d"], population: FactorPopulation) -> None:
         self._features = features
@@ -145,7 +145,7 @@ class _FactorExtra:
         weighted_trace = noise * inverse.trace + float(np.sum((solved @ self._root) ** 2))
         solved_targets = solved @ latent
         mean_norm = float(np.sum((loaded @ latent) * solved_targets))
-        # digits that this difference loses, K^-1 has lost before: tr K tr K^-1 bounds both
+        # this difference loses no more digits than K^-1: tr K tr K^-1 bounds both
         error_norm = population.squared_norm(width) - mean_norm
         seen = self._root.T @ (loaded.T @ solved_targets - known.loading_gram @ latent)
         return noise * error_norm + float(np.sum(seen**2)), weighted_trace, mean_norm
@@ -180,7 +180,7 @@ class _IsotropicModesExtra:
 
 
 class _GeneralExtra:
-    """Any Sigma: G is summed up with K, and D - B is written out."""
+    """Any Sigma: G is accumulated along with K, and D - B is formed explicitly."""
 
     def __init__(self, features: Float64[ndarray, "n d"], population: Population) -> None:
         self._features = features
@@ -200,11 +200,11 @@ class _GeneralExtra:
         return float(np.sum(error * self._times_sigma(error))), weighted_trace, float(np.sum(mean_head**2))
 
     def _products(self, block: slice) -> Float64[ndarray, "n n"]:
-        """X_p Sigma_p X_p' less the same of the columns before the block."""
+        """X_p Sigma_p X_p' minus the same for the columns before the block."""
         new = self._features[:, block]
         if isinstance(self._population, DiagonalPopulation | ModePopulation):
             return (new * self._population.variances[block]) @ new.T
-        assert isinstance(self._population, DensePopulation), "the other populations have sums of their own"
+        assert isinstance(self._population, DensePopulation), "the other populations have their own sums"
         before = slice(0, block.start)
         sigma = self._population.covariance
         half = (self._features[:, before] @ sigma[before, block] + new @ sigma[block, block] / 2) @ new.T
@@ -218,7 +218,7 @@ class _GeneralExtra:
     def _times_sigma(self, error: Float64[ndarray, "p m"]) -> Float64[ndarray, "p m"]:
         if isinstance(self._population, DiagonalPopulation | ModePopulation):
             return self._population.variances[: error.shape[0], None] * error
-        assert isinstance(self._population, DensePopulation), "the other populations have sums of their own"
+        assert isinstance(self._population, DensePopulation), "the other populations have their own sums"
         return self._population.covariance[: error.shape[0], : error.shape[0]] @ error
 
 

@@ -1,11 +1,11 @@
-"""What the prediction risk of a linear head depends on: second moments of features and targets, at every width.
+"""Second moments of features and targets at every width, which determine the prediction risk of a linear head.
 
 A population describes rows (x, y) whose best linear prediction of y from the first p features is B_p' x, with
-Sigma_p = E[x x'] of those features and Sigma_e,p = E[e e'] of what is left, e = y - B_p' x. For jointly Gaussian rows e
-is independent of x, so the linear model is exactly true at each width (the setting of Hastie et al., arXiv 1903.08560;
-width as model size is that of Luo, Wang and Huang, arXiv 2410.00699).
+Sigma_p = E[x x'] of those features and Sigma_e,p = E[e e'] of the residual e = y - B_p' x. For jointly Gaussian rows, e
+is independent of x, so the linear model is well specified at each width (as in Hastie et al., arXiv 1903.08560; Luo,
+Wang and Huang, arXiv 2410.00699, use width as model size).
 
-The risk depends on B_p only through quadratic forms: any matrix with the same B B' will do for B.
+The risk depends on B_p only through B_p B_p', so any matrix with the same product may replace it.
 """
 
 # Letters: p width, q latent dimension, m outputs, r outputs after reduction to at most q.
@@ -44,7 +44,7 @@ class Population(ABC):
 
     @abstractmethod
     def num_outputs(self, width: int) -> int:
-        """Entries of the target y at this width."""
+        """Number of entries of the target y at this width."""
 
     @abstractmethod
     def target_trace(self, width: int) -> float:
@@ -64,10 +64,10 @@ class Population(ABC):
 
     @abstractmethod
     def dense(self, width: int) -> tuple[Float64[ndarray, "p p"], Float64[ndarray, "p m"]]:
-        """Sigma_p and a B_p, written out."""
+        """Sigma_p and a B_p, as dense matrices."""
 
     def noise_trace(self, width: int) -> float:
-        """tr Sigma_e,p: the prediction risk that no linear head on the first `width` features can go below."""
+        """tr Sigma_e,p: the lowest prediction risk of any linear head on the first `width` features."""
         return self.target_trace(width) - self.signal(width)
 
 
@@ -117,7 +117,7 @@ class FactorPopulation(Population):
 
     @override
     def spectrum(self, width: int) -> Spectrum:
-        # all but q of the p directions carry noise alone: q x q algebra is enough
+        # all but q of the p directions are pure noise: q x q algebra suffices
         root = linalg.cholesky(self.latent_covariance, lower=True)
         left, singular, _ = linalg.svd(self.loading[:width] @ root, full_matrices=False)
         projected = left.T @ (self.loading[:width] @ self.at(width).latent_coefficients)
@@ -135,7 +135,7 @@ class FactorPopulation(Population):
         return covariance, loading @ self.at(width).latent_coefficients
 
     def at(self, width: int) -> "FactorWidth":
-        """What a width needs of q x q algebra, computed once and kept: a sweep asks for it at every draw."""
+        """The q x q algebra of a width, cached: a sweep needs it for every draw."""
         if width not in self._known:
             loading, cross = self.loading[:width], self._reduced_cross(width)
             gram = loading.T @ loading
@@ -180,7 +180,7 @@ class FactorWidth:
 
 @dataclass(frozen=True)
 class DiagonalPopulation(Population):
-    """Uncorrelated features, and targets that stay the same at every width.
+    """Uncorrelated features, with the same targets at every width.
 
     Attributes:
         variances: E[x_i^2].
@@ -230,7 +230,7 @@ class DiagonalPopulation(Population):
 class ModePopulation(Population):
     """Independent modes, one feature and one target each: the state grows with the model.
 
-    Every width p is a problem of its own, with p outputs. B_p B_p' is diagonal (transitions that are diagonal or made
+    Every width p is a separate problem, with p outputs. B_p B_p' is diagonal (transitions that are diagonal or made
     of plane rotations).
 
     Attributes:
@@ -275,7 +275,7 @@ class ModePopulation(Population):
 
 @dataclass(frozen=True)
 class DensePopulation(Population):
-    """Any second moments, given as matrices.
+    """Arbitrary second moments, given as matrices.
 
     Attributes:
         covariance: Sigma = E[x x'], positive definite.
@@ -318,7 +318,7 @@ class DensePopulation(Population):
         return self.covariance[:width, :width], self.coefficients(width)
 
     def coefficients(self, width: int) -> Float64[ndarray, "p m"]:
-        """B_p = Sigma_p^-1 E[x y']_1:p, computed once and kept: a sweep asks for it at every draw."""
+        """B_p = Sigma_p^-1 E[x y']_1:p, cached: a sweep needs it for every draw."""
         if width not in self._known:
             factor = linalg.cho_factor(self.covariance[:width, :width], lower=True)
             self._known[width] = linalg.cho_solve(factor, self.cross[:width])

@@ -62,7 +62,7 @@ def _isotropic_bias(
         along = spectrum.right**2 @ moments.squared_coefficients
     else:
         along = np.sum((spectrum.right @ population.dense(width)[1]) ** 2, axis=1)
-    # with p = r nothing of B is out of sight, and the difference would be rounding alone
+    # if p = r the features span B, so the difference would be pure rounding
     unseen = max(float(moments.squared_coefficients.sum() - along.sum()), 0.0) if along.size < width else 0.0
     return moments.eigenvalues[0] * (_weighted_sums(along, shrunk**2) + unseen), along
 
@@ -70,7 +70,7 @@ def _isotropic_bias(
 def _general_bias(
     population: Population, width: int, spectrum: RightSpectrum, shrunk: Float64[ndarray, "r L"]
 ) -> tuple[Float64[ndarray, " L"], Float64[ndarray, " r"]]:
-    """Bias by writing out D - B for each strength, and ||v_i'B||^2."""
+    """Bias by forming D - B for each strength, and ||v_i'B||^2."""
     if isinstance(population, FactorPopulation):
         coefficients = population.loading[:width] @ population.at(width).latent_coefficients
     else:
@@ -85,7 +85,7 @@ def _general_bias(
 
 
 def _weighted_sums(weights: Float64[ndarray, " r"] | float, values: Float64[ndarray, "r L"]) -> Float64[ndarray, " L"]:
-    """A sum for each strength, one by one: the rounding of a matrix product depends on how many there are."""
+    """One sum per strength, one by one: the rounding of a matrix product would depend on their number."""
     return np.array([np.sum(weights * column) for column in values.T.copy()])
 
 

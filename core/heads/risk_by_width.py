@@ -1,14 +1,14 @@
-"""Exact risk of the heads of all widths of one draw: narrow models share the work of wide ones.
+"""Exact risk of the heads of all widths of one draw; narrow models share the work of wide ones.
 
-Excess risk given the features needs no targets and no test set (`conditional_risk`). For widths p that take the
-first p columns of one X it needs no decomposition of its own either:
+Excess risk given the features needs no targets and no test set (`conditional_risk`). For widths p that use the first p
+columns of one X, it does not need a separate decomposition per width either:
 
 - p <= n, minimum norm: one QR of X serves every width. With X = Q R and Sigma = U'U, M = U R^-1 is upper triangular and
   its leading blocks belong to the narrower models: tr(Sigma_p (X_p'X_p)^-1) is a running sum of its squared columns.
 - p > n, minimum norm: K = X_p X_p' grows by the product of the new columns, and its inverse by an update of low rank.
-- with ridge: one decomposition of the smaller Gram matrix a width, for all strengths.
+- with ridge: one decomposition of the smaller Gram matrix per width, for all strengths.
 
-Where these would lose digits (rank-deficient or nearly so), the width is solved by SVD instead, and says so.
+Where these would lose precision (nearly rank-deficient X), the width is solved by SVD instead, and `method` records it.
 """
 
 # Letters: n rows, d features, p width, w widths, r ridge strengths.
@@ -29,7 +29,7 @@ from lab.core.heads.min_norm_above_n import WideGram
 from lab.core.heads.population import Population
 from lab.core.heads.ridge_risk import ridge_risks
 
-# ||X||_F^2 ||X^+||_F^2 bounds the squared condition number from above; the QR route keeps its digits well beyond this
+# ||X||_F^2 ||X^+||_F^2 is an upper bound of the squared condition number; the QR route stays accurate well beyond this
 _LARGEST_QR_CONDITION = 1e20
 
 
@@ -67,19 +67,19 @@ def nested_risk(
 ) -> NestedRisk:
     """Risk of the heads on the first p features, for all p in `widths`.
 
-    The result for a width does not depend on which others are asked for, to the last bit, as long as X has at least as
-    many columns as rows. Columns that lie one after the other in memory (X stored feature after feature) are fastest.
+    The result for a width is bit-identical whichever other widths are requested, as long as X has at least as many
+    columns as rows. Column-major X (feature by feature) is fastest.
 
     Args:
         features: X; the rows are independent draws of the population.
         population: second moments of features and targets.
         widths: p, each from 1 to d.
         ridge: lambda of (X'X + n lambda I)^-1 X'Y; 0 is the minimum-norm head.
-        rtol: share of the largest singular value below which one counts as zero; None for `default_rank_tolerance` of
-            each width.
+        rtol: fraction of the largest singular value below which one counts as zero; None for each width's
+            `default_rank_tolerance`.
 
     Raises:
-        InputError: if a width or strength is out of range, or something is not finite.
+        InputError: if a width or strength is out of range, or values are not finite.
     """
     matrix = np.asfortranarray(validation.real_array("features", features, shape=(None, None)))
     _check(matrix, population, widths, ridge)
@@ -152,7 +152,7 @@ class _Narrow:
     squared_condition: Float64[ndarray, " k"]
 
     def at(self, width: int, rtol: float) -> tuple[float, float, float] | None:
-        """Bias (none), variance and squared weight norm; None where the features are nearly rank-deficient."""
+        """Bias (zero), variance and squared weight norm; None if the features are nearly rank-deficient."""
         largest = min(_LARGEST_QR_CONDITION, 1 / max(rtol, np.finfo(np.float64).eps) ** 2)
         if width > self.weighted.size or not self.squared_condition[width - 1] < largest:
             return None
@@ -162,11 +162,11 @@ class _Narrow:
 
 
 def _narrow(features: Float64[ndarray, "n d"], population: Population) -> _Narrow:
-    """One QR of as many columns as there are rows, whatever the grid is: its rounding depends on their number."""
+    """QR of the first n columns, whatever the grid: its rounding depends on the number of columns."""
     num_columns = min(features.shape)
     factored, _, _, _ = lapack.dgeqrf(features[:, :num_columns], overwrite_a=False)
     triangle = np.asfortranarray(np.triu(factored[:num_columns]))
-    # a zero on the diagonal ends what this route can do; columns before it are not concerned
+    # this route ends at a zero on the diagonal; the columns before it are unaffected
     diagonal = np.abs(np.diag(triangle))
     kept = int(np.argmax(diagonal == 0)) if (diagonal == 0).any() else num_columns
     inverse, _ = lapack.dtrtri(triangle[:kept, :kept])
@@ -186,7 +186,7 @@ def _check(
         raise InputError("widths is empty; give at least one model size")
     for width in widths:
         if validation.whole_number("widths", width) > most:
-            raise InputError(f"widths contains {width}, expected 1 to {most}, the features there are")
+            raise InputError(f"widths contains {width}, expected 1 to {most}, the number of features")
     if len(ridge) == 0:
         raise InputError("ridge is empty; give at least one strength, 0 for the minimum-norm head")
     for strength in ridge:

@@ -1,7 +1,7 @@
 """The discrete HMM: hidden states that emit tokens, the language-model view of Wei, Xie and Ma (arXiv 2106.09226).
 
 p(h_1) = initial, p(h_{t+1} | h_t) = transition, p(x_t | h_t) = emission. The recursions are normalised at every token,
-so that ten thousand tokens lose no more digits than ten.
+so precision does not degrade with sequence length.
 """
 
 # Letters: S states, V tokens, N sequences, T tokens of a sequence.
@@ -43,8 +43,7 @@ class DiscreteHmm:
     Computation is in float32 if all three are, else in float64.
 
     Raises:
-        InputError: for shapes that do not fit, entries that are negative or not finite, and rows that do not sum to
-            one.
+        InputError: if shapes do not match, entries are negative or not finite, or rows do not sum to one.
     """
 
     initial: Float[Tensor, " S"]
@@ -65,12 +64,12 @@ class DiscreteHmm:
             if table.dtype == torch.float32:
                 tolerance = validation.FLOAT32_PROBABILITY_TOLERANCE
             validation.probability_rows(name, table.numpy(), shape=shapes[name], tolerance=tolerance)
-            # products need one dtype: float64 unless all three are float32
+            # matrix products need a common dtype: float64 unless all three are float32
             object.__setattr__(self, name, table if is_single else table.double())
 
     @classmethod
     def from_tables(cls, tables: DiscreteTables, *, dtype: torch.dtype = torch.float64) -> "DiscreteHmm":
-        """The HMM of some random tables (`hmm_families`)."""
+        """The HMM given by random tables (`random_models`)."""
         return cls(*(torch.as_tensor(table).to(dtype) for table in tables))
 
     @property
@@ -106,9 +105,8 @@ class DiscreteHmm:
         """p(h_T | x_1 .. x_T), by the forward recursion.
 
         Raises:
-            InputError: for tokens outside [0, V), not whole or none at all, and for a sequence that is impossible, as
-                far as floats can tell: a state with less than about 1e-308 (in float32 1e-38) of the probability counts
-                as one with none.
+            InputError: for tokens that are empty, not integers or outside [0, V), and for a sequence of probability
+                zero. State probabilities below about 1e-308 (1e-38 in float32) underflow to zero.
         """
         posterior, masses = forward(self.initial, self.transition, self.emission, self._checked(tokens))
         self._refuse_impossible(masses)
@@ -125,7 +123,7 @@ class DiscreteHmm:
         message = torch.ones((by_time.shape[1], self.num_states), dtype=self.transition.dtype)
         for t in range(by_time.shape[0] - 1, 0, -1):
             message = (message * emission[by_time[t]]) @ backward
-            # a column of zeros stays zero, and is found out at the end
+            # a column of zeros stays zero, and is detected at the end
             message /= message.sum(dim=1, keepdim=True).clamp_min(torch.finfo(message.dtype).tiny)
         joint = self.initial * emission[by_time[0]] * message
         masses = joint.sum(dim=1, keepdim=True)
@@ -133,7 +131,7 @@ class DiscreteHmm:
         return joint / masses
 
     def _checked(self, tokens: Tensor) -> Int[Tensor, "T N"]:
-        """Tokens by time, one row for each: a view where they were int64."""
+        """Tokens transposed to time first; a view if they were int64."""
         if tokens.ndim != 2 or 0 in tokens.shape:
             raise InputError(f"tokens have shape {tuple(tokens.shape)}; give (sequences, length), both 1 or more")
         if tokens.dtype.is_floating_point or tokens.dtype.is_complex or tokens.dtype == torch.bool:
@@ -149,20 +147,20 @@ class DiscreteHmm:
 
     @staticmethod
     def _refuse_impossible(masses: Shaped[Tensor, "T N"]) -> None:
-        # NaN, which follows a mass of zero, is no mass either
+        # also catches NaN, which follows a mass of zero
         is_possible = masses > 0
         if not is_possible.all():
             index = int((~is_possible.all(dim=0)).nonzero()[0, 0])
             raise InputError(
-                f"tokens[{index}] is a sequence of probability zero under this HMM, as far as floats can tell; give "
+                f"tokens[{index}] is a sequence of probability zero under this HMM (up to underflow); give "
                 "the emission rows no zeros, or leave the sequence out"
             )
 
 
 def _draw(cumulative: Float[Tensor, "N K"], uniform: Float[Tensor, " N"]) -> Int[Tensor, " N"]:
-    """Inverse of the distribution function, row by row."""
-    # sums end at 1 up to a tolerance, and no state without mass may take what is missing
+    """Inverse CDF sampling, row by row."""
+    # sums reach 1 only up to a tolerance, and the remainder must not go to a state without mass
     level = uniform[:, None] * cumulative[:, -1:]
     found = torch.searchsorted(cumulative.contiguous(), level, right=True)[:, 0]
-    # rounding may still carry a level to the last sum
+    # rounding may still lift a level to the last sum
     return found.clamp_max(cumulative.shape[1] - 1)

@@ -1,4 +1,4 @@
-"""The forward recursion of a discrete HMM over the tokens of many sequences: compiled, or in torch where it cannot be.
+"""The forward recursion of a discrete HMM over many sequences: compiled, or in torch without a compiler.
 
 joint_t = (posterior_{t-1} A) * E[:, x_t], mass_t = sum joint_t, posterior_t = joint_t / mass_t.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lab.core.native.build import load_native
 
-# below this many multiplications a second thread costs more than it brings
+# below this many multiplications a second thread does not pay off
 _MIN_WORK_PER_THREAD = 4_000_000
 
 
@@ -24,7 +24,7 @@ class Forward(NamedTuple):
 
     Attributes:
         posterior: p(h_T | x_1 .. x_T).
-        masses: p(x_t | x_1 .. x_{t-1}); once one is zero, all that follow are NaN.
+        masses: p(x_t | x_1 .. x_{t-1}); after a zero, all later ones are NaN.
     """
 
     posterior: Float[Tensor, "N S"]
@@ -57,9 +57,9 @@ def forward(
     emission: Float[Tensor, "S V"],
     by_time: Int[Tensor, "T N"],
 ) -> Forward:
-    """Filter all sequences, in the dtype of the tables, which is float32 or float64.
+    """Filter all sequences, in the dtype of the tables (float32 or float64).
 
-    `DiscreteHmm` checks what comes here: tokens are int64 and in [0, V).
+    Inputs are validated by `DiscreteHmm`: tokens are int64 and in [0, V).
     """
     compiled = _compiled(initial.dtype)
     if compiled is None:
@@ -96,7 +96,7 @@ def _forward_in_torch(
     emission: Float[Tensor, "S V"],
     by_time: Int[Tensor, "T N"],
 ) -> Forward:
-    """One product for all sequences at each token, into buffers that are used again."""
+    """One matrix product per token for all sequences, into reused buffers."""
     num_tokens, num_sequences = by_time.shape
     masses = initial.new_empty((num_tokens, num_sequences, 1))
     posterior = initial.new_empty((num_sequences, initial.numel()))

@@ -1,8 +1,8 @@
 """Exact inference in a linear-Gaussian HMM: Kalman filter and Rauch-Tung-Striebel smoother.
 
-Covariances and gains do not depend on the tokens: they are computed once for a length, and a step of the filter is then
-one product for all sequences. Tokens of p features enter through Q'x alone, with W = Q R and Q of at most q orthonormal
-columns: what a token says beyond that is noise, whatever its width.
+Covariances and gains do not depend on the tokens: they are computed once per length, and each filter step is one matrix
+product for all sequences. Tokens of p features enter only through Q'x, with W = Q R and Q of at most q orthonormal
+columns: the rest of a token is pure noise, whatever its width.
 """
 
 # Letters: q state entries, p features, r = min(p, q), N sequences, T tokens of a sequence.
@@ -19,7 +19,7 @@ from lab.core import validation
 from lab.core.errors import InputError
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 
-# Without observation noise, a conditional variance below this share of the largest is rounding.
+# Without observation noise, a conditional variance below this fraction of the largest is rounding.
 _ROUNDING = 1e-13
 
 
@@ -37,7 +37,7 @@ class KalmanFilter:
     def __init__(self, hmm: LinearGaussianHmm, length: int) -> None:
         self.hmm = hmm
         self.length = validation.whole_number("length", length)
-        # pivots of a QR would only reorder the state; signs and order of Q cancel in every result
+        # no pivoting: it would only reorder the state, and signs and order of Q cancel in every result
         self._basis, self._reduced_loading = np.linalg.qr(hmm.loading)
         size, reduced = hmm.state_dim, self._reduced_loading.shape[0]
         self._predicted = np.empty((self.length + 1, size, size))
@@ -49,7 +49,7 @@ class KalmanFilter:
         """Cov(z_t | x_1 .. x_t) for t = 1 .. T.
 
         Raises:
-            InputError: if `time` is outside.
+            InputError: if `time` is out of range.
         """
         if validation.whole_number("time", time) > self.length:
             raise InputError(f"time={time} must be at most {self.length}; build the filter for more tokens")
@@ -59,7 +59,7 @@ class KalmanFilter:
         """E[z_T | x_1 .. x_T], the representation of the whole context by an ideal model.
 
         Raises:
-            InputError: if the tokens do not fit or are not finite.
+            InputError: if the tokens have the wrong shape or are not finite.
         """
         return self._filter_means(tokens)[-1]
 
@@ -67,7 +67,7 @@ class KalmanFilter:
         """E[z_t | x_1 .. x_T] for t = 1 .. T + 1, the next state included.
 
         Raises:
-            InputError: if the tokens do not fit or are not finite.
+            InputError: if the tokens have the wrong shape or are not finite.
         """
         means = self._filter_means(tokens)
         smoothed = np.empty((self.length + 1, *means.shape[1:]))
@@ -94,7 +94,7 @@ class KalmanFilter:
 
     @cached_property
     def _smoother_gains(self) -> Float64[ndarray, "T q q"]:
-        # the pseudo-inverse: without state noise a predicted covariance may be singular, and is then zero where needed
+        # pseudo-inverse: without state noise the predicted covariance may be singular
         return np.stack(
             [
                 self._filtered[t] @ self.hmm.transition.T @ linalg.pinvh(self._predicted[t + 1])
@@ -112,7 +112,7 @@ class KalmanFilter:
             innovation = projected @ loading.T
             innovation[np.diag_indices_from(innovation)] += noise
             factor, info = lapack.dpotrf(innovation, lower=1)
-            # without noise of its own, a variance of this size is what rounding has made of zero
+            # without observation noise, a variance this small is zero up to rounding
             largest = max(largest, float(innovation.diagonal().max()))
             rounding = 0.0 if noise else _ROUNDING * largest
             if info != 0 or not np.square(factor.diagonal()).min() > rounding:
@@ -133,7 +133,7 @@ class KalmanFilter:
         """E[z_t | x_1 .. x_t], time first."""
         checked = validation.real_array("tokens", tokens, shape=(None, self.length, self.hmm.num_features))
         observed = np.ascontiguousarray((checked @ self._basis).transpose(1, 0, 2))
-        # z_{t|t} = [(I - K R) A, K] (z_{t-1|t-1}, Q'x_t): one product a step
+        # z_{t|t} = [(I - K R) A, K] (z_{t-1|t-1}, Q'x_t): one product per step
         size = self.hmm.state_dim
         means = np.empty((self.length, checked.shape[0], size))
         means[0] = observed[0] @ self._gains[0].T

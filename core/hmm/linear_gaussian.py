@@ -1,7 +1,7 @@
-"""The linear-Gaussian HMM: tokens are a noisy linear view of a hidden state that moves by a linear map.
+"""The linear-Gaussian HMM: tokens are noisy linear observations of a hidden state with linear dynamics.
 
 z_1 ~ N(0, P_1), z_{t+1} = A z_t + e_t with e_t ~ N(0, Q), and x_t = W z_t + u_t with u_t ~ N(0, sigma_u^2 I): the data
-of Luo, Wang and Huang (arXiv 2410.00699), whose first state is N(0, I). Times count from 1; a sequence of T tokens has
+of Luo, Wang and Huang (arXiv 2410.00699), whose first state is N(0, I). Times start at 1; a sequence of T tokens has
 T + 1 states, the last of which is the next state to predict.
 """
 
@@ -20,28 +20,28 @@ from scipy import linalg
 from lab.core import validation
 from lab.core.errors import InputError
 
-# BLAS rounds a product according to its shape. Features are made in blocks of one fixed size, the last one filled up
-# with zeros, so that a wider model repeats the features of a narrower one to the last bit.
+# The rounding of a BLAS product depends on its shape. Features are computed in blocks of a fixed size, the last one
+# zero-padded, so that the features of a narrower model are bit-identical to the first ones of a wider model.
 _FEATURE_BLOCK = 128
 
-# Close to 1, covariances grow as 1 / (1 - radius^2) and the stationary law is found to fewer digits.
+# Close to 1, covariances grow as 1 / (1 - radius^2) and the stationary covariance loses precision.
 _LARGE_SPECTRAL_RADIUS = 0.999
 
 
 @dataclass(frozen=True)
 class LinearGaussianHmm:
-    """A hidden state in q dimensions, seen through p noisy features.
+    """A hidden state in q dimensions, observed through p noisy features.
 
     Attributes:
         transition: A; the largest modulus of its eigenvalues is below 1.
         loading: W; a narrower model keeps its first rows.
         state_noise_covariance: Q.
         observation_noise: standard deviation of each entry of u_t; 0 is allowed.
-        initial_covariance: P_1; the identity in the paper, `stationary` starts from the stationary law.
+        initial_covariance: P_1; the identity in the paper; `stationary` uses the stationary covariance.
 
     Raises:
-        InputError: for shapes that do not fit, entries that are not finite, a spectral radius of 1 or more, covariances
-            that are not symmetric or not positive semi-definite, and a negative noise level.
+        InputError: for mismatched shapes, entries that are not finite, a spectral radius of 1 or more, covariances that
+            are not symmetric positive semi-definite, and a negative noise level.
     """
 
     transition: Float64[ndarray, "q q"]
@@ -76,7 +76,7 @@ class LinearGaussianHmm:
     def stationary(
         cls, transition: ArrayLike, loading: ArrayLike, *, state_noise_covariance: ArrayLike, observation_noise: float
     ) -> "LinearGaussianHmm":
-        """The HMM whose first state already has the stationary law, so that every token has the same law.
+        """The HMM whose first state has the stationary distribution, so that all tokens are identically distributed.
 
         Raises:
             InputError: as the constructor.
@@ -103,7 +103,7 @@ class LinearGaussianHmm:
 
     @cached_property
     def is_stationary(self) -> bool:
-        """Whether P_1 = A P_1 A' + Q, so that every state has the law of the first."""
+        """Whether P_1 = A P_1 A' + Q, so that all states have the same distribution."""
         following = self._following_covariance(self.initial_covariance)
         scale = np.abs(self.initial_covariance).max() + np.abs(following).max()
         return bool(np.abs(following - self.initial_covariance).max() <= validation.COVARIANCE_TOLERANCE * scale)
@@ -127,7 +127,7 @@ class LinearGaussianHmm:
     def sample_states(
         self, num_sequences: int, length: int, rng: np.random.Generator
     ) -> Float64[ndarray, "N length q"]:
-        """z_1 .. z_length of every sequence; a longer draw from the same stream begins with the shorter one.
+        """z_1 .. z_length of every sequence; from the same stream, a longer draw starts with the shorter one.
 
         Raises:
             InputError: if a count is below 1.
@@ -160,11 +160,11 @@ def observe(
 ) -> Float64[ndarray, "*rows p"]:
     """x = W z + sigma u with u standard normal, for any array of states.
 
-    The normals come from the stream feature after feature: more rows of W leave the first features unchanged to the
-    last bit, and two noise levels share their draws. In memory each feature's values lie side by side.
+    The normals are drawn feature by feature: more rows of W leave the first features bit-identical, and noise levels
+    share their draws. Each feature's values are contiguous in memory.
 
     Raises:
-        InputError: if W does not fit the states or the noise level is negative.
+        InputError: if W does not match the states or the noise level is negative.
     """
     weights = validation.real_array("loading", loading, shape=(None, states.shape[-1]))
     noise_level = validation.non_negative_number("observation_noise", observation_noise)
@@ -182,7 +182,7 @@ def observe(
 
 
 def stable_transition(name: str, value: ArrayLike) -> Float64[ndarray, "q q"]:
-    """A square matrix with a spectral radius below 1, which is what a stationary law needs.
+    """A square matrix with a spectral radius below 1, so that a stationary distribution exists.
 
     Raises:
         InputError: naming the spectral radius and the fix.
@@ -192,11 +192,11 @@ def stable_transition(name: str, value: ArrayLike) -> Float64[ndarray, "q q"]:
     if radius >= 1:
         raise InputError(
             f"{name} has spectral radius {radius:.6g} but must have one below 1, so that the state has a stationary "
-            f"law; divide {name} by {radius / 0.99:.4g} or more"
+            f"distribution; divide {name} by {radius / 0.99:.4g} or more"
         )
     if radius >= _LARGE_SPECTRAL_RADIUS:
         warnings.warn(
-            f"{name} has spectral radius {radius:.6g}: the stationary covariance is large and known to fewer digits",
+            f"{name} has spectral radius {radius:.6g}: the stationary covariance is large and less precise",
             stacklevel=4,
         )
     return matrix
@@ -212,7 +212,7 @@ def unit_variance_noise(transition: ArrayLike) -> Float64[ndarray, "q q"]:
     largest = float(np.linalg.norm(matrix, 2))
     if largest > 1 + validation.COVARIANCE_TOLERANCE:
         raise InputError(
-            f"transition has the singular value {largest:.6g}, so that I - A A' is no covariance and no state noise "
+            f"transition has the singular value {largest:.6g}, so that I - A A' is not a covariance and no state noise "
             "gives unit variance; give a state_noise_covariance, or a normal transition such as a scaled rotation"
         )
     return _symmetric(np.eye(matrix.shape[0]) - matrix @ matrix.T)
@@ -229,6 +229,6 @@ def _symmetric(matrix: Float64[ndarray, "q q"]) -> Float64[ndarray, "q q"]:
 
 
 def _symmetric_root(covariance: Float64[ndarray, "q q"]) -> Float64[ndarray, "q q"]:
-    """The symmetric R with R R = covariance, which exists for singular covariances too and depends on nothing else."""
+    """The symmetric R with R R = covariance: unique, and defined for singular covariances too."""
     eigenvalues, vectors = linalg.eigh(_symmetric(covariance))
     return (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T

@@ -1,6 +1,6 @@
-"""Random HMMs: transition matrices with a stated spectral radius, loadings, and the tables of discrete HMMs.
+"""Random HMMs: transition matrices of given spectral radius, loadings, and tables of discrete HMMs.
 
-Plain numpy, so that a process which draws linear-Gaussian problems never pays for torch.
+Plain numpy, so that processes that only draw linear-Gaussian problems do not import torch.
 """
 
 # Letters: q state entries, p features, S hidden states, V tokens, M permutations.
@@ -19,7 +19,7 @@ _GOLDEN_RATIO = (1 + 5**0.5) / 2
 
 
 class DiscreteTables(NamedTuple):
-    """What defines a discrete HMM, in the order of `DiscreteHmm`'s arguments.
+    """The tables of a discrete HMM, in the order of `DiscreteHmm`'s arguments.
 
     Attributes:
         initial: p(h_1).
@@ -33,7 +33,7 @@ class DiscreteTables(NamedTuple):
 
 
 def orthogonal_transition(state_dim: int, spectral_radius: float, rng: np.random.Generator) -> Float64[ndarray, "q q"]:
-    """rho O with O uniform over all orthogonal matrices: every direction decays alike, and rotates.
+    """rho O with O uniform over all orthogonal matrices: all directions decay at the same rate, and rotate.
 
     Raises:
         InputError: for a dimension below 1 or a radius outside [0, 1).
@@ -46,7 +46,7 @@ def symmetric_transition(
 ) -> Float64[ndarray, "q q"]:
     """O diag(a) O' with a evenly spaced from `lowest_eigenvalue` to the spectral radius, both included: slow modes.
 
-    One dimension alone has the spectral radius.
+    With one dimension, the eigenvalue is the spectral radius.
 
     Raises:
         InputError: for a dimension below 1, a radius outside [0, 1), or a lowest eigenvalue outside [-radius, radius].
@@ -59,7 +59,7 @@ def symmetric_transition(
 
 
 def general_transition(state_dim: int, spectral_radius: float, rng: np.random.Generator) -> Float64[ndarray, "q q"]:
-    """A Gaussian matrix, scaled to the spectral radius: complex modes of all moduli, not orthogonal to each other.
+    """A Gaussian matrix, scaled to the spectral radius: complex, non-orthogonal modes of all moduli.
 
     Raises:
         InputError: for a dimension below 1 or a radius outside [0, 1).
@@ -73,7 +73,7 @@ def general_transition(state_dim: int, spectral_radius: float, rng: np.random.Ge
 def gaussian_loading(num_features: int, state_dim: int, rng: np.random.Generator) -> Float64[ndarray, "p q"]:
     """W with independent entries N(0, 1/q): a state of unit variance gives features of unit variance.
 
-    Row after row from the stream, so that a wider model extends a narrower one.
+    Drawn row by row, so that a wider model extends a narrower one.
 
     Raises:
         InputError: for a size below 1.
@@ -90,13 +90,13 @@ def dirichlet_tables(
     transition_concentration: float,
     emission_concentration: float,
 ) -> DiscreteTables:
-    """Rows drawn from symmetric Dirichlet laws; the first state has the law of a transition row.
+    """Rows drawn from symmetric Dirichlet distributions; the initial one is drawn like a transition row.
 
     Args:
         num_states: S.
         num_tokens: V.
         rng: source of randomness.
-        transition_concentration: Dirichlet parameter; below 1 few successors take most of the mass.
+        transition_concentration: Dirichlet parameter; below 1, a few successors have most of the mass.
         emission_concentration: the same for the tokens of a state.
 
     Raises:
@@ -151,7 +151,7 @@ def permutation_tables(
 def _random_rotation(state_dim: int, rng: np.random.Generator) -> Float64[ndarray, "q q"]:
     size = validation.whole_number("state_dim", state_dim)
     rotation, triangle = np.linalg.qr(rng.standard_normal((size, size)))
-    # without the signs of the triangle's diagonal the law would depend on LAPACK's choice (Mezzadri, math-ph/0609050)
+    # without fixing the signs of R's diagonal, O would not be uniform but depend on LAPACK (Mezzadri, math-ph/0609050)
     return rotation * np.where(np.diag(triangle) < 0, -1.0, 1.0)
 
 
@@ -165,5 +165,5 @@ def _lowest_eigenvalue(value: float, radius: float) -> float:
 
 
 def golden_points(num_points: int) -> Float64[ndarray, " k"]:
-    """Points that fill (0, 1) evenly for any number of them: Weyl's sequence of the golden ratio."""
+    """Points that cover (0, 1) evenly for any count: the Weyl sequence of the golden ratio."""
     return np.mod(np.arange(1, num_points + 1) / _GOLDEN_RATIO, 1.0)

@@ -1,4 +1,4 @@
-"""What a student is measured against, without training: the teacher blind, and the teacher with a short memory."""
+"""Training-free baselines: the teacher with images ablated, and the teacher with windowed attention."""
 
 import copy
 from collections.abc import Iterable, Iterator
@@ -12,16 +12,16 @@ from lab.core.models.decoder import LanguageModel
 
 
 def ablate_images(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The same questions about pictures of one even grey: what the text alone gives away."""
+    """The same questions with all images set to uniform grey: measures what the text alone gives away."""
     for batch in batches:
         yield replace(batch, pixel_values=torch.zeros_like(batch.pixel_values))
 
 
 def with_window(teacher: LanguageModel, *, window: int, num_sinks: int) -> LanguageModel:
-    """The teacher, every attention of which sees the last `window` tokens and the first `num_sinks` only.
+    """The teacher with every attention restricted to the last `window` tokens and the first `num_sinks`.
 
-    Weights are the teacher's own, in the same memory. A baseline that costs nothing and that linear students have lost
-    to (Xiao et al., arXiv 2309.17453, is where the sinks come from).
+    Weights share storage with the teacher. A training-free baseline that some linear students have lost to (attention
+    sinks: Xiao et al., arXiv 2309.17453).
     """
     memo = {id(tensor): tensor for tensor in (*teacher.parameters(), *teacher.buffers())}
     windowed = copy.deepcopy(teacher, memo)

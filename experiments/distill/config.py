@@ -1,4 +1,4 @@
-"""What `lab distill` can be asked, checked before anything is loaded."""
+"""The configuration of `lab distill`, validated before anything is loaded."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ FIGURES = ("layer_error", "loss", "accuracy", "trade_off", "students")
 
 
 class Reduction(Enum):
-    """What the summed divergence is divided by: the tokens of the mask, or the sequences (mmMamba's `batchmean`)."""
+    """Divisor of the summed divergence: the tokens of the mask, or the sequences (mmMamba's `batchmean`)."""
 
     token = "token"
     sequence = "sequence"
@@ -39,20 +39,20 @@ class Recipe(TrainConfig):
     loss_mask: LossMask = LossMask.all
     """Positions that enter the loss."""
     factor: float = 1000.0
-    """Stages 1 and 2: the loss is this times the mean squared error of the heads, averaged over layers."""
+    """Stages 1 and 2: the loss is this times the mean squared error of the head outputs, averaged over layers."""
     temperature: float = 1.0
-    """Stage 3: of both next-token distributions."""
+    """Stage 3: temperature of both next-token distributions."""
     reduction: Reduction = Reduction.token
-    """Stage 3: what the divergence is divided by."""
+    """Stage 3: divisor of the divergence."""
     cross_entropy: float = 0.0
-    """Stage 3: weight of the labels' cross-entropy, beside the divergence with weight 1."""
+    """Stage 3: weight of the cross-entropy of the labels, added to the divergence with weight 1."""
     train_decay: bool = False
-    """Stage 3: whether A_log and dt_bias are trained; the paper's equation 5 says so, its code does not."""
+    """Stage 3: whether A_log and dt_bias are trained; they are in the paper's equation 5 but not in its code."""
     chunk_size: int = 1024
-    """Stage 3: positions whose logits exist at one time."""
+    """Stage 3: number of positions whose logits are in memory at once."""
 
     def __post_init__(self) -> None:
-        # a slotted dataclass is a new class, of which super() without arguments knows nothing
+        # slots=True creates a new class, so super() without arguments fails
         TrainConfig.__post_init__(self)
         for name in ("factor", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
@@ -65,17 +65,17 @@ class Recipe(TrainConfig):
 
 @dataclass(kw_only=True, slots=True)
 class EvaluationConfig:
-    """What is measured on held-out data, and on how much of it."""
+    """How much held-out data is used, and the settings of the baselines."""
 
     num_batches: int = 16
-    """After each stage."""
+    """Batches for the evaluation after each stage."""
     num_validation_batches: int = 2
-    """For each validation loss while a stage is trained."""
+    """Batches for each validation loss during training."""
     batch_size: int = 64
     window: int = 32
-    """Training-free baseline: tokens that the teacher's attention still sees."""
+    """Windowed-attention baseline: number of most recent tokens that the teacher's attention sees."""
     num_sinks: int = 4
-    """Training-free baseline: first tokens that it always sees."""
+    """Windowed-attention baseline: number of first tokens (sinks) that it always sees."""
 
     def __post_init__(self) -> None:
         for name in ("num_batches", "num_validation_batches", "batch_size", "window"):
@@ -93,9 +93,9 @@ class DistillConfig:
     stage: str = MISSING
     """teacher, 1, 2, 3, or all: stages 1 to 3 in one run."""
     stages: list[int] = field(default_factory=lambda: [1, 2, 3])
-    """stage=all: which stages, in rising order; an empty list measures the untrained student."""
+    """stage=all: which stages, in ascending order; an empty list evaluates the untrained student."""
     from_run: str | None = None
-    """stage=2 and stage=3: the run of an earlier stage; null: the newest finished one of the same teacher."""
+    """stage=2 and stage=3: the run to start from; null: the newest finished run of the same teacher."""
     teacher: TeacherConfig = MISSING
     student: StudentConfig = field(default_factory=StudentConfig)
     data: DataConfig = MISSING
@@ -106,26 +106,26 @@ class DistillConfig:
     stage_3: Recipe = field(default_factory=Recipe)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0
-    """Of data, seeds of the student, and a new teacher."""
+    """Random seed of data, student initialisation, and a new teacher."""
     replicates: int = 1
-    """Students that differ in their random numbers and in their data."""
+    """Number of students that differ in their random numbers and data order."""
     variants: dict[str, Any] = field(default_factory=dict)
-    """stage=all: several students in one run: a label, and the keys in which it differs from the rest."""
+    """stage=all: several students in one run: for each label, the keys in which it differs."""
     figures: list[str] = field(default_factory=lambda: ["layer_error", "loss", "accuracy"])
     device: str = "auto"
-    """cpu, cuda, or auto: cuda where there is one."""
+    """cpu, cuda, or auto: cuda if there is a GPU."""
     threads: int | None = None
-    """Of torch; null: one for each core."""
+    """Number of torch threads; null: one per core."""
     sinks: list[str] = field(default_factory=list)
-    """Where the rows go besides metrics.jsonl: files of core/runs/sinks by name."""
+    """Sinks that receive the rows besides metrics.jsonl, by the names of their files in core/runs/sinks."""
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ConfigError(f"stage={self.stage}: choose from {', '.join(STAGES)}")
         if sorted({*self.stages}) != self.stages or not {*self.stages} <= {1, 2, 3}:
-            raise ConfigError(f"stages={self.stages}: give some of 1, 2, 3, each once, in rising order")
+            raise ConfigError(f"stages={self.stages}: give some of 1, 2, 3, each once, in ascending order")
         if self.from_run is not None and self.stage not in ("2", "3"):
-            raise ConfigError(f"from_run={self.from_run}: only stage=2 and stage=3 go on from a run; leave it out")
+            raise ConfigError(f"from_run={self.from_run}: only stage=2 and stage=3 start from a run; leave it out")
         if self.variants and self.stage != ALL:
             raise ConfigError(f"variants with stage={self.stage}: several students need stage=all")
         for name in ("replicates", "threads"):
@@ -143,7 +143,7 @@ class DistillConfig:
 
     @property
     def stage_numbers(self) -> tuple[int, ...]:
-        """The stages that this run trains a student in."""
+        """The stages in which this run trains a student."""
         if self.stage == TEACHER:
             return ()
         return tuple(self.stages) if self.stage == ALL else (int(self.stage),)
@@ -157,7 +157,7 @@ class DistillConfig:
         """The configuration of every student of the run, by its label; one student has the label ''.
 
         Raises:
-            ConfigError: naming the variant and the key that cannot be.
+            ConfigError: naming the variant and the invalid key.
         """
         return {label: self._variant(label, keys) for label, keys in (self.variants or {"": {}}).items()}
 
@@ -168,7 +168,7 @@ class DistillConfig:
         base = replace(self, variants={})
         kind = _mixer_kind(keys)
         if kind not in (None, self.student.mixer.kind):
-            # another mixer starts from its own defaults: the options of this one mean nothing to it
+            # another mixer starts from its own defaults: the options of this one do not apply
             base.student = replace(self.student, mixer=mixer_spec(str(kind)).options())
         return with_overrides(base, keys, label=f"variants.{label}")
 
@@ -180,7 +180,7 @@ def _mixer_kind(keys: Any) -> Any:
     return keys
 
 
-# teacher, data and evaluation are the same for all students, or they could not stand in one table
+# teacher, data and evaluation are shared by all students, so that one table can compare them
 _VARIED = ("stages", "student", "stage_1", "stage_2", "stage_3")
 
 

@@ -1,7 +1,7 @@
-"""The data sources that there are, and the schema of the configuration group `data`.
+"""The registry of data sources, and the schema of the configuration group `data`.
 
-A file in core/data or experiments/distill/tasks that defines `SOURCE` is a source; a YAML file in conf/data chooses it.
-Nothing else lists the sources.
+Every file in core/data or experiments/distill/tasks that defines `SOURCE` is a source; a YAML file in conf/data selects
+it. Nothing else lists the sources.
 """
 
 import importlib
@@ -32,7 +32,7 @@ def data_sources() -> dict[str, SourceSpec]:
 
 @dataclass(kw_only=True)
 class _OneSource:
-    """One source of samples: of the fields, one for each source, exactly one is not None."""
+    """One source of samples: it has a field for each source, exactly one of which is not None."""
 
     def __post_init__(self) -> None:
         given = self._given()
@@ -45,7 +45,7 @@ class _OneSource:
 
     @property
     def source(self) -> SourceSpec:
-        """The source that is chosen."""
+        """The selected source."""
         return data_sources()[self._given()[0]]
 
     @property

@@ -1,8 +1,8 @@
-"""How close a student is to its teacher, and how well either answers, on held-out data.
+"""Evaluation on held-out data: how close a student is to its teacher, and how accurately each answers.
 
-An answer is right if every token of it, the end of its turn included, is the likeliest one after the question and the
-answer's own earlier tokens. Greedy decoding writes that answer and no other, so one forward pass over many questions at
-once gives what generation would, token by token.
+An answer is correct if each of its tokens, including the end of turn, is the most likely one after the question and the
+preceding tokens of the answer. This is exactly when greedy decoding produces it, so one forward pass over many
+questions replaces generation.
 """
 
 # Letters: B batch, T tokens, D model width, V vocabulary, L layers.
@@ -26,23 +26,23 @@ Row = dict[str, Any]
 
 @dataclass
 class Counts:
-    """Right answers and all answers, by the type of the question."""
+    """Numbers of correct answers and of all answers, by question type."""
 
     by_kind: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, counts: dict[str, tuple[int, int]]) -> None:
-        """Count more."""
+        """Add the counts of a batch."""
         for kind, (right, total) in counts.items():
             known = self.by_kind.get(kind, (0, 0))
             self.by_kind[kind] = (known[0] + right, known[1] + total)
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers; every answer counts the same, whatever its type."""
+        """The fraction of correct answers; all answers have the same weight, whatever their type."""
         return sum(right for right, _ in self.by_kind.values()) / sum(total for _, total in self.by_kind.values())
 
     def rows(self) -> list[Row]:
-        """One row for each type of question."""
+        """One row per question type."""
         return [
             {"kind": "accuracy", "question": kind, "right": right, "total": total, "accuracy": right / total}
             for kind, (right, total) in sorted(self.by_kind.items())
@@ -50,7 +50,7 @@ class Counts:
 
 
 def answers_of(model: LanguageModel, batches: Iterable[Batch], *, device: torch.device, chunk_size: int) -> Counts:
-    """How many held-out questions a model answers right."""
+    """Count the held-out questions that a model answers correctly."""
     counts = Counts()
     with torch.no_grad():
         for batch in batches:
@@ -70,15 +70,15 @@ def compare(
     chunk_size: int,
     follow: Callable[[int], None],
 ) -> list[Row]:
-    """A student beside its teacher: by layer, by type of question, and in all.
+    """Compare a student with its teacher: by layer, by question type, and overall.
 
     Args:
         student: linear or hybrid.
-        teacher: what it should be.
-        batches: held-out.
+        teacher: its teacher.
+        batches: held-out data.
         device: of both models.
-        autocast: in which the student computes.
-        chunk_size: positions whose logits exist at one time.
+        autocast: context of the student's forward pass.
+        chunk_size: number of positions whose logits are in memory at once.
         follow: called after each batch with the number of batches done.
 
     Returns:
@@ -140,7 +140,7 @@ class _LayerErrors:
         return True
 
     def rows(self) -> list[Row]:
-        """||student - teacher|| / ||teacher|| of each layer's heads, and their mean squared error."""
+        """||student - teacher|| / ||teacher|| of each layer's head outputs, and their mean squared error."""
         return [
             {
                 "kind": "layer",
@@ -160,11 +160,11 @@ class _LayerErrors:
 
 
 def _chunks(is_wanted: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
-    """Indices of the wanted positions, `size` at a time."""
+    """Indices of the selected positions, `size` at a time."""
     yield from zip(*(torch.split(part, size) for part in is_wanted.nonzero(as_tuple=True)), strict=True)
 
 
 def _greedy(model: LanguageModel, hidden: Float[Tensor, "B T D"], chunk_size: int) -> Int[Tensor, "B T"]:
-    """The likeliest next token at every position."""
+    """The most likely next token at every position."""
     parts = [model.logits(part).argmax(dim=-1) for part in torch.split(hidden.flatten(0, 1), chunk_size)]
     return torch.cat(parts).view(hidden.shape[:2])

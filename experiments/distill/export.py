@@ -29,14 +29,14 @@ def main(run_name: str, folder: Path, selector: StudentSelector) -> str:
         selector: which of the run's students.
 
     Returns:
-        What was written, in a line.
+        What was written, in one line.
 
     Raises:
         CheckpointError: if the folder exists, or files of the run or its teacher are missing or damaged.
-        ConfigError: if the layout has no place for the student.
+        ConfigError: if the layout cannot hold the student.
         RunError: if there is no such run or no finished student in it, or the folder cannot be written.
     """
-    # before a large teacher is read
+    # fail before a large teacher is loaded
     _refuse_used(folder)
     run = find_recorded(run_name)
     node = choose_node(run, selector)
@@ -49,13 +49,13 @@ def main(run_name: str, folder: Path, selector: StudentSelector) -> str:
 
 
 def _write(folder: Path, student: LanguageModel, run: RecordedRun) -> None:
-    # the one that the student was loaded with
+    # cached: the teacher that the student was loaded with
     teacher = open_teacher(run.config.teacher, device=torch.device("cpu"), seed=run.config.seed).folder
     is_folder = teacher is not None and teacher.kind is not Kind.gguf
     with ExitStack() as stack:
         carried: list[Path] = []
         if not is_folder:
-            # random weights were given the words of a task that ships; a GGUF file holds its own
+            # a teacher with random weights uses the vocabulary of a built-in task; a GGUF file has its own
             tokenizer = tokenizer_of(teacher, run.config.prompt, run.config.data)
             assert isinstance(tokenizer, WordTokenizer | GgufTokenizer), "those that are not files of a folder"
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -1,4 +1,4 @@
-"""The study's figures: error by layer, loss against step, accuracy by stage, what layers of softmax attention buy."""
+"""The study's figures: error by layer, loss by step, accuracy by stage, and the benefit of softmax layers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,14 +14,14 @@ Row = dict[str, Any]
 Columns = dict[str, list[Any]]
 Drawn = tuple[Figure, Columns]
 
-# names of more students than this stand at an angle
+# with more students than this, their names are rotated
 _MOST_LEVEL = 4
 
 _STAGES = ("untrained", "stage 1", "stage 2", "stage 3")
 
 
 def layer_error(table: Sequence[Row]) -> Drawn | None:
-    """Relative error of each layer's heads after each stage of the first student, on the teacher's inputs."""
+    """Relative error of each layer's head outputs after each stage of the first student, on the teacher's inputs."""
     rows = [row for row in _of_first(table) if row["kind"] == "layer"]
     if not rows:
         return None
@@ -37,13 +37,13 @@ def layer_error(table: Sequence[Row]) -> Drawn | None:
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer")
-    axes.set_ylabel("relative error of the heads")
+    axes.set_ylabel("relative error of head outputs")
     axes.legend()
     return figure, _columns(rows, ("stage", "layer", "name", "relative_error", "layer_mse"))
 
 
 def loss(table: Sequence[Row]) -> Drawn | None:
-    """Training loss against the step, a panel for each stage of the first student; dots are held-out losses."""
+    """Training loss by step, one panel per stage of the first student; dots are held-out losses."""
     rows = [row for row in _of_first(table) if row["kind"] in ("train", "validation")]
     if not rows:
         return None
@@ -59,7 +59,7 @@ def loss(table: Sequence[Row]) -> Drawn | None:
 
 
 def accuracy(table: Sequence[Row]) -> Drawn | None:
-    """Accuracy after each stage; lines across are the teacher and what needs no training."""
+    """Accuracy after each stage; horizontal lines are the teacher and the training-free baselines."""
     found = summaries(table)
     if not found:
         return None
@@ -83,7 +83,7 @@ def accuracy(table: Sequence[Row]) -> Drawn | None:
 
 
 def trade_off(table: Sequence[Row]) -> Drawn | None:
-    """Accuracy and divergence of every student after its last stage, against its layers of softmax attention."""
+    """Accuracy and divergence of every student after its last stage, by its number of softmax layers."""
     finals = [summary for summary in summaries(table) if summary.is_last]
     if not finals:
         return None
@@ -110,7 +110,7 @@ def trade_off(table: Sequence[Row]) -> Drawn | None:
 
 
 def students(table: Sequence[Row]) -> Drawn | None:
-    """Accuracy and divergence of every student after its last stage, side by side; bars are spreads of replicates."""
+    """Accuracy and divergence of every student after its last stage, side by side; bars show the replicates' spread."""
     finals = [summary for summary in summaries(table) if summary.is_last]
     if not finals:
         return None
@@ -141,7 +141,7 @@ FIGURES: dict[str, Callable[[Sequence[Row]], Drawn | None]] = {
 
 
 def _of_first(table: Sequence[Row]) -> list[Row]:
-    """Rows of the first student's first replicate; of a new teacher if there is no student."""
+    """Rows of the first student's first replicate; without students, of a new teacher."""
     first = next((row["student"] for row in table if row.get("model") == STUDENT), None)
     return [row for row in table if row.get("student") == first and row.get("replicate", 0) == 0]
 
@@ -167,7 +167,7 @@ def _baselines(axes: Axes, table: Sequence[Row], columns: Columns) -> None:
 
 
 def _legend_below(figure: Figure, axes: Axes, *, num_columns: int) -> None:
-    """Names below the panels, in which there is no room for so many; the figure grows by their lines."""
+    """A legend below the panels, which are too small for so many names; the figure grows by its height."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=num_columns)
     width, height = figure.get_size_inches()
@@ -180,7 +180,7 @@ def _append(columns: Columns, point: Sequence[Any]) -> None:
 
 
 def _decades(axes: Axes, values: Sequence[float]) -> None:
-    """Logarithmic where the numbers span a decade; within one, such an axis has no plain ticks."""
+    """A logarithmic axis if the values span a decade; within one, it would have no plain ticks."""
     positive = [value for value in values if value > 0]
     if len(positive) == len(values) and max(positive) > 10 * min(positive):
         axes.set_yscale("log")

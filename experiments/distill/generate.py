@@ -1,4 +1,4 @@
-"""`lab generate`: text from a teacher or a student, written as it comes, and what it took."""
+"""`lab generate`: stream text from a teacher or a student, and report speed and memory."""
 
 import json
 import os
@@ -25,12 +25,12 @@ from lab.experiments.distill.teacher import device_of
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the layers of one kind keep of the tokens.
+    """Decoding memory of the layers of one kind.
 
     Attributes:
         kind: of the mixers.
-        num_layers: that have one.
-        num_bytes: allocated for the prompt and the longest answer.
+        num_layers: number of layers with this mixer.
+        num_bytes: allocated for the prompt and the longest allowed answer.
     """
 
     kind: str
@@ -40,17 +40,17 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a generation took.
+    """Result and cost of a generation.
 
     Attributes:
-        text: of the answer, as it was written.
+        text: the answer.
         stopped_at: end of turn, max-new-tokens, or the length that the model was trained on.
-        num_prompt_tokens: those of images included.
+        num_prompt_tokens: including those of images.
         num_tiles: of all images.
-        num_new_tokens: the one that ended the turn included.
-        prompt_s: from the prompt to the first token.
-        tokens_per_s: of the tokens behind the first; None if there are none.
-        memory: by the kind of the layers.
+        num_new_tokens: including the end of turn.
+        prompt_s: time from the prompt to the first token.
+        tokens_per_s: speed after the first token; None if there was only one.
+        memory: by kind of layer.
     """
 
     text: str
@@ -63,7 +63,7 @@ class Report:
     memory: tuple[Memory, ...]
 
     def line(self) -> str:
-        """All but the text."""
+        """Everything except the text."""
         tiles = f", {self.num_tiles} tiles" if self.num_tiles else ""
         speed = "" if self.tokens_per_s is None else f" at {self.tokens_per_s:.1f} tokens/s"
         kept = ", ".join(f"{part.num_bytes:,} bytes in {part.num_layers} {part.kind} layers" for part in self.memory)
@@ -75,20 +75,20 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked of which model.
+    """A model, a prompt and sampling options.
 
     Attributes:
         model: its name; see `open_model`.
         selector: which student, if it is a run.
-        prompt: a question, with a mark where each image belongs; one image needs none.
-        images: in the order of the marks.
-        is_raw: whether the prompt is taken as it is, without the chat format.
-        system: the system message; None for that of the training.
-        max_tiles: most tiles of an image; None for those of the training.
+        prompt: the question, with a placeholder for each image; a single image needs none.
+        images: in the order of the placeholders.
+        is_raw: whether the prompt is used verbatim, without the chat format.
+        system: the system message; None for the one used in training.
+        max_tiles: maximum tiles per image; None for the number used in training.
         sampling: how tokens are chosen.
-        seed: of the random numbers.
-        max_new_tokens: where the answer ends at the latest.
-        precision: of the weights; None for that of the run or of config.json.
+        seed: random seed for sampling.
+        max_new_tokens: maximum number of new tokens.
+        precision: of the weights; None for the run's or config.json's.
         device: cpu, cuda or auto.
     """
 
@@ -107,12 +107,12 @@ class Request:
 
 
 def main(request: Request, *, threads: int | None, json_path: Path | None) -> None:
-    """Write an answer to standard output as it comes, then a line on standard error.
+    """Stream an answer to standard output, then print a summary line to standard error.
 
     Args:
-        request: what is asked of which model.
-        threads: of torch; None for one a core.
-        json_path: where to write answer and figures too; None for nowhere.
+        request: the model, prompt and options.
+        threads: number of torch threads; None for one per core.
+        json_path: file for the answer and the measurements; None to write none.
 
     Raises:
         LabError: naming argument or file, value and fix.
@@ -130,7 +130,7 @@ def main(request: Request, *, threads: int | None, json_path: Path | None) -> No
 
 
 def answer(request: Request, write: Callable[[str], None]) -> Report:
-    """Answer a request; `write` is given the text piece by piece.
+    """Answer a request; `write` receives the text piece by piece.
 
     Raises:
         LabError: naming argument or file, value and fix.

@@ -1,4 +1,4 @@
-"""The job of `lab distill`: train what is asked for, measure it on held-out data, and report."""
+"""The job of `lab distill`: train, evaluate on held-out data, and report."""
 
 import os
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def check(config: "DictConfig") -> None:
-    """Refuse what cannot be done, before anything is written: bad keys, damaged checkpoints, no run to go on from.
+    """Refuse invalid runs before anything is written: bad keys, damaged checkpoints, no run to start from.
 
     Raises:
         LabError: naming key or file, value and fix.
@@ -53,8 +53,8 @@ def run(config: "DictConfig") -> float:
     """Run or continue one distillation in Hydra's run directory.
 
     Returns:
-        The last student's divergence from the teacher, in nats a token; for stage=teacher the share of wrong answers. A
-        sweeper may minimise it.
+        The last student's divergence from the teacher, in nats per token; for stage=teacher, the error rate. A sweeper
+        may minimise it.
 
     Raises:
         LabError: for what the user can fix; what was recorded before is intact.
@@ -66,7 +66,7 @@ def run(config: "DictConfig") -> float:
 
 
 def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> float:
-    """Run or continue what a composed configuration says in a directory; see `run`."""
+    """Run or continue a composed configuration in a directory; see `run`."""
     settings = to_typed(config, DistillConfig)
     torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
     recorded = _recorded(config)
@@ -82,7 +82,7 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
 
 
 def _recorded(config: "DictConfig") -> dict[str, Any]:
-    """The configuration as a run records it; where the work is done makes no difference to what is gone on with."""
+    """The configuration as recorded, without keys such as the device, which may differ between runs that continue."""
     from omegaconf import OmegaConf  # noqa: PLC0415
 
     resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
@@ -91,7 +91,7 @@ def _recorded(config: "DictConfig") -> dict[str, Any]:
 
 
 def _context(config: DistillConfig) -> RunContext:
-    """Teacher and data of a run, read and checked."""
+    """Teacher and data of a run, loaded and validated."""
     device = device_of(config.device)
     if config.stage == TEACHER:
         task, given = config.data.source.task, config.teacher.architecture
@@ -115,7 +115,7 @@ def _context(config: DistillConfig) -> RunContext:
         teacher = opened.model
         _backends(config, device)
     data = Data(config.data, config.prompt, architecture, tokenizer, seed=config.seed)
-    # a file that is missing, broken, or holds nothing of use, is found before anything is written
+    # detect missing, broken or useless files before anything is written
     data.refuse_broken()
     list(data.held_out(1, batch_size=1))
     data.stream("check", batch_size=1).next_batch()
@@ -123,7 +123,7 @@ def _context(config: DistillConfig) -> RunContext:
 
 
 def _check_students(config: DistillConfig, architecture: ModelConfig) -> None:
-    """Refuse students that this teacher cannot have, before its weights are read."""
+    """Refuse students that do not fit this teacher, before its weights are loaded."""
     is_hd = architecture.vision is not None and architecture.vision.reads_every_patch
     layers = build(architecture).mixer_layers()
     for node in nodes(students(config)):
@@ -138,10 +138,10 @@ def _check_students(config: DistillConfig, architecture: ModelConfig) -> None:
 
 
 def _backends(config: DistillConfig, device: torch.device) -> dict[str, str]:
-    """The implementation of each operator of the students.
+    """The backend of each operator of the students.
 
     Raises:
-        BackendError: if one that is asked for by name cannot run.
+        BackendError: if one requested by name cannot run.
     """
     kernels, dtype = config.student.mixer.kernels, config.teacher.precision.dtype
     return {
@@ -150,8 +150,8 @@ def _backends(config: DistillConfig, device: torch.device) -> dict[str, str]:
 
 
 def _report(record: Run, settings: DistillConfig) -> float:
-    """Table, figures, verdict: made anew from what is recorded, so that a resumed run ends as any other."""
-    # matplotlib takes seconds to load: not before there is something to draw
+    """Table, figures and verdict, rebuilt from the recorded rows, so that a resumed run ends like any other."""
+    # matplotlib takes seconds to import: defer it until there is something to draw
     from lab.core.runs.console import print_summary  # noqa: PLC0415
     from lab.core.runs.figures import house_style, save_figure  # noqa: PLC0415
     from lab.experiments.distill.figures import FIGURES  # noqa: PLC0415

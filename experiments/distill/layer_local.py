@@ -1,8 +1,8 @@
 """Losses and gradients of stages 1 and 2, layer by layer, while the teacher runs.
 
-Every layer of the student is a separate regression: it reads what the teacher's layer reads and is to give the
-teacher's head outputs. A layer's loss is therefore computed, and its gradient taken, while the teacher is inside that
-layer; its graph is gone before the next layer begins. Memory is that of one layer, gradients are those of the sum.
+Every layer of the student is a separate regression from the teacher layer's input to its head outputs. So each layer's
+loss and gradient are computed while the teacher is in that layer, and its graph is freed before the next one. Memory is
+one layer's; gradients are those of the summed loss.
 """
 
 # Letters: B batch, T tokens, H heads, P head_dim, D model width.
@@ -28,15 +28,15 @@ def layer_local_backward(
     mask_of: Callable[[int], Bool[Tensor, "B T"] | None],
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> dict[int, float]:
-    """Run the teacher once; add to every mixer the gradient of `scale` times its own mean squared error.
+    """Run the teacher once; accumulate in every mixer the gradient of `scale` times its mean squared error.
 
     Args:
-        teacher: frozen; it stops at the last layer that has a mixer.
+        teacher: frozen; it stops after the last layer with a mixer.
         inputs: a batch.
-        mixers: the student's, by the index of the layer.
-        scale: of the gradient: 1000 / L for the mean of L layers that mmMamba takes times 1000; 0 for no gradient.
-        mask_of: the positions that count in a sequence of this many tokens; None for all.
-        autocast: a context for the student's forward pass.
+        mixers: the student's, by layer index.
+        scale: of the gradient: 1000 / L for mmMamba's loss, 1000 times the mean over L layers; 0 for no gradient.
+        mask_of: gives the positions in the loss for a sequence of this many tokens; None for all.
+        autocast: context of the student's forward pass.
 
     Returns:
         The mean squared error of each layer.

@@ -27,18 +27,18 @@ from lab.experiments.distill.stage_graph import HYBRID_FROM, StageNode
 from lab.experiments.distill.student import build_student, keep_softmax, own_tensors
 from lab.experiments.distill.teacher import SHIPPED, SHIPPED_FOLDER, digest, load_teacher, open_teacher
 
-# keys of an exported config.json that say how prompts were written in training
+# keys of an exported config.json that record the prompt format of training
 _KEPT = ("system", "max_tiles")
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
-    """A model and what it takes to talk to it.
+    """A model with everything needed to prompt it.
 
     Attributes:
         model: frozen, in evaluation mode.
         tokenizer: of the model.
-        prompt: how prompts were written in training, as far as it is known.
+        prompt: the prompt format of training, as far as known.
         stop_ids: tokens that end an answer.
     """
 
@@ -48,15 +48,15 @@ class OpenedModel:
     stop_ids: frozenset[int]
 
     def read(self, text: str, images: Sequence[Path], *, is_raw: bool) -> Inputs:
-        """A prompt as the model reads it.
+        """Encode a prompt for the model.
 
         Args:
-            text: a question, with a mark where each image belongs; one image needs none.
-            images: in the order of the marks.
-            is_raw: whether the text is taken as it is, without the chat format.
+            text: the question, with a placeholder for each image; a single image needs none.
+            images: in the order of the placeholders.
+            is_raw: whether the text is used verbatim, without the chat format.
 
         Raises:
-            InputError: if an image cannot be read, marks and images do not match, or the model cannot read them.
+            InputError: if an image cannot be read, placeholders and images do not match, or the model takes no images.
         """
         architecture = self.model.config
         if images and (is_raw or architecture.vision is None):
@@ -89,18 +89,18 @@ class OpenedModel:
 def open_model(
     name: str, selector: StudentSelector, *, device: torch.device, precision: Precision | None
 ) -> OpenedModel:
-    """The model that a name means.
+    """Load the model that a name refers to.
 
     Args:
         name: a folder with config.json and safetensors, a GGUF file, `shipped`, or a run: its directory, or the end of
             its name.
         selector: which student of a run.
         device: of the weights.
-        precision: of the weights; None for that of the run or of config.json.
+        precision: of the weights; None for the run's or config.json's.
 
     Raises:
-        CheckpointError: for files that are missing, damaged or do not fit together.
-        ConfigError: for an architecture that is not implemented, or a selector where there is none.
+        CheckpointError: for files that are missing, damaged or inconsistent.
+        ConfigError: for an unknown architecture, or a selector for a model that is not a run.
         RunError: if there is no such run, or nothing in it is finished.
     """
     path = Path(name)
@@ -108,7 +108,7 @@ def open_model(
     if folder is not None:
         if not selector.is_any:
             raise ConfigError(
-                f"{name} is no run: stage, variant and replicate choose among a run's students; drop them"
+                f"{name} is not a run: stage, variant and replicate choose among a run's students; drop them"
             )
         return _open_folder(folder, device=device, precision=precision, prompt=None)
     if os.sep in name and not path.is_dir():
@@ -119,11 +119,11 @@ def open_model(
     prompt = run.config.prompt
     if run.teacher_folder is not None:
         if not run.teacher_folder.exists():
-            raise RunError(f"{run.folder} has no finished teacher; `lab distill resume={run.folder.name}` goes on")
+            raise RunError(f"{run.folder} has no finished teacher; resume={run.folder.name} continues it")
         folder = ModelFolder(run.teacher_folder)
         return _open_folder(folder, device=device, precision=precision, prompt=prompt)
     model = load_finished(run, choose_node(run, selector), device=device)
-    # the one that the student was loaded with
+    # cached: the teacher that the student was loaded with
     folder = open_teacher(run.config.teacher, device=device, seed=run.config.seed).folder
     tokenizer = tokenizer_of(folder, prompt, run.config.data)
     stop_ids = frozenset({tokenizer.id_of(TURN_END)}) if folder is None else folder.stop_ids(tokenizer)
@@ -131,7 +131,7 @@ def open_model(
 
 
 def kept_of(prompt: PromptConfig) -> dict[str, Any]:
-    """What an exported config.json says of how prompts were written."""
+    """The prompt format recorded in an exported config.json."""
     return {name: getattr(prompt, name) for name in _KEPT}
 
 
@@ -139,7 +139,7 @@ def _open_folder(
     folder: ModelFolder, *, device: torch.device, precision: Precision | None, prompt: PromptConfig | None
 ) -> OpenedModel:
     prompt = _kept_prompt(folder) if prompt is None else prompt
-    # the small file first: without it the large ones are of no use
+    # the small file first: without it the large ones are useless
     tokenizer = tokenizer_of(folder, prompt, None)
     model = folder.load(device=device, dtype=(precision or folder.precision).dtype)
     return OpenedModel(model, tokenizer, prompt, folder.stop_ids(tokenizer))
@@ -150,33 +150,33 @@ def _kept_prompt(folder: ModelFolder) -> PromptConfig:
         return PromptConfig(**{name: folder.prompt[name] for name in _KEPT if name in folder.prompt})
     except (TypeError, ConfigError) as error:
         raise CheckpointError(
-            f"{folder.path / CONFIG}: {PROMPT}={folder.prompt} does not say how prompts are written; {error}"
+            f"{folder.path / CONFIG}: {PROMPT}={folder.prompt} is not a valid prompt format; {error}"
         ) from None
 
 
 def student_of(
     node: StageNode, source: Path | None, *, teacher: LanguageModel, teacher_digest: str, seed: int
 ) -> LanguageModel:
-    """The student that a stage trains or has trained, with the layers of the stage, frozen.
+    """The student of a stage, before or after training, with the stage's layers, frozen.
 
     Args:
         node: the stage.
-        source: where its tensors come from: a checkpoint of this stage or of an earlier one, or the exported folder of
-            a student; None for their initial values.
+        source: of its tensors: a checkpoint of this or an earlier stage, or an exported student folder; None for the
+            initial values.
         teacher: of the student.
         teacher_digest: of its weights.
         seed: of the run.
 
     Raises:
-        BackendError: if an implementation that is asked for by name cannot run here.
-        CheckpointError: if the source is damaged, of another teacher, or has attention where a mixer is needed.
-        ConfigError: if the mixer's options ask for what the teacher's attention does not have.
+        BackendError: if a backend requested by name cannot run here.
+        CheckpointError: if the source is damaged, has another teacher, or has attention where a mixer is needed.
+        ConfigError: if the mixer's options need a feature that the teacher's attention lacks.
     """
-    # replicates differ in all that is random, layers of one student draw from separate streams
+    # replicates use different random numbers; the layers of a student draw from separate streams
     seeds = Seeds(int(Seeds(seed).numpy("replicate", node.replicate).integers(2**31)))
     student = build_student(teacher, node.student, seeds=seeds)
     if node.recipe is not None and node.recipe.autocast:
-        # small steps vanish in bfloat16: trained tensors are float32, products are not
+        # small updates vanish in bfloat16: keep trained tensors in float32, even if products are not
         for layer in student.converted_layers():
             layer.layer.mixer.float()
     kept = _kept(node, len(student.mixer_layers()))
@@ -184,7 +184,7 @@ def student_of(
     if exported is not None:
         _copy_exported(exported, student, teacher, node, kept)
         source = None
-    # checkpoints before the first hybrid stage hold every layer, later ones those that were trained
+    # checkpoints before the first hybrid stage hold every layer, later ones only the trained layers
     if source is not None and int(read_meta(source).get("stage", 0)) < HYBRID_FROM:
         _load(source, student, teacher_digest)
         source = None
@@ -195,15 +195,15 @@ def student_of(
 
 
 def load_finished(run: RecordedRun, node: StageNode, *, device: torch.device) -> LanguageModel:
-    """The student as the end of a stage left it, in evaluation mode; trained tensors in their own dtype.
+    """The student at the end of a stage, in evaluation mode; trained tensors keep their dtype.
 
     Raises:
-        CheckpointError: if its checkpoint, or the teacher, is missing, damaged or another one.
+        CheckpointError: if its checkpoint or teacher is missing, damaged or has changed.
     """
     config = run.config
     teacher = load_teacher(config.teacher, device=device, seed=config.seed)
     num_layers = len(teacher.mixer_layers())
-    # where every layer stayed softmax, nothing was trained
+    # if every layer stayed softmax, nothing was trained
     is_trained = node.recipe is not None and len(_kept(node, num_layers)) < num_layers
     source = run.checkpoint_of(node) if is_trained else None
     student = student_of(node, source, teacher=teacher, teacher_digest=digest(teacher), seed=config.seed)
@@ -227,7 +227,7 @@ def _load(path: Path, student: LanguageModel, teacher_digest: str) -> None:
 def _copy_exported(
     folder: ModelFolder, student: LanguageModel, teacher: LanguageModel, node: StageNode, kept: tuple[int, ...]
 ) -> None:
-    """Give a student, linear in every layer, the tensors of an exported folder; layers that stay softmax need none."""
+    """Load an exported folder into a student that is linear in every layer; softmax layers need no tensors."""
     weight = next(teacher.parameters())
     theirs = folder.load(device=weight.device, dtype=weight.dtype).state_dict()
     own = own_tensors(student)

@@ -1,4 +1,4 @@
-"""Between batches and models: who reads which ids, and which positions enter a loss."""
+"""From batches to model inputs and loss masks: which ids a model reads, which positions enter a loss."""
 
 # Letters: B batch, T tokens of the language model, D model width.
 
@@ -17,19 +17,19 @@ class LossMask(Enum):
     """The positions that enter a loss."""
 
     all = "all"
-    """Every position, padding too, as in mmMamba."""
+    """Every position, including padding, as in mmMamba."""
     non_padding = "non_padding"
     answers = "answers"
-    """Those that predict a token of an answer."""
+    """Positions that predict a token of an answer."""
 
 
 def hidden_states(model: LanguageModel, batch: Batch) -> Float[Tensor, "B T D"]:
-    """What the model's `logits` reads, at every position of `batch.llm_ids`."""
+    """The hidden states from which `logits` are computed, at every position of `batch.llm_ids`."""
     return model.hidden(inputs_of(model, batch))
 
 
 def inputs_of(model: LanguageModel, batch: Batch) -> Inputs:
-    """A batch as a model reads it."""
+    """A batch in the form that a model reads."""
     vision = model.config.vision
     reads_every_patch = vision is not None and vision.reads_every_patch
     return Inputs(
@@ -41,7 +41,7 @@ def inputs_of(model: LanguageModel, batch: Batch) -> Inputs:
 
 
 def next_tokens(batch: Batch) -> Int[Tensor, "B T"]:
-    """At each position the label of the next one: the answer's token that it predicts, IGNORED elsewhere."""
+    """The label of each position: the answer token that it predicts, IGNORED elsewhere."""
     targets = torch.full_like(batch.labels, IGNORED)
     targets[:, :-1] = batch.labels[:, 1:]
     return targets
@@ -57,7 +57,7 @@ def loss_mask(batch: Batch, which: LossMask) -> Bool[Tensor, "B T"]:
 
 
 def layer_loss_mask(batch: Batch, which: LossMask, num_tokens: int) -> Bool[Tensor, "B T"] | None:
-    """The positions that enter the loss of a layer that reads `num_tokens`; None for all of them."""
+    """The positions that enter the loss of a layer with `num_tokens` inputs; None for all of them."""
     if which is LossMask.all:
         return None
     if num_tokens == batch.llm_ids.shape[1]:

@@ -1,7 +1,7 @@
-"""What a student is trained on: its head outputs against the teacher's, or its next-token distribution.
+"""Losses between student and teacher: of head outputs, and of next-token distributions.
 
-Every reduction is spelled out, since published losses differ by factors of thousands: mmMamba sums the divergence over
-the positions of a sequence, so that 2 nats a token over 4,000 tokens read as 8,000.
+Every reduction is explicit, since published losses differ by factors of thousands: mmMamba sums the divergence over the
+positions of a sequence, so 2 nats per token over 4,000 tokens are reported as 8,000.
 """
 
 # Letters: B batch, T tokens, H heads, P head_dim, n masked positions, D model width, V vocabulary.
@@ -26,8 +26,8 @@ def layer_mse(
     """The mean over the mask's positions, heads and channels of (student - teacher)^2, in float32 or better.
 
     Args:
-        student: heads before the output projection.
-        teacher: what they should be.
+        student: head outputs, before the output projection.
+        teacher: the targets.
         mask: the positions that enter the mean; None for all.
     """
     wide = torch.promote_types(student.dtype, torch.float32)
@@ -43,7 +43,7 @@ def kl_divergence(
 ) -> Float[Tensor, " n"]:
     """τ^2 KL(softmax(teacher / τ) || softmax(student / τ)) in nats at each position, summed over the vocabulary.
 
-    The factor τ^2 keeps the size of the gradient (Hinton, Vinyals and Dean, arXiv 1503.02531). In float32 or better.
+    The factor τ^2 preserves the gradient scale (Hinton, Vinyals and Dean, arXiv 1503.02531). In float32 or better.
     """
     wide = torch.promote_types(student.dtype, torch.float32)
     log_student = functional.log_softmax(student.to(wide) / temperature, dim=-1)
@@ -53,13 +53,13 @@ def kl_divergence(
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Sums over positions, to be divided by what the reduction says.
+    """Sums over positions, before the reduction's division.
 
     Attributes:
         kl: the divergence, over the mask's positions.
-        cross_entropy: -log of the student's probability of the label, over positions that have one.
-        num_masked: positions of the mask.
-        num_labels: positions with a label.
+        cross_entropy: -log of the student's probability of the label, over positions with a label.
+        num_masked: number of positions in the mask.
+        num_labels: number of positions with a label.
     """
 
     kl: Float[Tensor, ""]
@@ -91,21 +91,21 @@ def divergence(
 ) -> Divergence:
     """Divergence and cross-entropy of two next-token distributions, computed for `chunk_size` positions at a time.
 
-    The backward pass computes a chunk's logits again instead of keeping them: two logarithms of T x V probabilities
-    would take 6 GB at 8,192 tokens and InternLM2's vocabulary.
+    The backward pass recomputes a chunk's logits instead of storing them: two T x V arrays of log-probabilities would
+    take 6 GB at 8,192 tokens with InternLM2's vocabulary.
 
     Args:
-        student_hidden: what the student's `logits` reads.
-        teacher_hidden: what the teacher's `logits` reads; it gets no gradient.
-        student_logits: scores of some positions.
-        teacher_logits: scores of some positions.
+        student_hidden: the student's hidden states before `logits`.
+        teacher_hidden: the teacher's; they get no gradient.
+        student_logits: maps hidden states of some positions to logits.
+        teacher_logits: the same for the teacher.
         mask: the positions whose divergence is summed.
         targets: the label of each position's next token, or IGNORED.
         temperature: τ of the divergence.
-        chunk_size: positions whose logits exist at one time.
+        chunk_size: number of positions whose logits are in memory at once.
     """
     is_used = mask | (targets != IGNORED)
-    # hidden states of these positions alone: logits of the others are never computed
+    # select the hidden states first, so that logits of other positions are never computed
     used = (x[is_used] for x in (student_hidden, teacher_hidden, mask, targets))
     parts = zip(*(torch.split(x, chunk_size) for x in used), strict=True)
 
@@ -127,6 +127,6 @@ def divergence(
 
 
 def cross_entropy_sum(scores: Float[Tensor, "n V"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-    """-log of the probability of each label, summed over those that are not IGNORED, in float32 or better."""
+    """Cross-entropy summed over the labels that are not IGNORED, in float32 or better."""
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return functional.cross_entropy(wide, labels, ignore_index=IGNORED, reduction="sum")

@@ -1,11 +1,11 @@
-"""The stages of a distillation: what each trains, on which loss, and from where (mmMamba, section 4).
+"""The training objectives of the three stages (mmMamba, section 4), and of a new teacher.
 
-1   what is new in every mixer, on the teacher's heads
-2   the projections of queries, keys and values too, on the same target
-3   the whole student from tokens to logits, on the teacher's next-token distribution; chosen layers are softmax again
+1   the new parameters of every mixer, on the teacher's head outputs
+2   the query, key and value projections too, on the same targets
+3   the mixers end to end, on the teacher's next-token distribution; chosen layers are softmax attention again
 
-In stages 1 and 2 every layer reads what the teacher's layer reads. A loss is computed and its gradient taken in one
-call, so that a stage may free memory as it goes.
+In stages 1 and 2 every layer reads the teacher layer's input. Loss and gradient are computed in one call, so that an
+objective can free memory along the way.
 """
 
 # Letters: B batch, T tokens, D model width.
@@ -37,20 +37,20 @@ Autocast = Callable[[], AbstractContextManager[None]]
 
 
 class Objective(Protocol):
-    """A loss whose gradient is taken where it is computed."""
+    """A loss that also accumulates its gradient."""
 
     def __call__(self, batch: Batch, *, scale: float) -> dict[str, float]:
-        """Add `scale` times the gradient of the loss to the trained tensors; none if `scale` is 0.
+        """Accumulate `scale` times the gradient of the loss in the trained tensors; none if `scale` is 0.
 
         Returns:
-            `loss`, and what it is made of.
+            `loss` and its components.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class HeadOutputsObjective:
-    """Stages 1 and 2: factor times the mean over layers of the mean squared error of the heads."""
+    """Stages 1 and 2: factor times the mean over layers of the mean squared error of the head outputs."""
 
     teacher: LanguageModel
     student: LanguageModel
@@ -58,7 +58,7 @@ class HeadOutputsObjective:
     autocast: Autocast
 
     def __call__(self, batch: Batch, *, scale: float) -> dict[str, float]:
-        """See `Objective`; every layer's graph is gone before the next begins."""
+        """See `Objective`; every layer's graph is freed before the next layer."""
         mixers = {layer.index: layer.layer.mixer for layer in self.student.converted_layers()}
         factor = self.recipe.factor / len(mixers)
         errors = layer_local_backward(
@@ -74,7 +74,7 @@ class HeadOutputsObjective:
 
 @dataclass(frozen=True, slots=True)
 class LogitsObjective:
-    """Stage 3: the divergence from the teacher's next-token distribution, and a share of the labels' cross-entropy."""
+    """Stage 3: the divergence from the teacher's next-token distribution, plus weighted cross-entropy of the labels."""
 
     teacher: LanguageModel
     student: LanguageModel
@@ -82,7 +82,7 @@ class LogitsObjective:
     autocast: Autocast
 
     def __call__(self, batch: Batch, *, scale: float) -> dict[str, float]:
-        """See `Objective`; `kl_per_token` is the mean over the mask, whatever the loss is divided by."""
+        """See `Objective`; `kl_per_token` is the mean over the mask, whatever the loss's reduction."""
         recipe = self.recipe
         with torch.no_grad():
             theirs = hidden_states(self.teacher, batch)
@@ -110,7 +110,7 @@ class LogitsObjective:
 
 @dataclass(frozen=True, slots=True)
 class AnswersObjective:
-    """A new teacher: the mean cross-entropy of the answers' tokens."""
+    """A new teacher: the mean cross-entropy of the answer tokens."""
 
     model: LanguageModel
     autocast: Autocast
@@ -132,14 +132,14 @@ class AnswersObjective:
 def objective_of(
     stage: int, *, teacher: LanguageModel, student: LanguageModel, recipe: Recipe, autocast: Autocast
 ) -> Objective:
-    """The loss of stage 1, 2 or 3."""
+    """The objective of stage 1, 2 or 3."""
     build = LogitsObjective if stage == 3 else HeadOutputsObjective
     return build(teacher, student, recipe, autocast)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSource:
-    """Batches for an objective: a stream for training, the same few for every validation."""
+    """Batches for an objective: a stream for training, the same batches for every validation."""
 
     objective: Objective
     stream: Stream
@@ -158,6 +158,6 @@ class BatchSource:
 
 
 def autocast_of(recipe: Recipe | None, device: torch.device) -> Autocast:
-    """The context in which a student computes."""
+    """The autocast context of a student's forward pass."""
     is_enabled = recipe is not None and recipe.autocast
     return partial(torch.autocast, device.type, torch.bfloat16, enabled=is_enabled)

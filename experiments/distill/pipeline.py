@@ -1,7 +1,7 @@
-"""Work that a run records as it is done: baselines, a new teacher, and every stage of every student.
+"""The training pipeline, recorded unit by unit: baselines, a new teacher, and every stage of every student.
 
-A unit of work ends with a row of the kind `done`. A run that goes on skips units that are done; of the one that was cut
-short it keeps what came before the newest checkpoint, and goes on from there.
+Each unit ends with a row of kind `done`. A resumed run skips finished units; of an interrupted one, it keeps the rows
+up to the newest checkpoint and continues from there.
 """
 
 import shutil
@@ -40,7 +40,7 @@ NEW_TEACHER = "teacher"
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What all work of a run shares."""
+    """State shared by all work units of a run."""
 
     config: DistillConfig
     teacher: LanguageModel
@@ -50,7 +50,7 @@ class RunContext:
 
 
 def work_on_students(record: Run, context: RunContext, source: Path | None) -> None:
-    """Measure the baselines, then train and measure every student; `source` is where a single stage goes on from.
+    """Evaluate the baselines, then train and evaluate every student; `source` is the start of a single stage.
 
     Raises:
         RunError: if a loss is not finite, or the disk is full.
@@ -86,7 +86,7 @@ def work_on_students(record: Run, context: RunContext, source: Path | None) -> N
 
 
 def work_on_teacher(record: Run, context: RunContext) -> None:
-    """Train a teacher on the answers of a task that ships, measure it, and write it to `teacher/`.
+    """Train a teacher on the answers of a built-in task, evaluate it, and write it to `teacher/`.
 
     Raises:
         RunError: if a loss is not finite, or the disk is full.
@@ -107,7 +107,7 @@ def work_on_teacher(record: Run, context: RunContext) -> None:
     model.requires_grad_(False)
     target = record.directory / "teacher"
     if target.exists():
-        # of an attempt that was killed after this: the same weights
+        # left by an attempt killed after this point; the weights are the same
         shutil.rmtree(target)
     assert isinstance(context.tokenizer, WordTokenizer), "a task that ships has one"
     write_teacher(model, context.tokenizer, target)
@@ -117,12 +117,12 @@ def work_on_teacher(record: Run, context: RunContext) -> None:
 def _starting_student(
     record: Run, context: RunContext, node: StageNode, source: Path | None, teacher_digest: str
 ) -> LanguageModel:
-    """The student as the stage before left it."""
+    """The student as left by the previous stage."""
     path: Path | None = None
-    # a checkpoint of this stage is read with the rest of its training state
+    # a checkpoint of this stage is loaded later, with the rest of the training state
     if node.recipe is not None and not checkpoints(_folder(record, node)):
         if node.parent is None:
-            assert source is not None, "a student that is not initialised here goes on from another run"
+            assert source is not None, "a student that is not initialised here starts from another run"
             path = source_checkpoint(source, node)
         elif node.parent.recipe is not None:
             path = checkpoints(_folder(record, node.parent))[-1]
@@ -142,7 +142,7 @@ def _train(
     assert recipe is not None, "a seed is not trained"
     trained = set_trainable(student, trainable_names(student, node.stage, train_decay=recipe.train_decay))
     if not trained:
-        # every layer stayed softmax: the student is its teacher
+        # every layer stayed softmax: the student equals its teacher
         return
     objective = objective_of(
         node.stage,
@@ -194,7 +194,7 @@ def _fit(
 
 
 def _baselines(context: RunContext) -> list[Row]:
-    """What stands beside every student: the teacher, the teacher blind and with a short memory, and chance."""
+    """Evaluate the baselines: the teacher, with images ablated, with windowed attention, and chance."""
     evaluation = context.config.evaluation
     batches = context.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
     windowed = with_window(context.teacher, window=evaluation.window, num_sinks=evaluation.num_sinks)
@@ -228,7 +228,7 @@ def _rows_of(name: str, counts: Counts) -> list[Row]:
 
 
 def _keep_what_counts(record: Run, folders: dict[str, Path]) -> set[str]:
-    """Drop the rows of work that was cut short, up to its newest checkpoint; the units that are done."""
+    """Drop an interrupted unit's rows after its newest checkpoint; returns the finished units."""
     done = {row["unit"] for row in record.rows if row["kind"] == "done"}
     steps = {unit: _newest_step(folder) for unit, folder in folders.items()}
 
@@ -250,5 +250,5 @@ def _folder(record: Run, node: StageNode) -> Path:
 
 
 def _ended(rows: list[Row], tags: Row) -> list[Row]:
-    """Rows of a unit with its last one; they are written together, and only with the last do the others count."""
+    """Rows of a unit followed by its `done` row, to be written together: without it, the others are discarded."""
     return [{**tags, **row} for row in (*rows, {"kind": "done"})]

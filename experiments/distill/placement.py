@@ -8,10 +8,10 @@ from lab.core.errors import ConfigError
 
 
 class Placement(Enum):
-    """Head is the side of the input, tail that of the output."""
+    """Head means the input side, tail the output side."""
 
     none = "none"
-    """No layer stays: the linear student."""
+    """No layer stays softmax: the linear student."""
     all = "all"
     head_interleaved = "head_interleaved"
     """The first layer of every block of `number` layers."""
@@ -22,7 +22,7 @@ class Placement(Enum):
     tail_stacked = "tail_stacked"
     """The last `number` layers."""
     listed = "listed"
-    """Those in `layers`."""
+    """The layers in `layers`."""
 
 
 _PATTERNS: dict[Placement, Callable[[int, int], range]] = {
@@ -35,14 +35,14 @@ _PATTERNS: dict[Placement, Callable[[int, int], range]] = {
 
 @dataclass(kw_only=True, slots=True)
 class HybridConfig:
-    """The layers that stay softmax attention, counted through the embedding first, then the language model."""
+    """The layers that stay softmax attention, numbered through the embedding first, then the language model."""
 
     placement: Placement = Placement.none
     """A pattern, or `listed`."""
     number: int | None = None
-    """Layers of a block (interleaved) or of the stack (stacked)."""
+    """Number of layers per block (interleaved) or in the stack (stacked)."""
     layers: list[int] | None = None
-    """The numbers of the layers, for `listed`."""
+    """Layer numbers, for `listed`."""
 
     def __post_init__(self) -> None:
         is_pattern = self.placement in _PATTERNS
@@ -74,10 +74,10 @@ def softmax_layers(config: HybridConfig, num_layers: int) -> tuple[int, ...]:
             if not 0 <= index < num_layers:
                 raise ConfigError(
                     f"hybrid.layers names layer {index} but the model has {num_layers}; give numbers from 0 to "
-                    f"{num_layers - 1}, counted through the embedding first"
+                    f"{num_layers - 1}, numbered through the embedding first"
                 )
         return tuple(sorted(config.layers))
     assert config.number is not None, "HybridConfig checks it"
     if config.number > num_layers:
-        raise ConfigError(f"hybrid.number={config.number} must be at most {num_layers}, the layers of the model")
+        raise ConfigError(f"hybrid.number={config.number} must be at most {num_layers}, the number of layers")
     return tuple(_PATTERNS[config.placement](num_layers, config.number))

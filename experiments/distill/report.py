@@ -1,4 +1,4 @@
-"""What a finished run says: the table, a summary of it, and a verdict in words."""
+"""Report of a finished run: the table, a summary, and a verdict in words."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lab.experiments.distill.stage_graph import StageNode, students
 Row = dict[str, Any]
 
 STUDENT = "student"
-# what says how long something took differs from run to run, and is in metrics.jsonl
+# timings differ between runs, so they are only in metrics.jsonl
 _TIMES = ("seconds",)
 _MEASURED = ("accuracy", "kl_per_token", "kl_per_answer_token", "agreement", "relative_error")
 
@@ -23,9 +23,9 @@ class Summary:
     Attributes:
         label: of the student.
         stage: 0 for the untrained student.
-        is_last: whether nothing follows.
-        num_softmax: layers that are softmax attention.
-        values: one number for each replicate, by what was measured; None where there is none.
+        is_last: whether this is its last stage.
+        num_softmax: number of softmax attention layers.
+        values: for each quantity, one number per replicate.
     """
 
     label: str
@@ -44,7 +44,7 @@ class Summary:
 
 
 def table_rows(rows: Sequence[Row], config: DistillConfig) -> list[Row]:
-    """All that was measured, by student: rows of a stage that several students share appear with each of them."""
+    """All results, by student: rows of a stage shared by several students are repeated for each of them."""
     by_unit: dict[str, list[Row]] = {}
     for row in rows:
         if row["kind"] != "done":
@@ -66,7 +66,7 @@ def _initialisation(node: StageNode) -> str:
 
 
 def accuracies(table: Sequence[Row]) -> dict[str, float]:
-    """The accuracy of everything that is no student, by its name."""
+    """The accuracy of the teacher and the baselines, by name."""
     return {row["model"]: row["accuracy"] for row in table if row["kind"] == "result" and row["model"] != STUDENT}
 
 
@@ -89,7 +89,7 @@ def summaries(table: Sequence[Row]) -> list[Summary]:
 
 
 def recovered(accuracy: float, baselines: dict[str, float]) -> float | None:
-    """The share of the teacher's accuracy above chance; None where chance is unknown, or the teacher no better."""
+    """The fraction of the teacher's accuracy above chance; None if chance is unknown or the teacher is no better."""
     if baselines["teacher"] <= baselines.get("chance", 1.0):
         return None
     return (accuracy - baselines["chance"]) / (baselines["teacher"] - baselines["chance"])
@@ -108,7 +108,7 @@ _COLUMNS = (
 
 
 def summary_table(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the printed table, numbers as text; of several students the last stage only."""
+    """Header and rows of the printed table, as text; with several students, only their last stages."""
     baselines = accuracies(table)
     lines = [["baselines", name, _percent(value), "", "", "", "", ""] for name, value in baselines.items()]
     found = summaries(table)
@@ -129,13 +129,13 @@ def headline(table: Sequence[Row]) -> str:
     best = max(last, key=lambda summary: summary.mean("accuracy") or 0.0)
     name = f"{best.label}: " if best.label else ""
     share = recovered(best.mean("accuracy") or 0.0, baselines)
-    of_teacher = "" if share is None else f", {_percent(share)} % of the teacher above chance"
+    of_teacher = "" if share is None else f", {_percent(share)} % of the teacher's above chance"
     kl = _short(best.mean("kl_per_answer_token"))
-    return f"{name}{_percent(best.mean('accuracy'))} %, KL {kl} an answer token{of_teacher}"
+    return f"{name}{_percent(best.mean('accuracy'))} %, KL {kl} per answer token{of_teacher}"
 
 
 def verdict(table: Sequence[Row]) -> list[str]:
-    """What was found, in sentences."""
+    """The findings, in sentences."""
     baselines = accuracies(table)
     rest = [f"{name} {_percent(value)} %" for name, value in baselines.items() if name != "teacher"]
     sentences = [f"the teacher answers {_percent(baselines['teacher'])} % of the held-out questions; {', '.join(rest)}"]
@@ -145,14 +145,14 @@ def verdict(table: Sequence[Row]) -> list[str]:
             name = summary.label or "the student"
             sentences.append(
                 f"{name}: {_percent(share)} % of the teacher's accuracy above chance, "
-                f"{_short(summary.mean('kl_per_answer_token'))} nats an answer token from it; "
+                f"{_short(summary.mean('kl_per_answer_token'))} nats per answer token from it; "
                 f"{summary.num_softmax} layer{'s' * (summary.num_softmax != 1)} of softmax attention"
             )
     return [*sentences, *_progress_of_stages(table)]
 
 
 def _progress_of_stages(table: Sequence[Row]) -> Iterator[str]:
-    """The held-out loss at the beginning and the end of every stage of the first student."""
+    """The held-out loss at the start and end of every stage of the first student."""
     first = next((row["student"] for row in table if row["kind"] == "result" and row["model"] == STUDENT), None)
     losses: dict[int, list[float]] = {}
     for row in table:

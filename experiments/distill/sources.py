@@ -1,4 +1,4 @@
-"""Find recorded runs of `lab distill`, the students in them, and what a stage goes on from; say why where it cannot."""
+"""Find recorded runs of `lab distill`, their students, and the run that a stage starts from, or say why not."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from lab.experiments.distill.config import ALL, TEACHER, DistillConfig
 from lab.experiments.distill.stage_graph import StageNode, students
 from lab.experiments.distill.student import DEFAULT_MIXER
 
-# of the recorded configuration: what a student that goes on must have in common with what it goes on from
+# keys of the recorded configuration that must agree between a stage and the run that it starts from
 _COMMON = ("teacher", "student.initialisation", "student.mixer")
 
 
@@ -24,9 +24,9 @@ class StudentSelector:
     """Which student of a run.
 
     Attributes:
-        stage: after which it is taken, 0 for the untrained one; None for the last that is finished.
-        variant: its label; None where there is one only.
-        replicate: of its random numbers.
+        stage: the student after this stage, 0 for the untrained one; None for the last finished stage.
+        variant: its label; None if there is only one.
+        replicate: number of the replicate.
     """
 
     stage: int | None = None
@@ -35,7 +35,7 @@ class StudentSelector:
 
     @property
     def is_any(self) -> bool:
-        """Whether nothing was asked for."""
+        """Whether it is the default."""
         return self == StudentSelector()
 
 
@@ -44,8 +44,8 @@ class RecordedRun:
     """A run of `lab distill`.
 
     Attributes:
-        folder: where it is.
-        config: under which it ran.
+        folder: its directory.
+        config: its configuration.
     """
 
     folder: Path
@@ -53,27 +53,27 @@ class RecordedRun:
 
     @property
     def teacher_folder(self) -> Path | None:
-        """Where `stage=teacher` left its teacher; None for a run of students."""
+        """The folder of the teacher trained by `stage=teacher`; None for a run of students."""
         return self.folder / "teacher" if self.config.stage == TEACHER else None
 
     def checkpoint_of(self, node: StageNode) -> Path:
-        """The last checkpoint of a stage that was trained.
+        """The last checkpoint of a trained stage.
 
         Raises:
-            CheckpointError: if it is gone.
+            CheckpointError: if it was removed.
         """
         folder = self.folder / "checkpoints" / node.name
         found = checkpoints(folder)
         if not found:
-            raise CheckpointError(f"{folder} holds no checkpoint any more; run the stage again")
+            raise CheckpointError(f"{folder} has no checkpoint any more; run the stage again")
         return found[-1]
 
 
 def find_recorded(name: str) -> RecordedRun:
-    """The run that a directory, or the end of a name, means.
+    """Find a run by its directory or the end of its name.
 
     Raises:
-        RunError: if there is none, or it is no run of `lab distill`.
+        RunError: if there is none, or it is not a run of `lab distill`.
     """
     folder = find_run(name)
     if (folder / "multirun.yaml").exists():
@@ -86,20 +86,20 @@ def find_recorded(name: str) -> RecordedRun:
             "checkpoint folder; give one"
         ) from error
     if not isinstance(recorded, dict) or "teacher" not in recorded:
-        raise RunError(f"{folder} is no run of `lab distill`; `lab runs --study distill` lists those")
+        raise RunError(f"{folder} is not a run of `lab distill`; `lab runs --study distill` lists those")
     refuse_other_version(folder)
     return RecordedRun(folder, _typed(recorded, folder))
 
 
 def choose_node(run: RecordedRun, selector: StudentSelector) -> StageNode:
-    """The stage of a student whose result is asked for.
+    """The stage of the selected student.
 
     Raises:
         RunError: if the run has no such student, or it is not finished.
     """
     folder, config = run.folder, run.config
     if config.stage == TEACHER:
-        raise RunError(f"{folder} trained a teacher and no student; its checkpoint folder is {run.teacher_folder}")
+        raise RunError(f"{folder} trained a teacher, not a student; its checkpoint folder is {run.teacher_folder}")
     found = students(config)
     labels = list(dict.fromkeys(student.label for student in found))
     if selector.variant is None and len(labels) > 1:
@@ -109,34 +109,34 @@ def choose_node(run: RecordedRun, selector: StudentSelector) -> StageNode:
         has = f"choose from {', '.join(labels)}" if labels[0] else "it has one student; leave --variant out"
         raise RunError(f"{folder} has no variant {label}; {has}")
     if not 0 <= selector.replicate < config.replicates:
-        raise RunError(f"replicate={selector.replicate}: {folder} has {config.replicates}, counted from 0")
+        raise RunError(f"replicate={selector.replicate}: {folder} has {config.replicates}, numbered from 0")
     (student,) = [one for one in found if (one.label, one.replicate) == (label, selector.replicate)]
     done = _done(folder)
     finished = [node for node in student.path if node.key in done]
     if selector.stage is not None:
         chosen = [node for node in finished if node.stage == selector.stage]
     else:
-        # the untrained student counts if it is all that the run was to make
+        # the untrained student counts only if the run trains no stage
         chosen = [node for node in finished if node.stage or node is student.path[-1]][-1:]
     if not chosen:
         asked = "" if selector.stage is None else f" of stage {selector.stage}"
         has = ", ".join(str(node.stage) for node in finished)
-        fix = f"it has finished stage {has}" if has else f"`lab distill resume={folder.name}` goes on with it"
+        fix = f"it has finished stage {has}" if has else f"continue it with `lab distill resume={folder.name}`"
         raise RunError(f"{folder} has no finished student{asked}; {fix}")
     return chosen[0]
 
 
 def find_source(config: DistillConfig, recorded: dict[str, Any]) -> Path:
-    """The run that `stage=2` or `stage=3` goes on from: `from_run`, or the newest finished one of the stage before.
+    """The run that `stage=2` or `stage=3` starts from: `from_run`, or the newest finished one of the previous stage.
 
-    `from_run` may also be the checkpoint folder of a student, whatever trained it.
+    `from_run` may also be a student's checkpoint folder of any origin.
 
     Args:
         config: of this run.
-        recorded: the same as plain values, as a run records it.
+        recorded: the same configuration as plain values, as recorded.
 
     Raises:
-        RunError: if there is none, or it is of another teacher or student, or is not finished.
+        RunError: if there is none, it has another teacher or student, or it is not finished.
     """
     stage = int(config.stage)
     if config.from_run is not None:
@@ -144,7 +144,7 @@ def find_source(config: DistillConfig, recorded: dict[str, Any]) -> Path:
         model = ModelFolder.find(folder)
         if model is not None:
             if model.kind is not Kind.student:
-                raise RunError(f"from_run={config.from_run} is a teacher; stage={stage} goes on from a student")
+                raise RunError(f"from_run={config.from_run} is a teacher; stage={stage} starts from a student")
             return folder
         refuse_other_version(folder)
         reason = _why_not(folder, recorded)
@@ -157,20 +157,20 @@ def find_source(config: DistillConfig, recorded: dict[str, Any]) -> Path:
         if _why_not(folder, recorded) is None and stage - 1 in _stages(folder):
             return folder
     raise RunError(
-        f"stage={stage} goes on from stage {stage - 1}, and no finished run of it with this teacher and student is "
+        f"stage={stage} starts from stage {stage - 1}, and no finished run of it with this teacher and student is "
         f"under {outputs_root() / 'distill'}; run `lab distill stage={stage - 1}` first, or give from_run=RUN"
     )
 
 
 def source_checkpoint(source: Path, node: StageNode) -> Path:
-    """What a stage reads of the run or folder that it goes on from: a checkpoint of the latest earlier stage.
+    """The checkpoint of the latest earlier stage in the run that a stage starts from.
 
     Args:
-        source: as `find_source` gives it; a student's folder is returned as it is.
-        node: the stage that goes on.
+        source: from `find_source`; a student's folder is returned unchanged.
+        node: the stage to start.
 
     Raises:
-        RunError: if a run holds no such checkpoint, or several.
+        RunError: if the run has no such checkpoint, or several.
     """
     if ModelFolder.find(source) is not None:
         return source
@@ -187,10 +187,10 @@ def source_checkpoint(source: Path, node: StageNode) -> Path:
 
 
 def _why_not(folder: Path, recorded: dict[str, Any]) -> str | None:
-    """Why a stage cannot go on from a run; None if it can."""
+    """Why a stage cannot start from a run; None if it can."""
     theirs, status = _read(folder / "config.json"), _read(folder / "status.json")
     if "teacher" not in theirs or theirs.get("variants"):
-        return "it is no run of one student; choose another"
+        return "it is not a run of one student; choose another"
     if status.get("schema_version") != SCHEMA_VERSION:
         return "another version of lab recorded it; choose another"
     if status.get("status") != "finished":
@@ -227,7 +227,7 @@ def _typed(recorded: dict[str, object], folder: Path) -> DistillConfig:
 
 
 def _done(folder: Path) -> set[str]:
-    """Units of work that a run has recorded as done; a last line that a kill cut off is ignored."""
+    """Units of work recorded as done; a last line cut off by a kill is ignored."""
     path = folder / "metrics.jsonl"
     try:
         lines = path.read_text().splitlines()

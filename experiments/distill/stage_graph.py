@@ -1,8 +1,8 @@
-"""Which stages a run has to train: students that begin alike share what they have in common.
+"""Which stages a run has to train: students whose first stages are identical share those checkpoints.
 
-A student is a path: its seed, then its stages. Two students whose seeds and first stages do not differ take the same
-first steps, so the seven ways to leave stages out need seven trainings and not twelve, and students that differ only
-in the layers that stay softmax share stages 1 and 2, where every layer is on its own.
+A student is a path of nodes: its initialisation, then its stages. The seven subsets of the stages therefore need seven
+trainings instead of twelve, and students that differ only in their softmax layers share stages 1 and 2, in which every
+layer is trained independently.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 from lab.experiments.distill.config import DistillConfig, Recipe
 from lab.experiments.distill.student import StudentConfig
 
-# the first stage in which the layers that stay softmax make a difference
+# the first stage that depends on which layers stay softmax
 HYBRID_FROM = 3
 
 
@@ -24,12 +24,12 @@ class StageNode:
     """One stage of one or several students.
 
     Attributes:
-        key: a digest of everything that decides the weights.
-        stage: 1, 2 or 3; 0 for the seed.
+        key: a digest of everything that determines the weights.
+        stage: 1, 2 or 3; 0 for the untrained student.
         replicate: of the random numbers and the data.
         student: how it is built.
-        recipe: how it is trained; None for the seed.
-        parent: what it goes on from; None for a seed, and for a stage that goes on from another run.
+        recipe: how it is trained; None for the untrained student.
+        parent: the node it starts from; None for the untrained student, and for a stage that starts from another run.
     """
 
     key: str
@@ -41,12 +41,12 @@ class StageNode:
 
     @property
     def name(self) -> str:
-        """Of its folder of checkpoints."""
+        """The name of its checkpoint folder."""
         return f"stage_{self.stage}-{self.key}"
 
     @property
     def is_hybrid(self) -> bool:
-        """Whether layers may have stayed softmax."""
+        """Whether some layers may be softmax attention."""
         return self.stage >= HYBRID_FROM
 
 
@@ -55,9 +55,9 @@ class Student:
     """One student of a run.
 
     Attributes:
-        label: of its variant; empty if there is one only.
-        replicate: of its random numbers.
-        path: its nodes, from the first to the last.
+        label: of its variant; empty if there is only one.
+        replicate: number of the replicate.
+        path: its nodes, in order.
     """
 
     label: str
@@ -66,10 +66,10 @@ class Student:
 
 
 def students(config: DistillConfig) -> list[Student]:
-    """Every student of a run, variant by variant; nodes that several have are the same object.
+    """Every student of a run, variant by variant; shared nodes are the same object.
 
     Raises:
-        ConfigError: for a variant that cannot be.
+        ConfigError: for an invalid variant.
     """
     known: dict[str, StageNode] = {}
     built = []
@@ -91,7 +91,7 @@ def nodes(all_students: list[Student]) -> list[StageNode]:
 def _path(config: DistillConfig, replicate: int) -> Iterator[StageNode]:
     """The nodes of one student, without their parents."""
     stages = list(config.stage_numbers)
-    # a single later stage goes on from another run, which holds the seed
+    # a single later stage starts from another run, which has the untrained student
     steps = stages if stages and stages[0] > 1 and config.stage != "all" else [0, *stages]
     decisive: list[Any] = [config.seed, replicate]
     for stage in steps:
@@ -120,5 +120,5 @@ def _digest(content: Any) -> str:
 
 
 def _name_of(value: Any) -> str:
-    assert isinstance(value, Enum), f"{value!r} is no part of a configuration"
+    assert isinstance(value, Enum), f"{value!r} is not a configuration value"
     return str(value.value)

@@ -1,6 +1,6 @@
-"""A student: the teacher with other mixers in place of attention, and what each stage trains of it.
+"""A student: the teacher with its attention replaced by other mixers, and the parameters that each stage trains.
 
-Frozen tensors share storage with the teacher; every tensor that a stage trains is the student's.
+Frozen tensors share storage with the teacher; tensors that any stage trains are the student's own.
 """
 
 import copy
@@ -20,18 +20,18 @@ from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.placement import HybridConfig
 
 STAGES = (1, 2, 3)
-# the layer of the paper
+# the paper's layer
 DEFAULT_MIXER = "mamba2"
 
 
 @dataclass(kw_only=True, slots=True)
 class StudentConfig:
-    """How a student is made of a teacher."""
+    """How a student is built from a teacher."""
 
     initialisation: Initialisation = Initialisation.mimic
-    """What the mixers start from."""
+    """Initialisation of the mixers."""
     mixer: Any = None
-    """MixerOptions: the configuration group `student/mixer` decides which; None: mmMamba's layer."""
+    """MixerOptions, chosen by the configuration group `student/mixer`; None: mmMamba's layer."""
     hybrid: HybridConfig = field(default_factory=HybridConfig)
     """Layers that are softmax attention again from stage 3 on."""
 
@@ -43,28 +43,28 @@ class StudentConfig:
 
     @property
     def spec(self) -> MixerSpec:
-        """Of the mixer."""
+        """Options of the mixer."""
         return mixer_spec(self.mixer.kind)
 
 
 def register() -> None:
-    """Make the schemas of the configuration groups `student` and `student/mixer` known to Hydra."""
+    """Register the schemas of the configuration groups `student` and `student/mixer` with Hydra."""
     register_schema("student_schema", StudentConfig, group="student")
     for spec in mixers().values():
         register_schema(f"{spec.kind}_schema", spec.options, group="student/mixer")
 
 
 def build_student(teacher: LanguageModel, config: StudentConfig, *, seeds: Seeds) -> LanguageModel:
-    """An initialised student, linear in every layer, frozen and in the mode of the teacher.
+    """An initialised student, linear in every layer, frozen, in the teacher's training mode.
 
     Args:
-        teacher: softmax attention in every layer; it must not be trained any more, since the student reads its memory.
-        config: initialisation and variants of the mixers, and implementations of the operators.
-        seeds: each layer draws from a separate stream, so that no layer depends on another.
+        teacher: softmax attention in every layer; it must not be trained further, since the student shares its storage.
+        config: initialisation and options of the mixers, and backends of the operators.
+        seeds: each layer draws from a separate stream, so layers are independent.
 
     Raises:
-        BackendError: if an implementation that is asked for by name cannot run where the teacher is.
-        ConfigError: if the options ask for what the teacher's attention does not have, or the mixer drops what it has.
+        BackendError: if a backend requested by name cannot run on the teacher's device.
+        ConfigError: if the options need a feature that the teacher's attention lacks, or the mixer lacks one it has.
     """
     student = copy.deepcopy(teacher, _shared_memory(teacher))
     for layer in student.mixer_layers():
@@ -83,9 +83,9 @@ def build_student(teacher: LanguageModel, config: StudentConfig, *, seeds: Seeds
 
 
 def keep_softmax(student: LanguageModel, teacher: LanguageModel, layers: Collection[int]) -> None:
-    """Give these layers of a student the teacher's attention back, untouched and frozen (section 4.5 of the paper)."""
+    """Put the teacher's attention back into these layers, unchanged and frozen (section 4.5 of the paper)."""
     ours, theirs = student.mixer_layers(), teacher.mixer_layers()
-    # one memo for all: layers that share their rotary tables go on sharing them
+    # one memo for all layers, so that shared rotary tables stay shared
     memo = _shared_memory(teacher)
     for index in layers:
         ours[index].layer.mixer = copy.deepcopy(theirs[index].layer.mixer, memo)
@@ -94,14 +94,13 @@ def keep_softmax(student: LanguageModel, teacher: LanguageModel, layers: Collect
 def trainable_names(student: LanguageModel, stage: int, *, train_decay: bool) -> tuple[str, ...]:
     """The parameters that a stage trains (section 4 of the paper).
 
-    Stage 1 trains what is new in the mixers, stage 2 the projections of queries, keys and values too, stage 3 the same
-    but for A_log and dt_bias.
+    Stage 1 trains the mixers' new parameters, stage 2 the query, key and value projections too, stage 3 the same except
+    A_log and dt_bias.
 
     Args:
-        student: layers that are softmax attention have no such parameters.
+        student: its softmax attention layers have no trained parameters.
         stage: 1, 2 or 3.
-        train_decay: whether stage 3 trains A_log and dt_bias too; equation 5 of the paper says so, the public code
-            does not.
+        train_decay: whether stage 3 trains A_log and dt_bias too, as in equation 5 of the paper but not in its code.
 
     Raises:
         ConfigError: for another stage.
@@ -128,13 +127,13 @@ def set_trainable(student: LanguageModel, names: Collection[str]) -> dict[str, n
 
 
 def own_tensors(student: LanguageModel) -> dict[str, Tensor]:
-    """What a student does not share with its teacher: all that any stage trains. A checkpoint needs nothing else."""
+    """The tensors that a student does not share with its teacher: exactly what stages train and checkpoints hold."""
     state = student.state_dict()
     return {name: state[name] for name in _parameters_named(student, lambda spec: spec.new | spec.inherited)}
 
 
 def _parameters_named(student: LanguageModel, chosen: Callable[[MixerSpec], Collection[str]]) -> tuple[str, ...]:
-    """The parameters of converted layers whose names `chosen` gives for their mixer."""
+    """The parameters of converted layers whose names `chosen` selects for their mixer."""
     return tuple(
         f"{layer.name}.mixer.{name}"
         for layer in student.converted_layers()
@@ -144,5 +143,5 @@ def _parameters_named(student: LanguageModel, chosen: Callable[[MixerSpec], Coll
 
 
 def _shared_memory(teacher: LanguageModel) -> dict[int, nn.Parameter]:
-    """A memo for deepcopy: copies have parameters of their own, frozen, in the memory of the teacher's."""
+    """A memo for deepcopy: copies get separate frozen parameters that share the teacher's storage."""
     return {id(parameter): nn.Parameter(parameter.detach(), requires_grad=False) for parameter in teacher.parameters()}

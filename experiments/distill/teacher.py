@@ -1,4 +1,4 @@
-"""The teacher of a run: loaded once and frozen, or trained anew on a task that ships."""
+"""The teacher of a run: loaded once and frozen, or trained from scratch on a built-in task."""
 
 import hashlib
 from functools import lru_cache
@@ -24,38 +24,37 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def device_of(name: str) -> torch.device:
-    """The device that `cpu`, `cuda` or `auto` means here.
+    """Resolve `cpu`, `cuda` or `auto` to a device.
 
     Raises:
-        ConfigError: for another name, and for cuda where there is none.
+        ConfigError: for another name, and for cuda without a GPU.
     """
     if name not in DEVICES:
         raise ConfigError(f"device={name}: choose from {', '.join(DEVICES)}")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: there is none here; use device=cpu, or auto")
+        raise ConfigError("device=cuda: no GPU is available; use device=cpu, or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def folder_of(config: TeacherConfig) -> Path | None:
-    """Where the teacher's files are; None for random weights."""
+    """The path of the teacher's files; None for random weights."""
     if config.path == SHIPPED:
         return SHIPPED_FOLDER
     return None if config.path is None else Path(config.path)
 
 
 def open_teacher(config: TeacherConfig, *, device: torch.device, seed: int) -> Teacher:
-    """The teacher that a configuration names; one that is read from files is the same object when asked for again.
+    """The teacher of a configuration; teachers read from files are cached.
 
     Raises:
         CheckpointError: if config.json, or a GGUF file, is missing or damaged.
-        ConfigError: for an architecture that is not implemented, or is not the one that is asked for, and for a
-            student.
+        ConfigError: for an unsupported or unexpected architecture, and for a student.
     """
     if config.path is None:
         return Teacher(config, None, device=device, generator=Seeds(seed).torch("random teacher"))
     path = folder_of(config)
     assert path is not None, "checked above"
-    # another file under the same name is another teacher
+    # a changed file under the same name is another teacher
     file = path if path.suffix == ".gguf" else path / CONFIG
     changed = file.stat().st_mtime_ns if file.exists() else None
     return _open_once(_Key(config, path.resolve(), changed), device)
@@ -65,14 +64,14 @@ def load_teacher(config: TeacherConfig, *, device: torch.device, seed: int) -> L
     """The model of `open_teacher`, frozen.
 
     Raises:
-        CheckpointError: as `open_teacher`, and for weights that are missing, damaged or do not fit config.json.
+        CheckpointError: as `open_teacher`, and for weights that are missing, damaged or do not match config.json.
         ConfigError: as `open_teacher`.
     """
     return open_teacher(config, device=device, seed=seed).model
 
 
 class _Key:
-    """A configuration, and the state of its files, as a key."""
+    """A cache key of a configuration and the state of its files."""
 
     def __init__(self, config: TeacherConfig, path: Path, changed: int | None) -> None:
         self.config = config
@@ -87,12 +86,12 @@ class _Key:
 
 @lru_cache(maxsize=1)
 def _open_once(key: _Key, device: torch.device) -> Teacher:
-    # what is checked before a run begins need not be read again by the run
+    # the run reuses what was loaded for the checks before it
     return Teacher(key.config, folder_of(key.config), device=device, generator=torch.Generator())
 
 
 def digest(model: LanguageModel) -> str:
-    """What tells the weights of two models apart."""
+    """A digest of a model's weights."""
     total = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         total.update(name.encode())
@@ -103,12 +102,12 @@ def digest(model: LanguageModel) -> str:
 def new_teacher(
     architecture: ModelConfig, tokenizer: WordTokenizer, *, damped: bool = True, device: torch.device, seed: int
 ) -> LanguageModel:
-    """A model with random weights that will be trained on a task that ships.
+    """A model with random weights, to be trained on a built-in task.
 
     Raises:
-        ConfigError: if the architecture does not fit the words of the task.
+        ConfigError: if the architecture does not match the vocabulary of the task.
     """
-    assert architecture.vision is not None, "the tasks that ship are about pictures"
+    assert architecture.vision is not None, "the built-in tasks are about pictures"
     vocab_size, image_id = architecture.decoders[-1].vocab_size, architecture.vision.image_token_id
     key = f"teacher.{family_of(architecture).name}"
     if vocab_size < len(tokenizer):
@@ -123,7 +122,7 @@ def new_teacher(
         for name, parameter in model.named_parameters():
             if parameter.ndim < 2 or parameter is model.input_embedding.weight:
                 continue
-            # patches and text meet on one scale; damped, all layers together add as much as they receive
+            # patches and text have the same scale; with damping, all layers together add as much as their input
             share = num_residuals if damped and name.endswith(("wo.weight", "down.weight")) else 1
             parameter.mul_((share * parameter[0].numel()) ** -0.5)
     return model
@@ -133,7 +132,7 @@ def write_teacher(model: LanguageModel, tokenizer: WordTokenizer, folder: Path) 
     """Write a trained teacher as a public checkpoint folder with its vocabulary.
 
     Raises:
-        CheckpointError: if the folder is in use.
+        CheckpointError: if the folder exists.
         RunError: if the disk is full or cannot be written.
     """
     config = family_of(model.config).config_json(model.config)

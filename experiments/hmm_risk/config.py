@@ -1,4 +1,4 @@
-"""What `lab hmm-risk sweep` can be asked: one dataclass for each configuration group, checked on its own."""
+"""The configuration of `lab hmm-risk sweep`: one dataclass per configuration group, validated on its own."""
 
 import math
 from dataclasses import dataclass, field
@@ -30,28 +30,28 @@ class Transition(Enum):
 
 
 class Loading(Enum):
-    """How the state becomes a representation: W with entries N(0, 1/q), or one feature for each state coordinate."""
+    """How the state becomes a representation: W with entries N(0, 1/q), or one feature per state coordinate."""
 
     gaussian = "gaussian"
     identity = "identity"
 
 
 class Start(Enum):
-    """The law of the first state: N(0, I) as in the paper, or the stationary law."""
+    """The distribution of the first state: N(0, I) as in the paper, or the stationary one."""
 
     identity = "identity"
     stationary = "stationary"
 
 
 class Generator(Enum):
-    """How a discrete HMM is drawn: rows from Dirichlet laws, or the mixture of permutations of Wei, Xie and Ma."""
+    """How a discrete HMM is drawn: Dirichlet rows, or the mixture of permutations of Wei, Xie and Ma."""
 
     dirichlet = "dirichlet"
     permutations = "permutations"
 
 
 class RepresentationName(Enum):
-    """What the frozen model hands to the head."""
+    """The representation that the frozen model passes to the head."""
 
     last_token = "last_token"
     context_window = "context_window"
@@ -69,7 +69,7 @@ class SizeMap(Enum):
 
 
 class TaskName(Enum):
-    """What the head predicts."""
+    """The head's target."""
 
     next_state = "next_state"
     next_token = "next_token"
@@ -83,11 +83,11 @@ class LinearGaussianConfig:
     transition: Transition = Transition.orthogonal
     loading: Loading = Loading.gaussian
     state_dim: int | None = 50
-    """q, entries of the hidden state; null: as many as the representation is wide (identity loading only)."""
+    """q, dimension of the hidden state; null: the width of the representation (identity loading only)."""
     spectral_radius: float = 0.8
     """Largest modulus of A's eigenvalues, below 1."""
     lowest_eigenvalue: float = 0.05
-    """Symmetric A: eigenvalues spread evenly between this and spectral_radius."""
+    """Symmetric A: eigenvalues are evenly spaced between this and spectral_radius."""
     state_noise: float | None = None
     """Standard deviation of e_t; null: e_t ~ N(0, I - A A'), so that every state entry has unit variance."""
     start: Start = Start.stationary
@@ -100,7 +100,7 @@ class LinearGaussianConfig:
             0 <= self.spectral_radius < 1,
             "hmm.spectral_radius",
             self.spectral_radius,
-            "give a number in [0, 1), so that the state has a stationary law",
+            "give a number in [0, 1), so that the state has a stationary distribution",
         )
         refuse_unless(
             0 <= self.lowest_eigenvalue <= self.spectral_radius or self.transition is not Transition.symmetric,
@@ -117,7 +117,7 @@ class LinearGaussianConfig:
         if self.transition is Transition.general and self.state_noise is None:
             raise ConfigError(
                 "hmm.state_noise=null: unit state variance needs I - A A' positive, which a general A does not "
-                "grant; give a standard deviation such as hmm.state_noise=0.6"
+                "guarantee; give a standard deviation such as hmm.state_noise=0.6"
             )
         if self.loading is Loading.identity and self.transition is Transition.general:
             raise ConfigError("hmm.transition=general: identity loading needs modes; use orthogonal or symmetric")
@@ -126,7 +126,7 @@ class LinearGaussianConfig:
 
     @property
     def features_per_step(self) -> int:
-        """How many features a model grows by: two where the state grows by planes that rotate, which have no half."""
+        """Step of the number of features: two if the state grows by rotating planes, else one."""
         grows = self.loading is Loading.identity and self.state_dim is None
         return 2 if grows and self.transition is Transition.orthogonal else 1
 
@@ -145,7 +145,7 @@ class DiscreteConfig:
     emission_concentration: float = 0.1
     """Dirichlet parameter of the emission rows; smaller is sharper."""
     start_temperature: float = 10.0
-    """Softmax temperature of the first state's law (permutations)."""
+    """Softmax temperature of the initial distribution (permutations)."""
     transition_temperature: float = 0.05
     """Softmax temperature of the permutations' weights (permutations)."""
     emission_temperature: float = 0.1
@@ -170,7 +170,7 @@ class DiscreteConfig:
 
 @dataclass(kw_only=True, slots=True)
 class RepresentationConfig:
-    """The frozen language model: what of the sequence reaches the head."""
+    """The frozen language model: the representation that it passes to the head."""
 
     name: RepresentationName = RepresentationName.last_token
     window: int = 1
@@ -179,7 +179,7 @@ class RepresentationConfig:
     """Kalman state: entries of each observed token x_t."""
     size_map: SizeMap = SizeMap.nested
     num_features: int | None = None
-    """d, width of the full model that narrower ones are part of; null: the widest of the grid."""
+    """d, width of the full model, of which narrower ones are parts; null: the widest of the grid."""
 
     def __post_init__(self) -> None:
         refuse_unless(
@@ -215,27 +215,27 @@ class TaskConfig:
 
 @dataclass(kw_only=True, slots=True)
 class HmmRiskConfig:
-    """`lab hmm-risk sweep`: which problems, which grids, how many draws."""
+    """`lab hmm-risk sweep`: problems, grids and number of draws."""
 
     title: str = ""
-    """Printed over the table and in `lab runs`."""
+    """Title of the table, also shown by `lab runs`."""
     hmm: Any = None
-    """LinearGaussianConfig or DiscreteConfig: the configuration group decides."""
+    """LinearGaussianConfig or DiscreteConfig, chosen by the configuration group."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     head: Any = None
-    """Options of one of the heads in heads/: the configuration group decides; null: those of the linear head."""
+    """Options of one of the heads in heads/, chosen by the configuration group; null: the linear head."""
 
     num_train: Any = 400
     """n, training rows; or a list."""
     gammas: list[float] | None = None
     """Model sizes as gamma = p/n; each is rounded to a whole width."""
     widths: list[int] | None = None
-    """Model sizes p; when given, they stand instead of gammas."""
+    """Model sizes p, instead of gammas."""
     tokens_per_sequence: Any = 1
-    """Rows that one sequence gives; above 1 the rows depend on each other. Or a list."""
+    """Rows per sequence; above 1 the rows are dependent. Or a list."""
     context_length: Any = 1
-    """Tokens read before the predicted one (with one row a sequence); or a list."""
+    """Tokens read before the predicted one (with one row per sequence); or a list."""
     observation_noise: Any = 0.5
     """Standard deviation of u_t; or a list."""
     snr: Any = None
@@ -250,18 +250,18 @@ class HmmRiskConfig:
     population_sequences: int = 100_000
     """Discrete HMM: sequences from which the second moments are estimated."""
     rank_tolerance: float | None = None
-    """Singular values below this share of the largest count as zero; null: max(n, p) times the machine epsilon."""
+    """Singular values below this fraction of the largest count as zero; null: max(n, p) times machine epsilon."""
     per_output: bool = True
     """Whether risks are divided by the number of outputs."""
     seed: int = 0
     workers: int | None = None
-    """Processes; null: one for each core."""
+    """Number of processes; null: one per core."""
 
     sinks: list[str] = field(default_factory=list)
-    """Where the rows go besides metrics.jsonl: files of core/runs/sinks by name."""
+    """Sinks that receive the rows besides metrics.jsonl, by the names of their files in core/runs/sinks."""
 
     curves: dict[str, Any] = field(default_factory=dict)
-    """Several problems in one run: a label, and the keys in which it differs from the rest of this configuration."""
+    """Several problems in one run: for each label, the keys in which it differs from this configuration."""
     figures: list[str] = field(default_factory=lambda: ["excess_risk", "bias_variance", "total_risk"])
 
     def __post_init__(self) -> None:
@@ -297,7 +297,7 @@ class HmmRiskConfig:
         check_ridge(self.ridge)
 
     def widths_at(self, num_train: int) -> tuple[int, ...]:
-        """The widths p of the grid, in rising order, for n rows; gammas are rounded to what the model can be."""
+        """The widths p of the grid, ascending, for n rows; gammas are rounded to possible widths."""
         if self.widths is not None:
             return tuple(self.widths)
         assert self.gammas is not None, "checked in __post_init__"

@@ -11,7 +11,7 @@ from numpy import ndarray
 
 
 class Prediction(NamedTuple):
-    """What a head says of test rows.
+    """Predictions of a head for test rows.
 
     Attributes:
         labels: the class of each row.
@@ -23,10 +23,10 @@ class Prediction(NamedTuple):
 
 
 class Classifier(NamedTuple):
-    """A head that has learned classes.
+    """A fitted classification head.
 
     Attributes:
-        predict: from features to classes.
+        predict: maps features to class predictions.
         weight_norm: Frobenius norm of the weights.
         effective_rank: numerical rank of the training features.
         solved_by: how it was solved, for the table.
@@ -58,7 +58,7 @@ class FitClasses(Protocol):
             labels: from 0 to `num_classes` - 1.
             num_classes: k; a class may have no row.
             ridge: lambda, 0 or more.
-            rank_tolerance: singular values below this share of the largest count as zero.
+            rank_tolerance: singular values below this fraction of the largest count as zero.
             options: an instance of the head's options.
         """
         ...
@@ -71,8 +71,8 @@ class HeadSpec:
     Attributes:
         options: a dataclass of the head's own keys, the schema of `head=<name>`.
         reads: keys of the sweep that the head reads, of `ridge` and `rank_tolerance`; the others are refused.
-        has_exact_risk: whether the closed form of the risk given the features is that of this head. One that has none
-            serves classes only (task=downstream_label of a discrete HMM).
+        has_exact_risk: whether the closed form of the risk given the features holds for this head. Without one, it only
+            learns classes (task=downstream_label of a discrete HMM).
         needs_ridge: whether ridge=0 has no solution.
         fit_classes: learns classes.
     """

@@ -1,4 +1,4 @@
-"""The job of `lab hmm-risk sweep`: every unit of work, recorded as it is done, then table, figures and verdict."""
+"""The job of `lab hmm-risk sweep`: run and record every unit of work, then write table, figures and verdict."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ _FROM_CELL = ("label", "curve", "num_train", "tokens_per_sequence", "context_len
 
 
 def check(config: "DictConfig") -> None:
-    """Refuse a configuration that describes no problem, before anything is written.
+    """Reject an invalid configuration before anything is written.
 
     Raises:
         ConfigError: naming key, value and fix.
@@ -40,7 +40,7 @@ def run(config: "DictConfig") -> float:
 
     Returns:
         The largest relative gap between measured excess risk and theory away from p = n, which a sweeper may minimise;
-        NaN where there is no theory.
+        NaN without theory.
 
     Raises:
         LabError: for what the user can fix; what was recorded before is intact.
@@ -68,7 +68,7 @@ def _work(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
     record.keep([row for row in record.rows if (row["cell"], row.get("replicate")) in finished])
     todo = [unit for unit in every_unit if unit not in done]
     if done:
-        _log.info("%d of %d units of work are recorded and are not done again", len(done), len(every_unit))
+        _log.info("%d of %d units of work are already recorded and are skipped", len(done), len(every_unit))
     workers = settings.workers or len(os.sched_getaffinity(0))
     with progress("draws", len(every_unit), completed=len(done)) as advance:
         for number, (_, rows) in enumerate(do_all(cells, todo, workers), start=len(done) + 1):
@@ -77,7 +77,7 @@ def _work(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
 
 
 def recorded_units(rows: Sequence[Row], every_unit: Sequence[Unit], cells: Sequence[Cell]) -> set[Unit]:
-    """The units of which every row is there; of a unit that was cut short, none counts."""
+    """The units with all rows recorded; rows of an interrupted unit are ignored."""
     counts: dict[tuple[int, int | None], int] = {}
     for row in rows:
         key = (row["cell"], row.get("replicate"))
@@ -119,8 +119,8 @@ def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
 
 
 def _report(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> float:
-    """Table, figures, verdict: made anew from what is recorded, so that a resumed run ends as any other."""
-    # matplotlib takes as long to load as a small sweep: not before there is something to draw
+    """Table, figures and verdict, rebuilt from the recorded rows, so that a resumed run ends like any other."""
+    # importing matplotlib takes as long as a small sweep: defer it until there is something to draw
     from lab.core.runs.figures import house_style, save_figure  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.figure_spec import FigureData  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.figures import figure  # noqa: PLC0415

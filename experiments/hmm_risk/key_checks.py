@@ -18,7 +18,7 @@ def as_list(value: Any) -> list[Any]:
 
 
 def grid_values(key: str, value: Any) -> list[Any]:
-    """The values of a grid key, each once and at least one."""
+    """The values of a grid key, without duplicates; at least one."""
     values = as_list(value)
     refuse_unless(len(values) > 0, key, value, "the grid is empty; give at least one value")
     refuse_unless(len(set(map(str, values))) == len(values), key, value, "give each value once")
@@ -42,7 +42,7 @@ def check_sizes(gammas: list[float] | None, widths: list[int] | None) -> None:
     if widths is not None:
         refuse_unless(len(widths) > 0, "widths", widths, "the grid is empty; give at least one width")
         refuse_unless(min(widths) >= 1, "widths", widths, "give whole numbers above 0")
-        refuse_unless(widths == sorted(set(widths)), "widths", widths, "give each width once, in rising order")
+        refuse_unless(widths == sorted(set(widths)), "widths", widths, "give each width once, in ascending order")
     elif gammas is not None:
         refuse_unless(len(gammas) > 0, "gammas", gammas, "the grid is empty; give at least one gamma = p/n")
         for gamma in gammas:
@@ -50,7 +50,7 @@ def check_sizes(gammas: list[float] | None, widths: list[int] | None) -> None:
 
 
 def check_ridge(strengths: list[Any]) -> None:
-    """Refuse what is neither a strength nor `optimal`."""
+    """Refuse values other than strengths and `optimal`."""
     for strength in grid_values("ridge", strengths):
         refuse_unless(
             strength == "optimal" or (is_number(strength) and strength >= 0),

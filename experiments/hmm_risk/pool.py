@@ -1,4 +1,4 @@
-"""Where the work of a sweep is done: units of it, in this process or in several, each with one BLAS thread."""
+"""Runs the work units of a sweep, in this process or several, each with one BLAS thread."""
 
 import os
 import signal
@@ -20,11 +20,11 @@ from lab.experiments.hmm_risk.problems.problem import Problem, ProjectedProblem
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """The smallest piece of work that is recorded: the theory of a cell, or some of its replicates.
+    """The smallest recorded piece of work: the theory of a cell, or some of its replicates.
 
     Attributes:
         cell: index of the cell.
-        replicates: which draws; none for the theory.
+        replicates: numbers of the draws; empty for the theory.
     """
 
     cell: int
@@ -33,7 +33,7 @@ class Unit:
 
 def build_problem(cell: Cell) -> Problem:
     """The problem of a linear-Gaussian cell."""
-    assert isinstance(cell.hmm, LinearGaussianConfig), "a discrete HMM has work of its own"
+    assert isinstance(cell.hmm, LinearGaussianConfig), "a discrete HMM has another CellWork"
     if cell.hmm.loading is Loading.identity:
         problem: Problem = ModeProblem(cell, cell.hmm)
     elif cell.representation.name is RepresentationName.kalman_state:
@@ -46,9 +46,9 @@ def build_problem(cell: Cell) -> Problem:
 
 
 def build_work(cell: Cell) -> CellWork:
-    """What does the work of a cell."""
+    """The object that does the work of a cell."""
     if isinstance(cell.hmm, DiscreteConfig):
-        # only a discrete HMM needs torch, which takes 2 s to load
+        # only a discrete HMM needs torch, which takes 2 s to import
         from lab.experiments.hmm_risk.problems.discrete import DiscreteRows  # noqa: PLC0415
 
         return DiscreteRows(cell, cell.hmm)
@@ -60,7 +60,7 @@ def build_work(cell: Cell) -> CellWork:
 
 
 class Workshop:
-    """Does units of a sweep, and keeps what several units of one cell share."""
+    """Runs units of a sweep, and caches what units of the same cell share."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self._cells = cells
@@ -77,7 +77,7 @@ class Workshop:
 
 
 def units(cells: Sequence[Cell]) -> Iterator[Unit]:
-    """All work of a sweep. A discrete HMM's replicates stay together: its second moments cost more than they do."""
+    """All units of a sweep. A discrete HMM's replicates form one unit, since its second moments cost more than they."""
     for cell in cells:
         yield Unit(cell.index)
         if cell.is_discrete:
@@ -87,13 +87,13 @@ def units(cells: Sequence[Cell]) -> Iterator[Unit]:
 
 
 def do_all(cells: Sequence[Cell], todo: Sequence[Unit], num_workers: int) -> Iterator[tuple[Unit, list[Row]]]:
-    """Do the units in `num_workers` processes, as they come; results do not depend on how many there are."""
+    """Run the units in `num_workers` processes, on whose number the results do not depend."""
     if num_workers == 1 or len(todo) <= 1:
         workshop = Workshop(cells)
         for unit in todo:
             yield unit, workshop.do(unit)
         return
-    # spawned and not forked: the progress bar is a thread, and a fork beside threads can hang
+    # spawn, not fork: the progress bar is a thread, and forking a threaded process can hang
     executor = ProcessPoolExecutor(
         min(num_workers, len(todo)),
         get_context("spawn"),
@@ -114,13 +114,13 @@ _workshop: Workshop | None = None
 def _start_worker(cells: tuple[Cell, ...], parent: int) -> None:
     global _workshop
     _workshop = Workshop(cells)
-    # Ctrl-C reaches the whole terminal: the command that was typed decides what becomes of its workers
+    # Ctrl-C reaches every process of the terminal: leave it to the main process to stop its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """A killed command must not leave workers behind: they hold each other's pipes open and would wait for ever."""
+    """Exit if the main process was killed: workers hold each other's pipes open and would wait for ever."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

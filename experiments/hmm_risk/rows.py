@@ -13,11 +13,11 @@ class TheoryKey(TypedDict):
     Attributes:
         cell: index of the problem.
         width: p.
-        ridge: as typed: a number, or `optimal`.
+        ridge: as configured: a number, or `optimal`.
         ridge_strength: lambda of (X'X + n lambda I)^-1 X'Y.
         observation_noise: standard deviation of the representation's own noise.
         num_outputs: entries of the target.
-        gaussian_reference: whether the theory is that of Gaussian features, which these features are not.
+        gaussian_reference: whether the theory assumes Gaussian features although these are not.
     """
 
     cell: int
@@ -30,12 +30,12 @@ class TheoryKey(TypedDict):
 
 
 class RiskTheory(TheoryKey):
-    """What is known of the risk before any row is drawn; per output, or summed over outputs, as `per_output` says.
+    """Theoretical risk; per output or summed over outputs, depending on `per_output`.
 
     Attributes:
-        snr: signal over noise at this width.
+        snr: signal-to-noise ratio at this width.
         noise_floor: the risk of the best linear head on these features.
-        misspecification: noise_floor less that of the widest model's features.
+        misspecification: noise_floor minus the noise floor of the widest model.
         null_risk: the risk of predicting zero.
     """
 
@@ -54,8 +54,8 @@ class GaussianTheory(RiskTheory):
     """Theory of a linear-Gaussian problem.
 
     Attributes:
-        theory_exact: the mean excess risk at this n, where a formula is known; else NaN.
-        theory_independent_rows: of dependent rows, what theory says of independent ones; else NaN.
+        theory_exact: the mean excess risk at this n; NaN without a closed form.
+        theory_independent_rows: for dependent rows, the theory of independent ones; else NaN.
     """
 
     theory_exact: float
@@ -67,10 +67,10 @@ class MeasuredKey(TypedDict):
 
     Attributes:
         cell: index of the problem.
-        replicate: which draw of the training rows.
+        replicate: number of the draw of the training rows.
         width: p.
-        ridge: as typed.
-        rank_tolerance: the share of the largest singular value below which one counted as zero.
+        ridge: as configured.
+        rank_tolerance: the fraction of the largest singular value below which one counted as zero.
     """
 
     cell: int
@@ -81,7 +81,7 @@ class MeasuredKey(TypedDict):
 
 
 class MeasuredHead(MeasuredKey):
-    """A head on one draw.
+    """A head fitted to one draw.
 
     Attributes:
         weight_norm: root of E||Bhat||^2.
@@ -95,7 +95,7 @@ class MeasuredHead(MeasuredKey):
 
 
 class MeasuredRisk(MeasuredHead):
-    """Exact risk given the features of one draw, and with `num_test` the error on test rows."""
+    """Exact risk given the features of one draw, and the error on test rows if `num_test` is set."""
 
     bias: float
     variance: float
@@ -111,7 +111,7 @@ class MeasuredClasses(MeasuredHead):
 
 
 class RiskResult(MeasuredRisk):
-    """Columns that the table adds to a measured risk: sums of the parts."""
+    """Columns that the table adds to a measured risk: sums of its parts."""
 
     excess_risk: float
     prediction_risk: float
@@ -119,7 +119,7 @@ class RiskResult(MeasuredRisk):
 
 
 def quantities(row: type) -> tuple[str, ...]:
-    """The float columns of a kind of row that every problem of the kind has, keys left out."""
+    """The float columns, except keys, that every row of a kind has."""
     keys = get_type_hints(MeasuredKey).keys() | get_type_hints(TheoryKey).keys()
     required: frozenset[str] = getattr(row, "__required_keys__", frozenset())
     return tuple(

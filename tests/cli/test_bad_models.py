@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint(place: Path, typed: Typed, damage: Callable[[Path]
         (("--temperature", "1", "--top-p", "2"), ("top_p=2.0", "at most at 1")),
         (("--precision", "half"), ("precision=half", "bfloat16, float32, float64")),
         (("--device", "tpu"), ("device=tpu", "auto, cpu, cuda")),
-        (("--stage", "2"), ("model is no run", "drop them")),
+        (("--stage", "2"), ("model is not a run", "drop them")),
         (("--json", "a.png/out.json"), ("a.png/out.json cannot be written", "choose another place")),
     ],
     ids=lambda words: " ".join(words)[:30] if words[0].startswith("--") else None,

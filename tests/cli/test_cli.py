@@ -169,7 +169,7 @@ REFUSED = {
     "negative noise": (["observation_noise=-1"], ["observation_noise=-1", "0 or more"]),
     "negative seed": (["seed=-1"], ["seed=-1", "0 or more"]),
     "one replicate": (["replicates=1"], ["replicates=1", "2 or more"]),
-    "unsorted widths": (["widths=[4,2]"], ["widths=[4, 2]", "rising order"]),
+    "unsorted widths": (["widths=[4,2]"], ["widths=[4, 2]", "ascending order"]),
     "unknown option": (["hmm=cyclic"], ["hmm/cyclic", "orthogonal"]),
     "unknown group": (["weather=sunny"], ["weather"]),
     "unknown experiment": (["experiment=hmm_risk/f99"], ["experiment/hmm_risk/f99"]),

@@ -176,7 +176,7 @@ def test_a_folder_is_a_student_and_no_teacher(typed: Typed, root: Path, teacher:
     words = ("distill", "teacher.hovle=null")
     check_refused(typed(*words, f"teacher.path={folder}", "stage=1"), f"teacher.path={folder} is a student", "from_run")
     check_refused(typed(*words, f"teacher.path={teacher}", "stage=2", f"from_run={teacher}"), f"{teacher} is a teacher")
-    check_refused(typed("export", str(folder), str(tmp_path / "out")), f"{folder} is no run of `lab distill`")
+    check_refused(typed("export", str(folder), str(tmp_path / "out")), f"{folder} is not a run of `lab distill`")
 
 
 def test_a_student_of_another_teacher_does_not_go_on(typed: Typed, root: Path, teacher: Path, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_the_folder_of_a_run_that_trained_a_teacher(typed: Typed, teacher: Path,
     done = typed("generate", "new", "--prompt", QUESTION, *FEW)
     assert done.code == 0, done.err
     done = typed("export", "new", "out")
-    assert "trained a teacher and no student; its checkpoint folder is" in done.err
+    assert "trained a teacher, not a student; its checkpoint folder is" in done.err
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_a_damaged_note_on_prompts_is_named(typed: Typed, exported: Path) -> Non
     (exported / "config.json").write_text(json.dumps({**content, "prompt": {"max_tiles": 0}}))
     done = typed("generate", str(exported), "--prompt", QUESTION)
     assert done.code == 2
-    assert "prompt={'max_tiles': 0} does not say how prompts are written" in done.err
+    assert "prompt={'max_tiles': 0} is not a valid prompt format" in done.err
 
 
 def test_the_weights_may_come_in_another_precision(typed: Typed, distilled: Any) -> None:

@@ -15,9 +15,9 @@ that solve a linear system of T unknowns: with the residuals r_l = tr E[(y_{t+l}
 Theta_l the T x T matrix of ones at |t-s| = l, and every C_l made symmetric. The excess risk is
 tr (B̄ - B)' Sigma (B̄ - B) + V_0. J is also the derivative of the map phi → phi, which Newton's method uses.
 
-The source is a leave-one-sequence-out calculation of our own, checked against exact risks given the features and not
-proved. Two cases of it are known: T = 1, and noise independent of the features (Atanasov, Zavatone-Veth and Pehlevan,
-arXiv 2408.04607; Moniri and Hassani, arXiv 2412.03702).
+The formulas come from our own leave-one-sequence-out calculation, checked against exact risks given the features but
+not proved. Two special cases are known: T = 1, and noise independent of the features (Atanasov, Zavatone-Veth and
+Pehlevan, arXiv 2408.04607; Moniri and Hassani, arXiv 2412.03702).
 """
 
 # Letters: w widths, T tokens and lags, r signal directions of the features, m outputs, c components (modes or planes).
@@ -36,26 +36,26 @@ from lab.core.errors import InputError
 from lab.core.heads.asymptotics import Risk
 from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows, TokenRows
 
-# The plain iteration shrinks errors by some min(p/n, n/p) a step; Newton's takes over long before this many.
+# The plain iteration shrinks errors by about min(p/n, n/p) per step; Newton's method takes over long before this.
 _MAX_STEPS = 500
-# of phi, relative to phi_0; the next Newton step would square it
+# tolerance of phi, relative to phi_0; the next Newton step would square it
 _TOLERANCE = 1e-11
 
 
 def dependent_risk(rows: TokenRows, width: int, *, num_train: int, ridge: float = 0.0) -> Risk:
-    """Asymptotic risk (formulas at the head of this file) on both sides of p = n.
+    """Asymptotic risk (formulas at the top of this file) on both sides of p = n.
 
-    Bias and variance are split as in `dependent_rows.exact`: the variance is what the targets add given all
-    features, V with the covariance of the targets given their sequence in the place of r.
+    Bias and variance are split as in `dependent_rows.exact`: the variance comes from the targets given all features; it
+    is V with r replaced by the covariance of the targets given their sequence.
 
     Args:
-        rows: the law of the rows.
+        rows: the distribution of the rows.
         width: p.
         num_train: n, of whole sequences.
         ridge: λ in B̂ = (X'X + n λ I)^-1 X'Y; 0 for the minimum-norm head.
 
     Returns:
-        The risk. With λ = 0 and p = n the variance is infinite, and with several tokens a sequence so is the bias.
+        The risk. With λ = 0 and p = n the variance is infinite, and for T > 1 so is the bias.
 
     Raises:
         InputError: if an argument is out of range, or the equations cannot be solved to eleven digits.
@@ -82,12 +82,12 @@ def dependent_risk(rows: TokenRows, width: int, *, num_train: int, ridge: float 
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """Where the equations are satisfied, or on the way there.
+    """A point of the iteration for the equations.
 
     Attributes:
         kernel: H.
         weights: (1/T) Σ_{|t-s| = l} H_ts.
-        resolvent: Q, in the form that the lags work with.
+        resolvent: Q, in the representation of the lag covariances.
         products: Psi.
         jacobian: J.
     """
@@ -100,7 +100,7 @@ class _Point:
 
 
 class _Lags(ABC):
-    """The lag covariances of the features, and the few functions of them that the theory needs."""
+    """The lag covariances of the features, and the functions of them that the theory needs."""
 
     length: int
 
@@ -130,9 +130,9 @@ def _lags(rows: TokenRows, width: int) -> _Lags:
 
 
 class _StateLags(_Lags):
-    """C_l = W A^l P W' + s I at l = 0, in the r directions that W reaches; the other p - r carry noise alone.
+    """C_l = W A^l P W' (+ s I at l = 0), in the r directions that W reaches; the other p - r are pure noise.
 
-    A resolvent is the r x r block, flattened, followed by the entry that all other directions share.
+    A resolvent is the r x r block, flattened, followed by the entry shared by all other directions.
     """
 
     def __init__(self, rows: HmmTokenRows, width: int) -> None:
@@ -169,7 +169,7 @@ class _StateLags(_Lags):
         return products
 
     def mean_head(self, point: _Point) -> tuple[float, Float64[ndarray, " T"]]:
-        # a weight holds both signs of a lag; lag 0 stands alone
+        # a weight covers both signs of a lag, except lag 0
         halves = point.weights / 2
         head = self._block(point.resolvent) @ np.tensordot(halves, self._ahead + self._behind, axes=1)
         error = head - linalg.solve(self._covariances[0], self._ahead[0], assume_a="pos")
@@ -182,7 +182,7 @@ class _StateLags(_Lags):
 
 
 class _ModeLags(_Lags):
-    """C_l is diagonal, one number for each mode or plane: a resolvent is a vector, whatever the width."""
+    """C_l is diagonal, with one number per mode or plane, so a resolvent is a vector at every width."""
 
     def __init__(self, rows: ModeTokenRows, width: int) -> None:
         self.length = rows.length
@@ -238,7 +238,7 @@ def _solve(lags: _Lags, num_train: int, ridge: float, *, is_scaled: bool) -> _Po
         start = lags.traces(lags.resolvent(start, shift)) / num_train
     phi, current = start, at(start)
     for _ in range(_MAX_STEPS):
-        assert current is not None, "the plain iteration stays among positive definite matrices"
+        assert current is not None, "the plain iteration keeps matrices positive definite"
         following, point = current
         gap = following - phi
         if np.abs(gap).max() <= _TOLERANCE * following[0]:

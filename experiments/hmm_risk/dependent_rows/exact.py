@@ -1,4 +1,4 @@
-"""Exact risk of a linear head on dependent rows, given the features: no test set and no limit.
+"""Exact risk of a linear head on dependent rows, given the features, without a test set or asymptotics.
 
 Given all features X of N sequences of T tokens the targets are Gaussian with means M = E[Y | X] and covariance
 I_N ⊗ Omega (summed over outputs). The head VY, with V = X⁺ for the minimum-norm head and V = (X'X + n λ I)^-1 X' for
@@ -7,9 +7,9 @@ ridge regression, then has, over the targets alone,
     bias = ‖Sigma^½ (VM - B)‖²,    variance = tr Sigma V (I_N ⊗ Omega) V'.
 
 On independent rows M = XB, and without ridge the bias is 0 below p = n (Luo, Wang and Huang, arXiv 2410.00699; Hastie,
-Montanari, Rosset and Tibshirani, arXiv 1903.08560). Here neighbouring tokens tell of a row's target what its own
-features do not: the bias is positive on both sides of p = n, and the covariance of the errors enters through its trace
-over outputs (as in Lee and Lee, arXiv 2305.12883).
+Montanari, Rosset and Tibshirani, arXiv 1903.08560). Here neighbouring tokens carry information about a row's target
+that its own features lack: the bias is positive on both sides of p = n, and the covariance of the errors enters through
+its trace over outputs (as in Lee and Lee, arXiv 2305.12883).
 """
 
 # Letters: w widths, n rows in the order (sequence, token), N sequences, T tokens, d features of the widest model,
@@ -27,8 +27,8 @@ from lab.core import validation
 from lab.core.errors import InputError
 from lab.experiments.hmm_risk.dependent_rows.token_rows import ExpectedTargets, TokenRows
 
-# A Gram matrix squares the condition number of the features: beyond this one for XX' + n λ I, risks would lose more
-# than eight of sixteen digits, and the features are decomposed themselves.
+# A Gram matrix squares the condition number of the features: above this for XX' + n λ I, risks would lose more than
+# eight of sixteen digits, so the features are decomposed directly.
 _LARGEST_CONDITION = 1e8
 
 
@@ -37,8 +37,8 @@ class DependentRisk:
     """Risk given the features, at every width, summed over outputs.
 
     Attributes:
-        bias: part that noise-free targets E[Y | X] would leave.
-        variance: part that the rest of the targets adds.
+        bias: the risk with noise-free targets E[Y | X].
+        variance: the part added by the targets' deviation from E[Y | X].
         squared_weight_norm: E[‖VY‖² | X].
     """
 
@@ -55,19 +55,19 @@ class DependentRisk:
 def dependent_risk_given_features(
     rows: TokenRows, features: Float64[ndarray, "n d"], widths: Sequence[int], *, ridge: float = 0.0
 ) -> DependentRisk:
-    """Exact conditional risk at nested widths (formulas at the head of this file).
+    """Exact conditional risk at nested widths (formulas at the top of this file).
 
-    One QR decomposition serves all p ≤ n; Gram matrices XX' are accumulated from width to width for p > n. What does
-    not depend on the features is computed once and kept in `rows`.
+    One QR decomposition serves all p ≤ n; Gram matrices XX' are accumulated over the widths p > n. Quantities that do
+    not depend on the features are cached in `rows`.
 
     Args:
-        rows: the law of the rows.
-        features: in the order (sequence, token), of whole sequences; of full rank, as noisy features are.
+        rows: the distribution of the rows.
+        features: in the order (sequence, token), of whole sequences; they must have full rank, as noisy features do.
         widths: p, in ascending order; a width keeps the first p columns.
         ridge: λ; 0 for the minimum-norm head.
 
     Raises:
-        InputError: if the rows are no whole sequences, a width is out of range or order, or the ridge is negative.
+        InputError: if the rows are not whole sequences, a width is out of range or order, or the ridge is negative.
     """
     matrix = validation.real_array("features", features, shape=(None, None))
     num_rows, num_columns = matrix.shape
@@ -112,7 +112,7 @@ def _risk_of_map(
     width = head_map.shape[0]
     mean_head = head_map @ targets.given_sequence
     if is_unbiased:
-        # V X B = B: the difference of the means leaves no rounding behind where they agree
+        # V X B = B, so apply V to the difference of the means: it is exactly zero where they agree
         error = head_map @ (targets.given_sequence - targets.given_token)
     else:
         error = mean_head - rows.coefficients(width)

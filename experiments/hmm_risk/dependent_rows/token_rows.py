@@ -1,9 +1,9 @@
-"""Every token of a sequence gives a row (x_t, y_t) whose target is the next state: exact moments of such rows.
+"""Exact moments of dependent rows: every token of a sequence gives a row (x_t, y_t) whose target is the next state.
 
-Sequences are independent and start in the stationary law; rows of one sequence are not independent. Given all tokens
-x_1 .. x_T of a sequence its targets are Gaussian: their means are those of the smoother, and differ from the best
-linear prediction B'x_t by what the other tokens say; their covariance is the same for every sequence. A width p keeps
-the first p features, and both moments are those given the p features that the model sees.
+Sequences are independent and start in the stationary distribution; rows of one sequence are dependent. Given all tokens
+x_1 .. x_T of a sequence, its targets are Gaussian. Their means come from the smoother, and differ from the best linear
+prediction B'x_t by the information in the other tokens; their covariance is the same for every sequence. A width p
+keeps the first p features, and both moments are conditional on these p features.
 """
 
 # Letters: n rows in the order (sequence, token), N sequences, T tokens, d features of the widest model, p width,
@@ -28,7 +28,7 @@ from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 
 
 class ExpectedTargets(NamedTuple):
-    """What is to be expected of the targets of some training rows.
+    """Conditional means of the targets of training rows.
 
     Attributes:
         given_sequence: E[y_t | x_1 .. x_T].
@@ -40,7 +40,7 @@ class ExpectedTargets(NamedTuple):
 
 
 class TokenRows(ABC):
-    """The law of all rows of a sequence, at every width up to `num_features`.
+    """The distribution of all rows of a sequence, at every width up to `num_features`.
 
     Attributes:
         length: T.
@@ -60,7 +60,7 @@ class TokenRows(ABC):
 
     @abstractmethod
     def factor(self, width: int) -> Float64[ndarray, "p k"]:
-        """F_p in Sigma_p = F_p F_p' + s I; without columns if features are uncorrelated and alike."""
+        """F_p in Sigma_p = F_p F_p' + s I; without columns if features are uncorrelated with equal variance."""
 
     @abstractmethod
     def coefficients(self, width: int) -> Float64[ndarray, "p m"]:
@@ -76,11 +76,11 @@ class TokenRows(ABC):
 
     @abstractmethod
     def expected_targets(self, features: Float64[ndarray, "n d"], widths: Sequence[int]) -> Iterator[ExpectedTargets]:
-        """The means of the targets of every row, for one width after another."""
+        """The means of the targets of every row, width by width."""
 
     def _check_width(self, width: int) -> int:
         if not 1 <= width <= self.num_features:
-            raise InputError(f"width={width} must be from 1 to {self.num_features}, the features there are")
+            raise InputError(f"width={width} must be from 1 to {self.num_features}, the number of features")
         return width
 
 
@@ -88,18 +88,18 @@ class HmmTokenRows(TokenRows):
     """A state of fixed size: x_t = W_p z_t + u_t and y_t = z_{t+1}, with a stationary start.
 
     Args:
-        hmm: its loading is that of the widest model.
+        hmm: with the loading of the widest model.
         length: T.
 
     Raises:
-        InputError: if the start is not stationary, there is no observation noise, or an argument does not fit.
+        InputError: if the start is not stationary, there is no observation noise, or an argument is invalid.
     """
 
     def __init__(self, hmm: LinearGaussianHmm, length: int) -> None:
         if not hmm.is_stationary:
             raise InputError(
-                "hmm.initial_covariance is not the stationary one, so that rows of one sequence differ in law; build "
-                "it with LinearGaussianHmm.stationary"
+                "hmm.initial_covariance is not stationary, so rows of a sequence differ in distribution; build it with "
+                "LinearGaussianHmm.stationary"
             )
         if hmm.observation_noise == 0:
             raise InputError("hmm.observation_noise=0 leaves redundant features; give a positive standard deviation")
@@ -177,7 +177,7 @@ class HmmTokenRows(TokenRows):
 
 @dataclass(frozen=True)
 class ModeTokenRows(TokenRows):
-    """As many independent modes as features: x_t = z_t + u_t and y_t = z_{t+1}, at every width a problem of its own.
+    """As many independent modes as features: x_t = z_t + u_t and y_t = z_{t+1}; every width is a separate problem.
 
     Modes have unit stationary variance. A real mode has the autocovariance a^|l|; two modes that rotate in a plane,
     written as one complex number, have (a exp(i angle))^l.
@@ -186,11 +186,11 @@ class ModeTokenRows(TokenRows):
         decay: a of every mode, between -1 and 1; the two modes of a plane share it, and it is not negative.
         observation_noise: standard deviation of each entry of u_t, positive.
         length: T.
-        angle: rotation of each plane, radians; None for real modes. Widths are then even, and a last mode without a
-            partner is left out.
+        angle: rotation of each plane, radians; None for real modes. With planes, widths are even, and a last mode
+            without a partner is left out.
 
     Raises:
-        InputError: if an argument is outside these bounds or does not fit.
+        InputError: if an argument is outside these bounds or shapes do not match.
     """
 
     decay: Float64[ndarray, " d"]
@@ -249,7 +249,7 @@ class ModeTokenRows(TokenRows):
 
     @override
     def coefficients(self, width: int) -> Float64[ndarray, "p m"]:
-        # row i of B is what feature i alone predicts
+        # row i of B is the prediction from feature i alone
         return self._from_components(self._given_token(self._components(np.eye(width), self.num_components(width))))
 
     @override
@@ -267,7 +267,7 @@ class ModeTokenRows(TokenRows):
         num_rows, num_components = features.shape[0], self.num_components(max(widths))
         seen = self._components(features, num_components)
         given_token = self._from_components(self._given_token(seen))
-        # in a frame that turns with its plane a rotating mode is a real one
+        # in a frame rotating with its plane, a complex mode is real
         steps = self._phases[:num_components, None]
         turned = seen.reshape(num_components, -1, self.length) * steps[..., :-1].conj()
         smoothed = (turned @ self._gains[:num_components].swapaxes(1, 2)) * steps[..., 1:]
@@ -288,14 +288,14 @@ class ModeTokenRows(TokenRows):
 
     @cached_property
     def _gains(self) -> Float64[ndarray, "c T T"]:
-        """G with E[z_{t+1} | x] = sum_s G_ts x_s, in the turned frame."""
+        """G with E[z_{t+1} | x] = sum_s G_ts x_s, in the rotating frame."""
         ahead, present = self._turned_covariances()
         present[:, np.arange(self.length), np.arange(self.length)] += self.observation_noise**2
         return np.linalg.solve(present, ahead.swapaxes(1, 2)).swapaxes(1, 2)
 
     @cached_property
     def _cumulative_noise(self) -> Float64[ndarray, "c T T"]:
-        """Omega with the first component, the first two, and so on."""
+        """Omega for the first component, the first two, and so on (cumulative)."""
         ahead, present = self._turned_covariances()
         left = present - self._gains @ ahead.swapaxes(1, 2)
         times = np.arange(self.length)

@@ -1,4 +1,4 @@
-"""A cell of the sweep whose sequences give several rows each: exact risk and theory of dependent rows."""
+"""Work of a cell with several rows per sequence: exact risk and theory of dependent rows."""
 
 from typing_extensions import override
 
@@ -14,7 +14,7 @@ from lab.experiments.hmm_risk.problems.problem import Problem
 
 
 class DependentRows(IndependentRows):
-    """T rows a sequence; the theory of independent rows is recorded too, as a contrast."""
+    """T rows per sequence; the theory of independent rows is recorded too, for comparison."""
 
     def __init__(self, cell: Cell, problem: Problem) -> None:
         super().__init__(cell, problem)

@@ -1,4 +1,4 @@
-"""A cell of a sweep: one problem, with every grid but width, ridge and replicate resolved; and which there are."""
+"""A cell of a sweep: one problem, with every grid except width, ridge and replicate resolved, and its validation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,13 +26,13 @@ _GAUSSIAN = (RepresentationName.last_token, RepresentationName.context_window, R
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One problem of a sweep. Fields are those of HmmRiskConfig, with one value where that has a grid.
+    """One problem of a sweep. Fields are as in HmmRiskConfig, with one value in place of each grid.
 
     Attributes:
-        index: position in the sweep; rows of the table carry it.
-        curve: the label of `curves`, empty where there is none.
-        label: what a legend says: the curve and the grid values that tell it from the others.
-        widths: p, in rising order.
+        index: position in the sweep, recorded in the table.
+        curve: its label in `curves`; empty without curves.
+        label: its legend: the curve and the grid values that distinguish it.
+        widths: p, ascending.
     """
 
     index: int
@@ -63,12 +63,12 @@ class Cell:
 
     @property
     def head_spec(self) -> HeadSpec:
-        """The head that `head` has the options of."""
+        """The head to which the options in `head` belong."""
         return heads()[head_name(self.head)]
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """The columns of the table that this problem's rows have and a figure may draw."""
+        """The columns of this problem's rows that a figure may draw."""
         if not self.is_discrete:
             return (*quantities(RiskResult), *quantities(GaussianTheory))
         if self.task.name is TaskName.downstream_label:
@@ -77,7 +77,7 @@ class Cell:
 
     @property
     def num_features(self) -> int:
-        """d: the width of the full model, if nothing else is said enough for the threshold p = n to lie within it."""
+        """d: the width of the full model; by default, large enough to include the threshold p = n."""
         if self.representation.num_features is not None:
             return self.representation.num_features
         if self.representation.name is RepresentationName.kalman_state:
@@ -87,12 +87,12 @@ class Cell:
             return self.widths[-1]
         if isinstance(self.hmm, LinearGaussianConfig) and self.hmm.loading is Loading.identity and self.hmm.state_dim:
             return self.hmm.state_dim
-        # at least n, so that the rounding of narrow widths does not depend on how wide the grid is
+        # at least n, so that the rounding at narrow widths does not depend on the widest one
         return max(self.widths[-1], self.num_train)
 
 
 def check_cell(cell: Cell) -> None:
-    """Refuse a combination of keys that describes no problem.
+    """Reject an invalid combination of keys.
 
     Raises:
         ConfigError: naming the key, its value and the fix.
@@ -173,7 +173,7 @@ def _check_gaussian(cell: Cell, hmm: LinearGaussianConfig) -> None:
             num_observed >= cell.num_features,
             "context_length",
             cell.context_length,
-            f"{num_observed} numbers are observed, which tell of as many directions of the state and not of "
+            f"{num_observed} numbers are observed, which determine as many directions of the state, not "
             f"{cell.num_features}; raise it or representation.observation_dim",
         )
     if name is not RepresentationName.last_token and cell.task.name is TaskName.next_token:

@@ -18,13 +18,13 @@ from lab.experiments.hmm_risk.key_checks import as_list, refuse_unless
 from lab.experiments.hmm_risk.results.figure_spec import FigureSpec
 from lab.experiments.hmm_risk.results.figures import figure
 
-# the exact posterior and what follows from it: nothing is added to them
+# the exact posterior and functions of it: no observation noise is added
 _NOISELESS = (RepresentationName.posterior, RepresentationName.next_token_distribution)
 
-# keys that say how a run is done and shown, not which problem a cell is
+# keys of how a run is executed and shown, which do not define a problem
 _OF_THE_RUN = {"title", "gammas", "workers", "curves", "figures", "sinks"}
 
-# how a value of a grid is said in a legend; a grid with one value is not said at all
+# how a grid value is written in a legend; grids with one value are omitted
 _LEGEND = {
     "num_train": "n = {}",
     "tokens_per_sequence": "T = {}",
@@ -39,7 +39,7 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
     """All cells of a sweep, checked.
 
     Raises:
-        ConfigError: for a combination that no problem has.
+        ConfigError: for an invalid combination.
     """
     figures = {name: figure(name) for name in config.figures}
     points: list[tuple[str, HmmRiskConfig, dict[str, Any]]] = []
@@ -49,7 +49,7 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
     }
     for curve, curve_config in curves.items():
         points += [(curve, curve_config, point) for point in _grid_points(curve_config)]
-    # what is on the x axis is no part of a curve's name
+    # the quantity on the x axis is not part of a curve's name
     on_axis = {spec.x for spec in figures.values()}
     if all(curve_config.representation.name is RepresentationName.posterior for _, curve_config, _ in points):
         on_axis |= {"num_states"}
@@ -66,7 +66,7 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
 
 
 def _check_figure(name: str, spec: FigureSpec, cells: list[Cell]) -> None:
-    """Refuse a figure of columns that some problem's rows do not have."""
+    """Refuse a figure whose columns are missing for some problem."""
     for cell in cells:
         for column in spec.columns:
             refuse_unless(
@@ -81,7 +81,7 @@ def _check_figure(name: str, spec: FigureSpec, cells: list[Cell]) -> None:
 def _grid_points(config: HmmRiskConfig) -> Iterator[dict[str, Any]]:
     grids = {key: as_list(getattr(config, key)) for key in _LEGEND if key != "num_states"}
     if config.snr is not None and config.task.name is TaskName.next_state:
-        # the ratio decides the noise: the grid of observation_noise is not one more axis
+        # snr determines the noise, so observation_noise is not another axis of the grid
         grids["observation_noise"] = grids["observation_noise"][:1]
     if config.representation.name in _NOISELESS:
         grids["observation_noise"] = [0.0]
@@ -100,7 +100,7 @@ def _cell(index: int, curve: str, config: HmmRiskConfig, point: dict[str, Any], 
             widths = (hmm.num_states,)
         elif config.representation.name is RepresentationName.next_token_distribution:
             widths = (hmm.num_tokens,)
-    # every key of the configuration that is not the run's arrives here by its name, or is refused by Cell as unknown
+    # every key that is not about the run itself is passed on by name; Cell refuses unknown ones
     values = {key.name: getattr(config, key.name) for key in fields(HmmRiskConfig) if key.name not in _OF_THE_RUN}
     known = {key: value for key, value in point.items() if key in values}
     words = [_LEGEND[key].format(point[key]) for key in _LEGEND if key in varying and point[key] is not None]

@@ -1,4 +1,4 @@
-"""Which problems read which keys; a key that is set and that nothing reads is refused in one line."""
+"""Which problems read which keys; setting a key that no problem reads is an error."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -19,10 +19,10 @@ from lab.experiments.hmm_risk.grid.cell import Cell
 
 
 class Readers(NamedTuple):
-    """Who reads a key.
+    """The problems that read a key.
 
     Attributes:
-        words: said after "only".
+        words: their description in the error, after "only".
         include: whether a problem is one of them.
     """
 
@@ -55,9 +55,9 @@ _DIRICHLET = Readers("hmm.generator=dirichlet", lambda cell: _hmm(cell, generato
 _PERMUTATIONS = Readers("hmm.generator=permutations", lambda cell: _hmm(cell, generator=Generator.permutations))
 _LABEL = Readers("task=downstream_label", _is_label)
 _GAUSSIAN = Readers("linear-Gaussian HMMs", lambda cell: not cell.is_discrete)
-_SIZED = Readers("representations with a size of their own choice", _has_size)
+_SIZED = Readers("representations with a free size", _has_size)
 
-# every key that some problem does not read; a new key belongs here unless all problems read it
+# every key that some problem does not read; add a new key here unless all problems read it
 READERS: Mapping[str, Readers] = {
     "hmm.lowest_eigenvalue": _SYMMETRIC,
     "hmm.state_noise": _GAUSSIAN_LOADING,
@@ -104,15 +104,15 @@ READERS: Mapping[str, Readers] = {
 
 
 def refuse_unread_keys(config: HmmRiskConfig, curves: Mapping[str, HmmRiskConfig], cells: Sequence[Cell]) -> None:
-    """Refuse keys that were set to other than their default although no problem reads them.
+    """Refuse keys with a non-default value that no problem reads.
 
     Args:
         config: of the whole run.
-        curves: the configuration of every curve, by its label.
+        curves: the configuration of every curve, by label.
         cells: the problems of the run.
 
     Raises:
-        ConfigError: naming the key, its value, and who would read it.
+        ConfigError: naming the key, its value, and the problems that would read it.
     """
     base = dict(_settings(config))
     for curve, changed in curves.items():
@@ -140,7 +140,7 @@ def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, tuple[Any, A
 
 @cache
 def shipped_keys() -> Mapping[str, Any]:
-    """The keys that the primary configuration sets for everybody."""
+    """The keys that the primary configuration sets."""
     from omegaconf import OmegaConf  # noqa: PLC0415
 
     text = resources.files("lab.conf").joinpath("hmm_risk.yaml").read_text(encoding="utf-8")

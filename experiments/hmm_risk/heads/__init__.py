@@ -1,6 +1,6 @@
-"""The study's heads: every file of this folder is one, and its `HEAD` says what it can do.
+"""The registry of heads: every file of this folder defines one, described by its `HEAD`.
 
-Nothing else lists them: a new file, with conf/head/<name>.yaml, can be chosen by `head=<name>`.
+Nothing else lists them: to add one, add a file here and conf/head/<name>.yaml; `head=<name>` selects it.
 """
 
 import importlib
@@ -15,13 +15,13 @@ from lab.experiments.hmm_risk.head_spec import HeadSpec
 
 @cache
 def heads() -> Mapping[str, HeadSpec]:
-    """Every head by its name."""
+    """Every head by name."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     return {name: importlib.import_module(f"{__name__}.{name}").HEAD for name in names}
 
 
 def head_name(options: Any) -> str:
-    """The head that options belong to."""
+    """The head to which options belong."""
     return next(name for name, spec in heads().items() if type(options) is spec.options)
 
 

@@ -11,13 +11,13 @@ from numpy import ndarray
 from lab.core.heads.linear_head import LinearHead
 from lab.experiments.hmm_risk.head_spec import Classifier, HeadSpec, Prediction
 
-# A linear head's scores are not probabilities: clipped to where the log-loss of a miss is 7 nats.
+# A linear head's scores are not probabilities: clip them so that a miss costs at most 7 nats of log-loss.
 _LEAST_PROBABILITY = 1e-3
 
 
 @dataclass(kw_only=True, slots=True)
 class LinearOptions:
-    """The linear head has no keys of its own: `ridge` and `rank_tolerance` decide it."""
+    """The linear head has no further keys: `ridge` and `rank_tolerance` determine it."""
 
 
 def fit_classes(
@@ -29,7 +29,7 @@ def fit_classes(
     rank_tolerance: float,
     options: LinearOptions,
 ) -> Classifier:
-    """Regress one-hot targets; the class of the largest score wins."""
+    """Regress one-hot targets; the class with the largest score is predicted."""
     head = LinearHead.fit(features, np.eye(num_classes)[labels], ridge=ridge, rtol=rank_tolerance)
 
     def predict(test: Float64[ndarray, "n p"]) -> Prediction:

@@ -19,7 +19,7 @@ class LogisticOptions:
     """Keys of the logistic head."""
 
     max_iterations: int = 1000
-    """Steps of L-BFGS; a fit that needs more is refused."""
+    """Maximum number of L-BFGS steps; a fit that needs more is an error."""
 
     def __post_init__(self) -> None:
         if self.max_iterations < 1:
@@ -38,7 +38,7 @@ def fit_classes(
     """Minimise mean cross-entropy + ridge / 2 ||W||^2, which is strictly convex, by L-BFGS.
 
     Raises:
-        InputError: if the steps do not suffice.
+        InputError: if it does not converge within the steps.
     """
     num_rows, width = features.shape
     targets = np.eye(num_classes)[labels]
@@ -52,7 +52,7 @@ def fit_classes(
 
     start = np.zeros(width * num_classes)
     options_of_solver = {"maxiter": options.max_iterations, "maxfun": 2 * options.max_iterations}
-    # the objective is at most log k, so that this gradient is small against it
+    # the objective is at most log k, so this gradient is small in comparison
     solved = optimize.minimize(
         objective, start, jac=True, method="L-BFGS-B", tol=1e-9, options=options_of_solver | {"gtol": 1e-7}
     )

@@ -1,8 +1,8 @@
 """Heads on the posterior of a discrete HMM: the language-model view of the study (Wei, Xie and Ma, arXiv 2106.09226).
 
-Given the tokens so far, the law of what follows is linear in the posterior f of the hidden state: E[y | tokens] = G' f.
-The risk of a head given the sequences is therefore exact, with noise that differs from row to row; only the second
-moment E[f f'] has no closed form and is estimated once for each HMM.
+Given the tokens so far, the distribution of the target is linear in the posterior f of the hidden state:
+E[y | tokens] = G' f. So the risk of a head given the sequences is exact, with noise that differs between rows; only the
+second moment E[f f'] has no closed form and is estimated once per HMM.
 """
 
 # Letters: n rows, p width, S states, V tokens, m outputs, N sequences.
@@ -25,14 +25,14 @@ from lab.experiments.hmm_risk.cell_work import CellWork, rank_tolerance, ridge_l
 from lab.experiments.hmm_risk.config import DiscreteConfig, Generator, RepresentationName, TaskName
 from lab.experiments.hmm_risk.grid.cell import Cell
 
-# filtering all sequences of the second moments at once would hold sequences x states x length numbers
+# batch size: filtering all sequences at once would need sequences x states x length numbers
 _CHUNK = 10_000
 
 _ROUNDING = 1e-13
 
 
 class DiscreteRows(CellWork):
-    """One row a sequence, from the exact filter of a discrete HMM."""
+    """One row per sequence, from the exact filter of a discrete HMM."""
 
     def __init__(self, cell: Cell, hmm: DiscreteConfig) -> None:
         self.cell = cell
@@ -41,7 +41,7 @@ class DiscreteRows(CellWork):
         self._predicts_label = cell.task.name is TaskName.downstream_label
 
     def theory(self) -> list[Row]:
-        """The Gaussian curve over the same second moments: a reference, since posteriors are not Gaussian."""
+        """Theory for Gaussian features with the same second moments: a reference, since posteriors are not Gaussian."""
         return [row for width in self.cell.widths for row in self._theory_rows(width)]
 
     def measure(self, replicate: int) -> list[Row]:
@@ -51,7 +51,7 @@ class DiscreteRows(CellWork):
         posteriors = self._posteriors(f"train/{replicate}", self.cell.num_train)
         features = self._features(posteriors, "train", replicate)
         means = posteriors @ self._outcome
-        # where the outcome is all but certain, rounding would leave a negative variance
+        # if the outcome is almost certain, rounding could give a negative variance
         row_noise = np.maximum(1 - np.sum(means**2, axis=1), 0.0)
         rows = []
         for width in self.cell.widths:
@@ -192,7 +192,7 @@ class DiscreteRows(CellWork):
         return total / num_sequences
 
     def _moments(self, width: int) -> tuple[Float64[ndarray, "p p"], Float64[ndarray, "p m"], float]:
-        """Sigma_p, the best head B_p, and the least risk E||y - B_p' x||^2 (a one-hot y has norm 1)."""
+        """Sigma_p, the best head B_p, and the minimum risk E||y - B_p' x||^2 (a one-hot y has norm 1)."""
         mapping = self._map[:width]
         covariance = mapping @ self._second_moment @ mapping.T
         cross = mapping @ self._second_moment @ self._outcome
@@ -202,10 +202,10 @@ class DiscreteRows(CellWork):
         elif width == self._hmm.num_states and self.cell.representation.name is RepresentationName.posterior:
             coefficients = self._outcome
         else:
-            # a next-token distribution spans as many directions as there are states: the rest of B is free, and zero
+            # next-token distributions span only S directions: the rest of B is arbitrary, and set to zero
             coefficients = linalg.pinvh(covariance, rtol=1e-12) @ cross
         noise_trace = 1 - float(np.sum(cross * coefficients))
-        # where the outcome is certain, the difference is rounding of either sign
+        # if the outcome is certain, the difference is rounding of either sign
         return covariance, coefficients, 0.0 if abs(noise_trace) < _ROUNDING else noise_trace
 
     def _posteriors(self, stream: str, num_sequences: int) -> Float64[ndarray, "N S"]:
@@ -215,7 +215,7 @@ class DiscreteRows(CellWork):
     def _features(self, posteriors: Float64[ndarray, "n S"], stream: str, replicate: int) -> Float64[ndarray, "n d"]:
         if not self._is_lifted:
             return posteriors @ self._map.T
-        # feature after feature from the stream, so that a wider model extends a narrower one
+        # drawn feature by feature, so that a wider model extends a narrower one
         noise = self._seeds.numpy(f"{stream}/observation", replicate).standard_normal(
             (self.cell.num_features, posteriors.shape[0])
         )

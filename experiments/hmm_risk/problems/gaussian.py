@@ -1,4 +1,4 @@
-"""A linear-Gaussian HMM with a state of fixed size, seen through a Gaussian loading."""
+"""A linear-Gaussian HMM with a state of fixed size, observed through a Gaussian loading."""
 
 # Letters: n rows, d features of the full model, q state entries, m outputs, N sequences, T tokens a sequence, L window.
 
@@ -22,7 +22,7 @@ from lab.experiments.hmm_risk.problems.problem import Problem, Rows
 
 
 class GaussianProblem(Problem):
-    """What the representations of a linear-Gaussian HMM share: the state's law and the task."""
+    """Base of the representations of a linear-Gaussian HMM: the state's distribution and the task."""
 
     def __init__(self, cell: Cell, hmm: LinearGaussianConfig, token_dim: int) -> None:
         self.cell = cell
@@ -32,7 +32,7 @@ class GaussianProblem(Problem):
 
     @property
     def length(self) -> int:
-        """Tokens simulated: those of all rows of a sequence, or the context of its one row."""
+        """Number of simulated tokens: one per row of a sequence, or the context of its single row."""
         rows = self.cell.tokens_per_sequence
         return rows if rows > 1 else self.cell.context_length
 
@@ -75,7 +75,7 @@ class GaussianProblem(Problem):
 
 
 class WindowProblem(GaussianProblem):
-    """The last token, or the last L: features are linear in L states, plus noise of their own."""
+    """The last token, or the last L: features are linear in L states, plus independent noise."""
 
     def __init__(self, cell: Cell, hmm: LinearGaussianConfig) -> None:
         is_window = cell.representation.name is RepresentationName.context_window
@@ -106,7 +106,7 @@ class WindowProblem(GaussianProblem):
         )
 
     def rows(self, stream: str, replicate: int, num_rows: int) -> Rows:
-        """One row for each token of a sequence, or one for its last token."""
+        """One row per token of a sequence, or one for its last token."""
         num_sequences = num_rows // self.cell.tokens_per_sequence
         states = self.states(stream, replicate, num_sequences)
         if self.cell.tokens_per_sequence > 1:
@@ -131,7 +131,7 @@ class WindowProblem(GaussianProblem):
 
 
 class KalmanProblem(GaussianProblem):
-    """The Bayes filter's state E[z_T | x_1 .. x_T]: the best that a frozen model could hand over."""
+    """The Bayes filter's state E[z_T | x_1 .. x_T]: the best representation that a frozen model could provide."""
 
     def __init__(self, cell: Cell, hmm: LinearGaussianConfig) -> None:
         assert cell.representation.observation_dim is not None, "checked with the configuration"
@@ -148,7 +148,7 @@ class KalmanProblem(GaussianProblem):
         if eigenvalues[0] <= default_rank_tolerance(width, width) * eigenvalues[-1]:
             raise ConfigError(
                 f"representation.observation_dim={self.hmm.num_features} with context_length={self.length}: the tokens "
-                f"tell of fewer than {width} directions of the state; raise either, or use fewer features"
+                f"determine fewer than {width} directions of the state; raise either, or use fewer features"
             )
         return DensePopulation(
             covariance=covariance[:width, :width],

@@ -1,4 +1,4 @@
-"""A linear-Gaussian HMM of independent modes, each seen through one feature: the state can grow with the model.
+"""A linear-Gaussian HMM of independent modes, each observed through one feature: the state can grow with the model.
 
 z_{t+1} = A z_t + e_t with unit stationary variance and x_t = z_t + u_t. A is diagonal (symmetric transitions) or made
 of plane rotations of one radius (orthogonal ones), so the first p modes are a complete HMM for every even p: width is
@@ -37,12 +37,12 @@ class Modes:
 
     @staticmethod
     def symmetric(num_modes: int, lowest: float, highest: float) -> "Modes":
-        """Real modes that fill [lowest, highest] evenly, whichever number of them is kept."""
+        """Real modes that cover [lowest, highest] evenly, however many are kept."""
         return Modes(lowest + (highest - lowest) * golden_points(num_modes), None)
 
     @staticmethod
     def orthogonal(num_modes: int, radius: float) -> "Modes":
-        """Plane rotations by angles that fill (0, pi) evenly, whichever number of them is kept."""
+        """Plane rotations by angles that cover (0, pi) evenly, however many are kept."""
         return Modes(np.full(num_modes, radius), np.pi * golden_points((num_modes + 1) // 2))
 
     def step(self, states: Float64[ndarray, "p N"]) -> Float64[ndarray, "p N"]:
@@ -59,8 +59,8 @@ class Modes:
         return self.decay[:, None] * moved[: states.shape[0]]
 
     def sample(self, num_sequences: int, length: int, rng: np.random.Generator) -> Float64[ndarray, "T+1 p N"]:
-        """Stationary states z_1 .. z_{T+1}; the first modes are the same however many are asked for."""
-        # mode after mode from the stream, so that a wider model extends a narrower one
+        """Stationary states z_1 .. z_{T+1}; the first modes are the same however many are requested."""
+        # drawn mode by mode, so that a wider model extends a narrower one
         states = np.moveaxis(rng.standard_normal((self.decay.size, length + 1, num_sequences)), 1, 0).copy()
         noise = np.sqrt(1 - self.decay**2)[:, None]
         for t in range(length):
@@ -69,7 +69,7 @@ class Modes:
 
 
 class ModeProblem(Problem):
-    """Uncorrelated features: the next state of as many modes as features, or a label read off a fixed number."""
+    """Uncorrelated features; the target is the next state of as many modes, or a label of a fixed number of them."""
 
     def __init__(self, cell: Cell, hmm: LinearGaussianConfig) -> None:
         self._cell = cell
@@ -86,7 +86,7 @@ class ModeProblem(Problem):
 
     @cached_property
     def population(self) -> Population:
-        """Second moments; diagonal, whatever the angles of the planes are."""
+        """Second moments; diagonal for any angles of the planes."""
         num_features, num_outputs = self._cell.num_features, self._cell.task.num_outputs
         feature_variance = 1 + self.observation_noise**2
         variances = np.full(num_features, feature_variance)
@@ -121,7 +121,7 @@ class ModeProblem(Problem):
 
     @cached_property
     def _readout(self) -> Float64[ndarray, "m p"]:
-        """C with unit rows whose squared entries fall as j^-decay; the signs are random."""
+        """C with unit rows whose squared entries decay as j^-decay, with random signs."""
         num_modes = self.modes.decay.size
         sizes = np.arange(1, num_modes + 1) ** (-self._cell.task.decay / 2)
         signs = self._seeds.numpy("readout").choice([-1.0, 1.0], size=(self._cell.task.num_outputs, num_modes))

@@ -1,4 +1,4 @@
-"""What a cell of the sweep must offer: second moments for the theory and the exact risk, and draws of rows."""
+"""The interface of a cell's problem: second moments for theory and exact risk, and draws of rows."""
 
 # Letters: n rows, d features of the full model, m outputs.
 
@@ -17,11 +17,11 @@ from lab.experiments.hmm_risk.results.curves import projected
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Pairs of a representation and what follows it.
+    """Pairs of a representation and its target.
 
     Attributes:
-        features: columns in the order in which a wider model adds them.
-        targets: all outputs of the full model; a problem that grows with the model keeps the first of them.
+        features: columns in the order in which wider models add them.
+        targets: all outputs of the full model; a problem that grows with the model uses the first ones.
     """
 
     features: Float64[ndarray, "n d"]
@@ -44,11 +44,11 @@ class Problem(ABC):
 
     @abstractmethod
     def rows(self, stream: str, replicate: int, num_rows: int) -> Rows:
-        """Draw rows from the streams that `stream` and `replicate` name."""
+        """Draw rows from the random streams named by `stream` and `replicate`."""
 
 
 class ProjectedProblem(Problem):
-    """The same rows seen through random directions: phi = S'x with Gaussian S, of which a width keeps the first."""
+    """The same rows projected on random directions: phi = S'x with Gaussian S; a width keeps the first columns."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
         self._problem = problem

@@ -1,10 +1,9 @@
-"""Risk along a grid of model sizes: the theory at every width, and what shape a curve has.
+"""Risk along a grid of model sizes: theory at every width, and the shape of a curve.
 
-Three readings of one curve, which differ in what counts as zero:
-excess risk, the distance from the best linear head on the same features (the reading of Luo, Wang and Huang,
-arXiv 2410.00699); total risk, the error on a new row; and fixed-problem excess, the distance from the best linear head
-on the widest representation, which narrow features miss by their misspecification (the misspecified model of Hastie,
-Montanari, Rosset and Tibshirani, arXiv 1903.08560).
+Three definitions of risk, which differ in their zero: excess risk, relative to the best linear head on the same
+features (as in Luo, Wang and Huang, arXiv 2410.00699); total risk, the error on a new row; and fixed-problem excess,
+relative to the best linear head on the widest representation, which includes the misspecification of narrow features
+(the misspecified model of Hastie, Montanari, Rosset and Tibshirani, arXiv 1903.08560).
 """
 
 # Letters: d features before a projection, p width, w widths, r ridge strengths.
@@ -33,14 +32,13 @@ class TheoryCurve:
         signal: tr B_p' Sigma_p B_p, the null risk: the excess risk of predicting zero.
         noise_trace: tr Sigma_e,p.
         snr: the signal-to-noise ratio, signal / noise_trace; infinite without noise.
-        misspecification: noise_trace less that of the widest representation. NaN if the number of outputs changes with
-            the width, for then each width is a problem of its own.
+        misspecification: noise_trace minus that of the widest representation. NaN if the number of outputs depends on
+            the width, since each width is then a separate problem.
         ridges: λ.
         kappa: effective ridge.
         bias: asymptotic.
         variance: asymptotic.
-        exact_excess: mean excess risk of the minimum-norm head at this n for Gaussian rows; NaN where no finite formula
-            is known.
+        exact_excess: mean excess risk of the minimum-norm head at this n for Gaussian rows; NaN without a closed form.
     """
 
     widths: Int64[ndarray, " w"]
@@ -68,7 +66,7 @@ class TheoryCurve:
 
     @property
     def fixed_problem_excess(self) -> Float64[ndarray, "w r"]:
-        """Misspecification plus excess: total less the noise trace of the widest representation."""
+        """Misspecification plus excess: total minus the noise trace of the widest representation."""
         return self.excess + self.misspecification[:, None]
 
 
@@ -85,12 +83,11 @@ class CurveShape:
 
     Attributes:
         smallest: the smallest model.
-        best: lowest risk of all; of equals, the smallest model. So are the next two.
+        best: lowest risk overall. Here and below, ties go to the smallest model.
         best_below: lowest risk with fewer features than rows; None if the grid has no such width.
         best_above: lowest risk with more features than rows; None if the grid has no such width.
         peak: highest risk.
-        peak_is_inside: whether the highest risk is at neither end of the grid. A curve without a peak at p = n rises or
-            falls to its highest value.
+        peak_is_inside: whether the highest risk is at neither end of the grid.
     """
 
     smallest: Point
@@ -102,7 +99,7 @@ class CurveShape:
 
     @property
     def first_descent_is_degenerate(self) -> bool:
-        """Whether risk below p = n is lowest at the smallest model: there is no sweet spot in between."""
+        """Whether risk below p = n is lowest at the smallest model, without a sweet spot in between."""
         return self.best_below is not None and self.best_below == self.smallest
 
     @property
@@ -116,13 +113,13 @@ class CurveShape:
 def theory_curve(
     population: Population, widths: Sequence[int], *, num_train: int, ridges: Sequence[float] | Float64[ndarray, "w r"]
 ) -> TheoryCurve:
-    """Asymptotic risk at every width and ridge strength, and the exact mean where one is known.
+    """Asymptotic risk at every width and ridge strength, and the exact mean if it has a closed form.
 
     Args:
         population: second moments of features and targets.
         widths: p, each from 1 to `population.num_features`.
         num_train: n.
-        ridges: λ of every column; or a table with a row for each width, such as `optimal_ridges(…)[:, None]`.
+        ridges: λ of every column; or an array with a row for each width, such as `optimal_ridges(…)[:, None]`.
 
     Raises:
         InputError: if a width is out of range, or the ridges are negative or of the wrong shape.
@@ -167,7 +164,7 @@ def theory_curve(
 
 
 def optimal_ridges(population: Population, widths: Sequence[int], *, num_train: int) -> Float64[ndarray, " w"]:
-    """The ridge strength of lowest asymptotic risk at every width (`theory.optimal_ridge`).
+    """The ridge strength of lowest asymptotic risk at every width (`asymptotics.optimal_ridge`).
 
     Raises:
         InputError: if a width is out of range.
@@ -200,7 +197,7 @@ def projected(population: Population, directions: Float64[ndarray, "d p"]) -> Po
         raise InputError("population has as many outputs as features; a projection needs targets that stay the same")
     if isinstance(population, FactorPopulation):
         loading, gram = directions.T @ population.loading, directions.T @ directions
-        # 1e-12: what orthonormalisation in float64 leaves for some thousand columns
+        # 1e-12: error of orthonormalisation in float64 for a few thousand columns
         if np.allclose(gram, np.eye(gram.shape[0]), rtol=0, atol=1e-12):
             return replace(population, loading=loading)
         covariance = loading @ population.latent_covariance @ loading.T + population.noise_variance * gram
@@ -242,7 +239,7 @@ def curve_shape(widths: Sequence[int], risks: Float64[ndarray, " w"], *, num_tra
 
 def _noise_trace(population: Population, width: int) -> float:
     noise_trace = population.noise_trace(width)
-    # without noise, target and signal cancel to rounding of either sign
+    # without noise, target minus signal is rounding of either sign
     return 0.0 if abs(noise_trace) <= 1e-13 * population.target_trace(width) else noise_trace
 
 
@@ -252,5 +249,5 @@ def _check_widths(population: Population, widths: Sequence[int]) -> None:
     for width in widths:
         if not 1 <= width <= population.num_features:
             raise InputError(
-                f"widths contains {width}, expected 1 to {population.num_features}, the features there are"
+                f"widths contains {width}, expected 1 to {population.num_features}, the number of features"
             )

@@ -1,4 +1,4 @@
-"""The interface of a figure: the columns that it draws, and how."""
+"""The interface of a figure: the columns that it needs, and how it is drawn."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ Columns = dict[str, list[Any]]
 
 @dataclass(frozen=True, slots=True)
 class FigureData:
-    """What a figure is drawn from.
+    """Data of a figure.
 
     Attributes:
         curves: one for each label and ridge strength.
-        unit: said after a risk on its axis: per output, or summed over outputs.
+        unit: of risks, for axis labels: per output, or summed over outputs.
     """
 
     curves: Sequence[Curve]
@@ -30,9 +30,9 @@ class FigureSpec:
     """A figure of the study.
 
     Attributes:
-        columns: of the table, which every problem of the run must have; `results/rows.py` says which there are.
+        columns: columns of the table (see `rows.py`) that every problem of the run must have.
         draw: returns the figure and the plotted numbers by column.
-        x: the column on the x axis; a grid of it does not make curves of their own.
+        x: the column on the x axis; a grid over it gives points of a curve, not separate curves.
     """
 
     columns: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Parts that figures are made of: panels of one quantity against model size, points with their spread, legends."""
+"""Parts of figures: panels of one quantity against model size, points with error bars, legends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ class Panel:
     """One quantity against model size.
 
     Attributes:
-        column: of the table; its theory, where there is one, is the column theory_<column>.
+        column: of the table; its theory, if any, is the column theory_<column>.
         label: of the y axis.
         scale: of the y axis.
-        has_unit: whether the unit of risks stands after the label.
-        top: where the y axis ends: with all that is drawn, above the highest centre of a spread, or low enough for a
-            sweet spot to show beside the peak.
+        has_unit: whether the unit of risks is appended to the label.
+        top: upper end of the y axis: above everything, above the highest point, or low enough to show a sweet spot next
+            to the peak.
     """
 
     column: str
@@ -44,7 +44,7 @@ TOTAL_RISK = Panel("prediction_risk", "total prediction risk", top="sweet spot")
 
 
 def panels(*shown: Panel) -> FigureSpec:
-    """A figure of panels beside each other, with one legend."""
+    """A figure of panels side by side, with one legend."""
 
     def draw(data: FigureData) -> tuple[Figure, Columns]:
         figure, every_axes = new_figure(num_panels=len(shown))
@@ -58,7 +58,7 @@ def panels(*shown: Panel) -> FigureSpec:
 
 
 def draw_curves(axes: Axes, data: FigureData, panel: Panel, *, columns: Columns | None = None) -> Columns:
-    """Points and theory of every curve against gamma; returns the plotted numbers, after those in `columns`."""
+    """Plot points and theory of every curve against gamma; returns `columns` extended by the plotted numbers."""
     quantity = panel.column
     columns = {} if columns is None else columns
     for index, curve in enumerate(data.curves):
@@ -66,7 +66,7 @@ def draw_curves(axes: Axes, data: FigureData, panel: Panel, *, columns: Columns 
         draw_points(axes, curve, x, quantity, index)
         theory = curve.theory.get(quantity, np.full(x.size, np.nan))
         style = ":" if curve.is_reference else "-"
-        # the asymptotic line is infinite at the threshold: left and right of it are two lines
+        # the asymptotic line is infinite at the threshold: draw it as two lines
         for side in (x < 1, x > 1):
             axes.plot(x[side], theory[side], style, color=colour(index), zorder=3)
         collect(columns, curve, quantity, {"gamma": x, "width": curve.x["width"]})
@@ -106,7 +106,7 @@ def finish(axes: Axes, data: FigureData, panel: Panel, *, with_legend: bool = Tr
 
 
 def add_legend(axes: Axes, num_curves: int) -> None:
-    """Inside where there is room; more than a few curves are named below the panels."""
+    """A legend inside the panel if there is room, else below the panels."""
     if num_curves <= _MOST_INSIDE:
         axes.legend()
         return
@@ -120,7 +120,7 @@ def add_legend(axes: Axes, num_curves: int) -> None:
 
 
 def _cut_peak(axes: Axes, data: FigureData, quantity: str) -> None:
-    """Leave the peak off the axis, and say so: on its scale a sweet spot would be a flat line."""
+    """Cut off the peak, with a note: on its scale a sweet spot would be a flat line."""
     lowest = min(float(np.nanmin(curve.mean[quantity])) for curve in data.curves)
     start = max(float(curve.mean[quantity][0]) for curve in data.curves)
     top = max(10 * lowest, 3 * start)
@@ -130,7 +130,7 @@ def _cut_peak(axes: Axes, data: FigureData, quantity: str) -> None:
 
 
 def _plain_risk_axis(axes: Axes) -> None:
-    """Plain numbers where the axis spans few decades, for powers of ten would leave one tick."""
+    """Plain numbers if the axis spans few decades, since powers of ten would leave one tick."""
     low, high = axes.get_ylim()
     axes.yaxis.set_minor_formatter(NullFormatter())
     if high < 300 * low:
@@ -139,7 +139,7 @@ def _plain_risk_axis(axes: Axes) -> None:
 
 
 def gamma_axis(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Logarithmic, with plain numbers: 0.5 and 2 say more than powers of ten."""
+    """Logarithmic, with plain numbers such as 0.5 and 2 instead of powers of ten."""
     low = min(float(curve.x["gamma"].min()) for curve in curves)
     high = max(float(curve.x["gamma"].max()) for curve in curves)
     ticks = [m * 10.0**e for e in range(-4, 5) for m in (1, 2, 5) if low / 1.2 <= m * 10.0**e <= high * 1.2]
@@ -150,7 +150,7 @@ def gamma_axis(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def collect(columns: Columns, curve: Curve, quantity: str, x: dict[str, Float64[ndarray, " k"]]) -> None:
-    """Append the plotted numbers of one curve, one row for each point."""
+    """Append the plotted numbers of one curve, one row per point."""
     block = {
         **x,
         "mean": curve.mean[quantity],

@@ -6,7 +6,7 @@ import numpy as np
 
 from lab.experiments.hmm_risk.results.summary import Curve
 
-# where the asymptotic line has settled: nearer to p = n it is too low by (n - p)/(n - p - 1)
+# range in which the asymptotic line is accurate: nearer to p = n it is too low by (n - p)/(n - p - 1)
 _NEAR_THRESHOLD = (0.8, 1.25)
 
 _ROUNDING = 1e-13
@@ -28,7 +28,7 @@ _LABEL_COLUMNS = ("curve", "width", "gamma", "accuracy", "s.e.", "log-loss", "s.
 
 
 def summary_table(curves: Sequence[Curve]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the printed table, numbers as text; medians are marked, for there is no mean at p = n."""
+    """Header and rows of the printed table, as text; at p = n, where no mean exists, medians are shown and marked."""
     if "accuracy" in curves[0].mean:
         return list(_LABEL_COLUMNS), [row for curve in curves for row in _label_rows(curve)]
     return list(_COLUMNS), [row for curve in curves for row in _risk_rows(curve)]
@@ -49,7 +49,7 @@ def headline(curves: Sequence[Curve]) -> str:
 
 
 def largest_gap(curves: Sequence[Curve]) -> float:
-    """Largest distance |measured / theory - 1| of the excess risk away from p = n; NaN where no theory is claimed."""
+    """Largest |measured / theory - 1| of the excess risk away from p = n; NaN if no theory applies."""
     gaps = [np.nan]
     for curve in curves:
         if "excess_risk" in curve.mean and not curve.is_reference:
@@ -97,6 +97,6 @@ def _label_rows(curve: Curve) -> list[list[str]]:
 
 
 def _number(value: float) -> str:
-    # what is zero but for rounding is said to be zero
+    # print zero for values that are zero up to rounding
     rounded = 0.0 if abs(value) < _ROUNDING else value
     return f"{rounded:.3g}" if np.isfinite(rounded) else ("inf" if np.isinf(rounded) else "")

@@ -19,15 +19,15 @@ class Curve:
     """One line of a figure: the points of one label and one ridge strength, in the order of the x axis.
 
     Attributes:
-        label: what the legend says.
+        label: its legend.
         x: columns that can serve as the x axis (gamma, width, context_length), one entry for each point.
         mean, standard_error, median, low, high: over replicates, by measured quantity; low and high are the 10 and
             90 % quantiles.
-        theory: by quantity; `independent_rows` and `exact` beside the asymptotic line, NaN where a line does not exist.
-        floor: the least risk of any linear head on these features.
+        theory: by quantity; `independent_rows` and `exact` in addition to the asymptotic line; NaN where undefined.
+        floor: the minimum risk of any linear head on these features.
         null_excess: the excess risk of predicting zero.
-        has_mean: False within three rows of p = n, where only quantiles mean anything.
-        is_reference: whether the theory is a Gaussian reference only, not a claim about these data.
+        has_mean: False within three rows of p = n, where only quantiles are meaningful.
+        is_reference: whether the theory is only a Gaussian reference, not a prediction for these data.
     """
 
     label: str
@@ -45,7 +45,7 @@ class Curve:
     is_reference: bool
 
     def centre(self, quantity: str) -> Float64[ndarray, " k"]:
-        """The mean where there is one, else the median."""
+        """The mean where it exists, else the median."""
         return np.where(self.has_mean, self.mean[quantity], self.median[quantity])
 
     def gap(self, quantity: str, line: str) -> Float64[ndarray, " k"]:
@@ -57,14 +57,14 @@ class Curve:
 
 
 def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
-    """Group the rows of a table into grouped: same label and ridge, ordered by width, then by context."""
+    """Group the rows of a table into curves: same label and ridge, ordered by width, then by context."""
     groups: dict[tuple[str, str], dict[tuple[float, ...], list[Mapping[str, Any]]]] = {}
     for row in rows:
         point = (row["num_train"], row["width"], row["context_length"])
         groups.setdefault((row["label"], row["ridge"]), {}).setdefault(point, []).append(row)
     several_ridges = len({ridge for _, ridge in groups}) > 1
     grouped = [_curve(label, ridge, points, several_ridges) for (label, ridge), points in groups.items()]
-    # a ratio that no width changes says more than the noise level behind it
+    # a signal-to-noise ratio that does not depend on the width is more informative than the noise level
     if all("SNR" not in curve.label and np.ptp(curve.x["snr"]) < 1e-6 * curve.x["snr"][0] for curve in grouped):
         return [replace(curve, label=f"{curve.label}, SNR {curve.x['snr'][0]:.3g}".lstrip(", ")) for curve in grouped]
     return grouped
@@ -76,7 +76,7 @@ def _curve(
     ordered = [points[key] for key in sorted(points)]
     first = [replicates[0] for replicates in ordered]
     measured = [name for name in MEASURED_QUANTITIES if all(name in row for row in first)]
-    # a cell has as many replicates as the next one, so that the values of a quantity are a rectangle
+    # all cells have the same number of replicates, so the values of a quantity form a matrix
     values = {name: _rectangle([[row[name] for row in replicates] for replicates in ordered]) for name in measured}
     counts = {name: np.sum(np.isfinite(block), axis=1) for name, block in values.items()}
     with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""What a sweep showed, in words: peak, sweet spots under each definition of risk, and distance from the theory."""
+"""The findings of a sweep, in words: peak, sweet spots under each definition of risk, and distance from theory."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def verdict(curves: Sequence[Curve], *, is_one_problem: bool) -> list[str]:
 
     Args:
         curves: of the sweep.
-        is_one_problem: whether narrow models are judged by what the full one could do, too.
+        is_one_problem: whether narrow models are also compared with the best head of the full model.
     """
     definitions = [name for name in _DEFINITIONS if is_one_problem or name != "fixed_problem_excess"]
     lines = []
@@ -46,13 +46,13 @@ def _shape(curve: Curve, quantity: str) -> str:
     words = [f"{peak} (p = {shape.peak.width}, {shape.peak.risk:.4g})"]
     if shape.best_below is not None:
         if shape.first_descent_is_degenerate:
-            words.append(f"below p = n it is least at the smallest model ({shape.smallest.risk:.4g}): degenerate")
+            words.append(f"below p = n it is lowest at the smallest model ({shape.smallest.risk:.4g}): degenerate")
         else:
             best = shape.best_below
             words.append(f"below p = n it has a sweet spot at p = {best.width} ({best.risk:.4g})")
     if shape.best_above is not None:
         best, side = shape.best_above, "below" if shape.second_descent_wins else "above"
-        words.append(f"beyond p = n its least is {best.risk:.4g} at p = {best.width}, {side} that")
+        words.append(f"above p = n its minimum is {best.risk:.4g} at p = {best.width}, {side} that")
     return "; ".join(words)
 
 

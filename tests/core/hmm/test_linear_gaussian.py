@@ -134,7 +134,7 @@ def test_unit_variance_noise_gives_unit_variance(family):
 
 
 def test_a_spectral_radius_next_to_one_is_warned_of():
-    with pytest.warns(UserWarning, match=r"transition has spectral radius 0\.9995: .* fewer digits"):
+    with pytest.warns(UserWarning, match=r"transition has spectral radius 0\.9995: .* less precise"):
         stable_transition("transition", 0.9995 * np.eye(2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -167,7 +167,7 @@ def test_a_run_trained_on_other_weights_under_the_same_path_is_refused(runner: R
     ("overrides", "message"),
     [
         (["stage=5"], r"stage=5: choose from teacher, 1, 2, 3, all"),
-        (["stage=all", "stages=[2,1]"], r"stages=.*in rising order"),
+        (["stage=all", "stages=[2,1]"], r"stages=.*in ascending order"),
         (["stage=1", "from_run=x"], r"from_run=x: only stage=2 and stage=3"),
         (["stage=3", "from_run=nothing"], r"there is no run nothing"),
         (["stage=all", "stage_2.steps=0"], r"steps=0 must be 1 or more"),
@@ -185,7 +185,7 @@ def test_a_run_trained_on_other_weights_under_the_same_path_is_refused(runner: R
             r"data=named_digits shows 8 x 8 pixels .*choose teacher=named_digits",
         ),
         (["stage=all", "data.picture_questions.digits=/nowhere"], r"/nowhere has neither"),
-        (["stage=all", "device=cuda"], r"device=cuda: there is none here"),
+        (["stage=all", "device=cuda"], r"device=cuda: no GPU is available"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(

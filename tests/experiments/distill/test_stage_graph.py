@@ -66,7 +66,7 @@ def test_replicates_share_nothing(small_config: Config) -> None:
 @pytest.mark.parametrize(
     ("variants", "message"),
     [
-        ("{a:{stages:[2,1]}}", "stages=.*in rising order"),
+        ("{a:{stages:[2,1]}}", "stages=.*in ascending order"),
         ("{a:{seed:3}}", r"variants\.a\.seed: students of a run can differ in stages"),
         ("{a:{student:{initialisation:nice}}}", r"variants\.a: .*nice"),
         ("{a:3}", r"variants\.a=3: give the keys in which it differs"),
