@@ -124,7 +124,7 @@ def test_a_state_decays_in_bfloat16_as_its_weights_say(kind: str) -> None:
         # nothing is written: values and keys of a zero input are zero
         mixer.prefill(torch.zeros(1, 64, shape.hidden_size, dtype=dtype), state)
         found.append(recurrent.double())
-    assert 0 < found[1].min() <= found[1].max() < 0.5, "it decays, and not to nothing"
+    assert 0 < found[1].min() < 0.5, "it decays, and not to nothing"
     # a rate that is rounded to 8 bits is up to 0.4 % off, and 64 steps of it many times that
     torch.testing.assert_close(found[0], found[1], rtol=1e-3, atol=0)
 
