@@ -1,10 +1,10 @@
-"""What the command line needs to know of an experiment before anything heavy is imported."""
+"""Description of an experiment for the command line, available before heavy imports."""
 
 import textwrap
 from dataclasses import dataclass
 from importlib.resources import files
 
-# columns of a line of help; the command line indents it by two
+# width of a help line; the command line indents it by two
 _WIDTH = 78
 
 
@@ -40,7 +40,7 @@ def options_of_group(group: str, *, indent: int) -> str:
     for path in sorted(files("lab.conf").joinpath(group).iterdir(), key=lambda path: path.name):
         name, _, ending = path.name.rpartition(".")
         if ending == "yaml":
-            # the example that may follow is for readers of the file
+            # an example may follow, for readers of the file
             summary = path.read_text().partition("\n")[0].removeprefix("# ").partition("   ")[0].rstrip(".")
             lines += textwrap.wrap(f"{name}: {summary}", _WIDTH - indent, subsequent_indent="  ")
     return f"\n{' ' * indent}".join(lines)

@@ -1,7 +1,7 @@
 """`lab bench distill`: one step of stage 1 against the public recipe's implementation.
 
-Loss and gradients are compared first. The public recipe materialises T x T attention weights and keeps the graphs of all
-layers for one backward pass. On a CPU its state-space operator runs in torch, either token by token (the reference
+Loss and gradients are compared first. The public recipe materialises T x T attention weights and keeps the graphs of
+all layers for one backward pass. On a CPU its state-space operator runs in torch, either token by token (the reference
 that its kernels are tested against) or in chunks (the listing in the Mamba-2 paper). Ours must be faster than the
 former; with chunks, at HoVLE's widths, most of a step is matrix products of the frozen teacher, which are unavoidable.
 Ours must use less memory than both.

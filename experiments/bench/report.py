@@ -77,7 +77,7 @@ def print_machine(console: Console, machine: dict[str, Any]) -> None:
 def print_threads(console: Console, machine: dict[str, Any]) -> None:
     """A warning if a library had more than one thread in a benchmark on one core."""
     if max(machine["threads"].values()) > 1:
-        console.print("[yellow]A library had more than one thread: start the benchmark in a process of its own.[/]")
+        console.print("[yellow]A library had more than one thread: start the benchmark in a separate process.[/]")
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:

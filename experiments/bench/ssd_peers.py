@@ -63,7 +63,7 @@ def _ssd_minimal() -> Peer | Missing:
         return Missing(MINIMAL, MAMBA_HINT)
 
     def operator(inputs: Inputs, chunk_size: int | None) -> Tensor:
-        assert chunk_size is not None, "it has no size of its own"
+        assert chunk_size is not None, "it has no default chunk size"
         # it needs one dtype for all inputs, and sums of log decays need float32
         x, dt, A, B, C = (tensor.float() for tensor in inputs)
         num_tokens = x.shape[1]

@@ -1,6 +1,6 @@
-"""Where the rows of a run go besides metrics.jsonl: every file of this folder is a sink, chosen by `sinks=[NAME]`.
+"""The registry of sinks, which receive a run's rows besides metrics.jsonl: every file here is one; see `sinks=[NAME]`.
 
-A module has a class `Sink` with the methods of `core.runs.sink.Sink` and no arguments. Nothing else lists it.
+Each module has a class `Sink` without constructor arguments that implements `core.runs.sink.Sink`.
 """
 
 import importlib
@@ -20,7 +20,7 @@ def sink_names() -> list[str]:
 
 
 def refuse_unknown(names: Sequence[str]) -> None:
-    """Refuse names that no sink has, and repeated ones.
+    """Refuse unknown and repeated names.
 
     Raises:
         ConfigError: naming the first.

@@ -1,4 +1,4 @@
-"""One CSV file for each kind of row, in the folder csv/ of the run: for spreadsheets, and to watch with `tail -f`."""
+"""One CSV file per kind of row, in the run's folder csv/: for spreadsheets and `tail -f`."""
 
 import csv
 import shutil
@@ -11,14 +11,14 @@ class Sink:
     """Writes csv/KIND.csv; a row without a kind goes to csv/rows.csv."""
 
     def open(self, run: Path) -> None:
-        """Begin with an empty folder."""
+        """Start with an empty folder."""
         self._folder = run / "csv"
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         self._columns: dict[str, list[str]] = {}
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Append a row; a column that is new is added to the rows before it, empty."""
+        """Append a row; a new column is left empty in earlier rows."""
         kind = str(row.get("kind", "rows"))
         path = self._folder / f"{kind}.csv"
         known = self._columns.get(kind, [])
@@ -34,4 +34,4 @@ class Sink:
             csv.DictWriter(file, known).writerow(row)
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """Nothing to do: every row is already written."""

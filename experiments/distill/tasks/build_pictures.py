@@ -1,11 +1,11 @@
-"""How garments_and_digits.npz was made, to be repeated from the Debian package and from scikit-learn's digits.
+"""Build garments_and_digits.npz from the Debian package and scikit-learn's digits.
 
     apt-get download dataset-fashion-mnist && dpkg-deb -x dataset-fashion-mnist_*.deb fashion
     pip download --no-deps scikit-learn && unzip scikit_learn-*.whl 'sklearn/datasets/data/digits.csv.gz'
     python -m lab.experiments.distill.tasks.build_pictures fashion/usr/share/datasets/fashion-mnist \
         sklearn/datasets/data/digits.csv.gz experiments/distill/tasks/garments_and_digits.npz
 
-The same input gives the same file to the last bit, as long as zlib compresses alike.
+The same input gives a bit-identical file with the same version of zlib.
 """
 
 import gzip
@@ -53,7 +53,7 @@ def build_archive(fashion_mnist: Path, digits_csv: Path, num_garments: dict[str,
         for name, array in arrays.items():
             content = io.BytesIO()
             np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
-            # a fixed date: np.savez would store the hour at which it ran
+            # a fixed date: np.savez would store the current time
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue(), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
@@ -63,10 +63,10 @@ def _read_digits(path: Path) -> dict[str, dict[str, UInt8[ndarray, "N 8 8"]]]:
         with gzip.open(path, "rt") as file:
             table = np.array([line.split(",") for line in file], dtype=np.int64)
     except (OSError, EOFError, ValueError) as error:
-        raise InputError(f"{path} is no table of digits ({error}); take digits.csv.gz from scikit-learn") from None
+        raise InputError(f"{path} is not a table of digits ({error}); take digits.csv.gz from scikit-learn") from None
     if table.shape[1:] != (65,) or table.min() < 0 or table[:, :64].max() > 16:
         raise InputError(
-            f"{path} must hold 64 pixels from 0 to 16 and a label a line; take scikit-learn's digits.csv.gz"
+            f"{path} must hold 64 pixels from 0 to 16 and a label per line; take scikit-learn's digits.csv.gz"
         )
     # 16 levels and 0 -> 0 ... 255
     images = np.round(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)

@@ -1,8 +1,8 @@
-"""Six small digits, each with a name, and questions about them by name: the smallest task that needs eyes and memory.
+"""Six small digits, each with a name, and questions about them by name: a minimal task that needs vision and memory.
 
-A sequence of single tokens, without a chat around it: `start`, then for each picture its name and four image tokens,
-then questions of two tokens, what is asked and about whom, each with an answer of one. The name is seen in every patch
-of its picture, and it comes last before the answer: elsewhere a small teacher does not leave its plateau for long.
+A sequence of single tokens, without a chat format: `start`, then for each picture its name and four image tokens, then
+questions of two tokens (property and name), each with an answer of one. The name is visible in every patch of its
+picture and is the last token before the answer; otherwise a small teacher stays on its plateau for long.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from lab.experiments.distill.tasks.pictures import DIGITS, load_pictures
 
 _SIDE = 8
 # A name is shown as one bright pixel of sixteen in the second channel, so that a linear map of the patch can give each
-# name any embedding, as it can the digit in the first.
+# name any embedding, independently of the digit in the first channel.
 _PATCH = 4
 _BRIGHT = 255
 
@@ -34,7 +34,7 @@ NAMES = (
     *("ada", "ben", "cleo", "dan", "eve", "finn", "gus", "hana"),
     *("ivan", "june", "kai", "lena", "max", "nora", "otto", "pia"),
 )
-# what is asked, and the answer for each digit
+# properties, and the answer for each digit
 ANSWERS: dict[str, tuple[str, ...]] = {
     "digit": DIGITS,
     "parity": tuple("odd" if value % 2 else "even" for value in range(10)),
@@ -52,7 +52,7 @@ class NamedDigitsConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.num_pictures <= len(NAMES):
             raise ConfigError(
-                f"num_pictures={self.num_pictures} must lie in [1, {len(NAMES)}], as there are names; change it"
+                f"num_pictures={self.num_pictures} must lie in [1, {len(NAMES)}], the number of names; change it"
             )
         if self.num_questions < 1:
             raise ConfigError(f"num_questions={self.num_questions} must be 1 or more; raise it")
@@ -80,15 +80,15 @@ class NamedDigits:
         self._tokenizer = tokenizer
         self._tokens_per_picture = prompt_format.tokens_per_tile
         self._seeds = Seeds(seed)
-        # the splits have different questions, not the same questions about other pictures
+        # the splits have different questions, not just different pictures
         self._purpose = f"named digits, {split}"
         by_word = load_pictures(split, garments=None, digits=None).by_word
         self._digits = [by_word[word] for word in DIGITS]
-        # every picture is as likely as any other: some digits are a little more frequent
+        # pictures are drawn uniformly, so some digits are slightly more frequent
         self._shares = np.array([len(pictures) for pictures in self._digits]) / sum(map(len, self._digits))
 
     def __getitem__(self, index: int) -> Sample:
-        """Sample `index` as the model reads it.
+        """Sample `index`, encoded for the model.
 
         Raises:
             InputError: if the index is negative.

@@ -1,4 +1,4 @@
-"""Questions in words about several framed pictures of garments and digits: a small task that needs eyes and memory.
+"""Questions in words about several framed pictures of garments and digits: a small task that needs vision and memory.
 
 The prompts of `scenes.py` with real pictures, in the chat format, tiling and image tokens of the large models. A sample
 is a pure function of seed and index. Training samples show training pictures only, test samples test pictures only.
@@ -37,8 +37,8 @@ from lab.experiments.distill.tasks.scenes import (
 
 # Letters: N pictures, S, Q sides of a picture in pixels.
 
-# Side of a framed thing, and width of its frame, in pixels: about as many show the colour as show the thing. A frame of
-# two pixels is overlooked by a small model.
+# Side of a framed thing, and width of its frame, in pixels: about equal areas of colour and thing. A small model
+# overlooks a frame of two pixels.
 _SIDE = 28
 _FRAME = 4
 
@@ -55,21 +55,21 @@ class PictureQuestionsConfig:
     max_pictures: int = 5
     """Maximum number of pictures in a prompt; the number is drawn from one to this."""
     pair_share: float = 0.2
-    """Share of the pictures that hold two things side by side, in two tiles and a thumbnail; the others hold one."""
+    """Fraction of pictures with two things side by side, in two tiles and a thumbnail; the others have one thing."""
     num_questions: int = 4
-    """Questions in a prompt; fewer if the pictures do not last, for each is asked about once."""
+    """Number of questions in a prompt; fewer if there are too few pictures, since each is asked about only once."""
     num_lessons: int = 0
     """Number of initial samples that show one picture and ask what it is, only to train a new teacher. Without them the
     loss stays on its first plateau: looking in the right place and recognising things cannot be learnt jointly."""
     garments: Path | None = None
-    """Folder with Fashion-MNIST's IDX files; None for the pictures that ship."""
+    """Folder with Fashion-MNIST's IDX files; None for the built-in pictures."""
     digits: Path | None = None
-    """Folder with MNIST's IDX files; None for the pictures that ship."""
+    """Folder with MNIST's IDX files; None for the built-in pictures."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_pictures <= len(COLOURS):
             raise ConfigError(
-                f"max_pictures={self.max_pictures} must lie in [1, {len(COLOURS)}], as there are colours; change it"
+                f"max_pictures={self.max_pictures} must lie in [1, {len(COLOURS)}], the number of colours; change it"
             )
         if not 0 <= self.pair_share <= 1:
             raise ConfigError(f"pair_share={self.pair_share} must lie in [0, 1]; change it")
@@ -100,7 +100,7 @@ class PictureQuestions:
         self._tokenizer = tokenizer
         self._prompt_format = prompt_format
         self._seeds = Seeds(seed)
-        # the splits have different scenes, not the same scenes with other pictures
+        # the splits have different scenes, not just different pictures
         self._purpose = f"picture questions, {split}"
         self._things = _scaled_pictures(split, config.garments, config.digits)
 
@@ -113,7 +113,7 @@ class PictureQuestions:
         return self._draw_scene(index, self._draws(index))
 
     def __getitem__(self, index: int) -> Sample:
-        """Sample `index` as the model reads it.
+        """Sample `index`, encoded for the model.
 
         Raises:
             InputError: if the index is negative.
@@ -154,16 +154,16 @@ class PictureQuestions:
         return Image.fromarray(pixels.reshape(_SIDE, -1, 3))
 
 
-# every stage of a run opens the task again
+# cached: every stage of a run opens the task again
 @lru_cache(maxsize=4)
 def _scaled_pictures(split: str, garments: Path | None, digits: Path | None) -> dict[str, UInt8[ndarray, "N Q Q"]]:
-    """The pictures of a split by their word, at the size that their frame leaves; not to be changed."""
+    """The pictures of a split by word, scaled to fit inside the frame; do not modify."""
     by_word = load_pictures(split, garments=garments, digits=digits).by_word
     return {word: np.stack([_scaled(image) for image in images]) for word, images in by_word.items()}
 
 
 def _scaled(image: UInt8[ndarray, "S S"]) -> UInt8[ndarray, "Q Q"]:
-    """A picture at the size that its frame leaves."""
+    """A picture scaled to fit inside its frame."""
     side = _SIDE - 2 * _FRAME
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
 

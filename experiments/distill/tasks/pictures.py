@@ -1,8 +1,8 @@
-"""Small grey pictures of garments and digits, with the word for what each shows; training and test pictures apart.
+"""Small grey pictures of garments and digits, labelled with words, in training and test splits.
 
-What ships is a selection of Fashion-MNIST (arXiv 1708.07747) and the digits of the UCI repository as scikit-learn
-carries them; sources and licences stand in garments_and_digits.LICENSE.txt. A folder with the IDX files of
-Fashion-MNIST or MNIST takes the place of either half.
+Built in are a selection of Fashion-MNIST (arXiv 1708.07747) and the UCI digits as distributed with scikit-learn;
+sources and licences are in garments_and_digits.LICENSE.txt. Folders with the IDX files of Fashion-MNIST or MNIST can
+replace either half.
 """
 
 import gzip
@@ -23,8 +23,8 @@ from lab.core.errors import InputError
 # Letters: N pictures, S side in pixels.
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# Label in Fashion-MNIST -> word. Shirt, coat, T-shirt and sneaker are left out: at 28 x 28 they are too close to others
-# for a small model to tell apart.
+# Label in Fashion-MNIST -> word. Shirt, coat, T-shirt and sneaker are left out: at 28 x 28 a small model cannot
+# distinguish them from others.
 GARMENTS = {1: "trouser", 2: "pullover", 3: "dress", 5: "sandal", 8: "bag", 9: "boot"}
 
 _IDX_NAMES = {"train": "train", "test": "t10k"}
@@ -42,11 +42,11 @@ class Pictures:
 
 
 def load_pictures(split: str, *, garments: Path | None, digits: Path | None) -> Pictures:
-    """The pictures of one split: those that ship, or from folders with IDX files.
+    """The pictures of one split: the built-in ones, or from folders with IDX files.
 
     Args:
         split: `train` or `test`.
-        garments: a folder with Fashion-MNIST's four IDX files, gzipped or not; None for what ships.
+        garments: a folder with Fashion-MNIST's four IDX files, gzipped or not; None for the built-in pictures.
         digits: the same with MNIST's.
 
     Raises:
@@ -83,7 +83,7 @@ def read_idx_folder(folder: Path, split: str) -> tuple[UInt8[ndarray, "N S S"], 
     """Images and labels of a split, from IDX files under their original names.
 
     Raises:
-        InputError: if one is missing, damaged, or does not fit the other.
+        InputError: if one is missing, damaged, or does not match the other.
     """
     stem = _IDX_NAMES[split]
     images = _read_idx(folder, f"{stem}-images-idx3-ubyte", 3)
@@ -106,7 +106,7 @@ def _read_idx(folder: Path, name: str, num_axes: int) -> UInt8[ndarray, "..."]:
         offset = 4 + 4 * num_axes
         shape = np.frombuffer(content[4:offset], ">u4").tolist() if len(content) >= offset else []
         if content[:4] != bytes((0, 0, 8, num_axes)) or len(content) - offset != math.prod(shape):
-            raise InputError(f"{path} is no IDX file of {num_axes} axes of bytes, or is cut short; fetch it again")
+            raise InputError(f"{path} is not an IDX file of {num_axes} axes of bytes, or is truncated; fetch it again")
         return np.frombuffer(content, np.uint8, offset=offset).reshape(shape)
     raise InputError(f"{folder} has neither {name}.gz nor {name}; give the folder of the IDX files")
 

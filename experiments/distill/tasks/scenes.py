@@ -1,10 +1,9 @@
-"""Prompts of the picture questions in words: which pictures there are, what they show, what is asked and answered.
+"""Prompts of the picture questions in words: the pictures, their content, questions and answers.
 
-A prompt has a few pictures, each in a frame of another colour, some of one thing and some of two things side by side.
-Colours are drawn anew each time, so an answer must be looked up by content, across the prompt. It begins with what it
-is about, and names what it follows from: «Even or odd, the digit framed in red?» «red seven odd». Each word of it is
-then one step of looking something up by the word before. What is asked for is drawn first and the pictures made to fit:
-within a type of question all outcomes are equally likely.
+A prompt has a few pictures, each in a frame of a different colour, with one thing or two things side by side. Colours
+are drawn for each prompt, so an answer must be looked up by content. It starts with its subject and names the evidence:
+"Even or odd, the digit framed in red?" "red seven odd", so each of its words is one look-up by the previous word.
+Outcomes are drawn first and the pictures chosen to fit, so that within a question type all outcomes are equally likely.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from lab.experiments.distill.tasks.pictures import DIGITS, GARMENTS
 
 Item = TypeVar("Item")
 
-# the corners of the RGB cube: a linear map of pixels can tell each of them from all others
+# corners of the RGB cube: a linear map of pixels can separate each from all others
 COLOURS = {
     "black": (0, 0, 0),
     "red": (255, 0, 0),
@@ -47,9 +46,9 @@ class Scene:
     """A prompt in words.
 
     Attributes:
-        frames: colours of the pictures' frames, in their order.
-        shown: for each picture the things in it, from left to right.
-        questions: in their order; no picture is asked about twice.
+        frames: colours of the pictures' frames, in order.
+        shown: the things in each picture, from left to right.
+        questions: in order; no picture is asked about twice.
     """
 
     frames: tuple[str, ...]
@@ -61,7 +60,7 @@ class Draws:
     """Random choices from one stream of uniform numbers."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        """Numbers are taken from `rng` in blocks: a call for each would take longer than the rest of a scene."""
+        """Numbers are drawn from `rng` in blocks: one call each would take longer than the rest of a scene."""
         self._uniform = _endless(rng)
 
     def below(self, bound: int) -> int:
@@ -69,7 +68,7 @@ class Draws:
         return int(next(self._uniform) * bound)
 
     def happens(self, share: float) -> bool:
-        """True in this share of all cases."""
+        """True with this probability."""
         return next(self._uniform) < share
 
     def choice(self, items: Sequence[Item]) -> Item:
@@ -77,13 +76,13 @@ class Draws:
         return items[self.below(len(items))]
 
     def sample(self, items: Sequence[Item], count: int) -> list[Item]:
-        """Some of the items, none twice, in random order."""
+        """Distinct items in random order."""
         rest = list(items)
         return [rest.pop(self.below(len(rest))) for _ in range(count)]
 
 
 def draw_scene(draws: Draws, *, max_pictures: int, pair_share: float, num_questions: int) -> Scene:
-    """A prompt with 1 to `max_pictures` pictures and `num_questions` questions, or as many as the pictures last for."""
+    """A prompt with 1 to `max_pictures` pictures and `num_questions` questions, or as many as the pictures allow."""
     num_pictures = 1 + draws.below(max_pictures)
     is_pair = [draws.happens(pair_share) for _ in range(num_pictures)]
     board = _Board(
@@ -94,8 +93,8 @@ def draw_scene(draws: Draws, *, max_pictures: int, pair_share: float, num_questi
         pairs=[i for i in range(num_pictures) if is_pair[i]],
     )
     order = draws.sample(_DECK, len(_DECK))
-    # Questions about all pictures come first: what was said of single ones would narrow their answers down. For the
-    # same reason none of them is made up for a question that found no picture.
+    # Questions about all pictures come first: questions about single pictures would narrow down their answers. For the
+    # same reason, a question that found no picture is not replaced by one of them.
     asked = sorted(order[:num_questions], key=lambda kind: _ABOUT_ALL.get(kind, len(_ABOUT_ALL)))
     reserve = [kind for kind in order[num_questions:] if kind not in _ABOUT_ALL]
     questions: list[Question] = []
@@ -109,22 +108,22 @@ def draw_scene(draws: Draws, *, max_pictures: int, pair_share: float, num_questi
 
 
 def draw_lesson(draws: Draws) -> Scene:
-    """A first lesson: one picture, and what it shows."""
+    """A lesson for a new teacher: one picture, and its content."""
     frame, word = draws.choice(tuple(COLOURS)), draws.choice(WORDS)
     return Scene((frame,), ((word,),), (Question("what", *_asked_what(frame, word)),))
 
 
 def chance_by_kind() -> dict[str, float]:
-    """For each type of question, how often a guess is right that knows the question alone.
+    """Accuracy, for each question type, of the best guess from the question alone.
 
-    Earlier questions of the prompt give little away: a word that was looked for is shown nowhere else.
+    Earlier questions of the prompt reveal little: a word that was asked about is shown nowhere else.
     """
     return {
         "where": 1 / len(COLOURS),
         "count": 1 / (_MOST_COUNTED + 1),
         "what": 1 / len(WORDS),
         "parity": 1 / len(DIGITS),
-        # the likeliest: twice the same garment
+        # the most likely outcome: the same garment twice
         "same": 1 / 2 * 1 / len(GARMENTS) * 1 / 2,
         "both": 1 / len(WORDS) ** 2,
     }
@@ -132,9 +131,9 @@ def chance_by_kind() -> dict[str, float]:
 
 @dataclass(slots=True)
 class _Board:
-    """A scene while it is drawn; a thing that is still open is an empty word.
+    """A scene under construction; an undecided thing is an empty word.
 
-    `singles` and `pairs` hold the pictures that no question is about yet, `words` what may still be shown.
+    `singles` and `pairs` hold the pictures without a question, `words` the words that may still be shown.
     """
 
     draws: Draws
@@ -145,7 +144,7 @@ class _Board:
     words: list[str] = field(default_factory=lambda: list(WORDS))
 
     def claim(self, among: Sequence[int]) -> int:
-        """A picture for a question, from now on taken."""
+        """Take a picture for a question."""
         index = self.draws.choice(among)
         for free in (self.singles, self.pairs):
             if index in free:
@@ -170,8 +169,8 @@ class _Board:
         self.shown[index][self.draws.below(len(self.shown[index]))] = word
 
 
-# Each type of question finds itself a picture, draws what will be the outcome, shows what makes it true, and gives
-# question and answer; None if no picture is left for it.
+# Each question type takes a picture, draws the outcome, shows the things that make it true, and returns question and
+# answer; None if no suitable picture is left.
 
 
 def _where(board: _Board) -> tuple[str, str]:
@@ -247,5 +246,5 @@ QUESTIONS: dict[str, Callable[[_Board], tuple[str, str] | None]] = {
     "both": _both,
 }
 _ABOUT_ALL = {"where": 0, "count": 1}
-# What a prompt's questions are drawn from. Few prompts have the pictures for a comparison, and it is learned late.
+# The distribution of question types. Few prompts have the pictures for a comparison, and it is learned late.
 _DECK = (*QUESTIONS, "same")

@@ -1,6 +1,6 @@
-"""The study's figures: every file of this folder is one, and its `FIGURE` says what it draws.
+"""The registry of figures: every file of this folder defines one, as `FIGURE`.
 
-Nothing else lists them: a new file can be named in `figures=[...]`, and --help names it.
+Nothing else lists them: a new file can be selected with `figures=[...]`, and --help shows it.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 from lab.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    # --help lists the names and must not wait for numpy
+    # --help lists the names and must not import numpy
     from lab.experiments.hmm_risk.results.figure_spec import FigureSpec
 
 

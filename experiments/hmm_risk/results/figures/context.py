@@ -9,7 +9,7 @@ from lab.experiments.hmm_risk.results.panels import TOTAL_RISK, add_legend, coll
 
 
 def draw(data: FigureData) -> tuple[Figure, Columns]:
-    """Total risk against the length of the context; dashed: the least risk that the representation allows."""
+    """Total risk against the length of the context; dashed: the minimum risk with the representation."""
     figure, (axes,) = new_figure(num_panels=1)
     columns: Columns = {}
     for index, curve in enumerate(data.curves):
@@ -19,7 +19,7 @@ def draw(data: FigureData) -> tuple[Figure, Columns]:
         axes.plot(x, curve.floor, color=colour(index), linestyle="--", linewidth=0.8)
         collect(columns, curve, "prediction_risk", {"context_length": x, "noise_floor": curve.floor})
     axes.plot([], [], color="0.35", label="theory")
-    axes.plot([], [], color="0.35", linestyle="--", linewidth=0.8, label="least risk of any linear head")
+    axes.plot([], [], color="0.35", linestyle="--", linewidth=0.8, label="minimum risk of any linear head")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("context length (tokens)")

@@ -10,7 +10,7 @@ from lab.experiments.hmm_risk.results.panels import EXCESS_RISK, colour, draw_cu
 
 
 def draw(data: FigureData) -> tuple[Figure, Columns]:
-    """Excess risk of dependent rows, and how far it is from the theory of dependent and of independent rows."""
+    """Excess risk of dependent rows, and its distance from the theory of dependent and of independent rows."""
     figure, (left, right) = new_figure(num_panels=2)
     columns = draw_curves(left, data, EXCESS_RISK)
     finish(left, data, EXCESS_RISK)

@@ -10,7 +10,7 @@ from lab.experiments.hmm_risk.results.panels import gamma_axis
 
 
 def draw(data: FigureData) -> tuple[Figure, Columns]:
-    """Excess risk over model size and signal-to-noise ratio, measured and predicted, with the least beyond p = n."""
+    """Excess risk over model size and signal-to-noise ratio, measured and predicted, with the minimum above p = n."""
     figure, panels = new_figure(num_panels=2)
     ordered = sorted(data.curves, key=lambda curve: float(curve.x["snr"][0]))
     snr = np.array([float(curve.x["snr"][0]) for curve in ordered])
