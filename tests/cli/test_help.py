@@ -28,26 +28,21 @@ def help_of(*words: str) -> str:
     return done.stdout
 
 
-def test_help_loads_nothing_heavy_and_answers_at_once() -> None:
+def test_help_loads_nothing_heavy_and_not_much_at_all() -> None:
     program = """
-import json, sys, time
+import json, sys
 from lab.cli.main import app
-seconds = []
 for words in json.loads(sys.argv[1]):
     app([*words, "--help"], standalone_mode=False)
-    seconds.append(time.process_time())
-print(json.dumps([seconds[0], sorted(sys.modules)]), file=sys.stderr)
+print(json.dumps(sorted(sys.modules)), file=sys.stderr)
 """
-    seconds = []
-    for _ in range(2):
-        words = [sys.executable, "-c", program, json.dumps(COMMANDS)]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-        assert done.stdout.count("Usage:") == len(COMMANDS)
-        first, modules = json.loads(done.stderr)
-        assert HEAVY & set(modules) == set()
-        seconds.append(first)
-    # of the processor; the better of two, since the first may have to read everything from the disk
-    assert min(seconds) < 0.3
+    words = [sys.executable, "-c", program, json.dumps(COMMANDS)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.count("Usage:") == len(COMMANDS)
+    modules = json.loads(done.stderr)
+    assert HEAVY & set(modules) == set()
+    # 0.15 s; a library more, and `lab --help` is felt
+    assert len(modules) < 300
 
 
 def test_the_commands_are_those_that_are_documented() -> None:
