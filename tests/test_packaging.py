@@ -21,11 +21,23 @@ def has_build_backend() -> bool:
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_every_module_and_every_configuration(tmp_path: Path) -> None:
+def test_the_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
     # from a copy: a build leaves folders beside its sources
     source = tmp_path / "source"
-    suffixes = (".py", ".yaml", ".typed", ".npz", ".txt")
-    tracked = [path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in suffixes]
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", *ROOMS], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    tracked = [ROOT / name for name in listed.split("\0") if name and (ROOT / name).exists()]
+    assert {path.suffix for path in tracked} >= {
+        ".py",
+        ".yaml",
+        ".typed",
+        ".npz",
+        ".cpp",
+        ".h",
+        ".safetensors",
+        ".json",
+    }
     for path in [*tracked, *(ROOT / name for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"))]:
         target = source / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
