@@ -14,7 +14,15 @@ from lab.core.train.optim import adamw
 from lab.core.train.state import TrainingState
 from lab.experiments.distill.config import DistillConfig, Recipe, Reduction
 from lab.experiments.distill.data import Data, tokenizer_of
-from lab.experiments.distill.loss_mask import LossMask, hidden_states, loss_mask, next_tokens
+from lab.experiments.distill.loss_mask import (
+    LossMask,
+    hidden_states,
+    inputs_of,
+    layer_loss_mask,
+    loss_mask,
+    next_tokens,
+)
+from lab.experiments.distill.losses import layer_mse
 from lab.experiments.distill.objectives import BatchSource, LogitsObjective, autocast_of, objective_of
 from lab.experiments.distill.student import (
     StudentConfig,
@@ -77,6 +85,34 @@ def test_a_stage_moves_what_it_trains_and_nothing_else(
     assert moved(teacher_before, teacher) == set()
     decay = {name for name in own_tensors(student) if name.endswith(("A_log", "dt_bias"))}
     assert decay & set(names) == (set() if stage == 3 and not train_decay else decay)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_first_losses_are_a_thousand_times_the_mean_over_layers(
+    make_teacher: Make, small_config: Config, stage: int
+) -> None:
+    teacher = make_teacher()
+    (batch,) = data_for(teacher, small_config("stage=all")).held_out(1, batch_size=3)
+    student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
+    recipe = Recipe()
+    trained = set_trainable(student, trainable_names(student, stage, train_decay=True))
+    objective = objective_of(stage, teacher=teacher, student=student, recipe=recipe, autocast=autocast_of(recipe, CPU))
+    found = objective(batch, scale=0.5)["loss"]
+    mixers = {layer.index: layer.layer.mixer for layer in student.converted_layers()}
+    errors: list[Tensor] = []
+
+    def compare(index: int, u: Tensor, head_outputs: Tensor) -> bool:
+        mask = layer_loss_mask(batch, recipe.loss_mask, u.shape[1])
+        errors.append(layer_mse(mixers[index].head_outputs(u), head_outputs, mask=mask))
+        return True
+
+    teacher.observed(inputs_of(teacher, batch), compare)
+    assert len(errors) == len(mixers) > 1
+    expected = 1000 * torch.stack(errors).mean()
+    assert found == pytest.approx(float(expected.detach()), rel=1e-12)
+    gradients = torch.autograd.grad(0.5 * expected, list(trained.values()), allow_unused=True)
+    for parameter, gradient in zip(trained.values(), gradients, strict=True):
+        assert parameter.grad is None if gradient is None else torch.allclose(parameter.grad, gradient, rtol=1e-10)
 
 
 def test_the_third_loss_is_the_mean_or_the_sum_that_its_recipe_says(make_teacher: Make, small_config: Config) -> None:
