@@ -46,7 +46,7 @@ def check(config: "DictConfig") -> None:
         source, teacher_digest = find_source(settings, _recorded(config)), digest(context.teacher)
         for node in nodes(students(settings)):
             path = source_checkpoint(source, node)
-            student_of(node, path, teacher=context.teacher, teacher_digest=teacher_digest, seed=settings.seed)
+            student_of(node, path, teacher=context.teacher, teacher_digest=teacher_digest, config=settings)
 
 
 def run(config: "DictConfig") -> float:

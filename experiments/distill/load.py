@@ -20,6 +20,7 @@ from lab.core.models.folder import PROMPT, ModelFolder, Precision
 from lab.core.runs.random_streams import Seeds
 from lab.core.tokenizer import Tokenizer
 from lab.core.train.state import load_tensors, read_meta
+from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import PromptConfig, prompt_format, tokenizer_of
 from lab.experiments.distill.placement import softmax_layers
 from lab.experiments.distill.sources import RecordedRun, StudentSelector, choose_node, find_recorded
@@ -155,7 +156,7 @@ def _kept_prompt(folder: ModelFolder) -> PromptConfig:
 
 
 def student_of(
-    node: StageNode, source: Path | None, *, teacher: LanguageModel, teacher_digest: str, seed: int
+    node: StageNode, source: Path | None, *, teacher: LanguageModel, teacher_digest: str, config: DistillConfig
 ) -> LanguageModel:
     """The student of a stage, before or after training, with the stage's layers, frozen.
 
@@ -165,7 +166,7 @@ def student_of(
             initial values.
         teacher: of the student.
         teacher_digest: of its weights.
-        seed: of the run.
+        config: of the run: its seed, and the teacher's path for errors.
 
     Raises:
         BackendError: if a backend requested by name cannot run here.
@@ -173,7 +174,7 @@ def student_of(
         ConfigError: if the mixer's options need a feature that the teacher's attention lacks.
     """
     # replicates use different random numbers; the layers of a student draw from separate streams
-    seeds = Seeds(int(Seeds(seed).numpy("replicate", node.replicate).integers(2**31)))
+    seeds = Seeds(int(Seeds(config.seed).numpy("replicate", node.replicate).integers(2**31)))
     student = build_student(teacher, node.student, seeds=seeds)
     if node.recipe is not None and node.recipe.autocast:
         # small updates vanish in bfloat16: keep trained tensors in float32, even if products are not
@@ -186,11 +187,11 @@ def student_of(
         source = None
     # checkpoints before the first hybrid stage hold every layer, later ones only the trained layers
     if source is not None and int(read_meta(source).get("stage", 0)) < HYBRID_FROM:
-        _load(source, student, teacher_digest)
+        _load(source, student, teacher_digest, config)
         source = None
     keep_softmax(student, teacher, kept)
     if source is not None:
-        _load(source, student, teacher_digest)
+        _load(source, student, teacher_digest, config)
     return student.requires_grad_(False)
 
 
@@ -206,7 +207,7 @@ def load_finished(run: RecordedRun, node: StageNode, *, device: torch.device) ->
     # if every layer stayed softmax, nothing was trained
     is_trained = node.recipe is not None and len(_kept(node, num_layers)) < num_layers
     source = run.checkpoint_of(node) if is_trained else None
-    student = student_of(node, source, teacher=teacher, teacher_digest=digest(teacher), seed=config.seed)
+    student = student_of(node, source, teacher=teacher, teacher_digest=digest(teacher), config=config)
     return student.eval()
 
 
@@ -215,11 +216,11 @@ def _kept(node: StageNode, num_layers: int) -> tuple[int, ...]:
     return softmax_layers(node.student.hybrid, num_layers) if node.is_hybrid else ()
 
 
-def _load(path: Path, student: LanguageModel, teacher_digest: str) -> None:
+def _load(path: Path, student: LanguageModel, teacher_digest: str, config: DistillConfig) -> None:
     if read_meta(path).get("teacher") != teacher_digest:
         raise CheckpointError(
-            f"{path} was trained on a teacher with other weights than teacher.path has now; choose the teacher's own "
-            "run, or put its teacher back"
+            f"{path} was trained on a teacher with other weights than teacher.path={config.teacher.path} has now; "
+            "choose the teacher's own run, or put its teacher back"
         )
     load_tensors(path, into=own_tensors(student))
 

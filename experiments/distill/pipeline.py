@@ -126,7 +126,7 @@ def _starting_student(
             path = source_checkpoint(source, node)
         elif node.parent.recipe is not None:
             path = checkpoints(_folder(record, node.parent))[-1]
-    return student_of(node, path, teacher=context.teacher, teacher_digest=teacher_digest, seed=context.config.seed)
+    return student_of(node, path, teacher=context.teacher, teacher_digest=teacher_digest, config=context.config)
 
 
 def _train(

@@ -67,7 +67,7 @@ def record_golden(golden: Path, folder: Path) -> None:
     settings = to_typed(composed, DistillConfig)
     (node,) = nodes(students(settings))
     teacher = load_teacher(settings.teacher, device=CPU, seed=0)
-    student = student_of(node, None, teacher=teacher, teacher_digest=digest(teacher), seed=0)
+    student = student_of(node, None, teacher=teacher, teacher_digest=digest(teacher), config=settings)
     public = load_file(golden / "student_moved.safetensors")
 
     def moved(name: str) -> torch.Tensor:
