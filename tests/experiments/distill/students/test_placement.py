@@ -58,7 +58,7 @@ def test_a_layer_that_does_not_exist_is_refused(index: int) -> None:
 
 @pytest.mark.parametrize("placement", [*INTERLEAVED, *STACKED])
 def test_a_pattern_for_a_deeper_model_is_refused(placement: Placement) -> None:
-    with pytest.raises(ConfigError, match="number=5 must be at most 4, the layers of the model"):
+    with pytest.raises(ConfigError, match="number=5 must be at most 4, the number of layers"):
         softmax_layers(HybridConfig(placement=placement, number=5), 4)
 
 
