@@ -268,7 +268,7 @@ def test_read_only_and_strided_features_work_and_stay_as_they_are():
         (lambda f: HmmTokenRows(small_hmm(), 0), "length=0"),
         (
             lambda f: HmmTokenRows(LinearGaussianHmm(0.5 * np.eye(2), np.eye(2), np.eye(2), 0.1, np.eye(2)), 4),
-            "hmm.initial_covariance is not the stationary one",
+            "hmm.initial_covariance is not stationary",
         ),
         (lambda f: ModeTokenRows(np.array([0.5, 1.0]), 0.5, 4), "decay"),
         (lambda f: ModeTokenRows(np.array([0.5]), 0.0, 4), "observation_noise=0"),

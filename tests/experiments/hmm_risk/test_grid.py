@@ -82,7 +82,7 @@ def test_a_posterior_is_as_wide_as_there_are_states_and_has_no_noise() -> None:
         ({"gammas": [0.5, 0.0]}, ["gammas=0.0", "positive"]),
         ({"gammas": [-1.0]}, ["gammas=-1.0", "positive"]),
         ({"gammas": None}, ["gammas=null", "widths"]),
-        ({"widths": [5, 3]}, ["widths=[5, 3]", "rising"]),
+        ({"widths": [5, 3]}, ["widths=[5, 3]", "ascending"]),
         ({"widths": [0, 3]}, ["widths=[0, 3]"]),
         ({"hmm": modes(), "widths": [4, 7]}, ["widths contains 7", "even"]),
         ({"ridge": [-0.1]}, ["ridge=-0.1"]),

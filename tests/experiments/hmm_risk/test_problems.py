@@ -133,14 +133,14 @@ def kalman_cell(*, state_dim: int, context_length: int) -> Cell:
 
 
 def test_fewer_numbers_than_directions_of_the_state_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"context_length=7: 7 numbers are observed, .* not of 8; raise it or"):
+    with pytest.raises(ConfigError, match=r"context_length=7: 7 numbers are observed, .* not 8; raise it or"):
         kalman_cell(state_dim=8, context_length=7)
 
 
 def test_a_state_that_the_tokens_tell_of_by_rounding_alone_is_refused() -> None:
     # forty slow modes through one feature: enough tokens in number, and numerically alike
     problem = build_problem(kalman_cell(state_dim=40, context_length=50))
-    with pytest.raises(ConfigError, match=r"representation\.observation_dim=1 with context_length=50: the tokens tell"):
+    with pytest.raises(ConfigError, match=r"representation\.observation_dim=1 with context_length=50: the tokens determine"):
         _ = problem.population
 
 
