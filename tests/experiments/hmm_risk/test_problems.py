@@ -140,7 +140,8 @@ def test_fewer_numbers_than_directions_of_the_state_are_refused() -> None:
 def test_a_state_that_the_tokens_tell_of_by_rounding_alone_is_refused() -> None:
     # forty slow modes through one feature: enough tokens in number, and numerically alike
     problem = build_problem(kalman_cell(state_dim=40, context_length=50))
-    with pytest.raises(ConfigError, match=r"representation\.observation_dim=1 with context_length=50: the tokens determine"):
+    message = r"representation\.observation_dim=1 with context_length=50: the tokens determine"
+    with pytest.raises(ConfigError, match=message):
         _ = problem.population
 
 
