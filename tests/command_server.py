@@ -1,6 +1,6 @@
 """A process that has loaded what commands load, and does each command in a child that it forks.
 
-A test sees a process of its own (arguments, folder, environment, output, exit code) without the seconds that torch and
+A test sees a separate process (arguments, folder, environment, output, exit code) without the seconds that torch and
 Hydra take to load. One request a line on standard input, as JSON; its exit code is the answer. What depends on loading
 itself (`lab --help` at once, threads of BLAS, signals) is tested with `lab_command`, in a new interpreter.
 """

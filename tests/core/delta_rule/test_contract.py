@@ -27,7 +27,7 @@ def draw(
     sizes: tuple[int, int] = (6, 5),
     dtype: torch.dtype,
 ) -> Tensors:
-    """One row of 4 heads with every tensor that there is."""
+    """One row of 4 heads with every optional tensor."""
     generator = torch.Generator().manual_seed(num_tokens)
     key_dim, value_dim = sizes
     q_heads, k_heads, v_heads = sharing

@@ -20,7 +20,7 @@ BY_TOKEN = ("x", "dt", "B", "C")
 def draw(
     num_tokens: int, *, groups: int = 2, sequences: int = 1, sizes: tuple[int, int] = (6, 5), dtype: torch.dtype
 ) -> Tensors:
-    """One row of 4 heads with every tensor that there is."""
+    """One row of 4 heads with every optional tensor."""
     generator = torch.Generator().manual_seed(num_tokens)
     head_dim, state_dim = sizes
     shapes = {

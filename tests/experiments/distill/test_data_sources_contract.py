@@ -57,7 +57,7 @@ class Characters:
 
 
 def conversations(folder: Path) -> dict[str, Any]:
-    """Forty questions, each about a picture of its own."""
+    """Forty questions, each about a different picture."""
     lines = []
     for number in range(40):
         Image.new("L", (8, 8), color=5 * number).save(folder / f"{number}.png")

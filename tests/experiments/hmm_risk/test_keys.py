@@ -84,7 +84,7 @@ OTHER: dict[str, Any] = {
     "population_sequences": 2000,
     "rank_tolerance": 0.5,
 }
-# every head that there is has a ridge; widths and gammas are resolved before there is a problem
+# every registered head has a ridge; widths and gammas are resolved before there is a problem
 NOT_CHANGED = {"ridge", "widths", "gammas"}
 
 
