@@ -12,20 +12,35 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from hydra.core.config_store import ConfigStore
 
 # before numpy or torch is imported: with more threads a busy machine is many times slower
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
+import shape_checks  # noqa: E402 - loads numpy
 
 # a red build can be repeated; a shared machine makes single examples slow
 hypothesis.settings.register_profile("lab", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("lab")
 
+# before the package is imported
+shape_checks.install("lab.core", "lab.experiments")
+
+# Hydra copies the store of all schemas, which nobody changes, for each composition: half of its time
+ConfigStore.__deepcopy__ = lambda store, _: store
+
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays: later collections of garbage need not walk through it."""
+    """What is loaded by now stays: collections of garbage need not walk through it, and are rare."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Shape annotations are checked anew in each test, but not in one that gives wrong shapes on purpose."""
+    shape_checks.start_test(is_on=item.get_closest_marker("wrong_shapes") is None)
 
 
 COMMAND = (sys.executable, "-c", "from lab.cli.main import main; main()")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
@@ -52,7 +52,7 @@ class Batch:
         answers: positions of the answers in `llm_ids`.
     """
 
-    pixel_values: Float32[Tensor, "N 3 S S"]
+    pixel_values: Float[Tensor, "N 3 S S"]
     embedding_ids: Int64[Tensor, "B E"]
     llm_ids: Int64[Tensor, "B T"]
     labels: Int64[Tensor, "B T"]

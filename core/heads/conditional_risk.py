@@ -9,7 +9,7 @@ identical in all rows, differ between rows, or be correlated between rows of the
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Real
 from numpy import ndarray
 
 from lab.core import validation
@@ -40,14 +40,14 @@ class ConditionalRisk:
 
 
 def conditional_risk(
-    features: Float64[ndarray, "n p"],
-    covariance: Float64[ndarray, "p p"],
-    coefficients: Float64[ndarray, "p m"],
+    features: Real[ndarray, "n p"],
+    covariance: Real[ndarray, "p p"],
+    coefficients: Real[ndarray, "p m"],
     *,
     noise_trace: float | None = None,
-    row_noise: Float64[ndarray, " n"] | None = None,
-    block_noise: Float64[ndarray, "T T"] | None = None,
-    mean_targets: Float64[ndarray, "n m"] | None = None,
+    row_noise: Real[ndarray, " n"] | None = None,
+    block_noise: Real[ndarray, "T T"] | None = None,
+    mean_targets: Real[ndarray, "n m"] | None = None,
     ridge: float,
     rtol: float,
 ) -> ConditionalRisk:
@@ -95,8 +95,8 @@ def conditional_risk(
 def _noise_in_the_head(
     gained: Float64[ndarray, "n r"],
     noise_trace: float | None,
-    row_noise: Float64[ndarray, " n"] | None,
-    block_noise: Float64[ndarray, "T T"] | None,
+    row_noise: Real[ndarray, " n"] | None,
+    block_noise: Real[ndarray, "T T"] | None,
 ) -> Float64[ndarray, "r r"]:
     """g U' Omega U g."""
     num_rows = gained.shape[0]

@@ -10,7 +10,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Real
 from numpy import ndarray
 from scipy import linalg
 
@@ -61,7 +61,7 @@ def default_rank_tolerance(num_rows: int, num_features: int) -> float:
     return max(num_rows, num_features) * float(np.finfo(np.float64).eps)
 
 
-def thin_svd(features: Float64[ndarray, "n p"], *, rtol: float) -> Svd:
+def thin_svd(features: Real[ndarray, "n p"], *, rtol: float) -> Svd:
     """Singular value decomposition up to the numerical rank.
 
     Warns if a singular value below 1e-8 times the largest is kept.
@@ -88,7 +88,7 @@ def thin_svd(features: Float64[ndarray, "n p"], *, rtol: float) -> Svd:
     return Svd(left[:, :rank], singular[:rank], right[:rank])
 
 
-def right_spectrum(features: Float64[ndarray, "n p"], *, smallest_ridge: float, rtol: float) -> RightSpectrum:
+def right_spectrum(features: Real[ndarray, "n p"], *, smallest_ridge: float, rtol: float) -> RightSpectrum:
     """Singular values and right vectors, from the smaller Gram matrix if every ridge strength is large enough.
 
     Args:

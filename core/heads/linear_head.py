@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Real
 from numpy import ndarray
 
 from lab.core import validation
@@ -33,9 +33,7 @@ class LinearHead:
     weight_norm: float
 
     @classmethod
-    def fit(
-        cls, features: Float64[ndarray, "n p"], targets: Float64[ndarray, "n m"], *, ridge: float, rtol: float
-    ) -> Self:
+    def fit(cls, features: Real[ndarray, "n p"], targets: Real[ndarray, "n m"], *, ridge: float, rtol: float) -> Self:
         """Solve the head for any n and p, rank-deficient features included.
 
         Args:
@@ -54,7 +52,7 @@ class LinearHead:
         weight = svd.right.T @ (gain[:, None] * (svd.left.T @ answers))
         return cls(weight=weight, rank=svd.rank, weight_norm=float(np.linalg.norm(weight)))
 
-    def predict(self, features: Float64[ndarray, "n p"]) -> Float64[ndarray, "n m"]:
+    def predict(self, features: Real[ndarray, "n p"]) -> Float64[ndarray, "n m"]:
         """X Bhat.
 
         Raises:
@@ -75,9 +73,7 @@ class MonteCarloRisk(NamedTuple):
     standard_error: float
 
 
-def monte_carlo_risk(
-    head: LinearHead, features: Float64[ndarray, "n p"], targets: Float64[ndarray, "n m"]
-) -> MonteCarloRisk:
+def monte_carlo_risk(head: LinearHead, features: Real[ndarray, "n p"], targets: Real[ndarray, "n m"]) -> MonteCarloRisk:
     """Mean squared error on test rows: the total risk, noise included, up to its standard error.
 
     Raises:

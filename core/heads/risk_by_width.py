@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Real
 from numpy import ndarray
 from scipy.linalg import lapack
 
@@ -58,7 +58,7 @@ class NestedRisk:
 
 
 def nested_risk(
-    features: Float64[ndarray, "n d"],
+    features: Real[ndarray, "n d"],
     population: Population,
     widths: Sequence[int],
     *,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Integer, Shaped
 from torch import Tensor
 
 from lab.core import validation
@@ -101,7 +101,7 @@ class DiscreteHmm:
         tokens = torch.stack([_draw(emissions[states[t]], uniform[1, t]) for t in range(steps)])
         return DiscreteSample(states.T.contiguous(), tokens.T.contiguous())
 
-    def filter_last(self, tokens: Int[Tensor, "N T"]) -> Float[Tensor, "N S"]:
+    def filter_last(self, tokens: Integer[Tensor, "N T"]) -> Float[Tensor, "N S"]:
         """p(h_T | x_1 .. x_T), by the forward recursion.
 
         Raises:
@@ -112,7 +112,7 @@ class DiscreteHmm:
         self._refuse_impossible(masses)
         return posterior
 
-    def smooth_first(self, tokens: Int[Tensor, "N T"]) -> Float[Tensor, "N S"]:
+    def smooth_first(self, tokens: Integer[Tensor, "N T"]) -> Float[Tensor, "N S"]:
         """p(h_1 | x_1 .. x_T), by the backward recursion.
 
         Raises:

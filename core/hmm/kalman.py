@@ -10,7 +10,7 @@ columns: the rest of a token is pure noise, whatever its width.
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Real
 from numpy import ndarray
 from scipy import linalg
 from scipy.linalg import lapack
@@ -55,7 +55,7 @@ class KalmanFilter:
             raise InputError(f"time={time} must be at most {self.length}; build the filter for more tokens")
         return self._filtered[time - 1]
 
-    def last_state(self, tokens: Float64[ndarray, "N T p"]) -> Float64[ndarray, "N q"]:
+    def last_state(self, tokens: Real[ndarray, "N T p"]) -> Float64[ndarray, "N q"]:
         """E[z_T | x_1 .. x_T], the representation of the whole context by an ideal model.
 
         Raises:
@@ -63,7 +63,7 @@ class KalmanFilter:
         """
         return self._filter_means(tokens)[-1]
 
-    def smooth(self, tokens: Float64[ndarray, "N T p"]) -> Float64[ndarray, "N T_plus_1 q"]:
+    def smooth(self, tokens: Real[ndarray, "N T p"]) -> Float64[ndarray, "N T_plus_1 q"]:
         """E[z_t | x_1 .. x_T] for t = 1 .. T + 1, the next state included.
 
         Raises:
@@ -129,7 +129,7 @@ class KalmanFilter:
             )
             self._predicted[t + 1] = (following + following.T) / 2
 
-    def _filter_means(self, tokens: Float64[ndarray, "N T p"]) -> Float64[ndarray, "T N q"]:
+    def _filter_means(self, tokens: Real[ndarray, "N T p"]) -> Float64[ndarray, "T N q"]:
         """E[z_t | x_1 .. x_t], time first."""
         checked = validation.real_array("tokens", tokens, shape=(None, self.length, self.hmm.num_features))
         observed = np.ascontiguousarray((checked @ self._basis).transpose(1, 0, 2))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Real
 from numpy import ndarray
 from numpy.typing import ArrayLike
 from scipy import linalg
@@ -154,7 +154,7 @@ class LinearGaussianHmm:
 
 def observe(
     states: Float64[ndarray, "*rows q"],
-    loading: Float64[ndarray, "p q"],
+    loading: Real[ndarray, "p q"],
     observation_noise: float,
     rng: np.random.Generator,
 ) -> Float64[ndarray, "*rows p"]:

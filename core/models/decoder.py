@@ -138,7 +138,7 @@ class Decoder(nn.Module):
         """Normed hidden states of embedded tokens."""
         return self.norm(self.layers(x, states))
 
-    def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+    def logits(self, hidden: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions V"]:
         """Scores of the next token."""
         return functional.linear(hidden, self.tokens.weight if self.output is None else self.output.weight)
 
@@ -230,7 +230,7 @@ class LanguageModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+    def logits(self, hidden: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions V"]:
         """Scores of the next token; for some positions only, give their hidden states only."""
 
     def forward(self, inputs: Inputs, state: DecodingState | None = None) -> Float[Tensor, "B T V"]:

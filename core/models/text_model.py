@@ -55,7 +55,7 @@ class TextModel(LanguageModel):
         x = self.llm.layers.observed(self._embed(inputs), observe)
         return None if x is None else self.llm.norm(x)
 
-    def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+    def logits(self, hidden: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions V"]:
         """Scores of the next token."""
         return self.llm.logits(hidden)
 

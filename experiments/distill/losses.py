@@ -39,8 +39,8 @@ def layer_mse(
 
 
 def kl_divergence(
-    student: Float[Tensor, "n V"], teacher: Float[Tensor, "n V"], *, temperature: float = 1.0
-) -> Float[Tensor, " n"]:
+    student: Float[Tensor, "*positions V"], teacher: Float[Tensor, "*positions V"], *, temperature: float = 1.0
+) -> Float[Tensor, "*positions"]:
     """τ^2 KL(softmax(teacher / τ) || softmax(student / τ)) in nats at each position, summed over the vocabulary.
 
     The factor τ^2 preserves the gradient scale (Hinton, Vinyals and Dean, arXiv 1503.02531). In float32 or better.

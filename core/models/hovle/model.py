@@ -116,7 +116,7 @@ class Hovle(LanguageModel):
         x = self.llm.layers.observed(self._llm_input(holistic, inputs), observe, first_index=first_index)
         return None if x is None else self.llm.norm(x)
 
-    def logits(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+    def logits(self, hidden: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions V"]:
         """Scores of the next token."""
         return self.llm.logits(hidden)
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from numpy import ndarray
 
 from lab.core.data.stream import SPLITS
@@ -65,7 +65,7 @@ def load_pictures(split: str, *, garments: Path | None, digits: Path | None) -> 
 
 
 def select(
-    images: UInt8[ndarray, "N S S"], labels: UInt8[ndarray, " N"], words: dict[int, str]
+    images: UInt8[ndarray, "N S S"], labels: Integer[ndarray, " N"], words: dict[int, str]
 ) -> dict[str, UInt8[ndarray, "M S S"]]:
     """Pictures by word, in their order.
 

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Real
 from numpy import ndarray
 from scipy import linalg
 
@@ -53,7 +53,7 @@ class DependentRisk:
 
 
 def dependent_risk_given_features(
-    rows: TokenRows, features: Float64[ndarray, "n d"], widths: Sequence[int], *, ridge: float = 0.0
+    rows: TokenRows, features: Real[ndarray, "n d"], widths: Sequence[int], *, ridge: float = 0.0
 ) -> DependentRisk:
     """Exact conditional risk at nested widths (formulas at the top of this file).
 

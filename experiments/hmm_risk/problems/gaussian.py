@@ -69,7 +69,7 @@ class GaussianProblem(Problem):
             return now @ self.target_map.T
         return self.hmm.observe(following, self.seeds.numpy(f"{stream}/next_observation", replicate))
 
-    def states(self, stream: str, replicate: int, num_sequences: int) -> Float64[ndarray, "N T+1 q"]:
+    def states(self, stream: str, replicate: int, num_sequences: int) -> Float64[ndarray, "N T_plus_1 q"]:
         """z_1 .. z_{T+1} of every sequence."""
         return self.hmm.sample_states(num_sequences, self.length + 1, self.seeds.numpy(f"{stream}/state", replicate))
 

@@ -58,7 +58,7 @@ class Modes:
         moved[1::2] = sine * first + cosine * second
         return self.decay[:, None] * moved[: states.shape[0]]
 
-    def sample(self, num_sequences: int, length: int, rng: np.random.Generator) -> Float64[ndarray, "T+1 p N"]:
+    def sample(self, num_sequences: int, length: int, rng: np.random.Generator) -> Float64[ndarray, "T_plus_1 p N"]:
         """Stationary states z_1 .. z_{T+1}; the first modes are the same however many are requested."""
         # drawn mode by mode, so that a wider model extends a narrower one
         states = np.moveaxis(rng.standard_normal((self.decay.size, length + 1, num_sequences)), 1, 0).copy()

@@ -238,6 +238,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_does_not_fit_is_refused_in_one_line(case: str) -> None:
     replaced, message = REFUSED[case]
@@ -247,6 +248,7 @@ def test_what_does_not_fit_is_refused_in_one_line(case: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.wrong_shapes
 def test_a_step_is_refused_where_it_would_lose_something() -> None:
     inputs = drawn(dtype=torch.float32)
     state, x = inputs["initial_state"], inputs["x"][:, 0]

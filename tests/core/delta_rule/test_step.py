@@ -190,6 +190,7 @@ def refusal(**changed: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

@@ -28,6 +28,7 @@ def refusal(**changed: object) -> str:
     return message
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -59,6 +60,7 @@ def test_heads_that_share_must_divide_all(name: str, width: int, num_heads: int)
     assert message.startswith(f"{name} has {num_heads} heads but g has 4; give")
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -80,6 +82,7 @@ def test_wrong_dtypes_devices_and_numbers_are_named(changed: dict[str, object], 
     assert words in refusal(**changed)
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     "starts",
     [

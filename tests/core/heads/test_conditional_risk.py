@@ -203,6 +203,7 @@ SIGMA, B = np.eye(3), np.ones((3, 2))
 GOOD = {"noise_trace": 1.0, "ridge": 0.0, "rtol": RTOL}
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -110,6 +110,7 @@ def test_inputs_are_not_modified():
         np.testing.assert_array_equal(features, before)
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     ("call", "message"),
     [

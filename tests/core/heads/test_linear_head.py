@@ -138,6 +138,7 @@ def test_monte_carlo_risk_is_mean_and_standard_error_of_squared_errors():
 X, Y = problem((6, 3))
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -222,6 +222,7 @@ def test_tables_and_counts_that_mean_nothing_are_refused(build, message):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize("run", [DiscreteHmm.filter_last, DiscreteHmm.smooth_first])
 @pytest.mark.parametrize(
     ("tokens", "message"),

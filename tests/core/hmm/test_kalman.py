@@ -169,6 +169,7 @@ def noiseless(loading, *, state_noise=1.0):
 TOKENS = np.ones((2, LENGTH, 4))
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -191,6 +191,7 @@ def test_an_hmm_that_has_no_law_is_refused_in_one_line(build, changes, message):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     ("call", "message"),
     [

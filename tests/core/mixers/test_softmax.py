@@ -191,7 +191,7 @@ def test_packing_is_the_inverse_of_unpacking(num_kv_heads: int) -> None:
 
 def test_rows_are_grouped_by_key_head() -> None:
     shape = MixerShape(hidden_size=2048, num_heads=16, num_kv_heads=8, head_dim=128)
-    rows = torch.arange(4096)
+    rows = torch.arange(4096, dtype=torch.float32)
     grouped = rows.reshape(8, 4, 128)
     q, k, v = unpack_qkv(rows, shape)
     assert q.reshape(8, 2, 128).equal(grouped[:, :2])

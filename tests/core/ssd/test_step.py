@@ -312,6 +312,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_does_not_fit_is_refused_in_one_line(case: str) -> None:
     replaced, message = REFUSED[case]

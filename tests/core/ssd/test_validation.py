@@ -30,6 +30,7 @@ def refusal(**changed: object) -> str:
     return message
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -61,6 +62,7 @@ def test_groups_must_divide_the_heads() -> None:
     assert "3 groups but x has 4 heads" in refusal(B=torch.ones(2, 7, 3, 5), C=torch.ones(2, 7, 3, 5))
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
@@ -80,6 +82,7 @@ def test_wrong_dtypes_devices_and_numbers_are_named(changed: dict[str, object], 
     assert words in refusal(**changed)
 
 
+@pytest.mark.wrong_shapes
 @pytest.mark.parametrize(
     "starts",
     [
