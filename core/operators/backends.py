@@ -40,7 +40,7 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BackendChoice:
     """What `auto` means for one operator on one device.
 
     Attributes:
@@ -103,14 +103,14 @@ def resolve(
     return requested
 
 
-def report(device: torch.device) -> list[Choice]:
+def report(device: torch.device) -> list[BackendChoice]:
     """What `auto` chooses on this device for every operator, and why it rejects the others."""
     choices = []
     for operator in operators():
         reasons = [(backend.name, backend.why_not(device, None)) for backend in _automatic(operator)]
         chosen = next(name for name, reason in reasons if reason is None)
         rejected = tuple((name, reason) for name, reason in reasons if reason is not None)
-        choices.append(Choice(operator, chosen, rejected))
+        choices.append(BackendChoice(operator, chosen, rejected))
     return choices
 
 

@@ -14,7 +14,7 @@ from lab.core.runs.record import Row, Run
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.grid.expand import expand
-from lab.experiments.hmm_risk.pool import Unit, do_all, units
+from lab.experiments.hmm_risk.pool import Unit, run_all, units
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -71,7 +71,7 @@ def _work(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
         _log.info("%d of %d units of work are already recorded and are skipped", len(done), len(every_unit))
     workers = settings.workers or len(os.sched_getaffinity(0))
     with progress("draws", len(every_unit), completed=len(done)) as advance:
-        for number, (_, rows) in enumerate(do_all(cells, todo, workers), start=len(done) + 1):
+        for number, (_, rows) in enumerate(run_all(cells, todo, workers), start=len(done) + 1):
             record.log(rows)
             advance(number)
 

@@ -59,14 +59,14 @@ def build_work(cell: Cell) -> CellWork:
     return IndependentRows(cell, build_problem(cell))
 
 
-class Workshop:
-    """Runs units of a sweep, and caches what units of the same cell share."""
+class WorkerState:
+    """Runs units of a sweep; keeps what units of the same cell share."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self._cells = cells
         self._works: dict[int, CellWork] = {}
 
-    def do(self, unit: Unit) -> list[Row]:
+    def run(self, unit: Unit) -> list[Row]:
         """The rows of one unit."""
         work = self._works.get(unit.cell)
         if work is None:
@@ -86,12 +86,12 @@ def units(cells: Sequence[Cell]) -> Iterator[Unit]:
             yield from (Unit(cell.index, (replicate,)) for replicate in range(cell.replicates))
 
 
-def do_all(cells: Sequence[Cell], todo: Sequence[Unit], num_workers: int) -> Iterator[tuple[Unit, list[Row]]]:
+def run_all(cells: Sequence[Cell], todo: Sequence[Unit], num_workers: int) -> Iterator[tuple[Unit, list[Row]]]:
     """Run the units in `num_workers` processes, on whose number the results do not depend."""
     if num_workers == 1 or len(todo) <= 1:
-        workshop = Workshop(cells)
+        worker = WorkerState(cells)
         for unit in todo:
-            yield unit, workshop.do(unit)
+            yield unit, worker.run(unit)
         return
     # spawn, not fork: the progress bar is a thread, and forking a threaded process can hang
     executor = ProcessPoolExecutor(
@@ -101,19 +101,19 @@ def do_all(cells: Sequence[Cell], todo: Sequence[Unit], num_workers: int) -> Ite
         initargs=(tuple(cells), os.getpid()),
     )
     try:
-        futures: dict[Future[list[Row]], Unit] = {executor.submit(_do_in_worker, unit): unit for unit in todo}
+        futures: dict[Future[list[Row]], Unit] = {executor.submit(_run_in_worker, unit): unit for unit in todo}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-_workshop: Workshop | None = None
+_worker: WorkerState | None = None
 
 
 def _start_worker(cells: tuple[Cell, ...], parent: int) -> None:
-    global _workshop
-    _workshop = Workshop(cells)
+    global _worker
+    _worker = WorkerState(cells)
     # Ctrl-C reaches every process of the terminal: leave it to the main process to stop its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -126,6 +126,6 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _do_in_worker(unit: Unit) -> list[Row]:
-    assert _workshop is not None, "the pool starts workers with _start_worker"
-    return _workshop.do(unit)
+def _run_in_worker(unit: Unit) -> list[Row]:
+    assert _worker is not None, "the pool starts workers with _start_worker"
+    return _worker.run(unit)

@@ -17,7 +17,7 @@ from lab.experiments.hmm_risk.config import (
 from lab.experiments.hmm_risk.grid.expand import expand
 from lab.experiments.hmm_risk.grid.keys import shipped_keys
 from lab.experiments.hmm_risk.job import table_rows
-from lab.experiments.hmm_risk.pool import Workshop, units
+from lab.experiments.hmm_risk.pool import WorkerState, units
 from lab.experiments.hmm_risk.results.report import headline, summary_table
 from lab.experiments.hmm_risk.results.summary import curves
 from lab.experiments.hmm_risk.results.verdict import verdict
@@ -55,8 +55,8 @@ def table(**fields: Any) -> list[Row]:
         # as wide as there are states or tokens, whatever the shipped sizes are
         common |= {"widths": None, "gammas": shipped_keys()["gammas"]}
     cells = expand(HmmRiskConfig(**common | fields))
-    workshop = Workshop(cells)
-    return table_rows([row for unit in units(cells) for row in workshop.do(unit)], cells)
+    worker = WorkerState(cells)
+    return table_rows([row for unit in units(cells) for row in worker.run(unit)], cells)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -15,7 +15,7 @@ import pytest
 from lab.experiments.hmm_risk.config import HmmRiskConfig, LinearGaussianConfig, Loading
 from lab.experiments.hmm_risk.grid.expand import expand
 from lab.experiments.hmm_risk.job import recorded_units, table_rows
-from lab.experiments.hmm_risk.pool import Unit, Workshop, do_all, units
+from lab.experiments.hmm_risk.pool import Unit, WorkerState, run_all, units
 from reference.parquet import read_table
 
 Row = dict[str, Any]
@@ -39,7 +39,7 @@ def problem(**changes: Any) -> HmmRiskConfig:
 
 def table_of(config: HmmRiskConfig, workers: int = 1) -> list[Row]:
     cells = expand(config)
-    return table_rows([row for _, rows in do_all(cells, list(units(cells)), workers) for row in rows], cells)
+    return table_rows([row for _, rows in run_all(cells, list(units(cells)), workers) for row in rows], cells)
 
 
 def exact(rows: list[Row]) -> str:
@@ -67,8 +67,8 @@ def test_the_same_seed_gives_the_same_table(make: Callable[..., HmmRiskConfig]) 
 def test_the_order_of_work_makes_no_difference(make: Callable[..., HmmRiskConfig]) -> None:
     cells = expand(make())
     backwards = list(units(cells))[::-1]
-    workshop = Workshop(cells)
-    rows = [row for unit in backwards for row in workshop.do(unit)]
+    worker = WorkerState(cells)
+    rows = [row for unit in backwards for row in worker.run(unit)]
     assert exact(table_rows(rows, cells)) == exact(table_of(make()))
 
 
@@ -95,8 +95,8 @@ def test_one_more_point_leaves_the_other_rows_as_they_were(
 def test_a_unit_that_was_cut_short_is_done_again() -> None:
     cells = expand(problem())
     every_unit = list(units(cells))
-    workshop = Workshop(cells)
-    rows = {unit: workshop.do(unit) for unit in every_unit}
+    worker = WorkerState(cells)
+    rows = {unit: worker.run(unit) for unit in every_unit}
     cut, *whole = every_unit
     recorded = [row for unit in whole for row in rows[unit]] + rows[cut][:-1]
     assert recorded_units(recorded, every_unit, cells) == set(whole)
