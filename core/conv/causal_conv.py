@@ -18,9 +18,9 @@ from torch.nn.functional import silu
 
 from lab.core.conv.blocks import conv_portable
 from lab.core.errors import BackendError, InputError
+from lab.core.operators.arguments import check_tensors, refuse_gradients
 from lab.core.operators.backends import Backend, resolve
-from lab.core.operators.shapes import check_tensors, refuse_gradients
-from lab.core.ssd.validation import count_sequences, sequence_starts
+from lab.core.operators.sequences import count_sequences, sequence_starts
 
 Activation = Literal["silu"] | None
 

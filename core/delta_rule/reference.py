@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.core.delta_rule.validation import DeltaRuleOutput
-from lab.core.ssd.validation import computing_dtype, sequence_starts
+from lab.core.operators.arguments import computing_dtype
+from lab.core.operators.sequences import sequence_starts
 
 
 def gated_delta_rule(

@@ -4,14 +4,12 @@
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.core.errors import InputError
-from lab.core.ssd.validation import computing_dtype, count_sequences
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from lab.core.operators.arguments import check_chunk_size, check_floating, check_operands
+from lab.core.operators.sequences import count_sequences
 
 
 class DeltaRuleOutput(NamedTuple):
@@ -57,8 +55,7 @@ def check_arguments(
                 f"{name} has {given.shape[2]} heads but g has {num_heads}; give a number that divides the heads of g"
             )
     key_dim, value_dim = k.shape[3], v.shape[3]
-    if q.dtype not in _DTYPES:
-        raise InputError(f"q has dtype {q.dtype} but must be float32, float64, bfloat16 or float16; cast it")
+    check_floating("q", q)
     num_sequences = batch if cu_seqlens is None else count_sequences(cu_seqlens, batch, num_tokens, of="g")
     expected: tuple[tuple[str, Tensor | None, tuple[int, ...]], ...] = (
         ("q", q, (batch, num_tokens, q.shape[2], key_dim)),
@@ -68,22 +65,7 @@ def check_arguments(
         ("beta", beta, (batch, num_tokens, num_heads)),
         ("initial_state", initial_state, (num_sequences, num_heads, value_dim, key_dim)),
     )
-    widest = computing_dtype(q)
-    for name, tensor, shape in expected:
-        if tensor is None:
-            continue
-        if tensor.shape != shape:
-            raise InputError(f"{name} has shape {tuple(tensor.shape)} but must have shape {shape}; reshape it")
-        if tensor.device != q.device:
-            raise InputError(f"{name} is on {tensor.device} but q is on {q.device}; move one to the other's device")
-        if name in ("k", "v"):
-            if tensor.dtype != q.dtype:
-                raise InputError(f"{name} has dtype {tensor.dtype} but q has {q.dtype}; cast one to the other's")
-        elif tensor.dtype not in _DTYPES or (tensor.dtype == torch.float64 and widest != torch.float64):
-            raise InputError(
-                f"{name} has dtype {tensor.dtype} but the computation is in {widest}; cast {name} to {widest}"
-            )
+    check_operands(("q", q), expected, same_dtype=("k", "v"))
     if type(scale) not in (float, int):
         raise InputError(f"scale={scale!r} must be a number; give a float such as K**-0.5")
-    if chunk_size is not None and (type(chunk_size) is not int or chunk_size < 1):
-        raise InputError(f"chunk_size={chunk_size!r} must be a whole number of 1 or more; give an int or None")
+    check_chunk_size(chunk_size)

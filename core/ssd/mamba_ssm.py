@@ -22,8 +22,9 @@ from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
 from lab.core.errors import BackendError
+from lab.core.operators.sequences import sequence_starts
 from lab.core.ssd.decode.step import step_portable
-from lab.core.ssd.validation import SOFTPLUS_THRESHOLD, SsdOutput, sequence_starts
+from lab.core.ssd.validation import SOFTPLUS_THRESHOLD, SsdOutput
 
 # chunk sizes the kernels are tuned for; requests are rounded up to a power of two in this range
 _SMALLEST_CHUNK, _DEFAULT_CHUNK = 16, 256

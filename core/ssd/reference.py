@@ -7,7 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lab.core.ssd.validation import SOFTPLUS_THRESHOLD, SsdOutput, computing_dtype, sequence_starts
+from lab.core.operators.arguments import computing_dtype
+from lab.core.operators.sequences import sequence_starts
+from lab.core.ssd.validation import SOFTPLUS_THRESHOLD, SsdOutput
 
 
 def ssd(

@@ -2,11 +2,12 @@
 
 # Letters: B batch, T tokens, H heads, Hq, Hk, Hv heads of q, k and v, K key_dim, V value_dim, S sequences.
 
-from itertools import pairwise
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
+
+from lab.core.operators.sequences import longest_sequence, num_sequences
 
 
 class Inputs(NamedTuple):
@@ -35,7 +36,7 @@ class Inputs(NamedTuple):
     @property
     def num_sequences(self) -> int:
         """S."""
-        return self.q.shape[0] if self.starts is None else len(self.starts) - 1
+        return num_sequences(self.starts, self.q.shape[0])
 
     @property
     def state_shape(self) -> tuple[int, int, int, int]:
@@ -51,9 +52,7 @@ class Inputs(NamedTuple):
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
-        if self.starts is None:
-            return self.q.shape[1]
-        return max((stop - start for start, stop in pairwise(self.starts)), default=0)
+        return longest_sequence(self.starts, self.q.shape[1])
 
 
 class Gradients(NamedTuple):

@@ -2,11 +2,12 @@
 
 # Letters: B batch, T tokens, H heads, G groups, P head_dim, N state_dim, S sequences.
 
-from itertools import pairwise
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
+
+from lab.core.operators.sequences import longest_sequence, num_sequences
 
 
 class Inputs(NamedTuple):
@@ -39,7 +40,7 @@ class Inputs(NamedTuple):
     @property
     def num_sequences(self) -> int:
         """S."""
-        return self.x.shape[0] if self.starts is None else len(self.starts) - 1
+        return num_sequences(self.starts, self.x.shape[0])
 
     @property
     def state_shape(self) -> tuple[int, int, int, int]:
@@ -47,11 +48,14 @@ class Inputs(NamedTuple):
         return (self.num_sequences, *self.x.shape[2:], self.B.shape[3])
 
     @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(B, T, H, P)."""
+        return tuple(self.x.shape)
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest sequence."""
-        if self.starts is None:
-            return self.x.shape[1]
-        return max((stop - start for start, stop in pairwise(self.starts)), default=0)
+        return longest_sequence(self.starts, self.x.shape[1])
 
 
 class Gradients(NamedTuple):

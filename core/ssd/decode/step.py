@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from lab.core.errors import InputError
+from lab.core.operators.arguments import check_tensors, refuse_gradients
 from lab.core.operators.backends import Backend, Implementation, resolve
-from lab.core.operators.shapes import check_tensors, refuse_gradients
 from lab.core.ssd.decode.native import advance, has_loop
 from lab.core.ssd.validation import SOFTPLUS_THRESHOLD
 
