@@ -163,7 +163,8 @@ template <typename T> class Backward {
         pack(chunk, first, length);
         mix(length);
         for (Index panel = 0; panel < shape.V_panels; ++panel)
-            for (Index j = (num_tiles - 1) * ROWS; j >= 0; j -= ROWS) differentiate_v(chunk, panel, j, first, length), ahead.touch();
+            for (Index j = (num_tiles - 1) * ROWS; j >= 0; j -= ROWS)
+                differentiate_v(chunk, panel, j, first, length), ahead.touch();
         transpose<T>(dv_columns, shape.Q_lanes, Rows<const T>(dv, shape.V_rows), length, shape.V);
         weigh(length);
         turn(S_turned, state_of(chunk)), turn(dS_turned, dS);

@@ -23,10 +23,10 @@ SHARING = [(4, 4, 4), (4, 2, 2), (2, 2, 4), (1, 4, 2)]
 @pytest.fixture(params=["compiled", "torch", "reference"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Name of the back end that takes this way."""
-    if request.param == "compiled" and native._compiled() is None:
+    if request.param == "compiled" and native._loop() is None:
         pytest.skip("no C++ compiler")
     if request.param == "torch":
-        monkeypatch.setattr(native, "_compiled", lambda: None)
+        monkeypatch.setattr(native, "_loop", lambda: None)
     return "reference" if request.param == "reference" else "portable"
 
 
@@ -112,7 +112,7 @@ def test_stepping_on_from_a_prefill_gives_the_full_pass(dtype: torch.dtype, path
 def test_the_compiled_loop_knows_every_size(
     batch: int, heads: tuple[int, tuple[int, int, int]], value_dim: int, key_dim: int, dtype: torch.dtype
 ) -> None:
-    if native._compiled() is None:
+    if native._loop() is None:
         pytest.skip("no C++ compiler")
     inputs = drawn(
         batch=batch,
@@ -166,7 +166,7 @@ def allocations(run: Any) -> list[int]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_a_compiled_step_allocates_nothing(dtype: torch.dtype) -> None:
-    if native._compiled() is None:
+    if native._loop() is None:
         pytest.skip("no C++ compiler")
     # the parts of one token lie apart in the batch, as those of one projection
     inputs = drawn(heads=8, sharing=(8, 2, 2), key_dim=64, value_dim=64, dtype=dtype)
@@ -176,7 +176,7 @@ def test_a_compiled_step_allocates_nothing(dtype: torch.dtype) -> None:
 
 
 def test_without_a_compiler_a_step_allocates_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_compiled", lambda: None)
+    monkeypatch.setattr(native, "_loop", lambda: None)
     inputs = drawn(heads=8, sharing=(8, 2, 2), key_dim=64, value_dim=64, dtype=torch.float32)
     sizes = allocations(lambda: step(inputs["state"], *token(inputs, 0)))
     assert max(sizes) * 50 < inputs["state"].nbytes

@@ -24,10 +24,10 @@ PATHS = ["compiled", "torch", "reference"]
 @pytest.fixture(params=PATHS)
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Name of the back end that takes this way."""
-    if request.param == "compiled" and native._compiled() is None:
+    if request.param == "compiled" and native._loop() is None:
         pytest.skip("no C++ compiler")
     if request.param == "torch":
-        monkeypatch.setattr(native, "_compiled", lambda: None)
+        monkeypatch.setattr(native, "_loop", lambda: None)
     return "reference" if request.param == "reference" else "portable"
 
 
@@ -243,20 +243,20 @@ def test_softplus_ends_where_that_of_the_operator_ends(dtype: torch.dtype, path:
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CXX", "a-compiler-that-is-not-there")
     build.load_native.cache_clear()
-    native._compiled.cache_clear()
+    native._loop.cache_clear()
     yield
     build.load_native.cache_clear()
-    native._compiled.cache_clear()
+    native._loop.cache_clear()
 
 
 @pytest.fixture
 def older_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delattr(Tensor, "__dlpack_c_exchange_api__")
     tensor_exchange.cache_clear()
-    native._compiled.cache_clear()
+    native._loop.cache_clear()
     yield
     tensor_exchange.cache_clear()
-    native._compiled.cache_clear()
+    native._loop.cache_clear()
 
 
 @pytest.mark.parametrize("missing", ["no_compiler", "older_torch"])
@@ -266,7 +266,7 @@ def test_where_there_is_no_compiled_loop_torch_gives_the_same(missing: str, requ
     outputs, _ = recurrence(inputs, options)
     for t in range(6):
         assert difference(step(inputs["state"], *token(inputs, t), **options), outputs[:, t]) < 1e-12
-    assert native._compiled() is None
+    assert native._loop() is None
 
 
 def test_a_step_can_be_traced_without_memory() -> None:

@@ -41,7 +41,7 @@ def test_the_profiler_sees_an_allocation_where_there_is_one() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("are_slices", [False, True], ids=["tensors", "slices"])
 def test_a_compiled_step_allocates_nothing(dtype: torch.dtype, are_slices: bool) -> None:
-    if native._compiled() is None:
+    if native._loop() is None:
         pytest.skip("no C++ compiler")
     state, inputs = drawn(dtype)
     y = torch.empty_like(inputs[0])
@@ -54,7 +54,7 @@ def test_a_compiled_step_allocates_nothing(dtype: torch.dtype, are_slices: bool)
 
 
 def test_without_a_compiler_a_step_allocates_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_compiled", lambda: None)
+    monkeypatch.setattr(native, "_loop", lambda: None)
     state, inputs = drawn(torch.float32)
     sizes = allocations(lambda: step(state, *inputs))
     assert max(sizes) <= inputs[0].nbytes

@@ -95,10 +95,10 @@ def narrow_registers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(build, "_THIS_PROCESSOR", (f"-march={request.param}",))
     build.load_native.cache_clear()
-    native._compiled.cache_clear()
+    native._loop.cache_clear()
     yield
     build.load_native.cache_clear()
-    native._compiled.cache_clear()
+    native._loop.cache_clear()
 
 
 @pytest.mark.slow
