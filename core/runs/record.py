@@ -24,12 +24,15 @@ from typing import Any, Self
 from lab.core.errors import RunError
 from lab.core.runs.atomic_files import as_run_error, write_atomically
 from lab.core.runs.find import SCHEMA_VERSION, refuse_other_version
+from lab.core.runs.json_files import read_json_object
 from lab.core.runs.sink import Sinks
 
 Row = dict[str, Any]
 
 # Keys that do not affect any recorded number: a run may be resumed with other values of them.
 INDIFFERENT_KEYS = frozenset({"workers", "threads", "sinks"})
+
+_HINT = "start a new run without resume"
 
 
 class Run:
@@ -83,7 +86,8 @@ class Run:
         if is_begun:
             refuse_other_version(self.directory)
             _refuse_other_config(path, config)
-            self._status["started"] = _read_json(self.directory / "status.json").get("started", _now())
+            status = read_json_object(self.directory / "status.json", hint=_HINT)
+            self._status["started"] = status.get("started", _now())
         self.rows = self._recover()
         if not is_begun:
             write_atomically(self.directory / "overrides.json", json.dumps(list(overrides)) + "\n")
@@ -203,23 +207,13 @@ def _lock(directory: Path) -> Any:
 
 
 def _refuse_other_config(path: Path, config: Mapping[str, Any]) -> None:
-    known, new = _flat(_read_json(path)), _flat(json.loads(_dump(config)))
+    known, new = _flat(read_json_object(path, hint=_HINT)), _flat(json.loads(_dump(config)))
     for key in sorted(known.keys() | new.keys()):
         old_value, new_value = known.get(key, "absent"), new.get(key, "absent")
         if old_value != new_value:
             raise RunError(
                 f"{path.parent} holds a run with {key}={old_value}, not {new_value}; keep that value or start a new run"
             )
-
-
-def _read_json(path: Path) -> Row:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is missing or damaged; start a new run without resume") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path} is damaged: it does not hold an object; start a new run without resume")
-    return content
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
