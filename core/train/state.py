@@ -62,7 +62,7 @@ class TrainingState:
     step: int = 0
     best_step: int | None = None
     best_loss: float | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     def note_validation(self, loss: float) -> bool:
         """Whether this is the lowest validation loss so far; if so, record it as the best."""

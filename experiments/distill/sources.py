@@ -1,9 +1,9 @@
 """Find recorded runs of `lab distill`, their students, and the run that a stage starts from, or say why not."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lab.core.errors import CheckpointError, ConfigError, RunError
 from lab.core.hydra_schema import to_typed
@@ -126,7 +126,7 @@ def choose_node(run: RecordedRun, selector: StudentSelector) -> StageNode:
     return chosen[0]
 
 
-def find_source(config: DistillConfig, recorded: dict[str, Any]) -> Path:
+def find_source(config: DistillConfig, recorded: Mapping[str, object]) -> Path:
     """The run that `stage=2` or `stage=3` starts from: `from_run`, or the newest finished one of the previous stage.
 
     `from_run` may also be a student's checkpoint folder of any origin.
@@ -186,7 +186,7 @@ def source_checkpoint(source: Path, node: StageNode) -> Path:
     )
 
 
-def _why_not(folder: Path, recorded: dict[str, Any]) -> str | None:
+def _why_not(folder: Path, recorded: Mapping[str, object]) -> str | None:
     """Why a stage cannot start from a run; None if it can."""
     theirs, status = (json_object_or_none(folder / name) or {} for name in ("config.json", "status.json"))
     if "teacher" not in theirs or theirs.get("variants"):
@@ -244,8 +244,8 @@ def _done(folder: Path) -> set[str]:
     return done
 
 
-def _at(tree: dict[str, Any], key: str) -> Any:
-    value: Any = tree
+def _at(tree: Mapping[str, object], key: str) -> object:
+    value: object = tree
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value

@@ -11,10 +11,10 @@ from numpy import ndarray
 from lab.core.heads.decompositions import default_rank_tolerance
 from lab.core.heads.linear_head import LinearHead, monte_carlo_risk
 from lab.core.heads.risk_by_width import nested_risk
-from lab.core.runs.record import Row
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.problems.problem import Problem, Rows
 from lab.experiments.hmm_risk.results.curves import TheoryCurve, optimal_ridges, theory_curve
+from lab.experiments.hmm_risk.rows import Row
 
 
 class CellWork(ABC):

@@ -9,13 +9,13 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-from lab.core.runs.record import Row
 from lab.experiments.hmm_risk.cell_work import CellWork, IndependentRows
 from lab.experiments.hmm_risk.config import DiscreteConfig, LinearGaussianConfig, Loading, RepresentationName, SizeMap
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.problems.gaussian import KalmanProblem, WindowProblem
 from lab.experiments.hmm_risk.problems.modes import ModeProblem
 from lab.experiments.hmm_risk.problems.problem import Problem, ProjectedProblem
+from lab.experiments.hmm_risk.rows import Row
 
 
 @dataclass(frozen=True, slots=True)

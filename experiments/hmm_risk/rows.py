@@ -4,7 +4,9 @@ metrics.jsonl holds theory rows and measured rows; the table joins each measured
 any column of the table that is a float here, and theory_<column> beside it.
 """
 
-from typing import NotRequired, TypedDict, get_type_hints
+from typing import Any, NotRequired, TypedDict, get_type_hints
+
+Row = dict[str, Any]
 
 
 class TheoryKey(TypedDict):

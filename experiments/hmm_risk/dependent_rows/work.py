@@ -2,7 +2,6 @@
 
 from typing_extensions import override
 
-from lab.core.runs.record import Row
 from lab.experiments.hmm_risk.cell_work import IndependentRows
 from lab.experiments.hmm_risk.dependent_rows.asymptotic import dependent_risk
 from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
@@ -11,6 +10,7 @@ from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.problems.gaussian import WindowProblem
 from lab.experiments.hmm_risk.problems.modes import ModeProblem
 from lab.experiments.hmm_risk.problems.problem import Problem
+from lab.experiments.hmm_risk.rows import Row
 
 
 class DependentRows(IndependentRows):

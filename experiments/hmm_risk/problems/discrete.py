@@ -20,10 +20,10 @@ from lab.core.heads.population import Spectrum
 from lab.core.hmm.discrete import DiscreteHmm
 from lab.core.hmm.random_models import dirichlet_tables, permutation_tables
 from lab.core.runs.random_streams import Seeds
-from lab.core.runs.record import Row
 from lab.experiments.hmm_risk.cell_work import CellWork, rank_tolerance, ridge_label
 from lab.experiments.hmm_risk.config import DiscreteConfig, Generator, RepresentationName, TaskName
 from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.rows import Row
 
 # batch size: filtering all sequences at once would need sequences x states x length numbers
 _CHUNK = 10_000
