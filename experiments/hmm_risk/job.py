@@ -15,7 +15,7 @@ from lab.experiments.hmm_risk.config import HmmRiskConfig
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.grid.expand import expand
 from lab.experiments.hmm_risk.pool import Unit, do_all, units
-from lab.experiments.hmm_risk.rows import Row
+from lab.experiments.hmm_risk.rows import Row, TableRow
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -79,7 +79,7 @@ def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> N
 
 def recorded_units(rows: Sequence[Row], every_unit: Sequence[Unit], cells: Sequence[Cell]) -> set[Unit]:
     """The units with all rows recorded; rows of an interrupted unit are ignored."""
-    counts: dict[tuple[int, int | None], int] = {}
+    counts: dict[tuple[int, object], int] = {}
     for row in rows:
         key = (row["cell"], row.get("replicate"))
         counts[key] = counts.get(key, 0) + 1
@@ -91,16 +91,16 @@ def recorded_units(rows: Sequence[Row], every_unit: Sequence[Unit], cells: Seque
     return done
 
 
-def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
+def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> list[TableRow]:
     """Measured rows with their theory, ordered by cell, width, ridge and replicate."""
     theory = {(row["cell"], row["width"], row["ridge"]): row for row in rows if row["kind"] == "theory"}
-    table = []
+    table: list[TableRow] = []
     for row in rows:
         if row["kind"] == "theory":
             continue
         cell = cells[row["cell"]]
         known = theory[row["cell"], row["width"], row["ridge"]]
-        joined = {
+        joined: TableRow = {
             "cell": cell.index,
             **{name: getattr(cell, name) for name in _FROM_CELL},
             "width": row["width"],
@@ -109,6 +109,7 @@ def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
             **{key: value for key, value in known.items() if key not in ("kind", "cell", "width", "ridge")},
         }
         if "bias" in row:
+            assert "noise_floor" in known, "a risk that is measured exactly has a theory"
             excess = row["bias"] + row["variance"]
             joined |= {
                 "excess_risk": excess,

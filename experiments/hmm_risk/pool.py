@@ -72,8 +72,8 @@ class Workshop:
         if work is None:
             work = self._works[unit.cell] = build_work(self._cells[unit.cell])
         if not unit.replicates:
-            return [{"kind": "theory", **row} for row in work.theory()]
-        return [{"kind": "measured", **row} for replicate in unit.replicates for row in work.measure(replicate)]
+            return list(work.theory())
+        return [row for replicate in unit.replicates for row in work.measure(replicate)]
 
 
 def units(cells: Sequence[Cell]) -> Iterator[Unit]:
