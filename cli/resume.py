@@ -1,11 +1,11 @@
 """The command line that continues a recorded run."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from lab.core.errors import RunError
 from lab.core.runs.find import find_run, refuse_other_version
+from lab.core.runs.json_files import read_json
 from lab.core.runs.record import INDIFFERENT_KEYS
 
 
@@ -40,10 +40,7 @@ def resumed(arguments: Sequence[str]) -> list[str]:
 
 def _run_overrides(directory: Path) -> list[str]:
     path = directory / "overrides.json"
-    try:
-        overrides = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is missing or damaged, so {directory} cannot be continued; start a new run") from error
+    overrides = read_json(path, hint=f"{directory} cannot be continued, start a new run")
     if not isinstance(overrides, list) or not all(isinstance(word, str) for word in overrides):
         raise RunError(f"{path} is damaged: it must list overrides; start a new run")
     return overrides

@@ -1,6 +1,5 @@
 """`lab runs` and `lab show`: recorded runs as tables. A damaged run is listed as such."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.table import Table
 from lab.core.errors import RunError
 from lab.core.runs.console import print_summary
 from lab.core.runs.find import find_run, outputs_root, run_directories
+from lab.core.runs.json_files import json_object_or_none, read_json_object
 
 
 def print_runs(study: str, limit: int) -> None:
@@ -28,7 +28,7 @@ def print_runs(study: str, limit: int) -> None:
     for name in ("title", "result"):
         table.add_column(name, overflow="fold")
     for directory in directories[:limit]:
-        status = _read(directory / "status.json")
+        status = json_object_or_none(directory / "status.json")
         if status is None:
             table.add_row(str(directory.relative_to(root)), "unreadable", "", "", "")
         else:
@@ -54,18 +54,17 @@ def print_run(name: str) -> None:
         for point in sorted(points):
             print_run(str(point))
         return
-    status = _read(directory / "status.json")
-    if status is None:
-        raise RunError(f"{directory}/status.json is missing or damaged, so this is not a run; `lab runs` lists them")
-    summary = _read(directory / "summary.json")
-    if summary is None:
+    status = read_json_object(directory / "status.json", hint="if this is not a run, `lab runs` lists them")
+    path = directory / "summary.json"
+    if not path.exists():
         state = _status(directory, status)
         raise RunError(f"{directory} is {state} and has no table yet; resume={directory.name} goes on with it")
+    summary = read_json_object(path, hint=f"resume={directory.name} writes it again")
     try:
         figures = sorted((directory / "figures").glob("*.p[nd][gf]"))
         print_summary(str(status.get("title", "")), summary["columns"], summary["rows"], summary["verdict"], figures)
     except (KeyError, TypeError, IndexError) as error:
-        raise RunError(f"{directory}/summary.json is damaged; resume={directory.name} writes it again") from error
+        raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error
     Console().print(f"table: {directory / 'table.parquet'}", highlight=False, soft_wrap=True)
 
 
@@ -95,11 +94,3 @@ def _age(moment: Any) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

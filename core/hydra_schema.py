@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lab.core.errors import ConfigError
 
@@ -22,7 +22,7 @@ def register_schema(name: str, schema: type, *, group: str | None = None) -> Non
     ConfigStore.instance().store(name=name, node=schema, group=group)
 
 
-def with_overrides(config: Config, overrides: Any, *, label: str) -> Config:
+def with_overrides(config: Config, overrides: object, *, label: str) -> Config:
     """A configuration with some keys changed, checked as a whole: one of several in a run.
 
     Args:

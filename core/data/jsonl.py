@@ -128,9 +128,9 @@ def _parse(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError:
-        raise InputError("is no JSON; repair the line") from None
+        raise InputError("is not valid JSON; repair the line") from None
     if not isinstance(record, dict):
-        raise InputError("is no JSON object; repair the line")
+        raise InputError("is not a JSON object; repair the line")
     return record
 
 

@@ -5,7 +5,6 @@ the latter, such as `<IMG_CONTEXT>`, stand in `added_tokens.json` and `tokenizer
 vocabulary in a GGUF file what `tokenizer.json` would hold.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from lab.core.errors import CheckpointError, InputError
 from lab.core.models.gguf import read_gguf_tokenizer
 from lab.core.runs.atomic_files import write_atomically
+from lab.core.runs.json_files import read_json_object
 
 
 class JsonTokenizer:
@@ -103,7 +103,7 @@ class SentencePieceTokenizer:
             self._model: Any = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
             raise CheckpointError(f"{path} is no sentencepiece model ({_first_line(error)}); copy it again") from None
-        settings = _read_object(path.with_name("tokenizer_config.json"))
+        settings = _object_if_there(path.with_name("tokenizer_config.json"))
         self.bos_id: int | None = self._model.bos_id() if settings.get("add_bos_token", True) else None
         self._added = _added_tokens(path.parent, settings)
         self._names = {index: token for token, index in self._added.items()}
@@ -151,7 +151,7 @@ class SentencePieceTokenizer:
 
 def _added_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, int]:
     path = folder / "added_tokens.json"
-    added = _read_object(path)
+    added = _object_if_there(path)
     described = settings.get("added_tokens_decoder", {})
     try:
         listed = {str(token): int(index) for token, index in added.items()}
@@ -162,17 +162,9 @@ def _added_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, int]:
         ) from None
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; none if there is no such file."""
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is no JSON ({_first_line(error)}); copy it again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is no JSON object; copy it again")
-    return content
+def _object_if_there(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if there is no such file."""
+    return read_json_object(path, hint="copy it again", error=CheckpointError) if path.exists() else {}
 
 
 def _first_line(error: Exception) -> str:

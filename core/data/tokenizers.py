@@ -9,6 +9,7 @@ from lab.core.data.prompt_format import IMAGE_TOKENS, TURN_END, TURN_START
 from lab.core.data.public_tokenizers import GgufTokenizer, JsonTokenizer, SentencePieceTokenizer
 from lab.core.errors import CheckpointError, InputError
 from lab.core.runs.atomic_files import write_atomically
+from lab.core.runs.json_files import read_json_object
 from lab.core.tokenizer import Tokenizer
 
 PADDING = "<pad>"
@@ -95,13 +96,12 @@ class WordTokenizer:
             CheckpointError: if the file is missing or damaged.
         """
         path = folder / _VOCABULARY_FILE
+        hint = "copy it from the teacher"
+        content = read_json_object(path, hint=hint, error=CheckpointError)
         try:
-            words = json.loads(path.read_text())["words"]
-            return cls([str(word) for word in words])
-        except FileNotFoundError:
-            raise CheckpointError(f"{path} does not exist; copy it from the teacher") from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is not a list of words ({error}); copy it from the teacher") from None
+            return cls([str(word) for word in content["words"]])
+        except (InputError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is not a list of words ({error}); {hint}") from None
 
 
 def split_words(text: str) -> list[str]:

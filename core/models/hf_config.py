@@ -4,7 +4,6 @@ Public files carry dozens of keys that have nothing to do with the mathematics; 
 change the mathematics in a way that is not implemented here is refused by name.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.config import DecoderConfig
+from lab.core.runs.json_files import read_json_object
 
 Json = Mapping[str, Any]
 Config = TypeVar("Config", bound=DecoderConfig)
@@ -25,15 +25,8 @@ def load_json(path: Path) -> Json:
     Raises:
         CheckpointError: if the file is missing, damaged or holds something else.
     """
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); give the folder of a checkpoint") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON; copy the checkpoint again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no object; copy the checkpoint again")
-    return content
+    hint = "copy the checkpoint again" if path.exists() else "give the folder of a checkpoint"
+    return read_json_object(path, hint=hint, error=CheckpointError)
 
 
 @dataclass(frozen=True, slots=True)

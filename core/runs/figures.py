@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -41,6 +41,17 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+class LineStyle(TypedDict, total=False):
+    """How a line is drawn, as matplotlib's arguments; sizes and widths in points."""
+
+    color: str
+    label: str
+    linestyle: str
+    linewidth: float
+    marker: str
+    markersize: float
+
+
 @contextmanager
 def house_style() -> Iterator[None]:
     """Context in which figures are drawn and saved."""
@@ -56,7 +67,7 @@ def new_figure(*, num_panels: int) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(axes[0])
 
 
-def save_figure(figure: Figure, directory: Path, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+def save_figure(figure: Figure, directory: Path, name: str, columns: Mapping[str, Sequence[object]]) -> None:
     """Write NAME.pdf, NAME.png (300 dots an inch) and NAME.parquet with the plotted numbers.
 
     Raises:

@@ -1,11 +1,10 @@
 """Find recorded runs, and refuse those that another version of lab recorded."""
 
-import json
 import os
 from pathlib import Path
-from typing import Any
 
 from lab.core.errors import RunError
+from lab.core.runs.json_files import json_object_or_none
 
 # incremented whenever older runs can no longer be read or continued
 SCHEMA_VERSION = 2
@@ -53,19 +52,12 @@ def refuse_other_version(folder: Path) -> None:
     Raises:
         RunError: naming both versions, and the commit that recorded the run where it is known.
     """
-    version = _read(folder / "status.json").get("schema_version", SCHEMA_VERSION)
+    status = json_object_or_none(folder / "status.json") or {}
+    version = status.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
-        commit = _read(folder / "provenance.json").get("commit")
+        commit = (json_object_or_none(folder / "provenance.json") or {}).get("commit")
         recorded_by = f"lab at commit {commit}" if commit else "another version of lab"
         raise RunError(
             f"{folder} has run format {version}, recorded by {recorded_by}; this lab reads format {SCHEMA_VERSION}: "
             "start the run again, or use the lab that recorded it"
         )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 from lab.core.runs.atomic_files import write_atomically
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write rows; columns in order of first appearance, null where a row has no value.
 
     Raises:
@@ -21,7 +20,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_columns(path, {name: [row.get(name) for row in rows] for name in names})
 
 
-def write_columns(path: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+def write_columns(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
     """Write columns of equal length.
 
     Raises:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 _PACKAGES = (
     "ssm-lab",
@@ -27,14 +26,14 @@ _ROOMS = ("cli", "conf", "core", "experiments")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def collect(*, seeds: Mapping[str, int], backends: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+def collect(*, seeds: Mapping[str, int], backends: Mapping[str, str]) -> tuple[dict[str, object], str]:
     """Provenance of this process, and the uncommitted changes of its source as a patch (empty if there are none)."""
     source = Path(__file__).resolve().parent.parent
     # an installed copy may lie inside another project's repository
     is_checkout = _git(source, "rev-parse", "--show-toplevel").strip() == str(source)
     commit = _git(source, "rev-parse", "HEAD").strip() if is_checkout else ""
     patch = _git(source, "diff", "HEAD", "--binary") + _new_files(source) if commit else ""
-    record = {
+    record: dict[str, object] = {
         "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
         "commit": commit or None,
         "is_dirty": bool(patch),

@@ -15,25 +15,29 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import IO, Generic, Self, TypeVar
 
 from lab.core.errors import RunError
 from lab.core.runs.atomic_files import as_run_error, write_atomically
 from lab.core.runs.find import SCHEMA_VERSION, refuse_other_version
+from lab.core.runs.json_files import read_json_object
 from lab.core.runs.sink import Sinks
 
-Row = dict[str, Any]
+# the rows of a study, each a TypedDict or another mapping with the column's name as key
+Row = TypeVar("Row", bound=Mapping[str, object])
 
 # Keys that do not affect any recorded number: a run may be resumed with other values of them.
 INDIFFERENT_KEYS = frozenset({"workers", "threads", "sinks"})
 
+_HINT = "start a new run without resume"
 
-class Run:
-    """An open run directory, locked by this process until the context exits.
+
+class Run(Generic[Row]):
+    """An open run directory, locked by this process until the context exits; `Run[Row]` records rows of that type.
 
     Attributes:
         directory: where everything is written.
@@ -43,9 +47,9 @@ class Run:
     def __init__(
         self,
         directory: Path,
-        config: Mapping[str, Any],
+        config: Mapping[str, object],
         overrides: Sequence[str],
-        provenance: Mapping[str, Any],
+        provenance: Mapping[str, object],
         patch: str,
         sinks: Sequence[str] = (),
     ) -> None:
@@ -65,8 +69,8 @@ class Run:
         """
         self.directory = directory
         self._metrics = directory / "metrics.jsonl"
-        self._status: Row = {"schema_version": SCHEMA_VERSION, "started": _now()}
-        self._old_handler: Any = None
+        self._status: dict[str, str | int] = {"schema_version": SCHEMA_VERSION, "started": _now()}
+        self._old_handler: Callable[[int, FrameType | None], object] | int | None = None
         self._sinks = Sinks(sinks)
         self._lock = _lock(directory)
         try:
@@ -76,14 +80,15 @@ class Run:
             raise
 
     def _open(
-        self, config: Mapping[str, Any], overrides: Sequence[str], provenance: Mapping[str, Any], patch: str
+        self, config: Mapping[str, object], overrides: Sequence[str], provenance: Mapping[str, object], patch: str
     ) -> None:
         path = self.directory / "config.json"
         is_begun = path.exists() or self._metrics.exists()
         if is_begun:
             refuse_other_version(self.directory)
             _refuse_other_config(path, config)
-            self._status["started"] = _read_json(self.directory / "status.json").get("started", _now())
+            status = read_json_object(self.directory / "status.json", hint=_HINT)
+            self._status["started"] = status.get("started", _now())
         self.rows = self._recover()
         if not is_begun:
             write_atomically(self.directory / "overrides.json", json.dumps(list(overrides)) + "\n")
@@ -146,7 +151,7 @@ class Run:
             write_atomically(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
             self.rows = list(rows)
 
-    def save_summary(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], verdict: Sequence[str]) -> None:
+    def save_summary(self, columns: Sequence[str], rows: Sequence[Sequence[str]], verdict: Sequence[str]) -> None:
         """Save the final table and sentences, for `lab show`."""
         summary = {"columns": list(columns), "rows": [list(row) for row in rows], "verdict": list(verdict)}
         write_atomically(self.directory / "summary.json", _dump(summary))
@@ -161,13 +166,15 @@ class Run:
             return []
         lines = self._metrics.read_bytes().split(b"\n")
         torn = lines.pop() != b""
-        rows = []
+        rows: list[Row] = []
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
             except ValueError:
                 row = None
-            if not isinstance(row, dict):
+            # its keys are those of the study: run format and configuration were compared before
+            is_row = isinstance(row, dict)
+            if not is_row:
                 raise RunError(
                     f"{self._metrics} is damaged in line {number}; delete that line, or start a new run without resume"
                 )
@@ -176,17 +183,17 @@ class Run:
             write_atomically(self._metrics, b"\n".join([*lines, b""]))
         return rows
 
-    def _write_status(self, status: str, **more: Any) -> None:
+    def _write_status(self, status: str, **more: str) -> None:
         self._status |= {"status": status, "updated": _now(), "process": os.getpid()}
-        write_atomically(self.directory / "status.json", _dump(self._status | more))
+        write_atomically(self.directory / "status.json", _dump({**self._status, **more}))
 
 
-def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+def deciding(config: Mapping[str, object]) -> dict[str, object]:
     """The keys of a configuration that affect the results."""
     return {key: value for key, value in config.items() if key not in INDIFFERENT_KEYS}
 
 
-def _lock(directory: Path) -> Any:
+def _lock(directory: Path) -> IO[str]:
     path = directory / ".lock"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -202,8 +209,8 @@ def _lock(directory: Path) -> Any:
     return file
 
 
-def _refuse_other_config(path: Path, config: Mapping[str, Any]) -> None:
-    known, new = _flat(_read_json(path)), _flat(json.loads(_dump(config)))
+def _refuse_other_config(path: Path, config: Mapping[str, object]) -> None:
+    known, new = _flat(read_json_object(path, hint=_HINT)), _flat(json.loads(_dump(config)))
     for key in sorted(known.keys() | new.keys()):
         old_value, new_value = known.get(key, "absent"), new.get(key, "absent")
         if old_value != new_value:
@@ -212,17 +219,7 @@ def _refuse_other_config(path: Path, config: Mapping[str, Any]) -> None:
             )
 
 
-def _read_json(path: Path) -> Row:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is missing or damaged; start a new run without resume") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path} is damaged: it does not hold an object; start a new run without resume")
-    return content
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(tree: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(tree, dict):
         return {prefix: tree}
     return {
@@ -232,7 +229,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _dump(content: Mapping[str, Any]) -> str:
+def _dump(content: Mapping[str, object]) -> str:
     return json.dumps(content, indent=2, default=str) + "\n"
 
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from lab.core.runs.sinks import new_sink
 
@@ -22,7 +22,7 @@ class Sink(Protocol):
         """
         ...
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Mapping[str, object]) -> None:
         """Receive a row; its `kind` distinguishes rows in runs that have several kinds."""
         ...
 
@@ -38,7 +38,7 @@ class Sinks:
         self._names = list(names)
         self._open: dict[str, Sink] | None = None
 
-    def pass_on(self, run: Path, earlier: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
+    def pass_on(self, run: Path, earlier: Sequence[Mapping[str, object]], rows: Sequence[Mapping[str, object]]) -> None:
         """Send new rows to every sink; the first call sends the earlier ones before them."""
         if self._open is None:
             self._open = {}
@@ -53,7 +53,7 @@ class Sinks:
             self._try(name, sink.close)
         self._open = None
 
-    def _begin(self, name: str, run: Path, earlier: Sequence[Mapping[str, Any]]) -> None:
+    def _begin(self, name: str, run: Path, earlier: Sequence[Mapping[str, object]]) -> None:
         assert self._open is not None, "the caller made it"
         sink = new_sink(name)
         sink.open(run)
@@ -69,6 +69,6 @@ class Sinks:
             self._open.pop(name, None)
 
 
-def _give(sink: Sink, rows: Sequence[Mapping[str, Any]]) -> None:
+def _give(sink: Sink, rows: Sequence[Mapping[str, object]]) -> None:
     for row in rows:
         sink.row(row)

@@ -3,8 +3,9 @@
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
 
 _log = logging.getLogger(__name__)
 
@@ -16,7 +17,7 @@ class Interruption:
     """Defers the first termination signal until `pass_on()`; a second Ctrl-C ends at once."""
 
     def __init__(self) -> None:
-        self._handlers: dict[int, Any] = {}
+        self._handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self._received: int | None = None
 
     @property

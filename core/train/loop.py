@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol, TypedDict
 
 import torch
 
@@ -14,7 +14,37 @@ from lab.core.train.interruption import Interruption
 from lab.core.train.optim import warmup_stable_decay
 from lab.core.train.state import TrainingState
 
-Row = dict[str, Any]
+
+class TrainedStep(TypedDict):
+    """One optimizer step.
+
+    Attributes:
+        step: optimizer steps done, this one included.
+        metrics: what `Step` returned; `tokens` is summed over the step's batches, the others are averaged.
+        learning_rate: of this step.
+        gradient_norm: the Euclidean norm over all trained tensors, before clipping.
+        seconds: wall time of the step.
+    """
+
+    kind: Literal["train"]
+    step: int
+    metrics: dict[str, float]
+    learning_rate: float
+    gradient_norm: float
+    seconds: float
+
+
+class Validation(TypedDict):
+    """A validation.
+
+    Attributes:
+        step: optimizer steps done.
+        loss: on held-out data, in the unit of the training loss.
+    """
+
+    kind: Literal["validation"]
+    step: int
+    loss: float
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,7 +112,7 @@ def fit(
     name: str,
     folder: Path,
     validate: Callable[[], float],
-    log: Callable[[list[Row]], None],
+    log: Callable[[TrainedStep | Validation], None],
 ) -> None:
     """Train from the current `state` to `config.steps`.
 
@@ -95,7 +125,7 @@ def fit(
         name: of the configuration block, for errors.
         folder: where checkpoints are written.
         validate: returns the loss on held-out data.
-        log: receives rows as they are produced; a step's rows are logged before its checkpoint is written.
+        log: receives each step and validation at once; a step is logged before its checkpoint is written.
 
     Raises:
         RunError: if a loss or gradient is not finite; the weights are still those before the step.
@@ -104,26 +134,26 @@ def fit(
     with Interruption() as interruption:
         if state.step == 0 and state.best_loss is None:
             loss = validate()
-            log([{"kind": "validation", "step": 0, "loss": loss}])
+            log({"kind": "validation", "step": 0, "loss": loss})
             state.note_validation(loss)
             # save the start: its source may be gone when this run is resumed
             state.save(folder)
         while state.step < config.steps:
-            row = _one_step(state, step, config, name)
+            trained = _one_step(state, step, config, name)
             is_last = state.step == config.steps
             if state.step % config.log_every == 0 or is_last:
-                log([{"kind": "train", "step": state.step, **row}])
+                log(trained)
             is_best = False
             if state.step % config.evaluate_every == 0 or is_last:
                 loss = validate()
-                log([{"kind": "validation", "step": state.step, "loss": loss}])
+                log({"kind": "validation", "step": state.step, "loss": loss})
                 is_best = state.note_validation(loss)
             if is_best or is_last or interruption.is_requested or state.step % config.checkpoint_every == 0:
                 state.save(folder)
             interruption.pass_on()
 
 
-def _one_step(state: TrainingState, step: Step, config: TrainConfig, name: str) -> Row:
+def _one_step(state: TrainingState, step: Step, config: TrainConfig, name: str) -> TrainedStep:
     start = time.perf_counter()
     factor = warmup_stable_decay(state.step, steps=config.steps, warmup=config.warmup, decay=config.decay)
     learning_rate = factor * config.learning_rate
@@ -134,15 +164,21 @@ def _one_step(state: TrainingState, step: Step, config: TrainConfig, name: str) 
     for _ in range(config.accumulation):
         for key, value in step(scale=1 / config.accumulation).items():
             sums[key] = sums.get(key, 0.0) + value
-    row = {key: value if key == "tokens" else value / config.accumulation for key, value in sums.items()}
+    metrics = {key: value if key == "tokens" else value / config.accumulation for key, value in sums.items()}
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip))
-    if not math.isfinite(row["loss"]) or not math.isfinite(norm):
+    if not math.isfinite(metrics["loss"]) or not math.isfinite(norm):
         raise RunError(
-            f"{name}, step {state.step + 1}: the loss is {row['loss']:g} and its gradient's norm {norm:g}; lower "
+            f"{name}, step {state.step + 1}: the loss is {metrics['loss']:g} and its gradient's norm {norm:g}; lower "
             f"{name}.learning_rate={config.learning_rate:g}, or look for damaged data"
         )
     state.optimizer.step()
     state.step += 1
-    seconds = time.perf_counter() - start
-    return {**row, "learning_rate": learning_rate, "gradient_norm": norm, "seconds": seconds}
+    return {
+        "kind": "train",
+        "step": state.step,
+        "metrics": metrics,
+        "learning_rate": learning_rate,
+        "gradient_norm": norm,
+        "seconds": time.perf_counter() - start,
+    }

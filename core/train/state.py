@@ -23,6 +23,7 @@ from torch.optim import Optimizer
 
 from lab.core.errors import CheckpointError
 from lab.core.runs.atomic_files import folder_atomically, remove_partial_folders
+from lab.core.runs.json_files import read_json_object
 
 _PREFIX = "step_"
 _HINT = "remove the folder to go on from an earlier one, or start a new run"
@@ -61,7 +62,7 @@ class TrainingState:
     step: int = 0
     best_step: int | None = None
     best_loss: float | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     def note_validation(self, loss: float) -> bool:
         """Whether this is the lowest validation loss so far; if so, record it as the best."""
@@ -133,11 +134,8 @@ def read_meta(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is missing or damaged.
     """
-    try:
-        meta = json.loads((path / "meta.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}/meta.json is missing or damaged; {_HINT}") from error
-    if not isinstance(meta, dict) or not isinstance(meta.get("step"), int):
+    meta = read_json_object(path / "meta.json", hint=_HINT, error=CheckpointError)
+    if not isinstance(meta.get("step"), int):
         raise CheckpointError(f"{path}/meta.json is damaged: it must say the step; {_HINT}")
     return meta
 

@@ -161,7 +161,7 @@ class DistillConfig:
         """
         return {label: self._variant(label, keys) for label, keys in (self.variants or {"": {}}).items()}
 
-    def _variant(self, label: str, keys: Any) -> "DistillConfig":
+    def _variant(self, label: str, keys: object) -> "DistillConfig":
         for key in keys if isinstance(keys, dict) else ():
             if key not in _VARIED:
                 raise ConfigError(f"variants.{label}.{key}: students of a run can differ in {', '.join(_VARIED)}")
@@ -173,7 +173,7 @@ class DistillConfig:
         return with_overrides(base, keys, label=f"variants.{label}")
 
 
-def _mixer_kind(keys: Any) -> Any:
+def _mixer_kind(keys: object) -> object:
     """The mixer that a variant names; None if it names none."""
     for key in ("student", "mixer", "kind"):
         keys = keys.get(key) if isinstance(keys, dict) else None

@@ -9,7 +9,6 @@ questions replaces generation.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -20,8 +19,7 @@ from lab.core.models.decoder import LanguageModel
 from lab.experiments.distill.loss_mask import LossMask, hidden_states, inputs_of, loss_mask
 from lab.experiments.distill.losses import kl_divergence
 from lab.experiments.distill.objectives import Autocast
-
-Row = dict[str, Any]
+from lab.experiments.distill.rows import AccuracyRow, Evaluation, LayerRow, ResultRow
 
 
 @dataclass
@@ -41,7 +39,7 @@ class Counts:
         """The fraction of correct answers; all answers have the same weight, whatever their type."""
         return sum(right for right, _ in self.by_kind.values()) / sum(total for _, total in self.by_kind.values())
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[AccuracyRow]:
         """One row per question type."""
         return [
             {"kind": "accuracy", "question": kind, "right": right, "total": total, "accuracy": right / total}
@@ -69,7 +67,7 @@ def compare(
     autocast: Autocast,
     chunk_size: int,
     follow: Callable[[int], None],
-) -> list[Row]:
+) -> list[Evaluation]:
     """Compare a student with its teacher: by layer, by question type, and overall.
 
     Args:
@@ -108,13 +106,14 @@ def compare(
                 sums["answer_tokens"] += float(is_answer[where].sum())
             right.add(count_right(predicted, placed))
             follow(number)
-    result = {
+    result: ResultRow = {
         "kind": "result",
         "accuracy": right.accuracy,
         "kl_per_token": sums["kl"] / sums["tokens"],
         "kl_per_answer_token": sums["answer_kl"] / sums["answer_tokens"],
         "agreement": sums["agreeing"] / sums["tokens"],
         "relative_error": layers.mean_relative_error,
+        "num_softmax": len(student.mixer_layers()) - len(student.converted_layers()),
     }
     return [*layers.rows(), *right.rows(), result]
 
@@ -139,7 +138,7 @@ class _LayerErrors:
         self._count[index] += head_outputs.numel()
         return True
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[LayerRow]:
         """||student - teacher|| / ||teacher|| of each layer's head outputs, and their mean squared error."""
         return [
             {

@@ -1,17 +1,17 @@
 """The study's figures: error by layer, loss by step, accuracy by stage, and the benefit of softmax layers."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lab.core.runs.figures import MARKERS, PALETTE, new_figure
+from lab.core.runs.figures import MARKERS, PALETTE, LineStyle, new_figure
 from lab.experiments.distill.report import STUDENT, accuracies, summaries
+from lab.experiments.distill.rows import Row, TrainRow, ValidationRow
 
-Row = dict[str, Any]
-Columns = dict[str, list[Any]]
+Columns = dict[str, list[object]]
 Drawn = tuple[Figure, Columns]
 
 # with more students than this, their names are rotated
@@ -44,7 +44,7 @@ def layer_error(table: Sequence[Row]) -> Drawn | None:
 
 def loss(table: Sequence[Row]) -> Drawn | None:
     """Training loss by step, one panel per stage of the first student; dots are held-out losses."""
-    rows = [row for row in _of_first(table) if row["kind"] in ("train", "validation")]
+    rows = [row for row in _of_first(table) if row["kind"] == "train" or row["kind"] == "validation"]
     if not rows:
         return None
     stages = sorted({row.get("stage", 0) for row in rows})
@@ -105,7 +105,7 @@ def trade_off(table: Sequence[Row]) -> Drawn | None:
     left.legend()
     right.set_ylabel("KL per answer token (nats)")
     # room above the highest: from zero, matplotlib's own margin is cut
-    right.set_ylim(0, 1.1 * max(columns["kl_per_answer_token"]) or None)
+    right.set_ylim(0, 1.1 * max(summary.mean("kl_per_answer_token") or 0.0 for summary in finals) or None)
     return figure, columns
 
 
@@ -130,7 +130,7 @@ def students(table: Sequence[Row]) -> Drawn | None:
         axes.tick_params(axis="x", labelrotation=30 if len(finals) > _MOST_LEVEL else 0)
     _percent_axis(left)
     _legend_below(figure, left, num_columns=4)
-    _decades(right, columns["kl_per_answer_token"][: len(finals)])
+    _decades(right, [summary.mean("kl_per_answer_token") or 0.0 for summary in finals])
     right.set_ylabel("KL per answer token (nats)")
     return figure, columns
 
@@ -146,8 +146,8 @@ def _of_first(table: Sequence[Row]) -> list[Row]:
     return [row for row in table if row.get("student") == first and row.get("replicate", 0) == 0]
 
 
-def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
-    styles: dict[str, dict[str, Any]] = {
+def _draw_loss(axes: Axes, rows: Sequence[TrainRow | ValidationRow]) -> None:
+    styles: dict[Literal["train", "validation"], LineStyle] = {
         "train": {"label": "training", "color": PALETTE[0], "linewidth": 0.7},
         "validation": {"label": "held out", "color": PALETTE[1], "marker": "o", "linestyle": "", "markersize": 3},
     }
@@ -174,7 +174,7 @@ def _legend_below(figure: Figure, axes: Axes, *, num_columns: int) -> None:
     figure.set_size_inches(width, height + 0.14 * -(-len(labels) // num_columns))
 
 
-def _append(columns: Columns, point: Sequence[Any]) -> None:
+def _append(columns: Columns, point: Sequence[object]) -> None:
     for values, entry in zip(columns.values(), point, strict=True):
         values.append(entry)
 
@@ -191,10 +191,10 @@ def _percent_axis(axes: Axes) -> None:
     axes.set_ylim(0, 100)
 
 
-def _style(index: int, *, line: str = "-") -> dict[str, Any]:
+def _style(index: int, *, line: str = "-") -> LineStyle:
     marker = MARKERS[index % len(MARKERS)]
     return {"color": PALETTE[index % len(PALETTE)], "marker": marker, "markersize": 3, "linestyle": line}
 
 
-def _columns(rows: Sequence[Row], names: Sequence[str]) -> Columns:
+def _columns(rows: Sequence[Mapping[str, object]], names: Sequence[str]) -> Columns:
     return {name: [row.get(name) for row in rows] for name in names}

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -26,6 +26,7 @@ from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.pipeline import RunContext, work_on_students, work_on_teacher
 from lab.experiments.distill.placement import softmax_layers
+from lab.experiments.distill.rows import Row
 from lab.experiments.distill.sources import find_source, source_checkpoint
 from lab.experiments.distill.stage_graph import nodes, students
 from lab.experiments.distill.teacher import device_of, digest, new_teacher, open_teacher
@@ -73,7 +74,7 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
     context = _context(settings)
     source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
     provenance, patch = collect(seeds={"seed": settings.seed}, backends=_backends(settings, context.device))
-    with Run(directory, recorded, overrides, provenance, patch, settings.sinks) as record:
+    with Run[Row](directory, recorded, overrides, provenance, patch, settings.sinks) as record:
         if settings.stage == TEACHER:
             work_on_teacher(record, context)
         else:
@@ -81,7 +82,7 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
         return _report(record, settings)
 
 
-def _recorded(config: "DictConfig") -> dict[str, Any]:
+def _recorded(config: "DictConfig") -> dict[str, object]:
     """The configuration as recorded, without keys such as the device, which may differ between runs that continue."""
     from omegaconf import OmegaConf  # noqa: PLC0415
 
@@ -149,7 +150,7 @@ def _backends(config: DistillConfig, device: torch.device) -> dict[str, str]:
     }
 
 
-def _report(record: Run, settings: DistillConfig) -> float:
+def _report(record: Run[Row], settings: DistillConfig) -> float:
     """Table, figures and verdict, rebuilt from the recorded rows, so that a resumed run ends like any other."""
     # matplotlib takes seconds to import: defer it until there is something to draw
     from lab.core.runs.console import print_summary  # noqa: PLC0415
@@ -174,4 +175,4 @@ def _report(record: Run, settings: DistillConfig) -> float:
     print_summary(settings.title, header, body, sentences, drawn)
     results = [row for row in table if row["kind"] == "result"]
     last = results[-1]
-    return float(1 - last["accuracy"]) if settings.stage == TEACHER else float(last["kl_per_answer_token"])
+    return 1 - last["accuracy"] if settings.stage == TEACHER else last["kl_per_answer_token"]

@@ -1,10 +1,10 @@
 """Load models: the student of a stage, and whatever a name means: a run, a folder, a GGUF file or `shipped`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -28,8 +28,12 @@ from lab.experiments.distill.stage_graph import HYBRID_FROM, StageNode
 from lab.experiments.distill.student import build_student, keep_softmax, own_tensors
 from lab.experiments.distill.teacher import SHIPPED, SHIPPED_FOLDER, digest, load_teacher, open_teacher
 
-# keys of an exported config.json that record the prompt format of training
-_KEPT = ("system", "max_tiles")
+
+class KeptPrompt(TypedDict):
+    """The prompt format of training, as an exported config.json records it; see `PromptConfig`."""
+
+    system: str
+    max_tiles: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class OpenedModel:
             raise InputError(f"image={images[0]}: {why}; leave the images out")
         device = next(self.model.parameters()).device
 
-        def row(ids: Any) -> Tensor:
+        def row(ids: Iterable[int]) -> Tensor:
             return torch.tensor([list(ids)], dtype=torch.int64, device=device)
 
         if is_raw:
@@ -131,9 +135,9 @@ def open_model(
     return OpenedModel(model.to((precision or run.config.teacher.precision).dtype), tokenizer, prompt, stop_ids)
 
 
-def kept_of(prompt: PromptConfig) -> dict[str, Any]:
+def kept_of(prompt: PromptConfig) -> KeptPrompt:
     """The prompt format recorded in an exported config.json."""
-    return {name: getattr(prompt, name) for name in _KEPT}
+    return {"system": prompt.system, "max_tiles": prompt.max_tiles}
 
 
 def _open_folder(
@@ -148,7 +152,9 @@ def _open_folder(
 
 def _kept_prompt(folder: ModelFolder) -> PromptConfig:
     try:
-        return PromptConfig(**{name: folder.prompt[name] for name in _KEPT if name in folder.prompt})
+        return PromptConfig(
+            **{name: folder.prompt[name] for name in KeptPrompt.__annotations__ if name in folder.prompt}
+        )
     except (TypeError, ConfigError) as error:
         raise CheckpointError(
             f"{folder.path / CONFIG}: {PROMPT}={folder.prompt} is not a valid prompt format; {error}"

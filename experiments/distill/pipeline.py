@@ -5,37 +5,54 @@ up to the newest checkpoint and continues from there.
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
+from torch import Tensor, nn
 
 from lab.core.data.batch import Batch
+from lab.core.data.stream import Stream
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.models.decoder import LanguageModel
 from lab.core.runs.console import progress
 from lab.core.runs.record import Run
 from lab.core.tokenizer import Tokenizer
-from lab.core.train.loop import TrainConfig, fit
+from lab.core.train.loop import TrainConfig, TrainedStep, Validation, fit
 from lab.core.train.optim import adamw
 from lab.core.train.state import TrainingState, checkpoints, read_meta
 from lab.experiments.distill.baselines import ablate_images, with_window
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
-from lab.experiments.distill.evaluate import Counts, answers_of, compare
+from lab.experiments.distill.evaluate import answers_of, compare
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.objectives import AnswersObjective, BatchSource, autocast_of, objective_of
+from lab.experiments.distill.rows import AccuracyRow, Evaluation, Origin, Row, StepMetrics, joined
 from lab.experiments.distill.sources import source_checkpoint
 from lab.experiments.distill.stage_graph import StageNode, nodes, students
 from lab.experiments.distill.student import own_tensors, set_trainable, trainable_names
 from lab.experiments.distill.teacher import digest, write_teacher
 
-Row = dict[str, Any]
-
 BASELINES = "baselines"
 NEW_TEACHER = "teacher"
+
+
+class CheckpointFacts(TypedDict, total=False):
+    """What meta.json of a checkpoint says besides the loop's own entries.
+
+    Attributes:
+        stage: 1, 2 or 3; a new teacher has none, as of the next two.
+        replicate: number of the replicate.
+        steps: optimizer steps of the whole training.
+        teacher: a digest of the teacher's weights.
+    """
+
+    stage: int
+    replicate: int
+    steps: int
+    teacher: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +66,7 @@ class RunContext:
     device: torch.device
 
 
-def work_on_students(record: Run, context: RunContext, source: Path | None) -> None:
+def work_on_students(record: Run[Row], context: RunContext, source: Path | None) -> None:
     """Evaluate the baselines, then train and evaluate every student; `source` is the start of a single stage.
 
     Raises:
@@ -65,10 +82,10 @@ def work_on_students(record: Run, context: RunContext, source: Path | None) -> N
         if node.key in done:
             continue
         title = f"{number} of {len(todo)}: " + (f"stage {node.stage}" if node.stage else "untrained")
-        tags = {"unit": node.key, "stage": node.stage, "replicate": node.replicate}
+        origin: Origin = {"unit": node.key, "stage": node.stage, "replicate": node.replicate}
         student = _starting_student(record, context, node, source, teacher_digest)
         if node.recipe is not None:
-            _train(record, context, node, student, teacher_digest, tags, title)
+            _train(record, context, node, student, teacher_digest, origin, title)
         evaluation = context.config.evaluation
         batches = context.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
         with progress(f"{title}, evaluation", len(batches)) as advance:
@@ -81,11 +98,10 @@ def work_on_students(record: Run, context: RunContext, source: Path | None) -> N
                 chunk_size=context.config.stage_3.chunk_size,
                 follow=advance,
             )
-        rows[-1]["num_softmax"] = len(student.mixer_layers()) - len(student.converted_layers())
-        record.log(_ended(rows, tags))
+        record.log(_ended(rows, origin))
 
 
-def work_on_teacher(record: Run, context: RunContext) -> None:
+def work_on_teacher(record: Run[Row], context: RunContext) -> None:
     """Train a teacher on the answers of a built-in task, evaluate it, and write it to `teacher/`.
 
     Raises:
@@ -115,7 +131,7 @@ def work_on_teacher(record: Run, context: RunContext) -> None:
 
 
 def _starting_student(
-    record: Run, context: RunContext, node: StageNode, source: Path | None, teacher_digest: str
+    record: Run[Row], context: RunContext, node: StageNode, source: Path | None, teacher_digest: str
 ) -> LanguageModel:
     """The student as left by the previous stage."""
     path: Path | None = None
@@ -130,12 +146,12 @@ def _starting_student(
 
 
 def _train(
-    record: Run,
+    record: Run[Row],
     context: RunContext,
     node: StageNode,
     student: LanguageModel,
     teacher_digest: str,
-    tags: Row,
+    origin: Origin,
     title: str,
 ) -> None:
     recipe, evaluation = node.recipe, context.config.evaluation
@@ -153,17 +169,26 @@ def _train(
     )
     stream = context.data.stream("stage", node.stage, node.replicate, batch_size=recipe.batch_size)
     held_out = context.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
-    facts = {"stage": node.stage, "replicate": node.replicate, "steps": recipe.steps, "teacher": teacher_digest}
+    facts: CheckpointFacts = {
+        "stage": node.stage,
+        "replicate": node.replicate,
+        "steps": recipe.steps,
+        "teacher": teacher_digest,
+    }
     state = _training_state(own_tensors(student), trained, recipe, stream, facts)
     folder = _folder(record, node)
     state.load_newest(folder)
     feed = BatchSource(objective, stream, held_out, context.device)
-    _fit(record, state, feed, recipe, f"stage_{node.stage}", folder, tags, title)
+    _fit(record, state, feed, recipe, f"stage_{node.stage}", folder, origin, title)
     student.requires_grad_(False)
 
 
 def _training_state(
-    tensors: dict[str, Any], trained: dict[str, Any], recipe: TrainConfig, stream: Any, facts: Row
+    tensors: Mapping[str, Tensor],
+    trained: dict[str, nn.Parameter],
+    recipe: TrainConfig,
+    stream: Stream,
+    facts: CheckpointFacts,
 ) -> TrainingState:
     optimizer = adamw(
         trained,
@@ -175,25 +200,46 @@ def _training_state(
 
 
 def _fit(
-    record: Run,
+    record: Run[Row],
     state: TrainingState,
     feed: BatchSource,
     recipe: TrainConfig,
     name: str,
     folder: Path,
-    tags: Row,
+    origin: Origin,
     title: str,
 ) -> None:
     with progress(title, recipe.steps, completed=state.step) as advance:
 
-        def log(rows: list[Row]) -> None:
-            record.log([{**tags, **row} for row in rows])
+        def log(done: TrainedStep | Validation) -> None:
+            record.log([_row_of(done, origin)])
             advance(state.step)
 
         fit(state, feed.step, recipe, name=name, folder=folder, validate=feed.validate, log=log)
 
 
-def _baselines(context: RunContext) -> list[Row]:
+def _row_of(done: TrainedStep | Validation, origin: Origin) -> Row:
+    if done["kind"] == "validation":
+        return {**origin, **done}
+    return {
+        **origin,
+        "kind": "train",
+        "step": done["step"],
+        **_step_metrics(done["metrics"]),
+        "learning_rate": done["learning_rate"],
+        "gradient_norm": done["gradient_norm"],
+        "seconds": done["seconds"],
+    }
+
+
+def _step_metrics(metrics: Mapping[str, float]) -> StepMetrics:
+    assert metrics.keys() <= StepMetrics.__annotations__.keys(), f"{list(metrics)} are not all columns of a row"
+    if "kl_per_token" not in metrics:
+        return {"loss": metrics["loss"], "tokens": metrics["tokens"]}
+    return {"loss": metrics["loss"], "kl_per_token": metrics["kl_per_token"], "tokens": metrics["tokens"]}
+
+
+def _baselines(context: RunContext) -> list[Evaluation]:
     """Evaluate the baselines: the teacher, with images ablated, with windowed attention, and chance."""
     evaluation = context.config.evaluation
     batches = context.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
@@ -202,11 +248,12 @@ def _baselines(context: RunContext) -> list[Row]:
     if context.teacher.config.vision is not None:
         candidates.append(("teacher, images ablated", context.teacher, ablate_images(batches)))
     candidates.append((f"teacher, window {evaluation.window} + {evaluation.num_sinks}", windowed, batches))
-    rows: list[Row] = []
+    rows: list[Evaluation] = []
     with progress("baselines", len(candidates)) as advance:
         for number, (name, model, questions) in enumerate(candidates, start=1):
             counts = answers_of(model, questions, device=context.device, chunk_size=context.config.stage_3.chunk_size)
-            rows += _rows_of(name, counts)
+            rows += [_about(name, row) for row in counts.rows()]
+            rows.append({"kind": "result", "model": name, "accuracy": counts.accuracy})
             advance(number)
     task = context.config.data.source.task
     if task is not None:
@@ -222,18 +269,18 @@ def _baselines(context: RunContext) -> list[Row]:
     return rows
 
 
-def _rows_of(name: str, counts: Counts) -> list[Row]:
-    result = {"kind": "result", "model": name, "accuracy": counts.accuracy}
-    return [{**row, "model": name} for row in counts.rows()] + [result]
+def _about(name: str, row: AccuracyRow) -> AccuracyRow:
+    return {**row, "model": name}
 
 
-def _keep_what_counts(record: Run, folders: dict[str, Path]) -> set[str]:
+def _keep_what_counts(record: Run[Row], folders: dict[str, Path]) -> set[str]:
     """Drop an interrupted unit's rows after its newest checkpoint; returns the finished units."""
     done = {row["unit"] for row in record.rows if row["kind"] == "done"}
     steps = {unit: _newest_step(folder) for unit, folder in folders.items()}
 
     def counts(row: Row) -> bool:
-        is_before = "step" in row and row["step"] <= steps.get(row["unit"], -1)
+        newest = steps.get(row["unit"], -1)
+        is_before = (row["kind"] == "train" or row["kind"] == "validation") and row["step"] <= newest
         return row["unit"] in done or is_before
 
     record.keep([row for row in record.rows if counts(row)])
@@ -245,10 +292,10 @@ def _newest_step(folder: Path) -> int:
     return int(read_meta(found[-1])["step"]) if found else -1
 
 
-def _folder(record: Run, node: StageNode) -> Path:
+def _folder(record: Run[Row], node: StageNode) -> Path:
     return record.directory / "checkpoints" / node.name
 
 
-def _ended(rows: list[Row], tags: Row) -> list[Row]:
+def _ended(rows: Sequence[Evaluation], origin: Origin) -> list[Row]:
     """Rows of a unit followed by its `done` row, to be written together: without it, the others are discarded."""
-    return [{**tags, **row} for row in (*rows, {"kind": "done"})]
+    return [*(joined(origin, row) for row in rows), {**origin, "kind": "done"}]

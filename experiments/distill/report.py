@@ -3,17 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
 
 from lab.experiments.distill.config import DistillConfig
+from lab.experiments.distill.rows import Origin, Quantity, ResultRow, Row, joined
 from lab.experiments.distill.stage_graph import StageNode, students
 
-Row = dict[str, Any]
-
 STUDENT = "student"
-# timings differ between runs, so they are only in metrics.jsonl
-_TIMES = ("seconds",)
-_MEASURED = ("accuracy", "kl_per_token", "kl_per_answer_token", "agreement", "relative_error")
+_MEASURED: tuple[Quantity, ...] = ("accuracy", "kl_per_token", "kl_per_answer_token", "agreement", "relative_error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +28,13 @@ class Summary:
     stage: int
     is_last: bool
     num_softmax: int
-    values: dict[str, list[float]]
+    values: dict[Quantity, list[float]]
 
-    def mean(self, quantity: str) -> float | None:
+    def mean(self, quantity: Quantity) -> float | None:
         """The mean over replicates; None if it was not measured."""
         return fmean(self.values[quantity]) if self.values[quantity] else None
 
-    def spread(self, quantity: str) -> float | None:
+    def spread(self, quantity: Quantity) -> float | None:
         """The standard deviation over replicates; None for one."""
         return stdev(self.values[quantity]) if len(self.values[quantity]) > 1 else None
 
@@ -48,17 +44,30 @@ def table_rows(rows: Sequence[Row], config: DistillConfig) -> list[Row]:
     by_unit: dict[str, list[Row]] = {}
     for row in rows:
         if row["kind"] != "done":
-            plain = {key: value for key, value in row.items() if key not in ("unit", *_TIMES)}
-            by_unit.setdefault(row["unit"], []).append(plain)
+            by_unit.setdefault(row["unit"], []).append(_without_unit(row))
     all_students = students(config) if config.stage_numbers or config.stage == "all" else []
     units = {node.key for student in all_students for node in student.path}
     table = [row for unit, others in by_unit.items() if unit not in units for row in others]
     for student in all_students:
         for node in student.path:
-            tags = {"model": STUDENT, "student": student.label, "replicate": student.replicate}
-            tags |= {"is_last": node is student.path[-1], "initialisation": _initialisation(node)}
-            table += [{**tags, **row} for row in by_unit.get(node.key, [])]
+            origin: Origin = {
+                "model": STUDENT,
+                "student": student.label,
+                "replicate": student.replicate,
+                "is_last": node is student.path[-1],
+                "initialisation": _initialisation(node),
+            }
+            table += [joined(origin, row) for row in by_unit.get(node.key, [])]
     return table
+
+
+def _without_unit(row: Row) -> Row:
+    """A row without its unit of work, and without timings: they differ between runs that are otherwise the same."""
+    plain = row.copy()
+    plain.pop("unit", None)
+    if plain["kind"] == "train":
+        plain.pop("seconds", None)
+    return plain
 
 
 def _initialisation(node: StageNode) -> str:
@@ -72,7 +81,7 @@ def accuracies(table: Sequence[Row]) -> dict[str, float]:
 
 def summaries(table: Sequence[Row]) -> list[Summary]:
     """Every student after each of its stages, in the order of the run."""
-    groups: dict[tuple[str, int], list[Row]] = {}
+    groups: dict[tuple[str, int], list[ResultRow]] = {}
     for row in table:
         if row["kind"] == "result" and row["model"] == STUDENT:
             groups.setdefault((row["student"], row["stage"]), []).append(row)
@@ -82,7 +91,7 @@ def summaries(table: Sequence[Row]) -> list[Summary]:
             stage,
             rows[0]["is_last"],
             rows[0]["num_softmax"],
-            {name: [row[name] for row in rows if row[name] is not None] for name in _MEASURED},
+            {name: [value for row in rows if (value := row[name]) is not None] for name in _MEASURED},
         )
         for (label, stage), rows in groups.items()
     ]

@@ -1,15 +1,16 @@
 """Find recorded runs of `lab distill`, their students, and the run that a stage starts from, or say why not."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lab.core.errors import CheckpointError, ConfigError, RunError
 from lab.core.hydra_schema import to_typed
 from lab.core.mixers.spec import mixer_spec
 from lab.core.models.folder import Kind, ModelFolder
 from lab.core.runs.find import SCHEMA_VERSION, find_run, outputs_root, refuse_other_version, run_directories
+from lab.core.runs.json_files import json_object_or_none
 from lab.core.train.state import checkpoints, read_meta
 from lab.experiments.distill.config import ALL, TEACHER, DistillConfig
 from lab.experiments.distill.stage_graph import StageNode, students
@@ -78,14 +79,13 @@ def find_recorded(name: str) -> RecordedRun:
     folder = find_run(name)
     if (folder / "multirun.yaml").exists():
         raise RunError(f"{folder} is a sweep; give one of the runs in it, such as {folder / '0'}")
-    try:
-        recorded = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
+    recorded = json_object_or_none(folder / "config.json")
+    if recorded is None:
         raise RunError(
             f"{folder}/config.json is missing or damaged: this is neither a run, which `lab runs` lists, nor a "
             "checkpoint folder; give one"
-        ) from error
-    if not isinstance(recorded, dict) or "teacher" not in recorded:
+        )
+    if "teacher" not in recorded:
         raise RunError(f"{folder} is not a run of `lab distill`; `lab runs --study distill` lists those")
     refuse_other_version(folder)
     return RecordedRun(folder, _typed(recorded, folder))
@@ -126,7 +126,7 @@ def choose_node(run: RecordedRun, selector: StudentSelector) -> StageNode:
     return chosen[0]
 
 
-def find_source(config: DistillConfig, recorded: dict[str, Any]) -> Path:
+def find_source(config: DistillConfig, recorded: Mapping[str, object]) -> Path:
     """The run that `stage=2` or `stage=3` starts from: `from_run`, or the newest finished one of the previous stage.
 
     `from_run` may also be a student's checkpoint folder of any origin.
@@ -186,9 +186,9 @@ def source_checkpoint(source: Path, node: StageNode) -> Path:
     )
 
 
-def _why_not(folder: Path, recorded: dict[str, Any]) -> str | None:
+def _why_not(folder: Path, recorded: Mapping[str, object]) -> str | None:
     """Why a stage cannot start from a run; None if it can."""
-    theirs, status = _read(folder / "config.json"), _read(folder / "status.json")
+    theirs, status = (json_object_or_none(folder / name) or {} for name in ("config.json", "status.json"))
     if "teacher" not in theirs or theirs.get("variants"):
         return "it is not a run of one student; choose another"
     if status.get("schema_version") != SCHEMA_VERSION:
@@ -203,7 +203,7 @@ def _why_not(folder: Path, recorded: dict[str, Any]) -> str | None:
 
 def _stages(folder: Path) -> set[int]:
     """The stages that a run trained."""
-    config = _read(folder / "config.json")
+    config = json_object_or_none(folder / "config.json") or {}
     stage = str(config.get("stage"))
     if stage == ALL:
         return set(config.get("stages", []))
@@ -244,16 +244,8 @@ def _done(folder: Path) -> set[str]:
     return done
 
 
-def _at(tree: dict[str, Any], key: str) -> Any:
-    value: Any = tree
+def _at(tree: Mapping[str, object], key: str) -> object:
+    value: object = tree
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -8,9 +8,8 @@ layer is trained independently.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from typing import Any
 
 from lab.experiments.distill.config import DistillConfig, Recipe
 from lab.experiments.distill.student import StudentConfig
@@ -77,7 +76,7 @@ def students(config: DistillConfig) -> list[Student]:
         for replicate in range(config.replicates):
             path: list[StageNode] = []
             for node in _path(variant, replicate):
-                node = known.setdefault(node.key, StageNode(**_fields(node) | {"parent": path[-1] if path else None}))
+                node = known.setdefault(node.key, replace(node, parent=path[-1] if path else None))
                 path.append(node)
             built.append(Student(label, replicate, tuple(path)))
     return built
@@ -93,32 +92,23 @@ def _path(config: DistillConfig, replicate: int) -> Iterator[StageNode]:
     stages = list(config.stage_numbers)
     # a single later stage starts from another run, which has the untrained student
     steps = stages if stages and stages[0] > 1 and config.stage != "all" else [0, *stages]
-    decisive: list[Any] = [config.seed, replicate]
+    decisive: list[object] = [config.seed, replicate]
     for stage in steps:
         recipe = config.recipe(stage) if stage else None
-        decisive.append([stage, _plain(recipe)])
+        decisive.append([stage, None if recipe is None else asdict(recipe)])
         key = _digest([*decisive, _plain_student(config.student, is_hybrid=stage >= HYBRID_FROM)])
         yield StageNode(key, stage, replicate, config.student, recipe, None)
 
 
-def _fields(node: StageNode) -> dict[str, Any]:
-    return {name: getattr(node, name) for name in StageNode.__slots__}
+def _plain_student(student: StudentConfig, *, is_hybrid: bool) -> dict[str, object]:
+    return {key: value for key, value in asdict(student).items() if is_hybrid or key != "hybrid"}
 
 
-def _plain_student(student: StudentConfig, *, is_hybrid: bool) -> Any:
-    plain = _plain(student)
-    return plain if is_hybrid else {key: value for key, value in plain.items() if key != "hybrid"}
-
-
-def _plain(config: Any) -> Any:
-    return None if config is None else asdict(config)
-
-
-def _digest(content: Any) -> str:
+def _digest(content: object) -> str:
     text = json.dumps(content, sort_keys=True, default=_name_of)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 
-def _name_of(value: Any) -> str:
+def _name_of(value: object) -> str:
     assert isinstance(value, Enum), f"{value!r} is not a configuration value"
     return str(value.value)

@@ -3,6 +3,7 @@
 # Letters: w widths, r ridge strengths.
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
@@ -11,21 +12,29 @@ from numpy import ndarray
 from lab.core.heads.decompositions import default_rank_tolerance
 from lab.core.heads.linear_head import LinearHead, monte_carlo_risk
 from lab.core.heads.risk_by_width import nested_risk
-from lab.core.runs.record import Row
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.problems.problem import Problem, Rows
 from lab.experiments.hmm_risk.results.curves import TheoryCurve, optimal_ridges, theory_curve
+from lab.experiments.hmm_risk.rows import (
+    GaussianTheory,
+    Measured,
+    MeasuredKey,
+    MeasuredRisk,
+    TestedRisk,
+    TestRisk,
+    Theory,
+)
 
 
 class CellWork(ABC):
     """What one cell contributes to the table."""
 
     @abstractmethod
-    def theory(self) -> list[Row]:
+    def theory(self) -> Sequence[Theory]:
         """A row for every width and ridge strength: what is known before any training row is drawn."""
 
     @abstractmethod
-    def measure(self, replicate: int) -> list[Row]:
+    def measure(self, replicate: int) -> Sequence[Measured]:
         """A row for every width and ridge strength: bias, variance and size of the head on one draw."""
 
 
@@ -36,40 +45,45 @@ class IndependentRows(CellWork):
         self.cell = cell
         self.problem = problem
 
-    def theory(self) -> list[Row]:
+    def theory(self) -> list[GaussianTheory]:
         """Theory for every width and ridge strength."""
         curve = self._theory_curve()
         return [
             self._theory_row(curve, w, r) for w in range(len(self.cell.widths)) for r in range(len(self.cell.ridge))
         ]
 
-    def measure(self, replicate: int) -> list[Row]:
+    def measure(self, replicate: int) -> list[MeasuredRisk]:
         """Exact risk given the features of one draw; with `num_test`, also that of a fitted head on test rows."""
         cell = self.cell
         train = self.problem.rows("train", replicate, cell.num_train)
         test = None if cell.num_test is None else self.problem.rows("test", replicate, cell.num_test)
-        rows = []
+        rows: list[MeasuredRisk] = []
         for widths, ridges in self._blocks():
             risk = nested_risk(train.features, self.problem.population, widths, ridge=ridges, rtol=cell.rank_tolerance)
             for w, width in enumerate(widths):
                 for r, ridge in enumerate(ridges):
-                    row = self.measured_row(replicate, width, r) | {
+                    row: MeasuredRisk = {
+                        **self.measured_row(replicate, width, r),
                         "bias": self.scale(width) * float(risk.bias[w, r]),
                         "variance": self.scale(width) * float(risk.variance[w, r]),
                         "weight_norm": float(risk.squared_weight_norm[w, r] ** 0.5),
                         "effective_rank": int(risk.rank[w]),
                         "solved_by": risk.method[w],
                     }
-                    rows.append(row if test is None else row | self._test_row(train, test, width, ridge))
+                    if test is not None:
+                        tested: TestedRisk = {**row, **self._test_row(train, test, width, ridge)}
+                        row = tested
+                    rows.append(row)
         return rows
 
     def scale(self, width: int) -> float:
         """What a risk summed over outputs is multiplied with."""
         return 1 / self.problem.population.num_outputs(width) if self.cell.per_output else 1.0
 
-    def measured_row(self, replicate: int, width: int, r: int) -> Row:
+    def measured_row(self, replicate: int, width: int, r: int) -> MeasuredKey:
         """The columns that say which head a measured row is about."""
         return {
+            "kind": "measured",
             "cell": self.cell.index,
             "replicate": replicate,
             "width": width,
@@ -89,9 +103,10 @@ class IndependentRows(CellWork):
             self.problem.population, self.cell.widths, num_train=self.cell.num_train, ridges=self._strengths()
         )
 
-    def _theory_row(self, curve: TheoryCurve, w: int, r: int) -> Row:
+    def _theory_row(self, curve: TheoryCurve, w: int, r: int) -> GaussianTheory:
         scale = self.scale(self.cell.widths[w])
         return {
+            "kind": "theory",
             "cell": self.cell.index,
             "width": self.cell.widths[w],
             "ridge": ridge_label(self.cell.ridge[r]),
@@ -121,7 +136,7 @@ class IndependentRows(CellWork):
         ]
         return np.column_stack(columns)
 
-    def _test_row(self, train: Rows, test: Rows, width: int, ridge: float) -> Row:
+    def _test_row(self, train: Rows, test: Rows, width: int, ridge: float) -> TestRisk:
         num_outputs = self.problem.population.num_outputs(width)
         targets = train.targets[:, :num_outputs]
         tolerance = rank_tolerance(self.cell, width)

@@ -217,6 +217,7 @@ class TaskConfig:
 class HmmRiskConfig:
     """`lab hmm-risk sweep`: problems, grids and number of draws."""
 
+    # Any where a key takes a value or a list of them: OmegaConf has no type for that, so __post_init__ checks it
     title: str = ""
     """Title of the table, also shown by `lab runs`."""
     hmm: Any = None

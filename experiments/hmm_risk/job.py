@@ -10,11 +10,12 @@ from lab.core.hydra_schema import to_typed
 from lab.core.runs.console import print_summary, progress
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
-from lab.core.runs.record import Row, Run
+from lab.core.runs.record import Run
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.grid.expand import expand
 from lab.experiments.hmm_risk.pool import Unit, run_all, units
+from lab.experiments.hmm_risk.rows import Row, TableRow
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -56,12 +57,12 @@ def run(config: "DictConfig") -> float:
     content = {str(key): value for key, value in resolved.items()}
     provenance, patch = collect(seeds={"seed": settings.seed}, backends={"linear_algebra": "numpy, scipy"})
     directory = Path(hydra.runtime.output_dir)
-    with Run(directory, content, list(hydra.overrides.task), provenance, patch, settings.sinks) as record:
+    with Run[Row](directory, content, list(hydra.overrides.task), provenance, patch, settings.sinks) as record:
         _work(record, settings, cells)
         return _report(record, settings, cells)
 
 
-def _work(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
+def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
     every_unit = list(units(cells))
     done = recorded_units(record.rows, every_unit, cells)
     finished = {(unit.cell, replicate) for unit in done for replicate in unit.replicates or (None,)}
@@ -78,7 +79,7 @@ def _work(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
 
 def recorded_units(rows: Sequence[Row], every_unit: Sequence[Unit], cells: Sequence[Cell]) -> set[Unit]:
     """The units with all rows recorded; rows of an interrupted unit are ignored."""
-    counts: dict[tuple[int, int | None], int] = {}
+    counts: dict[tuple[int, object], int] = {}
     for row in rows:
         key = (row["cell"], row.get("replicate"))
         counts[key] = counts.get(key, 0) + 1
@@ -90,16 +91,16 @@ def recorded_units(rows: Sequence[Row], every_unit: Sequence[Unit], cells: Seque
     return done
 
 
-def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
+def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> list[TableRow]:
     """Measured rows with their theory, ordered by cell, width, ridge and replicate."""
     theory = {(row["cell"], row["width"], row["ridge"]): row for row in rows if row["kind"] == "theory"}
-    table = []
+    table: list[TableRow] = []
     for row in rows:
         if row["kind"] == "theory":
             continue
         cell = cells[row["cell"]]
         known = theory[row["cell"], row["width"], row["ridge"]]
-        joined = {
+        joined: TableRow = {
             "cell": cell.index,
             **{name: getattr(cell, name) for name in _FROM_CELL},
             "width": row["width"],
@@ -108,6 +109,7 @@ def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
             **{key: value for key, value in known.items() if key not in ("kind", "cell", "width", "ridge")},
         }
         if "bias" in row:
+            assert "noise_floor" in known, "a risk that is measured exactly has a theory"
             excess = row["bias"] + row["variance"]
             joined |= {
                 "excess_risk": excess,
@@ -118,7 +120,7 @@ def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> list[Row]:
     return sorted(table, key=lambda row: (row["cell"], row["width"], row["ridge"], row["replicate"]))
 
 
-def _report(record: Run, settings: HmmRiskConfig, cells: Sequence[Cell]) -> float:
+def _report(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> float:
     """Table, figures and verdict, rebuilt from the recorded rows, so that a resumed run ends like any other."""
     # importing matplotlib takes as long as a small sweep: defer it until there is something to draw
     from lab.core.runs.figures import house_style, save_figure  # noqa: PLC0415

@@ -9,13 +9,13 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 
-from lab.core.runs.record import Row
 from lab.experiments.hmm_risk.cell_work import CellWork, IndependentRows
 from lab.experiments.hmm_risk.config import DiscreteConfig, LinearGaussianConfig, Loading, RepresentationName, SizeMap
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.problems.gaussian import KalmanProblem, WindowProblem
 from lab.experiments.hmm_risk.problems.modes import ModeProblem
 from lab.experiments.hmm_risk.problems.problem import Problem, ProjectedProblem
+from lab.experiments.hmm_risk.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class WorkerState:
         if work is None:
             work = self._works[unit.cell] = build_work(self._cells[unit.cell])
         if not unit.replicates:
-            return [{"kind": "theory", **row} for row in work.theory()]
-        return [{"kind": "measured", **row} for replicate in unit.replicates for row in work.measure(replicate)]
+            return list(work.theory())
+        return [row for replicate in unit.replicates for row in work.measure(replicate)]
 
 
 def units(cells: Sequence[Cell]) -> Iterator[Unit]:

@@ -4,13 +4,14 @@ metrics.jsonl holds theory rows and measured rows; the table joins each measured
 any column of the table that is a float here, and theory_<column> beside it.
 """
 
-from typing import NotRequired, TypedDict, get_type_hints
+from typing import Any, Literal, TypedDict, final, get_type_hints
 
 
 class TheoryKey(TypedDict):
     """The columns that every theory row has.
 
     Attributes:
+        kind: in metrics.jsonl only.
         cell: index of the problem.
         width: p.
         ridge: as configured: a number, or `optimal`.
@@ -20,6 +21,7 @@ class TheoryKey(TypedDict):
         gaussian_reference: whether the theory assumes Gaussian features although these are not.
     """
 
+    kind: Literal["theory"]
     cell: int
     width: int
     ridge: str
@@ -27,6 +29,11 @@ class TheoryKey(TypedDict):
     observation_noise: float
     num_outputs: int
     gaussian_reference: bool
+
+
+@final
+class ClassTheory(TheoryKey):
+    """A head that classifies: there is no theory of its error."""
 
 
 class RiskTheory(TheoryKey):
@@ -50,6 +57,7 @@ class RiskTheory(TheoryKey):
     theory_fixed_problem_excess: float
 
 
+@final
 class GaussianTheory(RiskTheory):
     """Theory of a linear-Gaussian problem.
 
@@ -66,6 +74,7 @@ class MeasuredKey(TypedDict):
     """The columns that every measured row has.
 
     Attributes:
+        kind: in metrics.jsonl only.
         cell: index of the problem.
         replicate: number of the draw of the training rows.
         width: p.
@@ -73,6 +82,7 @@ class MeasuredKey(TypedDict):
         rank_tolerance: the fraction of the largest singular value below which one counted as zero.
     """
 
+    kind: Literal["measured"]
     cell: int
     replicate: int
     width: int
@@ -95,14 +105,25 @@ class MeasuredHead(MeasuredKey):
 
 
 class MeasuredRisk(MeasuredHead):
-    """Exact risk given the features of one draw, and the error on test rows if `num_test` is set."""
+    """Exact risk given the features of one draw."""
 
     bias: float
     variance: float
-    test_risk: NotRequired[float]
-    test_standard_error: NotRequired[float]
 
 
+class TestRisk(TypedDict):
+    """The mean error on test rows and its standard error, in the unit of the risk."""
+
+    test_risk: float
+    test_standard_error: float
+
+
+@final
+class TestedRisk(MeasuredRisk, TestRisk):
+    """With the error on test rows, if `num_test` is set."""
+
+
+@final
 class MeasuredClasses(MeasuredHead):
     """Error of a classifying head on test rows."""
 
@@ -116,6 +137,13 @@ class RiskResult(MeasuredRisk):
     excess_risk: float
     prediction_risk: float
     fixed_problem_excess: float
+
+
+Theory = ClassTheory | RiskTheory | GaussianTheory
+Measured = MeasuredRisk | TestedRisk | MeasuredClasses
+Row = Theory | Measured
+# measured columns joined with those of theory: which ones depends on the problems of the run
+TableRow = dict[str, Any]
 
 
 def quantities(row: type) -> tuple[str, ...]:

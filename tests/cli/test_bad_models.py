@@ -80,7 +80,7 @@ DAMAGES: dict[Callable[[Path], None], tuple[str, ...]] = {
     cut_off: ("model.safetensors is cut off", "copy it again"),
     cut_off_at_the_start: ("model.safetensors is cut off", "copy it again"),
     no_weights: ("model.safetensors is missing", "give the folder of a checkpoint"),
-    no_json: ("config.json is no JSON", "copy the checkpoint again"),
+    no_json: ("config.json is not valid JSON", "copy the checkpoint again"),
     no_words: ("none of vocabulary.json, tokenizer.json and tokenizer.model", "copy"),
 }
 

@@ -4,7 +4,6 @@ import csv
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 
 class Sink:
@@ -17,7 +16,7 @@ class Sink:
         self._folder.mkdir(parents=True)
         self._columns: dict[str, list[str]] = {}
 
-    def row(self, row: Mapping[str, Any]) -> None:
+    def row(self, row: Mapping[str, object]) -> None:
         """Append a row; a new column is left empty in earlier rows."""
         kind = str(row.get("kind", "rows"))
         path = self._folder / f"{kind}.csv"

@@ -2,7 +2,6 @@
 
 from typing_extensions import override
 
-from lab.core.runs.record import Row
 from lab.experiments.hmm_risk.cell_work import IndependentRows
 from lab.experiments.hmm_risk.dependent_rows.asymptotic import dependent_risk
 from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
@@ -11,6 +10,7 @@ from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.problems.gaussian import WindowProblem
 from lab.experiments.hmm_risk.problems.modes import ModeProblem
 from lab.experiments.hmm_risk.problems.problem import Problem
+from lab.experiments.hmm_risk.rows import GaussianTheory, MeasuredRisk
 
 
 class DependentRows(IndependentRows):
@@ -21,7 +21,7 @@ class DependentRows(IndependentRows):
         self._rows = _token_rows(cell, problem)
 
     @override
-    def theory(self) -> list[Row]:
+    def theory(self) -> list[GaussianTheory]:
         rows = super().theory()
         for row in rows:
             risk = dependent_risk(self._rows, row["width"], num_train=self.cell.num_train, ridge=row["ridge_strength"])
@@ -38,14 +38,14 @@ class DependentRows(IndependentRows):
         return rows
 
     @override
-    def measure(self, replicate: int) -> list[Row]:
+    def measure(self, replicate: int) -> list[MeasuredRisk]:
         train = self.problem.rows("train", replicate, self.cell.num_train)
-        rows = []
+        rows: list[MeasuredRisk] = []
         for r, ridge in enumerate(self.cell.ridge):
             risk = dependent_risk_given_features(self._rows, train.features, self.cell.widths, ridge=float(ridge))
             rows += [
-                self.measured_row(replicate, width, r)
-                | {
+                {
+                    **self.measured_row(replicate, width, r),
                     "bias": self.scale(width) * float(risk.bias[w]),
                     "variance": self.scale(width) * float(risk.variance[w]),
                     "weight_norm": float(risk.squared_weight_norm[w] ** 0.5),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from itertools import product
-from typing import Any
+from typing import Literal, TypedDict
 
 from lab.core.hydra_schema import with_overrides
 from lab.experiments.hmm_risk.config import (
@@ -24,8 +24,10 @@ _NOISELESS = (RepresentationName.posterior, RepresentationName.next_token_distri
 # keys of how a run is executed and shown, which do not define a problem
 _OF_THE_RUN = {"title", "gammas", "workers", "curves", "figures", "sinks"}
 
+GridKey = Literal["num_train", "tokens_per_sequence", "context_length", "observation_noise", "snr", "num_states"]
+
 # how a grid value is written in a legend; grids with one value are omitted
-_LEGEND = {
+_LEGEND: dict[GridKey, str] = {
     "num_train": "n = {}",
     "tokens_per_sequence": "T = {}",
     "context_length": "context {}",
@@ -35,6 +37,26 @@ _LEGEND = {
 }
 
 
+class GridPoint(TypedDict):
+    """One value of each grid.
+
+    Attributes:
+        num_train: n, training rows.
+        tokens_per_sequence: rows per sequence.
+        context_length: tokens read before the predicted one.
+        observation_noise: standard deviation of the representation's own noise.
+        snr: signal-to-noise ratio; None if it is not given.
+        num_states: S, states of a discrete HMM; None for a linear-Gaussian one.
+    """
+
+    num_train: int
+    tokens_per_sequence: int
+    context_length: int
+    observation_noise: float
+    snr: float | None
+    num_states: int | None
+
+
 def expand(config: HmmRiskConfig) -> list[Cell]:
     """All cells of a sweep, checked.
 
@@ -42,7 +64,7 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
         ConfigError: for an invalid combination.
     """
     figures = {name: figure(name) for name in config.figures}
-    points: list[tuple[str, HmmRiskConfig, dict[str, Any]]] = []
+    points: list[tuple[str, HmmRiskConfig, GridPoint]] = []
     curves = {
         curve: with_overrides(replace(config, curves={}), overrides, label=f"curves.{curve}")
         for curve, overrides in (config.curves or {"": {}}).items()
@@ -78,19 +100,32 @@ def _check_figure(name: str, spec: FigureSpec, cells: list[Cell]) -> None:
             )
 
 
-def _grid_points(config: HmmRiskConfig) -> Iterator[dict[str, Any]]:
-    grids = {key: as_list(getattr(config, key)) for key in _LEGEND if key != "num_states"}
+def _grid_points(config: HmmRiskConfig) -> Iterator[GridPoint]:
+    noises = as_list(config.observation_noise)
     if config.snr is not None and config.task.name is TaskName.next_state:
         # snr determines the noise, so observation_noise is not another axis of the grid
-        grids["observation_noise"] = grids["observation_noise"][:1]
+        noises = noises[:1]
     if config.representation.name in _NOISELESS:
-        grids["observation_noise"] = [0.0]
-    grids["num_states"] = as_list(config.hmm.num_states) if isinstance(config.hmm, DiscreteConfig) else [None]
-    for values in product(*grids.values()):
-        yield dict(zip(grids, values, strict=True))
+        noises = [0.0]
+    for num_train, tokens_per_sequence, context_length, noise, snr, num_states in product(
+        as_list(config.num_train),
+        as_list(config.tokens_per_sequence),
+        as_list(config.context_length),
+        noises,
+        as_list(config.snr),
+        as_list(config.hmm.num_states) if isinstance(config.hmm, DiscreteConfig) else [None],
+    ):
+        yield {
+            "num_train": num_train,
+            "tokens_per_sequence": tokens_per_sequence,
+            "context_length": context_length,
+            "observation_noise": noise,
+            "snr": snr,
+            "num_states": num_states,
+        }
 
 
-def _cell(index: int, curve: str, config: HmmRiskConfig, point: dict[str, Any], varying: set[str]) -> Cell:
+def _cell(index: int, curve: str, config: HmmRiskConfig, point: GridPoint, varying: set[GridKey]) -> Cell:
     hmm = config.hmm
     widths = config.widths_at(point["num_train"])
     if isinstance(hmm, DiscreteConfig):
@@ -102,7 +137,7 @@ def _cell(index: int, curve: str, config: HmmRiskConfig, point: dict[str, Any], 
             widths = (hmm.num_tokens,)
     # every key that is not about the run itself is passed on by name; Cell refuses unknown ones
     values = {key.name: getattr(config, key.name) for key in fields(HmmRiskConfig) if key.name not in _OF_THE_RUN}
-    known = {key: value for key, value in point.items() if key in values}
+    values |= {key: value for key, value in point.items() if key in values}
     words = [_LEGEND[key].format(point[key]) for key in _LEGEND if key in varying and point[key] is not None]
     resolved = {
         "index": index,
@@ -113,4 +148,4 @@ def _cell(index: int, curve: str, config: HmmRiskConfig, point: dict[str, Any], 
         "observation_noise": float(point["observation_noise"]),
         "ridge": tuple(config.ridge),
     }
-    return Cell(**values | known | resolved)
+    return Cell(**values | resolved)

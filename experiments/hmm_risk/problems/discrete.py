@@ -7,6 +7,7 @@ second moment E[f f'] has no closed form and is estimated once per HMM.
 
 # Letters: n rows, p width, S states, V tokens, m outputs, N sequences.
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -20,10 +21,19 @@ from lab.core.heads.population import Spectrum
 from lab.core.hmm.discrete import DiscreteHmm
 from lab.core.hmm.random_models import dirichlet_tables, permutation_tables
 from lab.core.runs.random_streams import Seeds
-from lab.core.runs.record import Row
 from lab.experiments.hmm_risk.cell_work import CellWork, rank_tolerance, ridge_label
 from lab.experiments.hmm_risk.config import DiscreteConfig, Generator, RepresentationName, TaskName
 from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.rows import (
+    ClassTheory,
+    Measured,
+    MeasuredClasses,
+    MeasuredKey,
+    MeasuredRisk,
+    RiskTheory,
+    Theory,
+    TheoryKey,
+)
 
 # batch size: filtering all sequences at once would need sequences x states x length numbers
 _CHUNK = 10_000
@@ -40,11 +50,11 @@ class DiscreteRows(CellWork):
         self._hmm = _draw_hmm(hmm, self._seeds)
         self._predicts_label = cell.task.name is TaskName.downstream_label
 
-    def theory(self) -> list[Row]:
+    def theory(self) -> list[Theory]:
         """Theory for Gaussian features with the same second moments: a reference, since posteriors are not Gaussian."""
         return [row for width in self.cell.widths for row in self._theory_rows(width)]
 
-    def measure(self, replicate: int) -> list[Row]:
+    def measure(self, replicate: int) -> Sequence[Measured]:
         """Exact risk given the sequences; for a downstream label, accuracy and log-loss on test sequences."""
         if self._predicts_label:
             return self._measure_label(replicate)
@@ -53,7 +63,7 @@ class DiscreteRows(CellWork):
         means = posteriors @ self._outcome
         # if the outcome is almost certain, rounding could give a negative variance
         row_noise = np.maximum(1 - np.sum(means**2, axis=1), 0.0)
-        rows = []
+        rows: list[MeasuredRisk] = []
         for width in self.cell.widths:
             covariance, coefficients, _ = self._moments(width)
             for ridge in self.cell.ridge:
@@ -68,8 +78,8 @@ class DiscreteRows(CellWork):
                     rtol=tolerance,
                 )
                 rows.append(
-                    self._row(replicate, width, ridge, tolerance)
-                    | {
+                    {
+                        **self._row(replicate, width, ridge, tolerance),
                         "bias": self._scale * risk.bias,
                         "variance": self._scale * risk.variance,
                         "weight_norm": float(np.sqrt(risk.squared_weight_norm)),
@@ -79,12 +89,12 @@ class DiscreteRows(CellWork):
                 )
         return rows
 
-    def _measure_label(self, replicate: int) -> list[Row]:
+    def _measure_label(self, replicate: int) -> list[MeasuredClasses]:
         train, test = (
             self._labelled(stream, replicate, num_rows)
             for stream, num_rows in (("train", self.cell.num_train), ("test", self.cell.num_test or 0))
         )
-        rows = []
+        rows: list[MeasuredClasses] = []
         for width in self.cell.widths:
             for ridge in self.cell.ridge:
                 tolerance = rank_tolerance(self.cell, width)
@@ -99,8 +109,8 @@ class DiscreteRows(CellWork):
                 predicted = head.predict(test[0][:, :width])
                 likelihood = predicted.probs[np.arange(test[1].size), test[1]]
                 rows.append(
-                    self._row(replicate, width, ridge, tolerance)
-                    | {
+                    {
+                        **self._row(replicate, width, ridge, tolerance),
                         "accuracy": float(np.mean(predicted.labels == test[1])),
                         "log_loss": float(-np.log(likelihood).mean()),
                         "weight_norm": head.weight_norm,
@@ -110,8 +120,9 @@ class DiscreteRows(CellWork):
                 )
         return rows
 
-    def _row(self, replicate: int, width: int, ridge: float | str, tolerance: float) -> Row:
+    def _row(self, replicate: int, width: int, ridge: float | str, tolerance: float) -> MeasuredKey:
         return {
+            "kind": "measured",
             "cell": self.cell.index,
             "replicate": replicate,
             "width": width,
@@ -119,10 +130,11 @@ class DiscreteRows(CellWork):
             "rank_tolerance": tolerance,
         }
 
-    def _theory_rows(self, width: int) -> list[Row]:
-        rows = []
+    def _theory_rows(self, width: int) -> list[Theory]:
+        rows: list[Theory] = []
         for ridge in self.cell.ridge:
-            row: Row = {
+            key: TheoryKey = {
+                "kind": "theory",
                 "cell": self.cell.index,
                 "width": width,
                 "ridge": ridge_label(ridge),
@@ -131,27 +143,31 @@ class DiscreteRows(CellWork):
                 "num_outputs": self._num_outputs,
                 "gaussian_reference": True,
             }
-            if not self._predicts_label:
-                covariance, coefficients, noise_trace = self._moments(width)
-                eigenvalues, vectors = linalg.eigh(covariance)
-                signals = np.sum((vectors.T @ coefficients) ** 2, axis=1)
-                spectrum = Spectrum(np.maximum(eigenvalues, 0.0), signals)
-                risk = asymptotic_risk(spectrum, noise_trace, num_train=self.cell.num_train, ridge=float(ridge))
-                _, _, full_noise = self._moments(self.cell.widths[-1])
-                misspecification = self._scale * (noise_trace - full_noise)
-                signal = 1 - noise_trace
-                row |= {
-                    "snr": signal / noise_trace if noise_trace else np.inf,
-                    "noise_floor": self._scale * noise_trace,
-                    "misspecification": misspecification,
-                    "null_risk": self._scale,
-                    "theory_excess_risk": self._scale * risk.excess,
-                    "theory_bias": self._scale * risk.bias,
-                    "theory_variance": self._scale * risk.variance,
-                    "theory_prediction_risk": self._scale * risk.total,
-                    "theory_fixed_problem_excess": self._scale * risk.excess + misspecification,
-                }
-            rows.append(row)
+            if self._predicts_label:
+                no_risk: ClassTheory = {**key}
+                rows.append(no_risk)
+                continue
+            covariance, coefficients, noise_trace = self._moments(width)
+            eigenvalues, vectors = linalg.eigh(covariance)
+            signals = np.sum((vectors.T @ coefficients) ** 2, axis=1)
+            spectrum = Spectrum(np.maximum(eigenvalues, 0.0), signals)
+            risk = asymptotic_risk(spectrum, noise_trace, num_train=self.cell.num_train, ridge=float(ridge))
+            _, _, full_noise = self._moments(self.cell.widths[-1])
+            misspecification = self._scale * (noise_trace - full_noise)
+            signal = 1 - noise_trace
+            risks: RiskTheory = {
+                **key,
+                "snr": signal / noise_trace if noise_trace else np.inf,
+                "noise_floor": self._scale * noise_trace,
+                "misspecification": misspecification,
+                "null_risk": self._scale,
+                "theory_excess_risk": self._scale * risk.excess,
+                "theory_bias": self._scale * risk.bias,
+                "theory_variance": self._scale * risk.variance,
+                "theory_prediction_risk": self._scale * risk.total,
+                "theory_fixed_problem_excess": self._scale * risk.excess + misspecification,
+            }
+            rows.append(risks)
         return rows
 
     @property

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lab.experiments.hmm_risk.results.summary import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Columns = dict[str, list[Any]]
+Columns = dict[str, list[str | float]]
 
 
 @dataclass(frozen=True, slots=True)

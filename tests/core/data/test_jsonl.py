@@ -80,8 +80,8 @@ def test_the_place_in_the_list_says_whose_turn_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "match"),
     [
-        ("{", "line 2: is no JSON"),
-        ("[]", "line 2: is no JSON object"),
+        ("{", "line 2: is not valid JSON"),
+        ("[]", "line 2: is not a JSON object"),
         ("{}", "pairs of question and answer"),
         (record("what?"), "pairs of question and answer"),
         (record("what?", "bag", "what?"), "pairs of question and answer"),

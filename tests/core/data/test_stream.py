@@ -32,7 +32,7 @@ class Endless:
 
     def __getitem__(self, index: int) -> Sample:
         if (index + 1) % self.broken == 0:
-            raise InputError(f"line {index} is no JSON")
+            raise InputError(f"line {index} is not valid JSON")
         return sample(index, 9 if (index + 1) % self.long == 0 else 3)
 
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_used_is_left_out_counted_and_logged(caplog: pytest.LogCa
     with caplog.at_level(logging.INFO):
         assert draw(source, 2) == [[0, 1, 4, 6], [9, 10, 12, 13]]
     assert source.state == {"position": 14, "num_broken": 4, "num_too_long": 2}
-    assert sum("line 2 is no JSON" in record.message for record in caplog.records) == 1
+    assert sum("line 2 is not valid JSON" in record.message for record in caplog.records) == 1
     assert sum("9 tokens" in record.message for record in caplog.records) == 2
 
 

@@ -83,7 +83,7 @@ def test_a_damaged_vocabulary_is_refused(content: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_vocabulary_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(CheckpointError, match=r"vocabulary\.json cannot be read \(No such file"):
         WordTokenizer.read(tmp_path)
 
 

@@ -107,7 +107,7 @@ def test_a_missing_config(tmp_path: Path) -> None:
 
 def test_a_config_that_is_no_json(copy: Path) -> None:
     (copy / CONFIG).write_text("{")
-    assert "config.json is no JSON" in refused(copy)
+    assert "config.json is not valid JSON" in refused(copy)
 
 
 def test_an_unknown_model_type(copy: Path) -> None:

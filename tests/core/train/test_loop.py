@@ -73,7 +73,7 @@ class Toy:
             name="stage_1",
             folder=folder,
             validate=self.validate,
-            log=self.rows.extend,
+            log=self.rows.append,
         )
 
     def weights(self) -> dict[str, Tensor]:
@@ -110,8 +110,8 @@ def test_accumulated_batches_give_the_step_of_their_mean(tmp_path: Path) -> None
     joined.fit(tmp_path / "joined", TrainConfig(**config), step)
     for name, weight in split.weights().items():
         torch.testing.assert_close(weight, joined.weights()[name])
-    assert [row["tokens"] for row in split.rows if row["kind"] == "train"] == [16] * 3
-    losses = [[row["loss"] for row in toy.rows if row["kind"] == "train"] for toy in (split, joined)]
+    assert [row["metrics"]["tokens"] for row in split.rows if row["kind"] == "train"] == [16] * 3
+    losses = [[row["metrics"]["loss"] for row in toy.rows if row["kind"] == "train"] for toy in (split, joined)]
     assert losses[0] == pytest.approx(losses[1])
 
 
@@ -221,7 +221,7 @@ def test_the_newest_checkpoint_and_the_best_are_kept(tmp_path: Path) -> None:
         name="stage_1",
         folder=tmp_path,
         validate=lambda: next(losses),
-        log=toy.rows.extend,
+        log=toy.rows.append,
     )
     assert [path.name for path in checkpoints(tmp_path)] == ["step_00000010", "step_00000020"]
     meta = read_meta(checkpoint_path(tmp_path, 20))

@@ -78,7 +78,7 @@ def test_a_stage_moves_what_it_trains_and_nothing_else(
         name=f"stage_{stage}",
         folder=tmp_path,
         validate=source.validate,
-        log=lambda rows: None,
+        log=lambda done: None,
     )
     assert source.validate() < before, "every stage lowers its own objective"
     assert moved(student_before, student) == set(names)

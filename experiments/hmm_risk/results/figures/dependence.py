@@ -1,10 +1,8 @@
 """Excess risk of dependent rows, and its ratio to the theories of dependent and of independent rows."""
 
-from typing import Any
-
 from matplotlib.figure import Figure
 
-from lab.core.runs.figures import MARKERS, new_figure
+from lab.core.runs.figures import MARKERS, LineStyle, new_figure
 from lab.experiments.hmm_risk.results.figure_spec import Columns, FigureData, FigureSpec
 from lab.experiments.hmm_risk.results.panels import EXCESS_RISK, colour, draw_curves, finish, gamma_axis
 
@@ -17,7 +15,7 @@ def draw(data: FigureData) -> tuple[Figure, Columns]:
     for index, curve in enumerate(data.curves):
         known = 1 + curve.gap("excess_risk", "excess_risk")
         ignored = 1 + curve.gap("excess_risk", "independent_rows")
-        style: dict[str, Any] = {"color": colour(index), "marker": MARKERS[index % len(MARKERS)], "markersize": 3}
+        style: LineStyle = {"color": colour(index), "marker": MARKERS[index % len(MARKERS)], "markersize": 3}
         right.plot(curve.x["gamma"], known, "-", **style)
         right.plot(curve.x["gamma"], ignored, "--", mfc="white", **style)
     right.axhline(1.0, color="0.6", linewidth=0.8, linestyle=":", zorder=0)

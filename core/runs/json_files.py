@@ -1,0 +1,54 @@
+"""Read JSON files; a file that cannot be used is refused in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lab.core.errors import LabError, RunError
+
+
+def read_json(path: Path, *, hint: str, error: type[LabError] = RunError) -> object:
+    """The content of a JSON file.
+
+    Args:
+        path: of the file.
+        hint: what the user can do about a file that cannot be used; it ends the message.
+        error: the kind of error.
+
+    Raises:
+        LabError: of the kind `error`, if the file is absent, cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise error(f"{path} cannot be read ({fault.strerror}); {hint}") from fault
+    except json.JSONDecodeError as fault:
+        raise error(f"{path} is not valid JSON (line {fault.lineno}: {fault.msg}); {hint}") from fault
+    # bytes that are not UTF-8, a number with too many digits, or lists in lists without end
+    except (ValueError, RecursionError) as fault:
+        raise error(f"{path} is not valid JSON ({str(fault).splitlines()[0]}); {hint}") from fault
+
+
+def read_json_object(path: Path, *, hint: str, error: type[LabError] = RunError) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        path: of the file.
+        hint: what the user can do about a file that cannot be used; it ends the message.
+        error: the kind of error.
+
+    Raises:
+        LabError: of the kind `error`, if the file is absent, cannot be read, is not JSON, or holds something else.
+    """
+    content = read_json(path, hint=hint, error=error)
+    if not isinstance(content, dict):
+        raise error(f"{path} is not a JSON object; {hint}")
+    return content
+
+
+def json_object_or_none(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is none that can be read: a damaged run must not hide the others."""
+    try:
+        return read_json_object(path, hint="")
+    except RunError:
+        return None

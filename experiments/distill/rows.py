@@ -1,0 +1,156 @@
+"""The rows that a run records and tabulates, one class for each kind of row.
+
+metrics.jsonl holds them as they are produced. The table leaves out `unit`, `seconds` and the rows of kind `done`, and
+repeats the rows of a student's stages with the student's name.
+"""
+
+from typing import Literal, NotRequired, TypedDict
+
+Quantity = Literal["accuracy", "kl_per_token", "kl_per_answer_token", "agreement", "relative_error"]
+
+
+class Origin(TypedDict, total=False):
+    """What a row is about; each column is there only where it has a meaning.
+
+    Attributes:
+        unit: the unit of work: `baselines`, `teacher`, or the key of a stage node. In metrics.jsonl only.
+        stage: 1, 2 or 3; 0 for an untrained student. Of rows about a student.
+        replicate: number of the replicate, from 0. Of rows about a student.
+        model: `student`, the name of a baseline, or `chance`; a student's rows have it in the table only.
+        student: label of the student's variant; empty if there is only one. In the table only, as the rest.
+        is_last: whether this is the student's last stage.
+        initialisation: how the student was initialised.
+    """
+
+    unit: str
+    stage: int
+    replicate: int
+    model: str
+    student: str
+    is_last: bool
+    initialisation: str
+
+
+class StepMetrics(TypedDict):
+    """What an objective measures in one optimizer step.
+
+    Attributes:
+        loss: the mean over the step's batches; its unit is the objective's.
+        kl_per_token: stage 3: nats per token of the loss mask, the mean over the step's batches.
+        tokens: tokens of the language model that the step read, padding not counted.
+    """
+
+    loss: float
+    kl_per_token: NotRequired[float]
+    tokens: float
+
+
+class TrainRow(Origin, StepMetrics):
+    """One optimizer step.
+
+    Attributes:
+        step: optimizer steps done, this one included.
+        learning_rate: of this step.
+        gradient_norm: the Euclidean norm over all trained tensors, before clipping.
+        seconds: wall time of the step. In metrics.jsonl only.
+    """
+
+    kind: Literal["train"]
+    step: int
+    learning_rate: float
+    gradient_norm: float
+    seconds: NotRequired[float]
+
+
+class ValidationRow(Origin):
+    """The loss on held-out data during training.
+
+    Attributes:
+        step: optimizer steps done.
+        loss: the mean over held-out batches, in the unit of the training loss.
+    """
+
+    kind: Literal["validation"]
+    step: int
+    loss: float
+
+
+class LayerRow(Origin):
+    """How far a converted layer's head outputs are from the teacher's, on the teacher's inputs and held-out data.
+
+    Attributes:
+        layer: its number, through the embedding first, then the language model.
+        name: its name in the model.
+        relative_error: ||student - teacher|| / ||teacher|| over all tokens, heads and dimensions.
+        layer_mse: the mean squared difference.
+    """
+
+    kind: Literal["layer"]
+    layer: int
+    name: str
+    relative_error: float
+    layer_mse: float
+
+
+class AccuracyRow(Origin):
+    """Held-out questions of one type.
+
+    Attributes:
+        question: the type.
+        right: questions answered correctly; chance has no count.
+        total: questions.
+        accuracy: the fraction answered correctly, from 0 to 1.
+    """
+
+    kind: Literal["accuracy"]
+    question: str
+    right: NotRequired[int]
+    total: int
+    accuracy: float
+
+
+class ResultRow(Origin):
+    """All held-out data; of a baseline and of chance, the accuracy only.
+
+    Attributes:
+        accuracy: the fraction of questions answered correctly, from 0 to 1.
+        kl_per_token: divergence from the teacher's next-token distribution, nats per token.
+        kl_per_answer_token: the same over tokens of answers.
+        agreement: the fraction of tokens, from 0 to 1, whose most likely successor is the teacher's.
+        relative_error: the mean of the layers' relative errors; None if no layer is converted.
+        num_softmax: layers of softmax attention.
+    """
+
+    kind: Literal["result"]
+    accuracy: float
+    kl_per_token: NotRequired[float]
+    kl_per_answer_token: NotRequired[float]
+    agreement: NotRequired[float]
+    relative_error: NotRequired[float | None]
+    num_softmax: NotRequired[int]
+
+
+class DoneRow(Origin):
+    """The end of a unit of work; without it, the unit's other rows are discarded."""
+
+    kind: Literal["done"]
+
+
+Evaluation = LayerRow | AccuracyRow | ResultRow
+Row = TrainRow | ValidationRow | Evaluation | DoneRow
+
+
+def joined(origin: Origin, row: Row) -> Row:
+    """A row with the columns of its origin in front of its own."""
+    # the same line for each kind: a type checker cannot join a union
+    if row["kind"] == "train":
+        return {**origin, **row}
+    if row["kind"] == "validation":
+        return {**origin, **row}
+    if row["kind"] == "layer":
+        return {**origin, **row}
+    if row["kind"] == "accuracy":
+        return {**origin, **row}
+    if row["kind"] == "result":
+        return {**origin, **row}
+    return {**origin, **row}
