@@ -7,7 +7,7 @@ import pytest
 from lab.core.errors import CheckpointError, LabError, RunError
 from lab.core.runs.json_files import json_object_or_none, read_json, read_json_object
 
-NO_OBJECT = {b"[1, 2]": "is not a JSON object", b"null": "is not valid JSON object", b'"text"': "is not a JSON object"}
+NO_OBJECT = {b"[1, 2]": "is not a JSON object", b"null": "is not a JSON object", b'"text"': "is not a JSON object"}
 NO_JSON = {
     b"": r"is not valid JSON \(line 1: Expecting value\)",
     b'{"a": 1,\n "b": }': r"is not valid JSON \(line 2: Expecting value\)",
