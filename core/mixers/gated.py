@@ -135,9 +135,9 @@ class GatedMixer(Mixer):
     ) -> Float[Tensor, "B 1 H P"]:
         """The output y of one token; updates the state in place."""
 
-    def gate(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T HP"]:
-        """The gate that multiplies the normalised head outputs."""
-        return silu(self.g_proj(u))
+    def gate(self, logits: Float[Tensor, "B T H P"]) -> Float[Tensor, "B T H P"]:
+        """What the normed heads are multiplied by: SiLU(W_g u) of `logits` W_g u."""
+        return silu(logits)
 
     def choose_backends(self) -> dict[str, str]:
         """See `Mixer.choose_backends`."""
@@ -245,7 +245,7 @@ class GatedMixer(Mixer):
 
     def _gated(self, y: Float[Tensor, "B T H P"], u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H P"]:
         """The norm of each head times its gate; in float32 or wider, returned in the dtype of `y`."""
-        gate = self.gate(u).view(y.shape)
+        gate = self.gate(self.g_proj(u).view(y.shape))
         widened = y.to(wide(y.dtype))
         normed = rms_norm(widened, widened.shape[-1:], self.g_norm.weight.to(widened.dtype), self.g_norm.eps)
         return (normed * gate).to(y.dtype)

@@ -121,9 +121,9 @@ class Mamba2(GatedMixer):
         )
         return y[:, None]
 
-    def gate(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T HP"]:
+    def gate(self, logits: Float[Tensor, "B T H P"]) -> Float[Tensor, "B T H P"]:
         """SiLU(W_g u), or 2 sigmoid(W_g u)."""
-        return 2 * torch.sigmoid(self.g_proj(u)) if self.options.gate_at_one else super().gate(u)
+        return 2 * torch.sigmoid(logits) if self.options.gate_at_one else super().gate(logits)
 
     def _repeated(self, part: Float[Tensor, "B T G P"]) -> Float[Tensor, "B T H P"]:
         """Each key or value head repeated for every query head that shares it; no copy if that is one."""
