@@ -150,7 +150,7 @@ def _bench_peers() -> Finding:
 
 def _font() -> Finding:
     if find_spec("matplotlib") is None:
-        return Finding("figures", "matplotlib is missing", "pip install 'matplotlib>=3.8'")
+        return Finding("figures", "matplotlib is missing", "pip install 'matplotlib>=3.9'")
     from matplotlib.font_manager import FontProperties, findfont
 
     return Finding("figures", f"font {os.path.basename(findfont(FontProperties()))}, drawn without a display")

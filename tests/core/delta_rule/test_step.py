@@ -23,8 +23,8 @@ SHARING = [(4, 4, 4), (4, 2, 2), (2, 2, 4), (1, 4, 2)]
 @pytest.fixture(params=["compiled", "torch", "reference"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Name of the back end that takes this way."""
-    if request.param == "compiled" and native._loop() is None:
-        pytest.skip("no C++ compiler")
+    if request.param == "compiled":
+        request.getfixturevalue("compiled_steps")
     if request.param == "torch":
         monkeypatch.setattr(native, "_loop", lambda: None)
     return "reference" if request.param == "reference" else "portable"
@@ -109,11 +109,10 @@ def test_stepping_on_from_a_prefill_gives_the_full_pass(dtype: torch.dtype, path
     st.sampled_from([1, 3, 8, 15, 16, 17, 31, 32, 48, 64, 100, 128, 130]),
     st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
 )
+@pytest.mark.usefixtures("compiled_steps")
 def test_the_compiled_loop_knows_every_size(
     batch: int, heads: tuple[int, tuple[int, int, int]], value_dim: int, key_dim: int, dtype: torch.dtype
 ) -> None:
-    if native._loop() is None:
-        pytest.skip("no C++ compiler")
     inputs = drawn(
         batch=batch,
         tokens=1,
@@ -164,10 +163,9 @@ def allocations(run: Any) -> list[int]:
     return [event.self_cpu_memory_usage for event in profiler.events() if event.self_cpu_memory_usage > 0]
 
 
+@pytest.mark.usefixtures("compiled_steps")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_a_compiled_step_allocates_nothing(dtype: torch.dtype) -> None:
-    if native._loop() is None:
-        pytest.skip("no C++ compiler")
     # the parts of one token lie apart in the batch, as those of one projection
     inputs = drawn(heads=8, sharing=(8, 2, 2), key_dim=64, value_dim=64, dtype=dtype)
     parts, y = token(inputs, 0), torch.empty(2, 8, 64, dtype=dtype)

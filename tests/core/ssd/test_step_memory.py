@@ -38,11 +38,10 @@ def test_the_profiler_sees_an_allocation_where_there_is_one() -> None:
     assert allocations(lambda: torch.empty(1000)) == [4000] * 3
 
 
+@pytest.mark.usefixtures("compiled_steps")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("are_slices", [False, True], ids=["tensors", "slices"])
 def test_a_compiled_step_allocates_nothing(dtype: torch.dtype, are_slices: bool) -> None:
-    if native._loop() is None:
-        pytest.skip("no C++ compiler")
     state, inputs = drawn(dtype)
     y = torch.empty_like(inputs[0])
     if are_slices:

@@ -20,7 +20,7 @@ from lab.core.ssd.decode import native
 from lab.core.ssd.decode.native import advance
 from lab.core.ssd.decode.step import step_reference
 
-pytestmark = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler")
+pytestmark = pytest.mark.usefixtures("compiled_steps")
 
 
 def drawn(*, batch: int = 2, heads: int = 4, head_dim: int = 5, state_dim: int = 7) -> dict[str, Tensor]:
