@@ -93,7 +93,7 @@ class ModelFolder:
 
     @property
     def family(self) -> FamilySpec:
-        """The family of the model, a student's teacher's.
+        """The family of the model; for a student, the family of its teacher.
 
         Raises:
             ConfigError: for an architecture that is not implemented.
