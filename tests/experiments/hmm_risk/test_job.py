@@ -111,6 +111,8 @@ def started(lab_command: tuple[str, ...], directory: Path, *words: str) -> "subp
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell makes what it starts in the background ignore Ctrl-C, these tests included
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
