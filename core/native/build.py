@@ -10,11 +10,12 @@ import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
+
+from lab.core.native.cache import find_library, library_folder, new_library
 
 # on macOS the linker must be told that Python's symbols are resolved in the loading process
 _FOR_PYTHON = ("-Wl,-undefined,dynamic_lookup",) if platform.system() == "Darwin" else ()
@@ -46,12 +47,15 @@ def load_native(source: str, *optional: str) -> Native:
     compiler = find_compiler()
     if compiler is None:
         return Native(None, "no C++ compiler was found; install g++ or clang++, or name one in CXX")
-    folder = Path(__file__).parent / "src"
+    sources = Path(__file__).parent / "src"
     try:
-        path = _cache_folder() / f"{Path(source).stem}-{_key(folder, source, compiler, optional)}.so"
-        if not path.exists():
-            _build(compiler, folder / source, path, optional)
-        return Native(ctypes.CDLL(str(path)), None)
+        folder, name = library_folder(), f"{Path(source).stem}-{_key(sources, source, compiler, optional)}"
+        path = find_library(folder, name)
+        if path is None:
+            with new_library(folder, name) as unnamed:
+                _build(compiler, sources / source, unnamed, optional)
+            path = find_library(folder, name) or folder / f"{name}.so"
+        return Native(_loaded(path), None)
     except subprocess.CalledProcessError as error:
         first = next((line for line in error.stderr.splitlines() if "error" in line), error.stderr.strip()[:200])
         return Native(None, f"{compiler} could not build {source}: {first}; name another compiler in CXX")
@@ -59,6 +63,15 @@ def load_native(source: str, *optional: str) -> Native:
         return Native(None, f"{compiler} did not build {source} in {_TIMEOUT_S} s; name another compiler in CXX")
     except OSError as error:
         return Native(None, f"{source} could not be built or loaded: {error}; set XDG_CACHE_HOME to a writable folder")
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError:
+        # what a compiler wrote here is no library; another attempt starts afresh
+        path.unlink(missing_ok=True)
+        raise
 
 
 def find_compiler() -> str | None:
@@ -69,10 +82,6 @@ def find_compiler() -> str | None:
         if path is not None:
             return path
     return None
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssm-lab" / "native"
 
 
 def _key(folder: Path, source: str, compiler: str, optional: tuple[str, ...]) -> str:
@@ -95,19 +104,9 @@ def _processor_features() -> str:
 
 
 def _build(compiler: str, source: Path, path: Path, optional: tuple[str, ...]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # unique name, then rename: two processes may build at once, and neither may load a partial file
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        for processor, extra in product(_THIS_PROCESSOR, dict.fromkeys((optional, ()))):
-            command = [compiler, *_FLAGS, processor, *extra, "-o", partial, str(source)]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
-            if done.returncode == 0 or not any(flag in done.stderr for flag in (processor, *extra)):
-                break
-        done.check_returncode()
-        os.chmod(partial, 0o755)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.unlink(partial)
+    for processor, extra in product(_THIS_PROCESSOR, dict.fromkeys((optional, ()))):
+        command = [compiler, *_FLAGS, processor, *extra, "-o", str(path), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        if done.returncode == 0 or not any(flag in done.stderr for flag in (processor, *extra)):
+            break
+    done.check_returncode()
