@@ -37,6 +37,7 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
     with one_line_errors("interrupted; what is recorded is kept, and resume=RUN goes on"):
         _load(experiment.register)()
         overrides, flags = _split(resumed(arguments))
+        _refuse_interpolated_places()
         if not flags or flags == ["--multirun"]:
             _check_every_point(experiment, overrides, is_multirun=bool(flags))
         elif flags[0] in _COMPOSING:
@@ -52,6 +53,13 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
         )
         with _command_line([f"lab {experiment.command}", *overrides, *flags]):
             entry()
+
+
+def _refuse_interpolated_places() -> None:
+    """Hydra would expand a part of the directory's name when it opens the log file there."""
+    for name in ("LAB_OUTPUTS", "LAB_RUN_DIR"):
+        if "${" in os.environ.get(name, ""):
+            raise ConfigError(f"{name}={os.environ[name]}: a folder with ${{ in its name cannot hold runs; rename it")
 
 
 @contextlib.contextmanager

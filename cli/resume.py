@@ -22,6 +22,8 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     others = [word for word in arguments if not word.startswith("resume=")]
     directory = find_run(names[-1])
     refuse_other_version(directory)
+    if "${" in str(directory):
+        raise RunError(f"{directory}: a folder with ${{ in its name cannot hold runs; rename it")
     is_sweep = (directory / "multirun.yaml").exists()
     overrides = _sweep_overrides(directory) if is_sweep else _run_overrides(directory)
     free = [word for word in others if word.partition("=")[0] in INDIFFERENT_KEYS]
@@ -34,8 +36,15 @@ def resumed(arguments: Sequence[str]) -> list[str]:
                 f"{word} with resume={names[-1]}: a run continues unchanged; leave it out, or start a new run"
             )
     if is_sweep:
-        return ["--multirun", *overrides, f"hydra.sweep.dir={directory}"]
-    return [*overrides, f"hydra.run.dir={directory}"]
+        return ["--multirun", *overrides, f"hydra.sweep.dir={_quoted(directory)}"]
+    return [*overrides, f"hydra.run.dir={_quoted(directory)}"]
+
+
+def _quoted(directory: Path) -> str:
+    """A directory of any name as a value in Hydra's grammar, which is taken literally."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text=str(directory), quote=Quote.single).with_quotes()
 
 
 def _run_overrides(directory: Path) -> list[str]:
