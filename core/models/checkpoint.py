@@ -1,7 +1,6 @@
 """Checkpoint folders: config.json beside safetensors, in one file or in shards with an index."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,13 +9,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lab.core.errors import CheckpointError
 from lab.core.models.hf_config import load_json
 from lab.core.models.tensor_names import KeyMap
-from lab.core.runs.atomic_files import as_run_error, put_folder_in_place
+from lab.core.runs.atomic_files import as_run_error, flush, put_folder_in_place
+from lab.core.runs.tensor_files import write_tensors
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -142,13 +141,11 @@ def write_checkpoint(
             total = sum(tensor.nbytes for tensor in tensors.values())
             _write_json(partial / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
         for file, shard in zip(files, shards, strict=True):
-            on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in shard.items()}
-            save_file(on_cpu, partial / file, metadata={"format": "pt"})
-            _flush(partial / file)
+            write_tensors(partial / file, shard, metadata={"format": "pt"})
         _write_json(partial / CONFIG, config)
         for path in carried:
             shutil.copyfile(path, partial / path.name)
-            _flush(partial / path.name)
+            flush(partial / path.name)
         # mkdtemp makes folders private; a checkpoint is as readable as any other result
         partial.chmod(0o755)
         put_folder_in_place(partial, folder)
@@ -200,9 +197,4 @@ def _split(tensors: Mapping[str, Tensor], max_bytes: int) -> list[dict[str, Tens
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
-    _flush(path)
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    flush(path)

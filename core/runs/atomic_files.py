@@ -44,7 +44,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         # mkstemp creates private files; results get the user's default permissions
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, default_mode())
         os.replace(temporary, path)
     except OSError as error:
         raise as_run_error(error, path) from error
@@ -66,7 +66,7 @@ def folder_atomically(path: Path) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_PARTIAL}{path.name}."))
         yield partial
         for file in (*partial.iterdir(), partial):
-            _flush(file)
+            flush(file)
         # mkdtemp creates private folders; results get the user's default permissions
         os.chmod(partial, 0o777 & ~_umask())
         put_folder_in_place(partial, path)
@@ -88,7 +88,7 @@ def put_folder_in_place(new: Path, path: Path) -> None:
         # a folder can be renamed onto an empty one
         os.replace(path, old)
     os.replace(new, path)
-    _flush(path.parent)
+    flush(path.parent)
     if old is not None:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -125,12 +125,22 @@ def as_run_error(error: OSError, path: Path) -> Exception:
     return error if hint is None else RunError(f"{path} cannot be written: {hint}")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Flush a file or a folder to disk.
+
+    Raises:
+        OSError: if that fails.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def default_mode() -> int:
+    """The permissions of a file that the user makes."""
+    return 0o666 & ~_umask()
 
 
 def _umask() -> int:

@@ -3,12 +3,11 @@
 checkpoints/step_00000200/
     model.safetensors   the model tensors that training changes or creates
     state.pt            optimizer, data position, random states; read with weights_only
-    meta.json           step, and the best validation loss so far
+    meta.json           step, the best validation loss so far, digests of the files
 
-A folder is complete or absent. The newest and the best are kept.
+A folder is complete or absent. The newest and the best are kept; one that was damaged since is left out, and said so.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,16 +16,16 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lab.core.errors import CheckpointError
 from lab.core.runs.atomic_files import folder_atomically, remove_partial_folders
-from lab.core.runs.json_files import read_json_object
+from lab.core.runs.tensor_files import write_tensors
+from lab.core.train.digests import HINT, newest_whole, read_meta, write_meta
 
 _PREFIX = "step_"
-_HINT = "remove the folder to go on from an earlier one, or start a new run"
 
 
 class Resumable(Protocol):
@@ -78,29 +77,29 @@ class TrainingState:
             RunError: if the disk is full or cannot be written.
         """
         with folder_atomically(checkpoint_path(folder, self.step)) as partial:
-            # copies: safetensors refuses tensors that share memory or have gaps
-            on_cpu = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.tensors.items()}
-            save_file(on_cpu, partial / "model.safetensors")
+            write_tensors(partial / "model.safetensors", self.tensors)
             state = {"optimizer": self.optimizer.state_dict(), "data": self.data.state, "random": _random_states()}
-            torch.save(state, partial / "state.pt")
-            meta = {"step": self.step, "best_step": self.best_step, "best_loss": self.best_loss, **self.facts}
-            (partial / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+            # into an open file, whose errors are those of the disk
+            with (partial / "state.pt").open("wb") as file:
+                torch.save(state, file)
+            write_meta(
+                partial, {"step": self.step, "best_step": self.best_step, "best_loss": self.best_loss, **self.facts}
+            )
         kept = {checkpoint_path(folder, step) for step in (self.step, self.best_step) if step is not None}
         for path in checkpoints(folder):
             if path not in kept:
                 shutil.rmtree(path)
 
     def load_newest(self, folder: Path) -> bool:
-        """Load the newest checkpoint in `folder`; False if there is none.
+        """Load the newest checkpoint in `folder` that is whole; False if there is none.
 
         Raises:
             CheckpointError: if it is damaged, or belongs to other tensors.
         """
         remove_partial_folders(folder)
-        found = checkpoints(folder)
-        if not found:
+        path = newest_whole(checkpoints(folder))
+        if path is None:
             return False
-        path = found[-1]
         meta = read_meta(path)
         load_tensors(path, into=self.tensors)
         try:
@@ -114,7 +113,7 @@ class TrainingState:
         # a damaged file can raise anything
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{path}/state.pt is damaged or of another training ({reason}); {_HINT}") from error
+            raise CheckpointError(f"{path}/state.pt is damaged or of another training ({reason}); {HINT}") from error
         return True
 
 
@@ -128,18 +127,6 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*"))
 
 
-def read_meta(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint's meta.json.
-
-    Raises:
-        CheckpointError: if it is missing or damaged.
-    """
-    meta = read_json_object(path / "meta.json", hint=_HINT, error=CheckpointError)
-    if not isinstance(meta.get("step"), int):
-        raise CheckpointError(f"{path}/meta.json is damaged: it must say the step; {_HINT}")
-    return meta
-
-
 def load_tensors(path: Path, *, into: Mapping[str, Tensor]) -> None:
     """Copy a checkpoint's tensors into the ones with the same names.
 
@@ -150,7 +137,7 @@ def load_tensors(path: Path, *, into: Mapping[str, Tensor]) -> None:
     try:
         stored = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} is missing or cut off ({error}); {_HINT}") from error
+        raise CheckpointError(f"{file} is missing or cut off ({error}); {HINT}") from error
     for name in sorted(stored.keys() | into.keys()):
         if name not in into or name not in stored:
             holder = "the file" if name in stored else "the model"
@@ -160,6 +147,8 @@ def load_tensors(path: Path, *, into: Mapping[str, Tensor]) -> None:
                 f"{file}: {name} has shape {tuple(stored[name].shape)} but the model's is {tuple(into[name].shape)}; "
                 "choose a run of the same model"
             )
+        if not torch.isfinite(stored[name]).all():
+            raise CheckpointError(f"{file}: {name} has entries that are not finite; {HINT}")
     with torch.no_grad():
         for name, tensor in into.items():
             tensor.copy_(stored[name])

@@ -19,7 +19,8 @@ from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.folder import PROMPT, ModelFolder, Precision
 from lab.core.runs.random_streams import Seeds
 from lab.core.tokenizer import Tokenizer
-from lab.core.train.state import load_tensors, read_meta
+from lab.core.train.digests import check_whole, read_meta
+from lab.core.train.state import load_tensors
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import PromptConfig, prompt_format, tokenizer_of
 from lab.experiments.distill.placement import softmax_layers
@@ -223,6 +224,7 @@ def _kept(node: StageNode, num_layers: int) -> tuple[int, ...]:
 
 
 def _load(path: Path, student: LanguageModel, teacher_digest: str, config: DistillConfig) -> None:
+    check_whole(path)
     if read_meta(path).get("teacher") != teacher_digest:
         raise CheckpointError(
             f"{path} was trained on a teacher with other weights than teacher.path={config.teacher.path} has now; "

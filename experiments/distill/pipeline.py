@@ -20,9 +20,10 @@ from lab.core.models.decoder import LanguageModel
 from lab.core.runs.console import progress
 from lab.core.runs.record import Run
 from lab.core.tokenizer import Tokenizer
+from lab.core.train.digests import newest_whole, read_meta
 from lab.core.train.loop import TrainConfig, TrainedStep, Validation, fit
 from lab.core.train.optim import adamw
-from lab.core.train.state import TrainingState, checkpoints, read_meta
+from lab.core.train.state import TrainingState, checkpoints
 from lab.experiments.distill.baselines import ablate_images, with_window
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
@@ -288,8 +289,8 @@ def _keep_what_counts(record: Run[Row], folders: dict[str, Path]) -> set[str]:
 
 
 def _newest_step(folder: Path) -> int:
-    found = checkpoints(folder)
-    return int(read_meta(found[-1])["step"]) if found else -1
+    path = newest_whole(checkpoints(folder))
+    return -1 if path is None else int(read_meta(path)["step"])
 
 
 def _folder(record: Run[Row], node: StageNode) -> Path:

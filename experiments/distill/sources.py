@@ -11,7 +11,8 @@ from lab.core.mixers.spec import mixer_spec
 from lab.core.models.folder import Kind, ModelFolder
 from lab.core.runs.find import SCHEMA_VERSION, find_run, outputs_root, refuse_other_version, run_directories
 from lab.core.runs.json_files import json_object_or_none
-from lab.core.train.state import checkpoints, read_meta
+from lab.core.train.digests import read_meta
+from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import ALL, TEACHER, DistillConfig
 from lab.experiments.distill.stage_graph import StageNode, students
 from lab.experiments.distill.student import DEFAULT_MIXER

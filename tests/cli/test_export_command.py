@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from lab.core.hydra_schema import to_typed
 from lab.core.models.folder import Kind, ModelFolder
 from lab.core.runs.record import Run
+from lab.core.train.digests import write_meta
 from lab.core.train.state import checkpoint_path, checkpoints
 from lab.experiments.distill.config import DistillConfig, register
 from lab.experiments.distill.load import student_of
@@ -82,7 +83,7 @@ def record_golden(golden: Path, folder: Path) -> None:
     checkpoint.mkdir(parents=True)
     save_file({name: moved(name) for name in own_tensors(student)}, checkpoint / "model.safetensors")
     meta = {"step": 1, "stage": 3, "replicate": 0, "teacher": digest(teacher)}
-    (checkpoint / "meta.json").write_text(json.dumps(meta))
+    write_meta(checkpoint, meta)
     recorded = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     assert isinstance(recorded, dict)
     with Run(folder, {str(key): value for key, value in recorded.items()}, overrides, {}, "") as run:

@@ -3,81 +3,19 @@
 import math
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab.core.errors import CheckpointError, ConfigError, RunError
+from lab.core.train.digests import read_meta
 from lab.core.train.loop import TrainConfig, fit
-from lab.core.train.optim import adamw
-from lab.core.train.state import TrainingState, checkpoint_path, checkpoints, load_tensors, read_meta
-
-
-class Rows:
-    """An endless source of batches that counts."""
-
-    def __init__(self) -> None:
-        self.position = 0
-
-    @property
-    def state(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def restore(self, state: dict[str, int]) -> None:
-        self.position = state["position"]
-
-    def next(self) -> Tensor:
-        self.position += 1
-        return torch.randn(8, 3, generator=torch.Generator().manual_seed(self.position))
-
-
-class Toy:
-    """A small regression whose loss also draws from torch's global state, as dropout would."""
-
-    def __init__(self, *, noise: float = 0.1) -> None:
-        self.model = nn.Linear(3, 2)
-        with torch.no_grad():
-            self.model.weight.fill_(0.5)
-            self.model.bias.zero_()
-        self.data = Rows()
-        self.noise = noise
-        self.rows: list[dict[str, Any]] = []
-        tensors = dict(self.model.named_parameters())
-        optimizer = adamw(tensors, learning_rate=0.1, weight_decay=0.05, betas=(0.9, 0.999))
-        self.state = TrainingState(tensors=tensors, optimizer=optimizer, data=self.data)
-
-    def loss(self, x: Tensor) -> Tensor:
-        target = torch.stack([x.sum(dim=1), x[:, 0]], dim=1)
-        loss: Tensor = (self.model(x) - target + self.noise * torch.randn(2)).square().mean()
-        return loss
-
-    def step(self, *, scale: float) -> Mapping[str, float]:
-        loss = self.loss(self.data.next())
-        torch.autograd.backward(scale * loss)
-        return {"loss": float(loss.detach()), "tokens": 8}
-
-    def validate(self) -> float:
-        with torch.no_grad():
-            x = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
-            return float((self.model(x)[:, 1] - x[:, 0]).square().mean())
-
-    def fit(self, folder: Path, config: TrainConfig, step: Callable[..., Mapping[str, float]] | None = None) -> None:
-        fit(
-            self.state,
-            step or self.step,
-            config,
-            name="stage_1",
-            folder=folder,
-            validate=self.validate,
-            log=self.rows.append,
-        )
-
-    def weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+from lab.core.train.state import checkpoint_path, checkpoints, load_tensors
+from reference.toy_training import Toy
 
 
 def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -236,39 +174,6 @@ def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
     assert toy.state.load_newest(tmp_path)
     assert toy.state.step == 12
     assert not partial.exists()
-
-
-def damage_meta(path: Path) -> None:
-    (path / "meta.json").write_text("{")
-
-
-def damage_state(path: Path) -> None:
-    (path / "state.pt").write_bytes((path / "state.pt").read_bytes()[:200])
-
-
-def damage_tensors(path: Path) -> None:
-    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-5])
-
-
-def drop_tensors(path: Path) -> None:
-    (path / "model.safetensors").unlink()
-
-
-@pytest.mark.parametrize("damage", [damage_meta, damage_state, damage_tensors, drop_tensors])
-def test_a_damaged_checkpoint_is_refused_by_its_file(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    Toy().fit(tmp_path, CONFIG)
-    (path,) = checkpoints(tmp_path)[-1:]
-    damage(path)
-    with pytest.raises(CheckpointError, match=r"step_00000012/\w+\.\w+ is .*; remove the folder to go on from"):
-        Toy().state.load_newest(tmp_path)
-
-
-def test_a_checkpoint_that_holds_code_is_not_run(tmp_path: Path) -> None:
-    Toy().fit(tmp_path, CONFIG)
-    (path,) = checkpoints(tmp_path)[-1:]
-    torch.save({"optimizer": Rows(), "data": {}, "random": {}}, path / "state.pt")
-    with pytest.raises(CheckpointError, match="damaged or of another training"):
-        Toy().state.load_newest(tmp_path)
 
 
 def test_tensors_of_another_model_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
