@@ -89,6 +89,16 @@ def test_a_run_and_its_exported_folder_say_the_same(typed: Typed, exported: Path
     assert seeds[0] == seeds[1] != seeds[2]
 
 
+def test_products_are_computed_as_asked_or_refused(typed: Typed, exported: Path) -> None:
+    asked = ("generate", str(exported), "--prompt", QUESTION, *FEW)
+    answers = [typed(*asked, "--products", name) for name in ("auto", "torch", "onednn")]
+    assert {(done.code, done.out) for done in answers} == {(0, answers[0].out)}
+    for words in (("--products", "mkl"), ("--products", "onednn", "--precision", "float64")):
+        done = typed(*asked, *words)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert done.err.startswith(f"lab: products={words[1]}")
+
+
 def test_the_last_line_says_speed_length_and_memory(
     typed: Typed, distilled: Any, exported: Path, images: tuple[Path, Path], tmp_path: Path
 ) -> None:
