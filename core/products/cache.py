@@ -94,7 +94,7 @@ def _usable(path: Path, dtype: torch.dtype) -> Table | None:
 def _alone(path: Path) -> Iterator[None]:
     """While no other process of this machine measures, which would also disturb the times."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "a") as file:
+    with open(path.parent / "lock", "a") as file:
         # released by the kernel when the file is closed, however the process ends
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -125,7 +125,7 @@ def measured(dtype: torch.dtype) -> dict[Cell, Implementation]:
     """The implementation of every cell on this processor with the present number of torch threads, by measurement."""
     device = torch.device("cpu")
     challengers = [each for each in IMPLEMENTATIONS.values() if each is not TORCH and not each.why_not(device, dtype)]
-    # it may be asked for in the middle of a model
+    # whatever the caller is in the middle of
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         operands = _Operands(dtype)
 

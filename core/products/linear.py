@@ -57,7 +57,8 @@ def _chosen(
     num_rows = x.numel() // width if width else 0
     if not setting.STATE.differs(num_rows) or not x.is_cpu or num_rows == 0:
         return functional.linear(x, weight, bias)
-    is_autocast = torch.is_autocast_enabled("cpu") and x.dtype is not torch.float64
+    # autocast leaves float64 as it is
+    is_autocast = torch.is_autocast_enabled("cpu") and torch.float64 not in (x.dtype, weight.dtype)
     dtype = torch.get_autocast_dtype("cpu") if is_autocast else x.dtype
     plan = setting.STATE.plan_of(dtype, num_rows)
     needs_gradient = torch.is_grad_enabled() and any(

@@ -182,6 +182,8 @@ def test_operands_that_do_not_fit_are_refused_as_by_torch(forced: str) -> None:
     ):
         with pytest.raises(RuntimeError):
             linear(x, weight, bias)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError):
+        linear(drawn(0, 3, 12), drawn(1, 7, 12, dtype=torch.float64))
 
 
 def test_another_dtype_than_the_implementation_computes_is_refused() -> None:
