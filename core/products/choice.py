@@ -21,8 +21,8 @@ from lab.core.products.implementations import IMPLEMENTATIONS, TORCH, Implementa
 # numbers of elements of a weight below which torch is not worth replacing: its products take some ten microseconds
 LARGE = 2**18
 # First and last number of rows of each class. Narrow ones for decoding: what is fastest changes with every few rows, as
-# products go from the speed of memory to that of arithmetic.
-ROW_CLASSES = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 255), (256, None))
+# products go from the speed of memory to that of arithmetic, and libraries from one kernel to another (MKL at 4 rows).
+ROW_CLASSES = ((1, 1), (2, 3), (4, 8), (9, 16), (17, 255), (256, None))
 # how much faster a challenger must be
 MARGIN = 0.1
 ROUNDS = 5
@@ -32,7 +32,7 @@ _MANY_ROWS = 512
 # weights (outputs, inputs) that stand for the large ones
 _WEIGHTS = ((1024, 2048), (1536, 576))
 # A time is the least of several: at least so many, and more of a short product, until so many seconds have passed
-_LEAST_REPEATS, _MOST_REPEATS, _ENOUGH_S = 3, 10, 0.002
+_LEAST_REPEATS, _MOST_REPEATS, _ENOUGH_S = 3, 40, 0.002
 
 
 class Size(NamedTuple):
