@@ -65,13 +65,13 @@ def _torch_weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
 def _why_not_onednn(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cpu":
         return "it needs a CPU"
+    if dtype not in (torch.float32, torch.bfloat16):
+        return f"it computes float32 and bfloat16, not {str(dtype).removeprefix('torch.')}"
     is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not is_there or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return f"torch {torch.__version__} was built without it"
     if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return "this processor has no instructions for bfloat16"
-    if dtype not in (torch.float32, torch.bfloat16):
-        return f"it computes float32 and bfloat16, not {str(dtype).removeprefix('torch.')}"
     return None
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from lab.core.errors import BackendError
 from lab.core.products import setting
-from lab.core.products.implementations import IMPLEMENTATIONS, NATIVE, ONEDNN, TORCH, Implementation, Operation
+from lab.core.products.implementations import IMPLEMENTATIONS, ONEDNN, TORCH, Implementation, Operation
 from lab.core.products.linear import Linear, linear
 
 CPU = torch.device("cpu")
@@ -21,8 +21,9 @@ TOLERANCES = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 1e-2}
 @pytest.fixture(params=IMPLEMENTATIONS)
 def forced(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each implementation, asked for by name."""
-    if request.param == "native" and NATIVE.why_not(CPU, torch.float32) is not None:
-        pytest.skip("there is no C++ compiler")
+    reason = IMPLEMENTATIONS[request.param].why_not(CPU, torch.float32)
+    if reason is not None:
+        pytest.skip(reason)
     with setting.using(request.param):
         yield request.param
 
