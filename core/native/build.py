@@ -23,6 +23,7 @@ _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", *_FOR_PYTHON)
 # the first is refused by some compilers for ARM, the second by those for x86
 _THIS_PROCESSOR = ("-march=native", "-mcpu=native")
 _TIMEOUT_S = 300
+_SOURCES = Path(__file__).parent / "src"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,12 @@ def load_native(source: str, *optional: str) -> Native:
     compiler = find_compiler()
     if compiler is None:
         return Native(None, "no C++ compiler was found; install g++ or clang++, or name one in CXX")
-    sources = Path(__file__).parent / "src"
     try:
-        folder, name = library_folder(), f"{Path(source).stem}-{_key(sources, source, compiler, optional)}"
+        folder, name = library_folder(), _name(source, compiler, optional)
         path = find_library(folder, name)
         if path is None:
             with new_library(folder, name) as unnamed:
-                _build(compiler, sources / source, unnamed, optional)
+                _build(compiler, _SOURCES / source, unnamed, optional)
             path = find_library(folder, name) or folder / f"{name}.so"
         return Native(_loaded(path), None)
     except subprocess.CalledProcessError as error:
@@ -63,6 +63,18 @@ def load_native(source: str, *optional: str) -> Native:
         return Native(None, f"{compiler} did not build {source} in {_TIMEOUT_S} s; name another compiler in CXX")
     except OSError as error:
         return Native(None, f"{source} could not be built or loaded: {error}; set XDG_CACHE_HOME to a writable folder")
+
+
+def library_name(source: str, *optional: str) -> str | None:
+    """The name of the library that `load_native` loads, without building it; None if there is no compiler.
+
+    It changes with source, compiler and processor.
+    """
+    compiler = find_compiler()
+    try:
+        return None if compiler is None else _name(source, compiler, optional)
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _loaded(path: Path) -> ctypes.CDLL:
@@ -84,16 +96,16 @@ def find_compiler() -> str | None:
     return None
 
 
-def _key(folder: Path, source: str, compiler: str, optional: tuple[str, ...]) -> str:
+def _name(source: str, compiler: str, optional: tuple[str, ...]) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    parts = [compiler, version, platform.machine(), _processor_features(), *_FLAGS, *_THIS_PROCESSOR, *optional]
+    parts = [compiler, version, platform.machine(), processor_features(), *_FLAGS, *_THIS_PROCESSOR, *optional]
     digest = hashlib.sha256("\0".join(parts).encode())
-    for path in (folder / source, *sorted(folder.glob("*.h"))):
+    for path in (_SOURCES / source, *sorted(_SOURCES.glob("*.h"))):
         digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return f"{Path(source).stem}-{digest.hexdigest()[:16]}"
 
 
-def _processor_features() -> str:
+def processor_features() -> str:
     """What `native` means here: machines with different processors may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -18,13 +18,18 @@ _BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _DIGITS = 16
 
 
+def user_cache() -> Path:
+    """The folder of what is made once on a machine, in XDG_CACHE_HOME or ~/.cache; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssm-lab"
+
+
 def library_folder() -> Path:
-    """Where libraries are kept: in XDG_CACHE_HOME, or ~/.cache. Made if it is not there.
+    """Where libraries are kept in the user's cache. Made if it is not there.
 
     Raises:
         OSError: if it cannot be made, or belongs to another user, who could put any code there.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssm-lab" / "native"
+    folder = user_cache() / "native"
     folder.parent.parent.mkdir(parents=True, exist_ok=True)
     for part in (folder.parent, folder):
         part.mkdir(mode=0o700, exist_ok=True)
