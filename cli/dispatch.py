@@ -85,6 +85,9 @@ def _message(error: Exception) -> str | None:
     """The line for an error that the user can fix, None for any other."""
     if isinstance(error, LabError):
         return str(error)
+    if isinstance(error, MemoryError):
+        reason = str(error) or "an allocation failed"
+        return f"out of memory: {reason}; lower workers, sizes or batch_size, and resume=RUN goes on"
     # before OSError: Hydra's error for an option that does not exist is one
     message = hydra_message(error)
     if message is not None or not isinstance(error, OSError):

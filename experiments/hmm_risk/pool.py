@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 
+from lab.core.errors import RunError
 from lab.experiments.hmm_risk.cell_work import CellWork, IndependentRows
 from lab.experiments.hmm_risk.config import DiscreteConfig, LinearGaussianConfig, Loading, RepresentationName, SizeMap
 from lab.experiments.hmm_risk.grid.cell import Cell
@@ -87,7 +89,11 @@ def units(cells: Sequence[Cell]) -> Iterator[Unit]:
 
 
 def run_all(cells: Sequence[Cell], todo: Sequence[Unit], num_workers: int) -> Iterator[tuple[Unit, list[Row]]]:
-    """Run the units in `num_workers` processes, on whose number the results do not depend."""
+    """Run the units in `num_workers` processes, on whose number the results do not depend.
+
+    Raises:
+        RunError: if a worker was killed.
+    """
     if num_workers == 1 or len(todo) <= 1:
         worker = WorkerState(cells)
         for unit in todo:
@@ -104,6 +110,11 @@ def run_all(cells: Sequence[Cell], todo: Sequence[Unit], num_workers: int) -> It
         futures: dict[Future[list[Row]], Unit] = {executor.submit(_run_in_worker, unit): unit for unit in todo}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise RunError(
+            f"a worker was killed, most likely because memory ran out; resume=RUN workers={max(1, num_workers // 2)} "
+            "goes on with fewer"
+        ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

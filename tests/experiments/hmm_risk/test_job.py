@@ -243,3 +243,23 @@ def test_a_disk_that_is_full_ends_a_sweep_with_one_line(lab: Lab, tmp_path: Path
     assert done.err.rstrip().splitlines()[-1].startswith("lab: ")
     assert "the disk is full; free some space" in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_a_sweep_with_one_line(
+    lab: Lab, lab_command: tuple[str, ...], outputs: Path
+) -> None:
+    directory = outputs / "hmm_risk" / "runs" / "killed"
+    with working(lab_command, directory, *LONG, "workers=2") as process:
+        workers = [
+            child for child in children_of(process.pid) if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
+        ]
+        os.kill(workers[0], signal.SIGKILL)
+        _, printed = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "Traceback" not in printed
+    assert printed.rstrip().splitlines()[-1].startswith("lab: a worker was killed")
+    assert "resume=RUN workers=1" in printed
+    done = lab("hmm-risk", "sweep", "resume=killed", "workers=1")
+    assert done.code == 0, done.err
+    assert status_of(directory) == "finished"
