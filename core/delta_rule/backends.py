@@ -2,6 +2,7 @@
 
 import torch
 
+from lab.core.delta_rule.chunked.native import SOURCE
 from lab.core.operators.backends import Backend, function, missing_package, runs_everywhere, why_no_kernel
 
 
@@ -9,10 +10,13 @@ def _why_no_fla(device: torch.device, dtype: torch.dtype | None) -> str | None:
     return why_no_kernel(device, dtype) or missing_package(("fla-core", "triton", "einops"))
 
 
+_CHUNKED = function("lab.core.delta_rule.chunked.autograd", "gated_delta_rule")
 OPERATORS: dict[str, tuple[Backend, ...]] = {
     "delta_rule": (
         Backend("fla", _why_no_fla, function("lab.core.delta_rule.fla", "gated_delta_rule")),
-        Backend("chunked", runs_everywhere, function("lab.core.delta_rule.chunked.autograd", "gated_delta_rule")),
+        Backend(
+            "chunked", runs_everywhere, function("lab.core.delta_rule.chunked.autograd", "gated_delta_rule"), SOURCE
+        ),
         Backend("reference", runs_everywhere, function("lab.core.delta_rule.reference", "gated_delta_rule")),
     ),
     "delta_rule_step": (

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from lab.core.native.build import load_native
 
+_SOURCE = "hmm_filter.cpp"
+
 # below this many multiplications a second thread does not pay off
 _MIN_WORK_PER_THREAD = 4_000_000
 
@@ -112,9 +114,14 @@ def _forward_in_torch(
     return Forward(posterior, masses.squeeze(-1))
 
 
+def why_not_compiled() -> str | None:
+    """Why torch does the work of the compiled loop, with other last digits; None if it does not. Builds the loop."""
+    return load_native(_SOURCE).why_not
+
+
 @cache
 def _compiled(dtype: torch.dtype) -> Any:
-    library = load_native("hmm_filter.cpp").library
+    library = load_native(_SOURCE).library
     if library is None:
         return None
     function = getattr(library, f"hmm_filter_{str(dtype).removeprefix('torch.')}")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from lab.core.errors import BackendError
+from lab.core.native.build import load_native
 from lab.core.runs.provenance import installed_version
 
 Implementation = Callable[..., Any]
@@ -32,11 +33,20 @@ class Backend:
         why_not: given device and dtype (None: any supported one), returns None if it can run, else the reason and the
             fix. Checks the device and the installed packages without importing them.
         load: imports and returns the function.
+        source: file of core/native/src that it runs on a CPU where that can be compiled, and torch's operations
+            elsewhere, with other last digits; None for one that does not depend on a compiler.
     """
 
     name: str
     why_not: WhyNot
     load: Callable[[], Implementation]
+    source: str | None = None
+
+    def why_not_compiled(self, device: torch.device) -> str | None:
+        """Why torch does the work of its compiled loop on this device; None if nothing is missing. Builds the loop."""
+        if self.source is None or device.type != "cpu":
+            return None
+        return load_native(self.source).why_not
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from lab.core.mixers.spec import mixer_like
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.spec import build
-from lab.core.operators.backends import resolve
+from lab.core.operators.backends import Backend, resolve
 from lab.core.products import setting
 from lab.core.runs.json_files import json_object_or_none
 from lab.core.runs.parquet import write_table
@@ -83,12 +83,17 @@ def _execute(
     context = _context(settings)
     source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
     products = setting.settle(context.teacher, _product_dtypes(settings))
-    provenance, patch = collect(
-        seeds={"seed": settings.seed}, backends=_backends(settings, context.device), products=products
-    )
-    before = (json_object_or_none(directory / "provenance.json") or {}).get("products", products)
+    missing = _missing_loops(settings, context.device)
+    backends = {
+        name: f"{backend.name}, in torch" if name in missing else backend.name
+        for name, backend in _backends(settings, context.device).items()
+    }
+    provenance, patch = collect(seeds={"seed": settings.seed}, backends=backends, products=products)
+    before = json_object_or_none(directory / "provenance.json") or {}
     with Run[Row](directory, recorded, overrides, provenance, patch, settings.sinks) as record:
-        _say_other_products(before, products)
+        _say_missing_loops(missing)
+        _say_difference("products", before.get("products", products), products)
+        _say_difference("operators", before.get("backends", backends), backends)
         if settings.stage == TEACHER:
             work_on_teacher(record, context)
         else:
@@ -153,16 +158,27 @@ def _check_students(config: DistillConfig, architecture: ModelConfig) -> None:
             )
 
 
-def _backends(config: DistillConfig, device: torch.device) -> dict[str, str]:
+def _backends(config: DistillConfig, device: torch.device) -> dict[str, Backend]:
     """The backend of each operator of the students.
 
     Raises:
         BackendError: if one requested by name cannot run.
     """
     kernels, dtype = config.student.mixer.kernels, config.teacher.precision.dtype
-    return {
-        field.name: resolve(field.name, getattr(kernels, field.name), device, dtype).name for field in fields(kernels)
-    }
+    return {field.name: resolve(field.name, getattr(kernels, field.name), device, dtype) for field in fields(kernels)}
+
+
+def _missing_loops(config: DistillConfig, device: torch.device) -> dict[str, str]:
+    """Operators whose compiled loops are missing on a CPU, each with the reason."""
+    backends = _backends(config, device) if config.stage != TEACHER else {}
+    reasons = {name: backend.why_not_compiled(device) for name, backend in backends.items()}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _say_missing_loops(missing: Mapping[str, str]) -> None:
+    if missing:
+        reason = next(iter(missing.values()))
+        print(f"lab: {', '.join(missing)} in torch, slower and with other last digits: {reason}", file=sys.stderr)
 
 
 def _product_dtypes(config: DistillConfig) -> list[torch.dtype]:
@@ -177,13 +193,11 @@ def _product_dtypes(config: DistillConfig) -> list[torch.dtype]:
     return list(dict.fromkeys([dtype, *autocast]))
 
 
-def _say_other_products(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+def _say_difference(what: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
     """Say if a run goes on with other implementations than it began with: its last digits may be others too."""
-    changed = [
-        f"{dtype} {now[dtype]} (before: {before.get(dtype)})" for dtype in now if before.get(dtype) != now[dtype]
-    ]
+    changed = [f"{name} {now[name]} (before: {before.get(name)})" for name in now if before.get(name) != now[name]]
     if changed:
-        print(f"lab: products are computed differently from here on: {', '.join(changed)}", file=sys.stderr)
+        print(f"lab: {what} are computed differently from here on: {', '.join(changed)}", file=sys.stderr)
 
 
 def _report(record: Run[Row], settings: DistillConfig) -> float:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,11 +56,26 @@ def run(config: "DictConfig") -> float:
     resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(resolved, dict), "a composed configuration is a mapping"
     content = {str(key): value for key, value in resolved.items()}
-    provenance, patch = collect(seeds={"seed": settings.seed}, backends={"linear_algebra": "numpy, scipy"})
+    backends = {"linear_algebra": "numpy, scipy", **_filter_backend(cells)}
+    provenance, patch = collect(seeds={"seed": settings.seed}, backends=backends)
     directory = Path(hydra.runtime.output_dir)
     with Run[Row](directory, content, list(hydra.overrides.task), provenance, patch, settings.sinks) as record:
         _work(record, settings, cells)
         return _report(record, settings, cells)
+
+
+def _filter_backend(cells: Sequence[Cell]) -> dict[str, str]:
+    """What filters the sequences of discrete HMMs, if there are any; a fall-back is said."""
+    if not any(cell.is_discrete for cell in cells):
+        return {}
+    # only a discrete HMM needs torch, which takes 2 s to import
+    from lab.core.hmm.forward_filter import why_not_compiled  # noqa: PLC0415
+
+    reason = why_not_compiled()
+    if reason is None:
+        return {"hmm_filter": "compiled"}
+    print(f"lab: hmm_filter in torch, slower and with other last digits: {reason}", file=sys.stderr)
+    return {"hmm_filter": "in torch"}
 
 
 def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:

@@ -66,6 +66,22 @@ def test_a_loss_that_is_no_number_is_one_line_and_the_run_is_marked(lab: Lab, ou
     assert json.loads(status.read_text())["status"] == "failed"
 
 
+def test_loops_that_cannot_be_compiled_are_said_and_recorded(
+    lab: Lab, outputs: Path, teacher: Path, tmp_path: Path
+) -> None:
+    without = {"CXX": "/nonexistent", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = lab(*arguments(teacher, "stage=1", "figures=[]", steps=2), env=without)
+    assert done.code == 0, done.err
+    (line,) = (line for line in done.err.splitlines() if line.startswith("lab: "))
+    assert line.startswith("lab: ssd in torch, slower and with other last digits: no C++ compiler was found")
+    (folder,) = outputs.glob("distill/runs/*")
+    assert json.loads((folder / "provenance.json").read_text())["backends"]["ssd"] == "chunked, in torch"
+    done = lab("distill", f"resume={folder.name}")
+    assert done.code == 0, done.err
+    changed = "lab: operators are computed differently from here on: ssd chunked (before: chunked, in torch)"
+    assert changed in done.err.splitlines()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_ends_a_run_that_resume_goes_on_with(

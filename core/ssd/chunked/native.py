@@ -11,7 +11,7 @@ from lab.core.native.build import load_native
 from lab.core.native.views import View, contiguous_rows, view_of
 from lab.core.ssd.chunked.inputs import Gradients, Inputs
 
-_SOURCE = "chunked.cpp"
+SOURCE = "chunked.cpp"
 
 # Tokens per chunk, measured on x86-64 with AVX-512 and AVX2: short chunks waste less work above the diagonal, long ones
 # move the state between registers and cache less often.
@@ -60,7 +60,7 @@ class _Arguments(ctypes.Structure):
 
 def why_not() -> str | None:
     """None if the library is built or can be built now; else the reason and the fix."""
-    return load_native(_SOURCE).why_not
+    return load_native(SOURCE).why_not
 
 
 def forward(inputs: Inputs, chunk_size: int | None) -> tuple[Tensor, Tensor]:
@@ -174,7 +174,7 @@ def _describe(inputs: Inputs, chunk_size: int) -> tuple[_Arguments, ctypes.Array
 
 
 def _call(name: str, dtype: torch.dtype, arguments: _Arguments) -> None:
-    library = load_native(_SOURCE).library
+    library = load_native(SOURCE).library
     assert library is not None, "the tier is chosen only where the library is there"
     function = getattr(library, f"ssd_{name}_{str(dtype).removeprefix('torch.')}")
     function.restype = ctypes.c_bool
