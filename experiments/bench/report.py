@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,24 @@ def new_console() -> Console:
 
 
 def print_line(console: Console, case: Case, rows: Sequence[Row]) -> None:
-    """One line for one of many cases: medians, and ratios to ours."""
+    """One line for one of many cases: medians, ratios to ours, and shares."""
     parts = []
     for row in rows:
         if row.median_s is None:
             parts.append(f"{row.candidate} {row.status}")
         else:
-            ratio = "" if row.ratio is None or row is rows[0] else f" ({row.ratio:.3g} x)"
-            parts.append(f"{row.candidate} {format_seconds(row.median_s)}{ratio}")
+            details = ", ".join(_details(case, row, is_ours=row is rows[0]))
+            parts.append(f"{row.candidate} {format_seconds(row.median_s)}" + (f" ({details})" if details else ""))
     console.print(f"{case.name}: {', '.join(parts)}", markup=False, highlight=False)
+
+
+def _details(case: Case, row: Row, *, is_ours: bool) -> Iterator[str]:
+    if row.ratio is not None and not is_ours:
+        yield f"{row.ratio:.3g} x"
+    if row.streaming_share is not None:
+        yield f"{row.streaming_share:.0%} of streaming"
+    elif row.executed_share is not None and case.peak is not None:
+        yield f"{row.executed_share:.0%} of the {case.peak.basis}"
 
 
 def print_busy(console: Console, rows: Sequence[Row]) -> None:
