@@ -253,6 +253,18 @@ def test_one_of_many_sizes_is_a_line() -> None:
     assert console.export_text() == "64 tokens: ours 2 ms, wrong differs\n"
 
 
+def test_a_line_has_ratios_and_shares() -> None:
+    rows = [
+        Row(case="", candidate="ours", status=Status.timed, times_s=(0.002,), ratio=1.0, executed_share=0.75),
+        Row(case="", candidate="peer", status=Status.timed, times_s=(0.004,), ratio=2.0, streaming_share=0.4),
+    ]
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    report.print_line(console, Case("64 tokens", "", candidate("ours", takes(0.0)), [], peak=PEAK), rows)
+    console.file.close()
+    expected = "64 tokens: ours 2 ms (75% of the FMA peak), peer 4 ms (2 x, 40% of streaming)\n"
+    assert console.export_text() == expected
+
+
 def test_quartiles_hold_the_middle_half() -> None:
     row = Row(case="", candidate="", status=Status.timed, times_s=(5.0, 1.0, 2.0, 4.0, 3.0))
     assert row.median_s == 3.0
