@@ -24,6 +24,8 @@ _CONV = (
     "pip install packaging ninja wheel && CAUSAL_CONV1D_FORCE_BUILD=TRUE "
     "pip install --no-build-isolation 'causal-conv1d>=1.4' (needs nvcc)"
 )
+# dtypes of products
+_PRODUCTS = ("float32", "bfloat16")
 # mamba-ssm is a peer too, but has its own line
 _BENCH_PEERS = ("scikit-learn", "dynamax", "hmmlearn", "pomegranate", "transformers", "fla-core", "einops")
 
@@ -56,6 +58,21 @@ def print_report() -> None:
     Console().print(table, highlight=False)
 
 
+def measure_products() -> None:
+    """Measure what computes the products of large linear layers fastest, where that is not known yet."""
+    if installed_version("torch") is None:
+        return
+    import torch
+
+    from lab.core.products.cache import recall_or_measure
+    from lab.core.products.choice import measured
+
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    for name in _PRODUCTS:
+        recall_or_measure(getattr(torch, name), threads, measured)
+
+
 def findings() -> list[Finding]:
     """Everything the report says."""
     threads = ", ".join(
@@ -72,6 +89,7 @@ def findings() -> list[Finding]:
         _compiler(),
         *_decoding_step(),
         *_operators(),
+        *_products(),
         _program("Slurm", "sbatch", "jobs run on this machine only", "apt-get install slurm-wlm"),
         _package("hydra-submitit-launcher", "hydra/launcher=slurm_cpu is missing", "pip install -e '.[slurm]'"),
         _bench_peers(),
@@ -134,6 +152,25 @@ def _operators() -> list[Finding]:
         )
         for choice in report(device)
     ]
+
+
+def _products() -> list[Finding]:
+    """What computes the products of large linear layers on the CPU, where it was measured."""
+    if installed_version("torch") is None:
+        return []
+    import torch
+
+    from lab.core.products.cache import recall
+    from lab.core.products.choice import described
+
+    threads = len(os.sched_getaffinity(0))
+    found = []
+    unknown = "not measured yet; the first run of a large model does, or `lab doctor --measure`"
+    for name in _PRODUCTS:
+        table = recall(getattr(torch, name), threads)
+        result = unknown if table is None else described(table)
+        found.append(Finding(f"{name} products", f"on {threads} threads: {result}"))
+    return found
 
 
 def _program(subject: str, command: str, without: str, hint: str) -> Finding:

@@ -135,6 +135,9 @@ def generate(
     ] = None,
     device: Annotated[str, typer.Option(help="Device: cpu, cuda, or auto (cuda if there is a GPU).")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Torch threads; by default one per core.")] = None,
+    products: Annotated[
+        str, typer.Option(help="What computes linear layers: torch, onednn, native, or auto (the fastest).")
+    ] = "auto",
     json: Annotated[Path | None, typer.Option(help="Also write answer and measurements to this JSON file.")] = None,
 ) -> None:
     """Generate an answer to a prompt."""
@@ -155,15 +158,22 @@ def generate(
             max_new_tokens=max_new_tokens,
             precision=precision,
             device=device,
+            products=products,
         )
         distill.main(request, threads=threads, json_path=json)
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure what computes products fastest, unless it is known; seconds.")
+    ] = False,
+) -> None:
     """Report what this machine can run, and how to add the rest."""
-    from lab.cli.doctor import print_report
+    from lab.cli.doctor import measure_products, print_report
 
+    if measure:
+        measure_products()
     print_report()
 
 

@@ -43,6 +43,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     shape_checks.start_test(is_on=item.get_closest_marker("wrong_shapes") is None)
 
 
+@pytest.fixture(autouse=True)
+def products_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products are torch's unless a test says otherwise: nothing is measured, nor read of what was measured here."""
+    setting = sys.modules.get("lab.core.products.setting")
+    if setting is not None:
+        monkeypatch.setattr(setting, "recall_or_measure", lambda *arguments: setting.only(setting.TORCH))
+
+
 COMMAND = (sys.executable, "-c", "from lab.cli.main import main; main()")
 
 

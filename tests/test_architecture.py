@@ -210,6 +210,15 @@ def test_a_family_of_models_is_named_in_its_own_folder_alone() -> None:
     assert offenders(MODULES, named) == []
 
 
+def test_linear_layers_have_one_door() -> None:
+    def around(path: Path) -> list[str]:
+        names = [ast.unparse(node) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)]
+        return [name for name in names if name in ("nn.Linear", "functional.linear", "torch.nn.functional.linear")]
+
+    layers = [path for path in MODULES if name_of(path).startswith(("core/mixers/", "core/models/"))]
+    assert offenders(layers, around) == []
+
+
 def test_configurations_name_no_code_outside_hydra() -> None:
     # Hydra's own tree (hydra/launcher/...) says which launcher; everywhere else a name is looked up in a table of ours
     ours = [path for path in (ROOT / "conf").rglob("*.yaml") if path.relative_to(ROOT / "conf").parts[0] != "hydra"]

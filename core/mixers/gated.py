@@ -26,6 +26,7 @@ from lab.core.mixers.options import MixerOptions
 from lab.core.mixers.rotary import Rotary, rotate
 from lab.core.mixers.softmax import unpack_qkv
 from lab.core.operators.backends import Backend, resolve
+from lab.core.products.linear import Linear
 
 # epsilon of the norm after the recurrence, as in the public code
 NORM_EPS = 1e-5
@@ -111,13 +112,13 @@ class GatedMixer(Mixer):
         self.backends: dict[str, str | Backend] = {field.name: "auto" for field in fields(options.kernels)}
         width, num_channels = shape.num_heads * shape.head_dim, sum(self._widths)
         # rows in the order of the convolution's channels
-        self.vkq_proj = nn.Linear(shape.hidden_size, num_channels, bias=known.qkv_bias)
+        self.vkq_proj = Linear(shape.hidden_size, num_channels, bias=known.qkv_bias)
         self.conv1d = _taps(num_channels, options.conv_kernel)
         self.q_norm, self.k_norm = (_head_norm(shape.head_dim, known.qk_norm_eps) for _ in "qk")
         self.add_recurrence()
         self.g_norm = nn.RMSNorm(shape.head_dim, eps=NORM_EPS)
-        self.g_proj = nn.Linear(shape.hidden_size, width, bias=False)
-        self.o_proj = nn.Linear(width, shape.hidden_size, bias=known.output_bias)
+        self.g_proj = Linear(shape.hidden_size, width, bias=False)
+        self.o_proj = Linear(width, shape.hidden_size, bias=known.output_bias)
 
     @abstractmethod
     def add_recurrence(self) -> None:

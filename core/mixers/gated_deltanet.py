@@ -33,6 +33,7 @@ from lab.core.mixers.gated import (
 from lab.core.mixers.initialisation import Draw, Initialisation
 from lab.core.mixers.options import MixerOptions
 from lab.core.mixers.spec import MixerSpec
+from lab.core.products.linear import Linear
 
 # epsilon in the L2 norm of keys and queries, as in flash-linear-attention and Qwen3-Next
 LENGTH_EPS = 1e-6
@@ -81,8 +82,8 @@ class GatedDeltaNet(GatedMixer):
     def add_recurrence(self) -> None:
         """Decay and strength."""
         num_heads = self.shape.num_heads
-        self.a_proj = nn.Linear(self.shape.hidden_size, num_heads, bias=False)
-        self.b_proj = nn.Linear(self.shape.hidden_size, num_heads, bias=False)
+        self.a_proj = Linear(self.shape.hidden_size, num_heads, bias=False)
+        self.b_proj = Linear(self.shape.hidden_size, num_heads, bias=False)
         self.dt_bias = nn.Parameter(torch.zeros(num_heads))
         self.A_log = nn.Parameter(torch.ones(num_heads))
 

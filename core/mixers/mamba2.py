@@ -32,6 +32,7 @@ from lab.core.mixers.initialisation import Draw, Initialisation
 from lab.core.mixers.options import MixerOptions
 from lab.core.mixers.spec import MixerSpec
 from lab.core.mixers.tensor_rules import TensorRule, Tensors, renamed
+from lab.core.products.linear import Linear
 from lab.core.ssd import ssd
 from lab.core.ssd.decode.step import step
 
@@ -80,7 +81,7 @@ class Mamba2(GatedMixer):
     def add_recurrence(self) -> None:
         """Step sizes, decay rates and the skip connection."""
         num_heads = self.shape.num_heads
-        self.in_proj = nn.Linear(self.shape.hidden_size, num_heads, bias=False)
+        self.in_proj = Linear(self.shape.hidden_size, num_heads, bias=False)
         self.dt_bias = nn.Parameter(torch.zeros(num_heads))
         self.A_log = nn.Parameter(torch.ones(num_heads))
         self.D = nn.Parameter(torch.ones(num_heads)) if self.options.skip else None

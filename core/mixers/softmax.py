@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -16,6 +16,7 @@ from lab.core.errors import ConfigError
 from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape, MixerState, refuse_overflow
 from lab.core.mixers.norm import RmsNorm
 from lab.core.mixers.rotary import Angles, Rotary, rotate
+from lab.core.products.linear import Linear
 
 # queries that are attended for at once under a window, if it is not larger
 _MIN_BLOCK = 128
@@ -89,8 +90,8 @@ class SoftmaxAttention(Mixer):
         self.window = window
         self._narrowed: tuple[int, int] | None = None
         num_rows = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
-        self.wqkv = nn.Linear(shape.hidden_size, num_rows, bias=qkv_bias)
-        self.wo = nn.Linear(shape.num_heads * shape.head_dim, shape.hidden_size, bias=output_bias)
+        self.wqkv = Linear(shape.hidden_size, num_rows, bias=qkv_bias)
+        self.wo = Linear(shape.num_heads * shape.head_dim, shape.hidden_size, bias=output_bias)
         self.q_norm, self.k_norm = (
             None if qk_norm_eps is None else RmsNorm(shape.head_dim, eps=qk_norm_eps) for _ in range(2)
         )

@@ -19,6 +19,7 @@ from lab.core.mixers.rotary import Rotary
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.config import DecoderConfig, ModelConfig
 from lab.core.models.decoding_state import DecodingState
+from lab.core.products.linear import Linear, linear
 
 Observe = Callable[[int, Tensor, Tensor], bool]
 """Given the index of a layer, what its mixer reads (B, T, D) and its heads' outputs (B, H, T, P); whether to go on."""
@@ -29,9 +30,9 @@ class SwiGlu(nn.Module):
 
     def __init__(self, width: int, hidden_width: int, *, bias: bool = False) -> None:
         super().__init__()
-        self.gate = nn.Linear(width, hidden_width, bias=bias)
-        self.up = nn.Linear(width, hidden_width, bias=bias)
-        self.down = nn.Linear(hidden_width, width, bias=bias)
+        self.gate = Linear(width, hidden_width, bias=bias)
+        self.up = Linear(width, hidden_width, bias=bias)
+        self.down = Linear(hidden_width, width, bias=bias)
 
     def forward(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens D"]:
         """The map of each token on its own."""
@@ -132,7 +133,7 @@ class Decoder(nn.Module):
         self.layers = DecoderStack(config, layer_class)
         self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
         # a tied head has no weight of its own
-        self.output = None if config.tie_output else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.output = None if config.tie_output else Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"], states: Sequence[MixerState] | None = None) -> Float[Tensor, "B T D"]:
         """Normed hidden states of embedded tokens."""
@@ -140,7 +141,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions V"]:
         """Scores of the next token."""
-        return functional.linear(hidden, self.tokens.weight if self.output is None else self.output.weight)
+        return linear(hidden, self.tokens.weight if self.output is None else self.output.weight)
 
 
 @dataclass(frozen=True, slots=True)

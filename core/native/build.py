@@ -22,6 +22,7 @@ _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", *_FOR_PYTHON)
 # the first is refused by some compilers for ARM, the second by those for x86
 _THIS_PROCESSOR = ("-march=native", "-mcpu=native")
 _TIMEOUT_S = 300
+_SOURCES = Path(__file__).parent / "src"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,10 @@ def load_native(source: str, *optional: str) -> Native:
     compiler = find_compiler()
     if compiler is None:
         return Native(None, "no C++ compiler was found; install g++ or clang++, or name one in CXX")
-    folder = Path(__file__).parent / "src"
     try:
-        path = _cache_folder() / f"{Path(source).stem}-{_key(folder, source, compiler, optional)}.so"
+        path = user_cache() / "native" / _name(source, compiler, optional)
         if not path.exists():
-            _build(compiler, folder / source, path, optional)
+            _build(compiler, _SOURCES / source, path, optional)
         return Native(ctypes.CDLL(str(path)), None)
     except subprocess.CalledProcessError as error:
         first = next((line for line in error.stderr.splitlines() if "error" in line), error.stderr.strip()[:200])
@@ -59,6 +59,18 @@ def load_native(source: str, *optional: str) -> Native:
         return Native(None, f"{compiler} did not build {source} in {_TIMEOUT_S} s; name another compiler in CXX")
     except OSError as error:
         return Native(None, f"{source} could not be built or loaded: {error}; set XDG_CACHE_HOME to a writable folder")
+
+
+def library_name(source: str, *optional: str) -> str | None:
+    """The file name of the library that `load_native` loads, without building it; None if there is no compiler.
+
+    It changes with source, compiler and processor.
+    """
+    compiler = find_compiler()
+    try:
+        return None if compiler is None else _name(source, compiler, optional)
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def find_compiler() -> str | None:
@@ -71,20 +83,21 @@ def find_compiler() -> str | None:
     return None
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssm-lab" / "native"
+def user_cache() -> Path:
+    """The folder of what is made once on a machine; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssm-lab"
 
 
-def _key(folder: Path, source: str, compiler: str, optional: tuple[str, ...]) -> str:
+def _name(source: str, compiler: str, optional: tuple[str, ...]) -> str:
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    parts = [compiler, version, platform.machine(), _processor_features(), *_FLAGS, *_THIS_PROCESSOR, *optional]
+    parts = [compiler, version, platform.machine(), processor_features(), *_FLAGS, *_THIS_PROCESSOR, *optional]
     digest = hashlib.sha256("\0".join(parts).encode())
-    for path in (folder / source, *sorted(folder.glob("*.h"))):
+    for path in (_SOURCES / source, *sorted(_SOURCES.glob("*.h"))):
         digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return f"{Path(source).stem}-{digest.hexdigest()[:16]}.so"
 
 
-def _processor_features() -> str:
+def processor_features() -> str:
     """What `native` means here: machines with different processors may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

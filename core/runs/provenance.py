@@ -26,8 +26,16 @@ _ROOMS = ("cli", "conf", "core", "experiments")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def collect(*, seeds: Mapping[str, int], backends: Mapping[str, str]) -> tuple[dict[str, object], str]:
-    """Provenance of this process, and the uncommitted changes of its source as a patch (empty if there are none)."""
+def collect(
+    *, seeds: Mapping[str, int], backends: Mapping[str, str], products: Mapping[str, str] | None = None
+) -> tuple[dict[str, object], str]:
+    """Provenance of this process, and the uncommitted changes of its source as a patch (empty if there are none).
+
+    Args:
+        seeds: by their keys.
+        backends: the implementation of each operator.
+        products: what computes the products of linear layers, by dtype; None for a study without such layers.
+    """
     source = Path(__file__).resolve().parent.parent
     # an installed copy may lie inside another project's repository
     is_checkout = _git(source, "rev-parse", "--show-toplevel").strip() == str(source)
@@ -47,6 +55,8 @@ def collect(*, seeds: Mapping[str, int], backends: Mapping[str, str]) -> tuple[d
         "seeds": dict(seeds),
         "backends": dict(backends),
     }
+    if products is not None:
+        record["products"] = dict(products)
     return record, patch
 
 

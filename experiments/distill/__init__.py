@@ -59,6 +59,9 @@ Keys [default]:
   seed          random seed of data, initialisation and training [0]
   device        cpu, cuda, or auto: cuda if there is a GPU [auto]
   threads       number of torch threads [null: one per core]
+  products      what computes the products of linear layers: torch, onednn,
+                native (for 1 to 16 rows), or auto: for large ones the
+                fastest, measured once on a machine [auto]
   sinks         where rows go besides metrics.jsonl, a list of
                 {", ".join(sink_names())} [[]]
   resume        a run to continue: its directory, or the end of its name

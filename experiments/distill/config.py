@@ -12,6 +12,7 @@ from lab.core.hydra_schema import register_schema, with_overrides
 from lab.core.mixers.spec import mixer_spec
 from lab.core.models import families
 from lab.core.models.families import TeacherConfig
+from lab.core.products import setting
 from lab.core.runs.sinks import refuse_unknown
 from lab.core.train.loop import TrainConfig
 from lab.experiments.distill import student
@@ -116,6 +117,9 @@ class DistillConfig:
     """cpu, cuda, or auto: cuda if there is a GPU."""
     threads: int | None = None
     """Number of torch threads; null: one per core."""
+    products: str = setting.AUTO
+    """What computes the products of linear layers: torch, onednn, native (outputs of 1 to 16 rows, torch the rest), or
+    auto: for large ones, the fastest by a measurement that is made once on a machine."""
     sinks: list[str] = field(default_factory=list)
     """Sinks that receive the rows besides metrics.jsonl, by the names of their files in core/runs/sinks."""
 
@@ -136,6 +140,7 @@ class DistillConfig:
             raise ConfigError(f"seed={self.seed} must be 0 or more")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device={self.device}: choose from auto, cpu, cuda")
+        setting.refuse_unknown(self.products)
         refuse_unknown(self.sinks)
         for name in self.figures:
             if name not in FIGURES:

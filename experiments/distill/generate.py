@@ -15,6 +15,7 @@ from lab.core.models.decoder import LanguageModel
 from lab.core.models.decoding_state import DecodingState
 from lab.core.models.folder import Precision
 from lab.core.models.generation import SamplingConfig, TextStream, allocate, generate, longest_answer
+from lab.core.products import setting
 from lab.core.runs.atomic_files import refuse_unwritable, write_atomically
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.data import PromptConfig
@@ -90,6 +91,7 @@ class Request:
         max_new_tokens: maximum number of new tokens.
         precision: of the weights; None for the run's or config.json's.
         device: cpu, cuda or auto.
+        products: what computes the products of linear layers; see `DistillConfig.products`.
     """
 
     model: str
@@ -104,6 +106,7 @@ class Request:
     max_new_tokens: int
     precision: str | None
     device: str
+    products: str
 
 
 def main(request: Request, *, threads: int | None, json_path: Path | None) -> None:
@@ -135,8 +138,17 @@ def answer(request: Request, write: Callable[[str], None]) -> Report:
     Raises:
         LabError: naming argument or file, value and fix.
     """
-    generator = Seeds(request.seed).torch("generate")
+    setting.refuse_unknown(request.products)
     opened = _opened(request)
+    with setting.using(request.products):
+        return _answer(opened, request, write)
+
+
+def _answer(opened: OpenedModel, request: Request, write: Callable[[str], None]) -> Report:
+    setting.refuse(request.products, next(opened.model.parameters()).device, [opened.model.dtype])
+    # measured now, if at all: not while the prompt is timed
+    setting.settle(opened.model, [opened.model.dtype])
+    generator = Seeds(request.seed).torch("generate")
     inputs = opened.read(request.prompt, request.images, is_raw=request.is_raw)
     room = longest_answer(opened.model, inputs)
     limit = request.max_new_tokens if room is None else min(room, request.max_new_tokens)

@@ -1,7 +1,8 @@
 """The job of `lab distill`: train, evaluate on held-out data, and report."""
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.spec import build
 from lab.core.operators.backends import resolve
+from lab.core.products import setting
+from lab.core.runs.json_files import json_object_or_none
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run, deciding
@@ -70,11 +73,22 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
     """Run or continue a composed configuration in a directory; see `run`."""
     settings = to_typed(config, DistillConfig)
     torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
-    recorded = _recorded(config)
+    with setting.using(settings.products):
+        return _execute(settings, _recorded(config), directory, overrides)
+
+
+def _execute(
+    settings: DistillConfig, recorded: Mapping[str, object], directory: Path, overrides: Sequence[str]
+) -> float:
     context = _context(settings)
     source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
-    provenance, patch = collect(seeds={"seed": settings.seed}, backends=_backends(settings, context.device))
+    products = setting.settle(context.teacher, _product_dtypes(settings))
+    provenance, patch = collect(
+        seeds={"seed": settings.seed}, backends=_backends(settings, context.device), products=products
+    )
+    before = (json_object_or_none(directory / "provenance.json") or {}).get("products", products)
     with Run[Row](directory, recorded, overrides, provenance, patch, settings.sinks) as record:
+        _say_other_products(before, products)
         if settings.stage == TEACHER:
             work_on_teacher(record, context)
         else:
@@ -94,6 +108,7 @@ def _recorded(config: "DictConfig") -> dict[str, object]:
 def _context(config: DistillConfig) -> RunContext:
     """Teacher and data of a run, loaded and validated."""
     device = device_of(config.device)
+    setting.refuse(config.products, device, _product_dtypes(config))
     if config.stage == TEACHER:
         task, given = config.data.source.task, config.teacher.architecture
         if given is None or given.vision is None or task is None:
@@ -148,6 +163,27 @@ def _backends(config: DistillConfig, device: torch.device) -> dict[str, str]:
     return {
         field.name: resolve(field.name, getattr(kernels, field.name), device, dtype).name for field in fields(kernels)
     }
+
+
+def _product_dtypes(config: DistillConfig) -> list[torch.dtype]:
+    """The dtypes of the products of teacher and students."""
+    if config.stage == TEACHER:
+        recipes, dtype = [config.stage_teacher], torch.float32
+    else:
+        each = config.of_variants().values()
+        recipes = [student.recipe(stage) for student in each for stage in student.stage_numbers]
+        dtype = config.teacher.precision.dtype
+    autocast = [torch.bfloat16] if any(recipe.autocast for recipe in recipes) else []
+    return list(dict.fromkeys([dtype, *autocast]))
+
+
+def _say_other_products(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Say if a run goes on with other implementations than it began with: its last digits may be others too."""
+    changed = [
+        f"{dtype} {now[dtype]} (before: {before.get(dtype)})" for dtype in now if before.get(dtype) != now[dtype]
+    ]
+    if changed:
+        print(f"lab: products are computed differently from here on: {', '.join(changed)}", file=sys.stderr)
 
 
 def _report(record: Run[Row], settings: DistillConfig) -> float:

@@ -1,5 +1,6 @@
 """`lab doctor` says what this machine can run."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 from lab.cli import doctor
 from lab.core.native.dlpack import tensor_exchange
 from lab.core.operators.backends import operators
+from lab.core.products import cache, choice
+from lab.core.products.choice import described, only
+from lab.core.products.implementations import ONEDNN, TORCH
 
 Lab = Callable[..., Any]
 
@@ -27,9 +31,29 @@ def test_the_doctor_says_what_runs_here_on_one_screen_and_builds_nothing(
         assert "on cpu; not " in lines[operator]
         assert "it needs a CUDA device" in lines[operator]
     assert "chunked" in lines["ssd"]
-    assert len(done.out.splitlines()) <= 30
+    for dtype in ("float32", "bfloat16"):
+        assert "not measured yet" in lines[dtype]
+    assert len(done.out.splitlines()) <= 32
     assert not outputs.exists()
     assert not list(cache.rglob("*.so"))
+
+
+def test_what_was_measured_for_products_is_in_a_line_for_each_dtype(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    threads, before = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    cache.recall_or_measure(torch.bfloat16, threads, lambda dtype: only(TORCH))
+    lines = {finding.subject: finding.result for finding in doctor.findings()}
+    assert lines["bfloat16 products"] == f"on {threads} threads: torch everywhere"
+    assert lines["float32 products"].startswith(f"on {threads} threads: not measured yet")
+    monkeypatch.setattr(choice, "measured", lambda dtype: only(TORCH if dtype is torch.bfloat16 else ONEDNN))
+    try:
+        doctor.measure_products()
+    finally:
+        torch.set_num_threads(before)
+    lines = {finding.subject: finding.result for finding in doctor.findings()}
+    assert lines["float32 products"] == f"on {threads} threads: {described(only(ONEDNN))}"
 
 
 def test_a_missing_compiler_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from lab.core.models.llama import config as llama
 from lab.core.models.llama.config import LlamaConfig
 from lab.core.models.spec import key_map
 from lab.core.models.text_model import TextModel
+from lab.core.products.implementations import IMPLEMENTATIONS
 from lab.experiments.distill.data import PromptConfig, prompt_format
 from lab.experiments.distill.loss_mask import hidden_states
 
@@ -87,6 +88,17 @@ def test_a_run_and_its_exported_folder_say_the_same(typed: Typed, exported: Path
         for seed in ("1", "1", "2")
     ]
     assert seeds[0] == seeds[1] != seeds[2]
+
+
+def test_products_are_computed_as_asked_or_refused(typed: Typed, exported: Path) -> None:
+    asked = ("generate", str(exported), "--prompt", QUESTION, *FEW)
+    here = [name for name, each in IMPLEMENTATIONS.items() if each.why_not(CPU, torch.float32) is None]
+    answers = [typed(*asked, "--products", name) for name in ("auto", *here)]
+    assert {(done.code, done.out) for done in answers} == {(0, answers[0].out)}
+    for words in (("--products", "mkl"), ("--products", "onednn", "--precision", "float64")):
+        done = typed(*asked, *words)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+        assert done.err.startswith(f"lab: products={words[1]}")
 
 
 def test_the_last_line_says_speed_length_and_memory(

@@ -27,6 +27,7 @@ from lab.core.models.decoder import (
 )
 from lab.core.models.decoding_state import DecodingState
 from lab.core.models.hovle.config import HovleConfig
+from lab.core.products.linear import Linear
 
 
 class PatchEmbedding(nn.Module):
@@ -64,7 +65,7 @@ class HolisticEmbedding(nn.Module):
         merged_size = size * config.vision.shuffle_factor**2
         self.vision = PatchEmbedding(config.vision, size)
         self.tokens = nn.Embedding(config.embedding.vocab_size, size)
-        self.projector = nn.Sequential(nn.Linear(merged_size, size), nn.GELU(), nn.Linear(size, size))
+        self.projector = nn.Sequential(Linear(merged_size, size), nn.GELU(), Linear(size, size))
         self.layers = DecoderStack(config.embedding)
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.folder import ModelFolder
 from lab.core.models.hovle.model import Hovle
+from lab.core.products.implementations import IMPLEMENTATIONS
+from lab.core.products.setting import using
 
 TOLERANCE = 1e-12  # of the largest entry
 
@@ -51,11 +53,16 @@ def test_inputs_and_heads_of_every_mixer(teacher: LanguageModel, inputs: Inputs,
         )
 
 
+@pytest.mark.parametrize("products", IMPLEMENTATIONS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
 def test_logits_in_lower_precision(
-    golden: Path, inputs: Inputs, expected: dict[str, Tensor], dtype: torch.dtype, tolerance: float
+    golden: Path, inputs: Inputs, expected: dict[str, Tensor], dtype: torch.dtype, tolerance: float, products: str
 ) -> None:
-    logits = ModelFolder(golden).load(device=torch.device("cpu"), dtype=dtype)(inputs)
+    reason = IMPLEMENTATIONS[products].why_not(torch.device("cpu"), dtype)
+    if reason is not None:
+        pytest.skip(reason)
+    with using(products):
+        logits = ModelFolder(golden).load(device=torch.device("cpu"), dtype=dtype)(inputs)
     assert logits.dtype == dtype
     assert relative_error(logits.double(), expected["teacher_logits"]) < tolerance
 

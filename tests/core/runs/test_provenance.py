@@ -19,7 +19,10 @@ def test_provenance_names_versions_threads_and_seeds() -> None:
     assert record["seeds"] == {"seed": 3}
     assert record["backends"] == {"linear_algebra": "numpy"}
     assert record["threads"]["OMP_NUM_THREADS"] == os.environ["OMP_NUM_THREADS"]
+    assert "products" not in record
     assert json.loads(json.dumps(record)) == record
+    record, _ = collect(seeds={}, backends={}, products={"float32": "torch everywhere"})
+    assert record["products"] == {"float32": "torch everywhere"}
 
 
 @pytest.fixture

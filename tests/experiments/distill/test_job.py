@@ -15,6 +15,7 @@ import torch
 from lab.core.errors import CheckpointError, LabError, RunError
 from lab.core.hydra_schema import to_typed
 from lab.core.models.folder import ModelFolder
+from lab.core.products.implementations import IMPLEMENTATIONS
 from lab.core.runs.record import Run
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import DistillConfig
@@ -83,6 +84,40 @@ def test_a_run_that_was_cut_off_ends_like_one_that_was_not(
             runner.run("cut", "stage=all")
     runner.run("cut", "stage=all")
     check_equal(runner.folder("cut"), whole.folder("all"))
+
+
+def test_another_choice_of_products_than_before_is_said(
+    runner: Runner, whole: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = runner.folder("again")
+    shutil.copytree(whole.folder("all"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"figures": []}))
+    provenance = json.loads((folder / "provenance.json").read_text())
+    ((dtype, chosen),) = provenance["products"].items()
+    assert chosen == "torch everywhere"
+    for before, says in ((chosen, ""), ("onednn", f"from here on: {dtype} torch everywhere (before: onednn)")):
+        (folder / "provenance.json").write_text(json.dumps(provenance | {"products": {dtype: before}}))
+        capsys.readouterr()
+        runner.run("again", "stage=all")
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lab: products")]
+        assert len(lines) == bool(says)
+        assert all(line.endswith(says) for line in lines)
+    with pytest.raises(RunError, match="products=auto, not torch"):
+        runner.run("again", "stage=all", "products=torch")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onednn", "native"])
+def test_stages_are_the_same_with_every_implementation_of_products(runner: Runner, whole: Runner, name: str) -> None:
+    if IMPLEMENTATIONS[name].why_not(torch.device("cpu"), torch.float32) is not None:
+        pytest.skip(f"{name} cannot run here")
+    runner.run("other", "stage=all", f"products={name}")
+    provenance = json.loads((runner.folder("other") / "provenance.json").read_text())
+    assert name in provenance["products"]["float32"]
+    for ours, theirs in zip(runner.table("other"), whole.table("all"), strict=True):
+        if theirs["kind"] in ("train", "validation"):
+            assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
 
 
 def check_equal(ours: Path, theirs: Path) -> None:
@@ -186,6 +221,11 @@ def test_a_run_trained_on_other_weights_under_the_same_path_is_refused(runner: R
         ),
         (["stage=all", "data.picture_questions.digits=/nowhere"], r"/nowhere has neither"),
         (["stage=all", "device=cuda"], r"device=cuda: no GPU is available"),
+        (["stage=all", "products=mkl"], r"products=mkl: choose from auto, torch, onednn, native"),
+        (
+            ["stage=all", "teacher.precision=float64", "products=onednn"],
+            r"products=onednn cannot run on cpu: .*float64; use products=auto",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(

@@ -1,0 +1,1 @@
+"""Products of linear layers: one door, behind which the fastest of several implementations is chosen by measurement."""
