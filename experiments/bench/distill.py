@@ -11,10 +11,15 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from lab.core.products import setting as products
+from lab.core.products.implementations import TORCH
 from lab.core.ssd.chunked import native
 from lab.experiments.bench.distill_memory import CANDIDATES, OURS, RECURRENCE, StepPeak, peak_memory
 from lab.experiments.bench.distill_operations import step_operations
-from lab.experiments.bench.distill_problem import Exact, StageOne, StepSetting
+from lab.experiments.bench.distill_problem import Exact, StageOne, Step, StepSetting
 from lab.experiments.bench.findings import Conclusion, Finding
 from lab.experiments.bench.harness import Candidate, Case, Row
 from lab.experiments.bench.peak import measure_peak
@@ -71,28 +76,33 @@ def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
         for name, setting in plan.settings.items()
     }
     peak = measure_peak(quick=quick)
-    findings = []
-    for name, setting in plan.settings.items():
-        ours, *_ = yield _case(name, setting, peak=peak, is_judged=plan.is_judged)
-        at_least = _PEAK_SHARES.get(name) if plan.is_judged else None
-        findings += share_findings(name, ours, peak, at_least=at_least)
+    findings, chosen = [], {}
+    # ours as `lab distill` computes it, with the products that are fastest here; the recipe has torch's
+    with products.using(products.AUTO):
+        for name, setting in plan.settings.items():
+            problem = StageOne.of(setting)
+            chosen[name] = products.settle(problem.teacher, [torch.float32])
+            ours, *_ = yield _case(name, setting, problem, peak=peak, is_judged=plan.is_judged)
+            at_least = _PEAK_SHARES.get(name) if plan.is_judged else None
+            findings += share_findings(name, ours, peak, at_least=at_least)
+            del problem
     findings += [finding for name, found in peaks.items() for finding in _findings(name, found, plan.is_judged)]
     facts: dict[str, Any] = {
         "plan": asdict(plan),
+        "products": chosen,
         "peak_memory": {name: [asdict(peak) for peak in found] for name, found in peaks.items()},
     }
     return Conclusion(findings=findings, facts=facts, peak=peak)
 
 
-def _case(name: str, setting: StepSetting, *, peak: MachinePeak, is_judged: bool) -> Case:
-    problem = StageOne.of(setting)
+def _case(name: str, setting: StepSetting, problem: StageOne, *, peak: MachinePeak, is_judged: bool) -> Case:
     operations = step_operations(problem)
     is_compiled = native.why_not() is None
     exact = Exact(problem)
     ours, *others = (
         Candidate(
             name=candidate,
-            run=make(problem),
+            run=make(problem) if candidate == OURS else _with_torchs_products(make(problem)),
             difference=exact.difference,
             tolerance=_TOLERANCE,
             unit="of the largest",
@@ -105,6 +115,14 @@ def _case(name: str, setting: StepSetting, *, peak: MachinePeak, is_judged: bool
         for candidate, make in CANDIDATES.items()
     )
     return Case(name=name, setting=str(setting), ours=ours, others=others, peak=peak, budget_s=_BUDGET_S)
+
+
+def _with_torchs_products(step: Step) -> Step:
+    def run() -> Sequence[Tensor]:
+        with products.using(TORCH.name):
+            return step()
+
+    return run
 
 
 def _findings(case: str, peaks: Sequence[StepPeak], is_judged: bool) -> list[Finding]:
