@@ -58,7 +58,7 @@ template <typename T> T multiply_add(Index num_steps, T factor, T summand) {
 // Operations per second of all threads, a multiply-add as two: the best of several rounds within `seconds`, which
 // are short, so that some are not disturbed by other processes.
 template <typename T> double multiply_add_rate(Index num_threads, double seconds) {
-    constexpr Index num_rounds = 32;
+    constexpr Index num_rounds = 64;
     constexpr double flops_per_step = 2.0 * ROWS * VECTORS * LANES<T>;
     std::vector<T> results(num_threads);
     // not known to the compiler; x tends to 1, so that no operand is subnormal or infinite
