@@ -19,7 +19,7 @@ from lab.experiments.bench.machine import event_clock, load_optional
 from lab.experiments.bench.rates import LibraryProduct, MachinePeak
 from lab.experiments.bench.ssd_problem import largest_difference
 
-# all together take two to three seconds
+# all together take a few seconds
 _FMA_S = 0.1
 _STREAM_ROUNDS = 5
 _PRODUCT_S = 0.4
