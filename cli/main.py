@@ -179,7 +179,7 @@ def doctor(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="What to time: hmm-risk, ssd, delta-rule or distill.")],
+    name: Annotated[str, typer.Argument(help="What to time: hmm-risk, products, ssd, delta-rule or distill.")],
     repeats: Annotated[int, typer.Option(min=1, help="Number of rounds; each round times every candidate once.")] = 7,
     quick: Annotated[bool, typer.Option("--quick", help="Use small sizes, to check that everything runs.")] = False,
     json: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file, with figures.")] = None,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lab.core.delta_rule import gated_delta_rule
+from lab.core.delta_rule.chunked import native
 from lab.core.delta_rule.decode.step import step
 from lab.core.operators.backends import operators, resolve
 from lab.experiments.bench.delta_rule_memory import OURS, peak_memory
@@ -25,6 +26,9 @@ from lab.experiments.bench.delta_rule_problem import (
 from lab.experiments.bench.findings import Conclusion, Finding
 from lab.experiments.bench.harness import Candidate, Case, Missing, Row
 from lab.experiments.bench.machine import load_optional
+from lab.experiments.bench.operations import delta_rule_operations
+from lab.experiments.bench.peak import measure_peak
+from lab.experiments.bench.rates import MachinePeak, Work
 from lab.experiments.bench.ssd_cases import clock_for
 from lab.experiments.bench.ssd_peers import BENCH_HINT, TRANSFORMERS
 from lab.experiments.bench.ssd_problem import Mode, largest_difference
@@ -62,27 +66,28 @@ def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
         setting = replace(setting, dtype=torch.bfloat16, device="cuda")
     is_judged = not quick and not is_cuda
     peer = _transformers()
+    peak = measure_peak(quick=quick, device=setting.device, dtype=setting.dtype)
     for mode, num_tokens in ((Mode.forward, setting.num_tokens), (Mode.backward, _BACKWARD_TOKENS)):
         sized = replace(setting, num_tokens=min(num_tokens, setting.num_tokens))
-        yield _sequence_case(DeltaRuleProblem(sized), mode, peer, is_judged=is_judged)
+        yield _sequence_case(DeltaRuleProblem(sized), mode, peer, peak=peak, is_judged=is_judged)
     # as in decoding: with gradients enabled, every step would have to check whether any is needed
     with torch.no_grad():
         for num_batch in _DECODE_BATCHES[:1] if quick else _DECODE_BATCHES:
-            yield _decode_case(replace(setting, num_tokens=1, num_batch=num_batch), peer)
-    peaks = [peak_memory(setting, mode) for mode in Mode]
+            yield _decode_case(replace(setting, num_tokens=1, num_batch=num_batch), peer, peak=peak)
+    memory = [peak_memory(setting, mode) for mode in Mode]
     findings = [
         Finding(
-            name=f"extra memory, {peak.mode}, {peak.num_tokens:,} tokens",
-            value=peak.share,
+            name=f"extra memory, {found.mode}, {found.num_tokens:,} tokens",
+            value=found.share,
             at_most=_MEMORY_SHARE if is_judged else None,
-            note=peak.failure
-            or f"share: {peak.above_bytes / 1e6:,.0f} MB at the highest, above {peak.arguments_bytes / 1e6:,.0f} MB of "
-            "inputs and outputs",
+            note=found.failure
+            or f"share: {found.above_bytes / 1e6:,.0f} MB at the highest, above {found.arguments_bytes / 1e6:,.0f} MB "
+            "of inputs and outputs",
         )
-        for peak in peaks
+        for found in memory
     ]
-    facts: dict[str, Any] = {"peak_memory": [asdict(peak) for peak in peaks]}
-    return Conclusion(findings=findings, facts=facts)
+    facts: dict[str, Any] = {"peak_memory": [asdict(found) for found in memory]}
+    return Conclusion(findings=findings, facts=facts, peak=peak)
 
 
 def _transformers() -> _Peer | Missing:
@@ -92,11 +97,24 @@ def _transformers() -> _Peer | Missing:
     return _Peer(chunked=module.torch_chunk_gated_delta_rule, recurrent=module.torch_recurrent_gated_delta_rule)
 
 
-def _sequence_case(problem: DeltaRuleProblem, mode: Mode, peer: _Peer | Missing, *, is_judged: bool) -> Case:
+def _sequence_case(
+    problem: DeltaRuleProblem,
+    mode: Mode,
+    peer: _Peer | Missing,
+    *,
+    peak: MachinePeak | None = None,
+    is_judged: bool,
+) -> Case:
     setting = problem.setting
     device = torch.device(setting.device)
     chosen = resolve("delta_rule", "auto", device, setting.dtype).name
     usable = [backend for backend in operators()["delta_rule"] if backend.why_not(device, setting.dtype) is None]
+
+    per_head = delta_rule_operations(
+        setting.num_tokens, setting.key_dim, setting.value_dim, has_backward=mode is Mode.backward
+    )
+    total = per_head.times(setting.num_batch * setting.num_heads)
+    is_compiled = setting.device == "cpu" and native.why_not() is None
 
     def candidate(name: str, operator: Operator, required_ratio: float | None = None) -> Candidate:
         return Candidate(
@@ -106,6 +124,11 @@ def _sequence_case(problem: DeltaRuleProblem, mode: Mode, peer: _Peer | Missing,
             tolerance=TOLERANCE[mode, setting.dtype],
             unit="of the largest",
             required_ratio=required_ratio,
+            work=Work(
+                dtype=str(setting.dtype).removeprefix("torch."),
+                flops=total.paper,
+                executed_flops=total.executed if is_compiled and name == OURS else None,
+            ),
         )
 
     def ours(backend: str) -> Operator:
@@ -128,11 +151,12 @@ def _sequence_case(problem: DeltaRuleProblem, mode: Mode, peer: _Peer | Missing,
         setting=str(setting),
         ours=candidate(OURS, ours("auto")),
         others=others,
+        peak=peak,
         clock=clock_for(setting.device),
     )
 
 
-def _decode_case(setting: DeltaRuleSetting, peer: _Peer | Missing) -> Case:
+def _decode_case(setting: DeltaRuleSetting, peer: _Peer | Missing, *, peak: MachinePeak | None = None) -> Case:
     """One token: ours, transformers' step, and reading and writing the state once, which every step must do."""
     token = DeltaRuleProblem(setting).inputs
     generator = torch.Generator().manual_seed(0)
@@ -141,6 +165,8 @@ def _decode_case(setting: DeltaRuleSetting, peer: _Peer | Missing) -> Case:
     exact = _exact_step(initial, token, setting.scale)
     parts = [tensor[:, 0].contiguous() for tensor in token]
     out = torch.empty_like(parts[2])
+    # the token's vectors are a hundredth of its state
+    work = Work(updated_bytes=2 * initial.nbytes)
 
     def candidate(name: str, run: Callable[[Tensor], tuple[Tensor, Tensor]], state: Tensor) -> Candidate:
         # each candidate updates its own state from step to step, so only the first step is compared
@@ -150,6 +176,7 @@ def _decode_case(setting: DeltaRuleSetting, peer: _Peer | Missing) -> Case:
             difference=lambda outputs: largest_difference(outputs, exact),
             tolerance=TOLERANCE[Mode.forward, setting.dtype],
             unit="of the largest",
+            work=work,
         )
 
     def ours(state: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,6 +190,7 @@ def _decode_case(setting: DeltaRuleSetting, peer: _Peer | Missing) -> Case:
             difference=lambda outputs: largest_difference(outputs, [initial.double()]),
             tolerance=0.0,
             unit="of the largest",
+            work=work,
         )
     ]
     if isinstance(peer, Missing):
@@ -185,6 +213,7 @@ def _decode_case(setting: DeltaRuleSetting, peer: _Peer | Missing) -> Case:
         ),
         ours=candidate("lab step", ours, initial.clone()),
         others=others,
+        peak=peak,
         clock=clock_for(setting.device),
     )
 

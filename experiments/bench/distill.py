@@ -11,14 +11,26 @@ from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lab.experiments.bench.distill_memory import CANDIDATES, RECURRENCE, StepPeak, peak_memory
-from lab.experiments.bench.distill_problem import Exact, StageOne, StepSetting
+import torch
+from torch import Tensor
+
+from lab.core.products import setting as products
+from lab.core.products.implementations import TORCH
+from lab.core.ssd.chunked import native
+from lab.experiments.bench.distill_memory import CANDIDATES, OURS, RECURRENCE, StepPeak, peak_memory
+from lab.experiments.bench.distill_operations import step_operations
+from lab.experiments.bench.distill_problem import Exact, StageOne, Step, StepSetting
 from lab.experiments.bench.findings import Conclusion, Finding
 from lab.experiments.bench.harness import Candidate, Case, Row
+from lab.experiments.bench.peak import measure_peak
+from lab.experiments.bench.rates import MachinePeak, Work
+from lab.experiments.bench.shares import share_findings
 
 DISTRIBUTIONS = ("numpy", "torch")
 
 _REQUIRED_RATIO = 3.0
+# of the FMA peak, operations as executed: by case, where products are large enough
+_PEAK_SHARES = {"HoVLE's widths": 0.7}
 # a few repeats of candidates that take ten seconds
 _BUDGET_S = 45.0
 # relative to the largest entry of the loss or gradient: float32, sums over a thousand tokens
@@ -63,31 +75,54 @@ def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
         name: [peak_memory(candidate, setting, plan.warm_up) for candidate in CANDIDATES]
         for name, setting in plan.settings.items()
     }
-    for name, setting in plan.settings.items():
-        yield _case(name, setting, is_judged=plan.is_judged)
-    findings = [finding for name, found in peaks.items() for finding in _findings(name, found, plan.is_judged)]
+    peak = measure_peak(quick=quick)
+    findings, chosen = [], {}
+    # ours as `lab distill` computes it, with the products that are fastest here; the recipe has torch's
+    with products.using(products.AUTO):
+        for name, setting in plan.settings.items():
+            problem = StageOne.of(setting)
+            chosen[name] = products.settle(problem.teacher, [torch.float32])
+            ours, *_ = yield _case(name, setting, problem, peak=peak, is_judged=plan.is_judged)
+            at_least = _PEAK_SHARES.get(name) if plan.is_judged else None
+            findings += share_findings(name, ours, peak, at_least=at_least)
+            del problem
+    findings += [finding for name, found in peaks.items() for finding in _findings(name, found, plan.is_judged)]
     facts: dict[str, Any] = {
         "plan": asdict(plan),
+        "products": chosen,
         "peak_memory": {name: [asdict(peak) for peak in found] for name, found in peaks.items()},
     }
-    return Conclusion(findings=findings, facts=facts)
+    return Conclusion(findings=findings, facts=facts, peak=peak)
 
 
-def _case(name: str, setting: StepSetting, *, is_judged: bool) -> Case:
-    problem = StageOne.of(setting)
+def _case(name: str, setting: StepSetting, problem: StageOne, *, peak: MachinePeak, is_judged: bool) -> Case:
+    operations = step_operations(problem)
+    is_compiled = native.why_not() is None
     exact = Exact(problem)
     ours, *others = (
         Candidate(
             name=candidate,
-            run=make(problem),
+            run=make(problem) if candidate == OURS else _with_torchs_products(make(problem)),
             difference=exact.difference,
             tolerance=_TOLERANCE,
             unit="of the largest",
             required_ratio=_REQUIRED_RATIO if is_judged and candidate == RECURRENCE else None,
+            work=Work(
+                flops=operations.paper,
+                executed_flops=operations.executed if is_compiled and candidate == OURS else None,
+            ),
         )
         for candidate, make in CANDIDATES.items()
     )
-    return Case(name=name, setting=str(setting), ours=ours, others=others, budget_s=_BUDGET_S)
+    return Case(name=name, setting=str(setting), ours=ours, others=others, peak=peak, budget_s=_BUDGET_S)
+
+
+def _with_torchs_products(step: Step) -> Step:
+    def run() -> Sequence[Tensor]:
+        with products.using(TORCH.name):
+            return step()
+
+    return run
 
 
 def _findings(case: str, peaks: Sequence[StepPeak], is_judged: bool) -> list[Finding]:

@@ -6,7 +6,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import torch
+
 from lab.core.errors import RunError
+from lab.core.products import setting as products
+from lab.core.products.implementations import TORCH
 from lab.experiments.bench.distill_problem import StageOne, Step, StepSetting
 from lab.experiments.bench.distill_recipe import in_chunks, step_by_step
 from lab.experiments.bench.memory import ask_process, peak_of, size_of
@@ -61,7 +65,9 @@ def main(request: str) -> None:
     make = CANDIDATES[asked["candidate"]]
     make(StageOne.of(StepSetting(**asked["warm_up"])))()
     problem = StageOne.of(StepSetting(**asked["setting"]))
-    found, peak_bytes = peak_of(make(problem), "cpu")
+    with products.using(products.AUTO if asked["candidate"] == OURS else TORCH.name):
+        products.settle(problem.teacher, [torch.float32])
+        found, peak_bytes = peak_of(make(problem), "cpu")
     gradient_bytes = size_of(found)
     batch = problem.batch
     inputs = [*problem.weights, batch.pixel_values, batch.embedding_ids, batch.llm_ids]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.experiments.bench.rates import MachinePeak
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
@@ -45,9 +47,11 @@ class Conclusion:
     Attributes:
         findings: for the last table and the summary.
         facts: further plain data for the result file.
+        peak: rates of the machine to which shares refer; None without shares.
         draw: writes figures, given a folder and a prefix of their names; None without figures.
     """
 
     findings: Sequence[Finding]
     facts: Mapping[str, Any]
+    peak: MachinePeak | None = None
     draw: Callable[[Path, str], None] | None = None

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from lab.experiments.bench.rates import MachinePeak, Work, shares_of
+
 # runs a call several times and returns the total seconds
 Clock = Callable[[Callable[[], Any], int], float]
 
@@ -45,7 +47,7 @@ class Candidate:
         tolerance: the largest difference that counts as agreement.
         unit: of the difference, such as "relative" or "standard errors".
         required_ratio: required minimum of its time over ours; None without a requirement.
-        flops: useful floating-point operations of a call; None if not counted.
+        work: what a call has to do, for shares of the machine's rates; None if not counted.
     """
 
     name: str
@@ -54,7 +56,7 @@ class Candidate:
     tolerance: float
     unit: str
     required_ratio: float | None = None
-    flops: float | None = None
+    work: Work | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Case:
         setting: sizes, precision, and the comparison, in a sentence.
         ours: the candidate to which all ratios refer.
         others: in the order of the table.
-        peak: a candidate, timed along with them, that measures the machine's peak operations per second.
+        peak: rates of the machine, measured in the same run, to which shares refer; None without shares.
         budget_s: time for all repeats of one candidate; None for the benchmark's default.
         is_brief: whether it is printed as one line: one of many sizes, which a figure shows together.
         clock: measures times.
@@ -89,7 +91,7 @@ class Case:
     setting: str
     ours: Candidate
     others: Sequence[Candidate | Missing]
-    peak: Candidate | None = None
+    peak: MachinePeak | None = None
     budget_s: float | None = None
     is_brief: bool = False
     clock: Clock = wall_clock
@@ -105,8 +107,10 @@ class Row:
         processor_share: processor time over wall time while it ran; on one core, a value below 1 means that the machine
             was busy with something else.
         ratio: median time over our median time.
-        flops: useful operations of a call.
-        peak_share: useful operations per second over those of the case's peak.
+        work: what a call has to do.
+        executed_share: operations per second over the machine's peak, counted as this implementation executes them.
+        peak_share: the same, counted as in the paper.
+        streaming_share: the time that streaming its bytes takes over the median time.
         note: the failure, or the command that installs what is missing.
     """
 
@@ -121,8 +125,10 @@ class Row:
     processor_share: float | None = None
     ratio: float | None = None
     required_ratio: float | None = None
-    flops: float | None = None
+    work: Work | None = None
+    executed_share: float | None = None
     peak_share: float | None = None
+    streaming_share: float | None = None
     note: str = ""
 
     @property
@@ -195,11 +201,11 @@ def measure(
         on_round: called with the number of each finished round.
 
     Returns:
-        One row for each candidate, ours first, the peak last.
+        One row for each candidate, ours first.
     """
     budget_s = budget_s if case.budget_s is None else case.budget_s
     found: list[Row | _Timing] = []
-    for candidate in (case.ours, *case.others, *([] if case.peak is None else [case.peak])):
+    for candidate in (case.ours, *case.others):
         if isinstance(candidate, Missing):
             note = f"not installed: {candidate.hint}"
             found.append(Row(case=case.name, candidate=candidate.name, status=Status.missing, note=note))
@@ -213,10 +219,9 @@ def measure(
                 _time_once(timing, case.clock)
         if on_round is not None:
             on_round(turn + 1)
-    ours, peak = found[0], found[-1]
+    ours = found[0]
     our_median_s = statistics.median(ours.times_s) if isinstance(ours, _Timing) else None
-    peak_rate = _rate(peak) if isinstance(peak, _Timing) and case.peak is not None else None
-    return [entry if isinstance(entry, Row) else _row(case, entry, our_median_s, peak_rate) for entry in found]
+    return [entry if isinstance(entry, Row) else _row(case, entry, our_median_s) for entry in found]
 
 
 def _compare(
@@ -266,14 +271,10 @@ def _time_once(timing: _Timing, clock: Clock) -> None:
     timing.processor_s += time.process_time() - processor_started
 
 
-def _rate(timing: _Timing) -> float | None:
-    flops = timing.candidate.flops
-    return None if flops is None else flops / statistics.median(timing.times_s)
-
-
-def _row(case: Case, timing: _Timing, our_median_s: float | None, peak_rate: float | None) -> Row:
+def _row(case: Case, timing: _Timing, our_median_s: float | None) -> Row:
     candidate = timing.candidate
-    median_s, rate = statistics.median(timing.times_s), _rate(timing)
+    median_s = statistics.median(timing.times_s)
+    shares = shares_of(candidate.work, median_s, case.peak)
     return Row(
         case=case.name,
         candidate=candidate.name,
@@ -284,8 +285,10 @@ def _row(case: Case, timing: _Timing, our_median_s: float | None, peak_rate: flo
         times_s=tuple(timing.times_s),
         calls_per_repeat=timing.calls,
         processor_share=timing.processor_s / (sum(timing.times_s) * timing.calls),
-        ratio=median_s / our_median_s if our_median_s is not None and candidate is not case.peak else None,
+        ratio=None if our_median_s is None else median_s / our_median_s,
         required_ratio=candidate.required_ratio,
-        flops=candidate.flops,
-        peak_share=None if rate is None or peak_rate is None else rate / peak_rate,
+        work=candidate.work,
+        executed_share=shares.executed,
+        peak_share=shares.paper,
+        streaming_share=shares.streaming,
     )

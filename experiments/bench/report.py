@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,40 +13,41 @@ from rich.markup import escape
 from rich.table import Table
 
 from lab.core.runs.atomic_files import write_atomically
+from lab.experiments.bench.case_table import format_seconds
 from lab.experiments.bench.findings import Conclusion, Finding
-from lab.experiments.bench.harness import Case, Result, Row, Status
+from lab.experiments.bench.harness import Case, Result, Row
+from lab.experiments.bench.rates import MachinePeak
 
 # below this fraction of a core the median of wall times is unreliable
 _QUIET_SHARE = 0.95
+# of a console that is no terminal: more than any table needs
+_FILE_WIDTH = 1000
 
 
-def print_case(console: Console, case: Case, rows: Sequence[Row]) -> None:
-    """The table of a case: candidates, times, and whether required ratios were reached."""
-    table = Table(title=f"[bold]{escape(case.name)}[/]  {escape(case.setting)}", title_justify="left")
-    table.add_column("candidate")
-    for heading in ("median", "quartiles", "repeats", "times ours", "required"):
-        table.add_column(heading, justify="right")
-    has_peak = case.peak is not None
-    if has_peak:
-        table.add_column("of peak", justify="right")
-    table.add_column("largest difference", justify="right")
-    for row in rows:
-        *times, difference = _cells(row)
-        peak_share = "" if row.peak_share is None else f"{row.peak_share:.0%}"
-        table.add_row(escape(row.candidate), *times, *([peak_share] if has_peak else []), difference)
-    console.print(table)
+def new_console() -> Console:
+    """Standard output; in a file or a pipe, lines are as long as they need to be, so that no name is cut or folded."""
+    return Console(width=None if sys.stdout.isatty() else _FILE_WIDTH)
 
 
 def print_line(console: Console, case: Case, rows: Sequence[Row]) -> None:
-    """One line for one of many cases: medians, and ratios to ours."""
+    """One line for one of many cases: medians, ratios to ours, and shares."""
     parts = []
     for row in rows:
         if row.median_s is None:
             parts.append(f"{row.candidate} {row.status}")
         else:
-            ratio = "" if row.ratio is None or row is rows[0] else f" ({row.ratio:.3g} x)"
-            parts.append(f"{row.candidate} {format_seconds(row.median_s)}{ratio}")
+            details = ", ".join(_details(case, row, is_ours=row is rows[0]))
+            parts.append(f"{row.candidate} {format_seconds(row.median_s)}" + (f" ({details})" if details else ""))
     console.print(f"{case.name}: {', '.join(parts)}", markup=False, highlight=False)
+
+
+def _details(case: Case, row: Row, *, is_ours: bool) -> Iterator[str]:
+    if row.ratio is not None and not is_ours:
+        yield f"{row.ratio:.3g} x"
+    if row.streaming_share is not None:
+        yield f"{row.streaming_share:.0%} of streaming"
+    elif row.executed_share is not None and case.peak is not None:
+        yield f"{row.executed_share:.0%} of the {case.peak.basis}"
 
 
 def print_busy(console: Console, rows: Sequence[Row]) -> None:
@@ -80,15 +82,41 @@ def print_threads(console: Console, machine: dict[str, Any]) -> None:
         console.print("[yellow]A library had more than one thread: start the benchmark in a separate process.[/]")
 
 
+def print_peak(console: Console, peak: MachinePeak) -> None:
+    """The rates to which shares refer, and the products of libraries as shares of the peak."""
+    rates = ", ".join(f"{dtype} {_per_second(rate, 'FLOP')}" for dtype, rate in peak.flops_per_s.items())
+    if rates:
+        console.print(f"{peak.basis} ({peak.threads} threads): {rates}", markup=False, highlight=False)
+    if peak.read_bytes_per_s is not None and peak.update_bytes_per_s is not None:
+        console.print(
+            f"streaming {peak.streamed_bytes / 1e6:,.0f} MB: read {_per_second(peak.read_bytes_per_s, 'B')}, read and "
+            f"written {_per_second(peak.update_bytes_per_s, 'B')}, both counted",
+            markup=False,
+            highlight=False,
+        )
+    for product in peak.products:
+        what = f"{product.name}, {product.size:,} x {product.size:,}, float32"
+        if product.flops_per_s is None:
+            console.print(f"product of {what}: {product.note}", markup=False, highlight=False)
+            continue
+        of_peak = peak.flops_per_s.get("float32")
+        share = "" if of_peak is None else f", {product.flops_per_s / of_peak:.0%} of the {peak.basis}"
+        best = ", the best here" if product is peak.best_product else ""
+        rate = _per_second(product.flops_per_s, "FLOP")
+        console.print(f"product of {what}: {rate}{share}{best}", markup=False, highlight=False)
+    if peak.why_not:
+        console.print(f"[yellow]No shares of the {peak.basis} or of streaming:[/] {escape(peak.why_not)}")
+
+
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:
-    """The table of findings."""
-    table = Table(title="[bold]findings[/]", title_justify="left")
-    table.add_column("what")
+    """The table of findings, how each was found below its name."""
+    table = Table(title="[bold]findings[/]", title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("what", overflow="fold")
     for heading in ("found", "required"):
-        table.add_column(heading, justify="right")
-    table.add_column("how")
+        table.add_column(heading, justify="right", no_wrap=True)
     for finding in findings:
-        table.add_row(escape(finding.name), _found(finding), _demand(finding), escape(finding.note))
+        how = f"\n  [dim]{escape(finding.note)}[/]" if finding.note else ""
+        table.add_row(f"{escape(finding.name)}{how}", _found(finding), _demand(finding))
     console.print(table)
 
 
@@ -106,21 +134,6 @@ def print_summary(console: Console, results: Sequence[Result], findings: Sequenc
         console.print(f"[red]missed:[/] {escape(finding.name)}: {_found(finding)} instead of {_bounds(finding)}")
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    if row.status in (Status.missing, Status.failed):
-        note = row.note if row.status is Status.missing else f"failed: {row.note}"
-        # a note holds square brackets, which rich would take for a style
-        return "", "", "", "", "", escape(note)
-    difference = f"{row.difference:.1e} {row.unit} (at most {row.tolerance:.0e})"
-    median_s, quartiles_s = row.median_s, row.quartiles_s
-    if median_s is None or quartiles_s is None:
-        return "", "", "", "", "", f"[red]differs by {difference}[/]"
-    repeats = str(len(row.times_s)) + (f" x {row.calls_per_repeat}" if row.calls_per_repeat > 1 else "")
-    spread = f"{format_seconds(quartiles_s[0])} to {format_seconds(quartiles_s[1])}"
-    ratio = "" if row.ratio is None else f"{row.ratio:.3g}"
-    return format_seconds(median_s), spread, repeats, ratio, _requirement(row), difference
-
-
 def _found(finding: Finding) -> str:
     return "not found" if finding.value is None else f"{finding.value:.3g} {finding.unit}".rstrip()
 
@@ -136,18 +149,8 @@ def _bounds(finding: Finding) -> str:
     return ", ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
 
 
-def _requirement(row: Row) -> str:
-    if row.required_ratio is None or row.is_met is None:
-        return ""
-    return f"{row.required_ratio:g} " + ("[green]met[/]" if row.is_met else "[red]missed[/]")
-
-
-def format_seconds(seconds: float) -> str:
-    """Three significant digits in a suitable unit."""
-    for factor, unit in ((1.0, "s"), (1e3, "ms")):
-        if seconds * factor >= 1.0:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
+def _per_second(rate: float, unit: str) -> str:
+    return f"{rate / 1e9:.3g} G{unit}/s"
 
 
 def document(

@@ -4,7 +4,7 @@ import importlib
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.console import Console
 from lab.core.errors import InputError
 from lab.core.runs.atomic_files import write_atomically
 from lab.experiments.bench import report
+from lab.experiments.bench.case_table import print_case
 from lab.experiments.bench.findings import Conclusion
 from lab.experiments.bench.harness import Case, Result, Row, Status, measure
 from lab.experiments.bench.machine import busy_seconds, describe, every_core, one_core
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "delta-rule": Benchmark("lab.experiments.bench.delta_rule", every_core, "with a torch thread on each core"),
     "distill": Benchmark("lab.experiments.bench.distill", every_core, "with a torch thread on each core"),
     "hmm-risk": Benchmark("lab.experiments.bench.hmm_risk", one_core, "bound to one core where the system can do that"),
+    "products": Benchmark("lab.experiments.bench.products", every_core, "with a torch thread on each core"),
     "ssd": Benchmark("lab.experiments.bench.ssd", every_core, "with a torch thread on each core"),
 }
 
@@ -72,13 +74,16 @@ def main(name: str, *, repeats: int = 9, quick: bool = False, json_path: Path | 
         probe = json_path.with_name(f".{json_path.name}.probe")
         write_atomically(probe, "")
         probe.unlink()
-    console = Console()
+    console = report.new_console()
     benchmark = BENCHMARKS[name]
     with benchmark.cores():
         module = importlib.import_module(benchmark.module)
         results, conclusion = _run(console, benchmark, module.cases(quick=quick), repeats)
         machine = describe(module.DISTRIBUTIONS) | {"placement": benchmark.placement}
     report.print_machine(console, machine)
+    if conclusion is not None and conclusion.peak is not None:
+        machine["peak"] = asdict(conclusion.peak)
+        report.print_peak(console, conclusion.peak)
     if benchmark.cores is one_core:
         report.print_threads(console, machine)
     else:
@@ -90,7 +95,7 @@ def main(name: str, *, repeats: int = 9, quick: bool = False, json_path: Path | 
         report.write_json(json_path, report.document(name, machine, results, conclusion))
         if conclusion is not None and conclusion.draw is not None:
             conclusion.draw(json_path.parent, json_path.stem)
-        console.print(f"written: {json_path}")
+        console.print(f"written: {json_path}", markup=False, highlight=False, soft_wrap=True)
     return all(result.rows[0].status is Status.timed for result in results)
 
 
@@ -112,7 +117,7 @@ def _run(
         if case.is_brief:
             report.print_line(console, case, rows)
         else:
-            report.print_case(console, case, rows)
+            print_case(console, case, rows)
         if benchmark.cores is one_core:
             report.print_busy(console, rows)
         results.append(Result(case.name, case.setting, rows, other_cores))

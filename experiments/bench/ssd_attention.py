@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from lab.experiments.bench.harness import Candidate
+from lab.experiments.bench.operations import attention_operations
+from lab.experiments.bench.rates import Work
 from lab.experiments.bench.ssd_problem import TOLERANCE, Mode, SsdProblem, SsdSetting, largest_difference
 
 ATTENTION = "causal softmax attention (SDPA)"
@@ -67,12 +69,6 @@ class Attention:
         return largest_difference(found, [torch.cat(outputs, dim=2), *gradients])
 
 
-def attention_flops(setting: SsdSetting) -> float:
-    """Useful operations of the forward: half of the square, 2 (N + P) per pair of tokens and head."""
-    num_pairs = setting.num_tokens * (setting.num_tokens + 1) / 2
-    return 2 * (setting.state_dim + setting.head_dim) * num_pairs * setting.num_batch * setting.num_heads
-
-
 def attention_candidate(problem: SsdProblem, mode: Mode, *, required_ratio: float | None = None) -> Candidate:
     """Attention on the problem's arguments."""
     attention = Attention(problem)
@@ -83,8 +79,15 @@ def attention_candidate(problem: SsdProblem, mode: Mode, *, required_ratio: floa
         tolerance=TOLERANCE[mode, problem.setting.dtype],
         unit="of the largest",
         required_ratio=required_ratio,
-        flops=attention_flops(problem.setting) if mode is Mode.forward else None,
+        work=_work(problem.setting) if mode is Mode.forward else None,
     )
+
+
+def _work(setting: SsdSetting) -> Work:
+    """Operations of a forward, without the half of the square that no token sees."""
+    per_head = attention_operations(setting.num_tokens, setting.state_dim, setting.head_dim)
+    flops = per_head.paper * setting.num_batch * setting.num_heads
+    return Work(dtype=str(setting.dtype).removeprefix("torch."), flops=flops)
 
 
 def _rows(

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from lab.core.operators.backends import operators, resolve
-from lab.core.runs.random_streams import Seeds
 from lab.core.ssd import ssd
+from lab.core.ssd.chunked import native
 from lab.experiments.bench.harness import Candidate, Case, Clock, Missing, Row, wall_clock
 from lab.experiments.bench.machine import event_clock
+from lab.experiments.bench.operations import scan_operations
+from lab.experiments.bench.rates import MachinePeak, Work
 from lab.experiments.bench.ssd_attention import attention_candidate
 from lab.experiments.bench.ssd_memory import OURS
 from lab.experiments.bench.ssd_peers import MINIMAL, PEERS, TRANSFORMERS, Peer, peer_names
@@ -21,8 +22,6 @@ from lab.experiments.bench.ssd_problem import (
     Operator,
     SsdProblem,
     SsdSetting,
-    largest_difference,
-    scan_flops,
 )
 
 # Required ratios of the others' times to ours, at the headline's size on a CPU.
@@ -48,6 +47,7 @@ class SsdCases:
         missing: the others.
         chunk_sizes: the best chunk size of each participating peer.
         is_judged: whether ratios are required.
+        peak: rates of the machine; None for tables without shares.
     """
 
     setting: SsdSetting
@@ -55,9 +55,10 @@ class SsdCases:
     missing: Sequence[Missing]
     chunk_sizes: Mapping[str, int]
     is_judged: bool
+    peak: MachinePeak | None = None
 
     @classmethod
-    def find(cls, setting: SsdSetting, *, is_judged: bool) -> "SsdCases":
+    def find(cls, setting: SsdSetting, *, is_judged: bool, peak: MachinePeak | None = None) -> "SsdCases":
         """All installed peers, before the search for chunk sizes."""
         found = [PEERS[name]() for name in peer_names(setting.device)]
         return cls(
@@ -66,6 +67,7 @@ class SsdCases:
             missing=[peer for peer in found if isinstance(peer, Missing)],
             chunk_sizes={},
             is_judged=is_judged,
+            peak=peak,
         )
 
     def search(self, num_tokens: int) -> Case:
@@ -91,8 +93,8 @@ class SsdCases:
                 best[peer.name] = min(timed)[1]
         return replace(self, peers=[peer for peer in self.peers if peer.name in best], chunk_sizes=best)
 
-    def headline(self, mode: Mode, num_tokens: int, *, gemm_size: int) -> Case:
-        """All peers, attention, and the machine's peak; for the backward, only peers that do not take minutes."""
+    def headline(self, mode: Mode, num_tokens: int) -> Case:
+        """All peers and attention; for the backward, only peers that do not take minutes."""
         problem = self._problem(num_tokens)
         portable = [
             _scan(problem, mode, name, _ours(backend), None)
@@ -104,13 +106,20 @@ class SsdCases:
             return self._case(mode, problem, others, budget_s=_LONG_BUDGET_S)
         ratio = _REQUIRED_ATTENTION_RATIO if self.is_judged else None
         others.append(attention_candidate(problem, mode, required_ratio=ratio))
-        return replace(self._case(mode, problem, others), peak=gemm_peak(self.setting, gemm_size))
+        return self._case(mode, problem, others)
 
     def growth(self, lengths: Sequence[int]) -> Case:
         """Our forward at every length, alternating, since the lengths are compared with each other."""
         problems = [self._problem(num_tokens) for num_tokens in lengths]
         shortest, *others = (
-            _scan(problem, Mode.forward, f"{OURS}, {problem.setting.num_tokens:,} tokens", _ours("auto"), None)
+            _scan(
+                problem,
+                Mode.forward,
+                f"{OURS}, {problem.setting.num_tokens:,} tokens",
+                _ours("auto"),
+                None,
+                is_ours=True,
+            )
             for problem in problems
         )
         case = self._case(Mode.forward, problems[0], others)
@@ -146,8 +155,9 @@ class SsdCases:
         return Case(
             name=str(mode),
             setting=str(problem.setting),
-            ours=_scan(problem, mode, OURS, _ours("auto"), None),
+            ours=_scan(problem, mode, OURS, _ours("auto"), None, is_ours=True),
             others=others,
+            peak=self.peak,
             budget_s=budget_s,
             clock=clock_for(self.setting.device),
         )
@@ -179,25 +189,6 @@ def clock_for(device: str) -> Clock:
     return event_clock if device == "cuda" else wall_clock
 
 
-def gemm_peak(setting: SsdSetting, size: int) -> Candidate:
-    """A square matrix product in the setting's precision and on its device: the peak for `peak_share`."""
-    generator = Seeds(0).torch("gemm", size)
-    left, right = (torch.randn(size, size, generator=generator).to(setting.device, setting.dtype) for _ in range(2))
-    product = torch.empty_like(left)
-
-    def difference(found: Tensor) -> float:
-        return largest_difference([found[:16]], [left[:16].double() @ right.double()])
-
-    return Candidate(
-        name=f"matrix product {size:,} x {size:,}",
-        run=lambda: torch.mm(left, right, out=product),
-        difference=difference,
-        tolerance=TOLERANCE[Mode.forward, setting.dtype],
-        unit="of the largest",
-        flops=2.0 * size**3,
-    )
-
-
 def _ours(backend: str) -> Operator:
     return lambda inputs, chunk_size: ssd(*inputs, chunk_size=chunk_size, backend=backend).y
 
@@ -210,6 +201,7 @@ def _scan(
     chunk_size: int | None,
     *,
     required_ratio: float | None = None,
+    is_ours: bool = False,
 ) -> Candidate:
     return Candidate(
         name=name,
@@ -218,5 +210,18 @@ def _scan(
         tolerance=TOLERANCE[mode, problem.setting.dtype],
         unit="of the largest",
         required_ratio=required_ratio,
-        flops=scan_flops(problem.setting, mode),
+        work=_work(problem.setting, mode, is_ours=is_ours),
+    )
+
+
+def _work(setting: SsdSetting, mode: Mode, *, is_ours: bool) -> Work:
+    """Operations; as executed only for our compiled loops."""
+    has_backward = mode is Mode.backward
+    per_head = scan_operations(setting.num_tokens, setting.head_dim, setting.state_dim, has_backward=has_backward)
+    total = per_head.times(setting.num_batch * setting.num_heads)
+    is_compiled = is_ours and setting.device == "cpu" and native.why_not() is None
+    return Work(
+        dtype=str(setting.dtype).removeprefix("torch."),
+        flops=total.paper,
+        executed_flops=total.executed if is_compiled else None,
     )

@@ -1,6 +1,7 @@
 """Cases of `lab bench ssd`: one decoding step, whose state is much larger than its other inputs.
 
-It is memory-bound: a step must read and write the state once. That is timed too, as one in-place multiplication.
+It is memory-bound: a step must read and write the state once. That is timed too, as one in-place multiplication, and
+its share of the machine's streaming bandwidth is given; the state of a small batch is in a cache, which is faster.
 """
 
 # Letters: B batch, H heads, P head_dim, N state_dim; as many groups as heads.
@@ -16,6 +17,7 @@ from lab.core.runs.random_streams import Seeds
 from lab.core.ssd.decode.step import step
 from lab.experiments.bench.harness import Candidate, Case, Clock, Missing
 from lab.experiments.bench.machine import load_optional
+from lab.experiments.bench.rates import MachinePeak, Work
 from lab.experiments.bench.ssd_peers import BENCH_HINT, KERNELS, MAMBA_HINT, TRANSFORMERS, load_mamba_ssm
 from lab.experiments.bench.ssd_problem import TOLERANCE, Mode, SsdSetting, largest_difference
 
@@ -33,10 +35,12 @@ class Token(NamedTuple):
     C: Float[Tensor, "B H N"]
 
 
-def decode_case(setting: SsdSetting, clock: Clock, *, is_judged: bool) -> Case:
+def decode_case(setting: SsdSetting, clock: Clock, *, peak: MachinePeak | None = None, is_judged: bool) -> Case:
     """Ours against peers' steps and against streaming the state; the setting's `num_tokens` is not used."""
     initial, token = _draw(setting)
     exact = _exact_step(initial, token)
+    # the token's vectors are a hundredth of its state
+    work = Work(updated_bytes=2 * initial.nbytes)
 
     def candidate(name: str, run: Callable[[Tensor], Tensor]) -> Candidate:
         # each candidate updates its own state from step to step, so only the first step is compared
@@ -47,6 +51,7 @@ def decode_case(setting: SsdSetting, clock: Clock, *, is_judged: bool) -> Case:
             difference=lambda outputs: largest_difference(outputs, exact),
             tolerance=TOLERANCE[Mode.forward, setting.dtype],
             unit="of the largest",
+            work=work,
         )
 
     out = torch.empty_like(token.x)
@@ -72,6 +77,7 @@ def decode_case(setting: SsdSetting, clock: Clock, *, is_judged: bool) -> Case:
         ),
         ours=candidate("lab step", lambda state: step(state, *token, out=out)),
         others=others,
+        peak=peak,
         clock=clock,
     )
 
@@ -113,6 +119,7 @@ def _streaming(initial: Tensor, *, required_ratio: float | None) -> Candidate:
         tolerance=0.0,
         unit="of the largest",
         required_ratio=required_ratio,
+        work=Work(updated_bytes=2 * initial.nbytes),
     )
 
 

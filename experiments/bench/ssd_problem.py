@@ -15,9 +15,6 @@ from torch import Tensor
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.bench.ssd_exact import Inputs, exact_output
 
-# chunk size used in counting useful operations, whatever an implementation uses
-COUNTED_CHUNK = 64
-
 
 class Mode(StrEnum):
     """What one call computes."""
@@ -34,8 +31,6 @@ TOLERANCE = {
     (Mode.forward, torch.bfloat16): 3e-2,
     (Mode.backward, torch.bfloat16): 6e-2,
 }
-# a backward computes the gradients of both factors of every product
-_FLOPS = {Mode.forward: 1, Mode.backward: 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,17 +55,6 @@ class SsdSetting:
 
 # output of all tokens, at a chunk size (None: its own), in the dtype of x or in float32
 Operator = Callable[[Inputs, int | None], Float[Tensor, "B T H P"]]
-
-
-def scan_flops(setting: SsdSetting, mode: Mode) -> float:
-    """Useful operations of a call: 2 Q (N + P) + 4 N P per token and head in the forward, with chunks of Q = 64.
-
-    Scores and their product with the inputs (counted in full, although a causal form needs half), the chunk's state,
-    and the output from the state before it.
-    """
-    p, n = setting.head_dim, setting.state_dim
-    per_token = 2 * COUNTED_CHUNK * (n + p) + 4 * n * p
-    return float(_FLOPS[mode] * per_token * setting.num_batch * setting.num_tokens * setting.num_heads)
 
 
 class SsdProblem:

@@ -16,8 +16,8 @@ SOURCE = "delta_rule.cpp"
 
 # Tokens per chunk, measured on x86-64 with AVX2: short chunks spend less on pairs of tokens, long ones move the state
 # between registers and cache less often. A multiple of the rows of a register tile, 6 or 8.
-_FORWARD_CHUNK = 48
-_BACKWARD_CHUNK = 48
+FORWARD_CHUNK = 48
+BACKWARD_CHUNK = 48
 
 # below this many multiplications a second thread does not pay off
 _MIN_WORK_PER_THREAD = 4_000_000
@@ -67,7 +67,7 @@ def forward(inputs: Inputs, chunk_size: int | None) -> tuple[Tensor, Tensor]:
     """Output and final state."""
     kept = _with_contiguous_rows(inputs)
     y, final_state = inputs.v.new_empty(inputs.output_shape), inputs.v.new_empty(inputs.state_shape)
-    arguments, _starts = _describe(kept, chunk_size or _FORWARD_CHUNK)
+    arguments, _starts = _describe(kept, chunk_size or FORWARD_CHUNK)
     arguments.y = view_of(y)
     arguments.final_state = final_state.data_ptr()
     _call("forward", y.dtype, arguments)
@@ -78,7 +78,7 @@ def backward(inputs: Inputs, chunk_size: int | None, grad_y: Tensor, grad_final_
     """Gradients of all inputs."""
     kept = _with_contiguous_rows(inputs)
     grad_y = contiguous_rows(grad_y)
-    arguments, _starts = _describe(kept, chunk_size or _BACKWARD_CHUNK)
+    arguments, _starts = _describe(kept, chunk_size or BACKWARD_CHUNK)
     shares = arguments.q_share, arguments.k_share, arguments.v_share
     arguments.heads_per_task = _heads_per_task(arguments.num_heads, shares)
     new = inputs.v.new_empty

@@ -15,8 +15,8 @@ SOURCE = "chunked.cpp"
 
 # Tokens per chunk, measured on x86-64 with AVX-512 and AVX2: short chunks waste less work above the diagonal, long ones
 # move the state between registers and cache less often.
-_FORWARD_CHUNK = 32
-_BACKWARD_CHUNK = 64
+FORWARD_CHUNK = 32
+BACKWARD_CHUNK = 64
 
 # below this many multiplications a second thread does not pay off
 _MIN_WORK_PER_THREAD = 4_000_000
@@ -68,7 +68,7 @@ def forward(inputs: Inputs, chunk_size: int | None) -> tuple[Tensor, Tensor]:
     kept = _withcontiguous_rows(inputs)
     y = torch.empty(inputs.x.shape, dtype=inputs.x.dtype)
     final_state = torch.empty(inputs.state_shape, dtype=inputs.x.dtype)
-    arguments, _starts = _describe(kept, chunk_size or _FORWARD_CHUNK)
+    arguments, _starts = _describe(kept, chunk_size or FORWARD_CHUNK)
     arguments.y = view_of(y)
     arguments.final_state = final_state.data_ptr()
     _call("forward", inputs.x.dtype, arguments)
@@ -79,7 +79,7 @@ def backward(inputs: Inputs, chunk_size: int | None, grad_y: Tensor, grad_final_
     """Gradients of all inputs."""
     kept = _withcontiguous_rows(inputs)
     grad_y = contiguous_rows(grad_y)
-    arguments, _starts = _describe(kept, chunk_size or _BACKWARD_CHUNK)
+    arguments, _starts = _describe(kept, chunk_size or BACKWARD_CHUNK)
     num_sequences, num_heads, head_dim, _ = inputs.state_shape
     num_lanes = _num_lanes(inputs)
     new = inputs.x.new_empty

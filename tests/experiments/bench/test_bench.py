@@ -15,15 +15,17 @@ from rich.console import Console
 
 from lab.core.errors import InputError, RunError
 from lab.experiments.bench import harness, report
+from lab.experiments.bench.case_table import format_seconds, print_case
 from lab.experiments.bench.harness import Candidate, Case, Missing, Result, Row, Status, measure, wall_clock
 from lab.experiments.bench.machine import describe
+from lab.experiments.bench.rates import MachinePeak, Work
 from lab.experiments.bench.run import main
 
 MISSING = Missing("absent", "pip install 'ssm-lab[bench]'")
 
 
 def candidate(
-    name: str, run: Callable[[], float], *, required_ratio: float | None = None, flops: float | None = None
+    name: str, run: Callable[[], float], *, required_ratio: float | None = None, work: Work | None = None
 ) -> Candidate:
     return Candidate(
         name=name,
@@ -32,7 +34,7 @@ def candidate(
         tolerance=1e-6,
         unit="absolute",
         required_ratio=required_ratio,
-        flops=flops,
+        work=work,
     )
 
 
@@ -67,7 +69,7 @@ def measured(case: Case, *, repeats: int = 3, budget_s: float = 10.0, shortest_r
 
 def printed(case: Case, rows: list[Row]) -> str:
     console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    report.print_case(console, case, rows)
+    print_case(console, case, rows)
     console.file.close()
     return console.export_text()
 
@@ -191,31 +193,44 @@ def test_the_wall_clock_takes_all_calls() -> None:
     assert wall_clock(busy(0.002), 3) >= 0.006
 
 
-def test_the_peak_takes_its_turn_and_gives_shares_but_no_ratio() -> None:
+PEAK = MachinePeak(
+    threads=1, flops_per_s={"float32": 1000.0}, read_bytes_per_s=100.0, update_bytes_per_s=50.0, streamed_bytes=1
+)
+
+
+def test_shares_refer_to_the_rates_of_the_machine() -> None:
     case = Case(
         "peak",
         "",
-        candidate("ours", takes(0.02), flops=5.0),
-        [candidate("uncounted", takes(0.001))],
-        peak=candidate("product", takes(0.01), flops=10.0),
+        candidate("ours", takes(0.02), work=Work(flops=5.0, executed_flops=4.0)),
+        [
+            candidate("uncounted", takes(0.001)),
+            candidate("another precision", takes(0.001), work=Work(dtype="bfloat16", flops=5.0)),
+            candidate("streaming", takes(0.2), work=Work(read_bytes=4.0, updated_bytes=3.0)),
+        ],
+        peak=PEAK,
         clock=told_clock,
     )
     rows = measured(case)
-    ours, uncounted, peak = rows
-    # 250 operations a second against 1000
-    assert ours.peak_share == pytest.approx(0.25)
-    assert uncounted.peak_share is None
-    assert peak.peak_share == pytest.approx(1.0)
-    assert peak.ratio is None
-    assert "25%" in printed(case, rows)
+    ours, uncounted, other, streaming = rows
+    # 250 and 200 operations a second against 1000
+    assert (ours.peak_share, ours.executed_share) == pytest.approx((0.25, 0.2))
+    assert ours.streaming_share is None
+    assert (uncounted.peak_share, uncounted.executed_share, uncounted.streaming_share) == (None, None, None)
+    assert (other.peak_share, other.executed_share) == (None, None)
+    # 4 / 100 s and 3 / 50 s in 0.2 s
+    assert streaming.streaming_share == pytest.approx(0.5)
+    text = printed(case, rows)
+    assert all(share in text for share in ("25%", "20%", "50%"))
 
 
-def test_a_peak_that_differs_gives_no_shares() -> None:
-    peak = candidate("product", lambda: 2.0, flops=10.0)
-    case = Case("peak", "", candidate("ours", takes(0.01), flops=5.0), [], peak=peak, clock=told_clock)
-    rows = measured(case)
-    assert rows[0].peak_share is None
-    assert rows[1].status is Status.differs
+def test_without_rates_there_are_no_shares() -> None:
+    ours = candidate("ours", takes(0.01), work=Work(flops=5.0, executed_flops=4.0, read_bytes=1.0))
+    for peak in (None, MachinePeak(threads=1, why_not="no C++ compiler was found")):
+        case = Case("peak", "", ours, [], peak=peak, clock=told_clock)
+        rows = measured(case)
+        assert (rows[0].peak_share, rows[0].executed_share, rows[0].streaming_share) == (None, None, None)
+        assert "%" not in printed(case, rows)
 
 
 def test_a_case_has_a_budget_of_its_own() -> None:
@@ -236,6 +251,18 @@ def test_one_of_many_sizes_is_a_line() -> None:
     report.print_line(console, case, measured(case))
     console.file.close()
     assert console.export_text() == "64 tokens: ours 2 ms, wrong differs\n"
+
+
+def test_a_line_has_ratios_and_shares() -> None:
+    rows = [
+        Row(case="", candidate="ours", status=Status.timed, times_s=(0.002,), ratio=1.0, executed_share=0.75),
+        Row(case="", candidate="peer", status=Status.timed, times_s=(0.004,), ratio=2.0, streaming_share=0.4),
+    ]
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    report.print_line(console, Case("64 tokens", "", candidate("ours", takes(0.0)), [], peak=PEAK), rows)
+    console.file.close()
+    expected = "64 tokens: ours 2 ms (75% of the FMA peak), peer 4 ms (2 x, 40% of streaming)\n"
+    assert console.export_text() == expected
 
 
 def test_quartiles_hold_the_middle_half() -> None:
@@ -270,7 +297,7 @@ def test_the_result_file_holds_all_times_and_the_machine(tmp_path: Path) -> None
     ("seconds", "expected"), [(12.34, "12.3 s"), (0.5, "500 ms"), (0.00123, "1.23 ms"), (2e-6, "2 µs")]
 )
 def test_times_are_printed_in_the_unit_that_suits(seconds: float, expected: str) -> None:
-    assert report.format_seconds(seconds) == expected
+    assert format_seconds(seconds) == expected
 
 
 def test_an_unknown_benchmark_is_refused_by_name() -> None:

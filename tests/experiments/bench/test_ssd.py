@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from lab.core.ssd import ssd
+from lab.core.ssd.chunked import native
 from lab.experiments.bench.harness import Missing, Row, Status, measure, wall_clock
-from lab.experiments.bench.ssd_attention import Attention, attention_flops
+from lab.experiments.bench.operations import scan_operations
+from lab.experiments.bench.rates import MachinePeak
+from lab.experiments.bench.ssd_attention import Attention
 from lab.experiments.bench.ssd_cases import SsdCases
 from lab.experiments.bench.ssd_decode import decode_case
 from lab.experiments.bench.ssd_exact import Inputs
@@ -29,9 +32,9 @@ from lab.experiments.bench.ssd_problem import (
     SsdProblem,
     SsdSetting,
     largest_difference,
-    scan_flops,
 )
 
+PEAK = MachinePeak(threads=1, flops_per_s={"float32": 1e9}, read_bytes_per_s=2e8, update_bytes_per_s=1e8)
 SETTING = SsdSetting(num_tokens=70, num_heads=2, head_dim=8, state_dim=4)
 
 
@@ -47,23 +50,12 @@ def rows_of(mode: Mode, operator: Operator) -> list[Row]:
         chunk_sizes={"peer": 16},
         is_judged=False,
     )
-    return measure(maker.headline(mode, 70, gemm_size=32), repeats=1, budget_s=1.0, shortest_repeat_s=0.0)
+    return measure(maker.headline(mode, 70), repeats=1, budget_s=1.0, shortest_repeat_s=0.0)
 
 
 def peer_row(rows: Sequence[Row]) -> Row:
     (row,) = (row for row in rows if row.candidate == "peer")
     return row
-
-
-def test_operations_are_those_of_chunks_of_64() -> None:
-    headline = SsdSetting(num_tokens=32_768, num_heads=16, head_dim=128, state_dim=128)
-    assert scan_flops(headline, Mode.forward) == 98_304 * 32_768 * 16
-    assert scan_flops(headline, Mode.backward) == 3 * scan_flops(headline, Mode.forward)
-
-
-def test_attention_counts_the_pairs_of_a_token_and_an_earlier_one_or_itself() -> None:
-    pairs = sum(s <= t for t in range(70) for s in range(70))
-    assert attention_flops(SETTING) == 2 * (8 + 4) * pairs * 2
 
 
 @pytest.mark.parametrize("exponent", [1.0, 1.5, 2.0])
@@ -183,16 +175,28 @@ def test_a_wrong_gradient_of_one_argument_is_not_timed() -> None:
     assert not row.times_s
 
 
-def test_the_matrix_product_is_the_peak_of_the_headline() -> None:
-    rows = rows_of(Mode.forward, ours)
-    peak = rows[-1]
-    assert peak.candidate == "matrix product 32 x 32"
-    assert peak.peak_share == pytest.approx(1.0)
-    assert peak.ratio is None
-    assert rows[0].median_s is not None
-    assert peak.median_s is not None
-    rate, peak_rate = scan_flops(SETTING, Mode.forward) / rows[0].median_s, 2 * 32**3 / peak.median_s
-    assert rows[0].peak_share == pytest.approx(rate / peak_rate)
+def test_shares_are_those_of_the_counted_operations() -> None:
+    maker = SsdCases(setting=SETTING, peers=[], missing=[], chunk_sizes={}, is_judged=False, peak=PEAK)
+    ours, *others = measure(maker.headline(Mode.forward, 70), repeats=1, budget_s=1.0, shortest_repeat_s=0.0)
+    counted = scan_operations(70, 8, 4, has_backward=False).times(2)
+    assert ours.median_s is not None
+    assert ours.peak_share == pytest.approx(counted.paper / ours.median_s / 1e9)
+    expected = pytest.approx(counted.executed / ours.median_s / 1e9) if native.why_not() is None else None
+    assert ours.executed_share == expected
+    # nobody knows what the others multiply
+    assert {other.executed_share for other in others} == {None}
+    attention = others[-1]
+    assert attention.median_s is not None
+    pairs = sum(s <= t for t in range(70) for s in range(70))
+    assert attention.peak_share == pytest.approx(2 * (8 + 4) * pairs * 2 / attention.median_s / 1e9)
+
+
+def test_a_step_is_a_share_of_streaming() -> None:
+    case = decode_case(replace(SETTING, num_batch=3), wall_clock, peak=PEAK, is_judged=False)
+    ours = measure(case, repeats=1, budget_s=1.0, shortest_repeat_s=0.0)[0]
+    assert ours.median_s is not None
+    # the float32 state, read and written
+    assert ours.streaming_share == pytest.approx(2 * 4 * (3 * 2 * 8 * 4) / ours.median_s / 1e8)
 
 
 def test_each_peer_goes_on_with_its_best_chunk() -> None:
@@ -264,7 +268,10 @@ def test_the_quick_benchmark_runs_from_the_command_to_the_figures_without_any_pe
     found = {finding["name"]: finding["value"] for finding in content["findings"]}
     (forward,) = (case["rows"] for case in content["cases"] if case["name"] == "forward")
     assert forward[0]["peak_share"] > 0
-    assert found["share of the matrix product's rate, forward"] == forward[0]["peak_share"]
+    assert found["share of the FMA peak, forward, operations as executed"] == forward[0]["executed_share"]
+    assert found["share of the FMA peak, forward, operations as in the paper"] == forward[0]["peak_share"]
+    assert content["machine"]["peak"]["flops_per_s"]["float32"] > 0
+    assert "FMA peak" in done.stdout
     assert found["growth of the forward's time, lab ssd"] is not None
     assert content["plan"]["headline"] == 256
     for suffix in ("pdf", "png", "parquet"):
