@@ -17,6 +17,7 @@ from lab.core.train.loop import TrainConfig
 from lab.experiments.distill import student
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.data_sources import DataConfig
+from lab.experiments.distill.loader import Loader
 from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.student import StudentConfig
 
@@ -116,6 +117,9 @@ class DistillConfig:
     """cpu, cuda, or auto: cuda if there is a GPU."""
     threads: int | None = None
     """Number of torch threads; null: one per core."""
+    loader: Loader = Loader.auto
+    """Where batches are made: inline (between the steps), process (ahead of them, in a process of their own), or auto:
+    process if there is a second core and a long training."""
     sinks: list[str] = field(default_factory=list)
     """Sinks that receive the rows besides metrics.jsonl, by the names of their files in core/runs/sinks."""
 

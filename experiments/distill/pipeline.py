@@ -28,6 +28,7 @@ from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
 from lab.experiments.distill.evaluate import answers_of, compare
 from lab.experiments.distill.load import student_of
+from lab.experiments.distill.loader import loaded
 from lab.experiments.distill.objectives import AnswersObjective, BatchSource, autocast_of, objective_of
 from lab.experiments.distill.rows import AccuracyRow, Evaluation, Origin, Row, StepMetrics, joined
 from lab.experiments.distill.sources import source_checkpoint
@@ -116,10 +117,12 @@ def work_on_teacher(record: Run[Row], context: RunContext) -> None:
     tensors = dict(model.named_parameters())
     stream = context.data.stream(NEW_TEACHER, batch_size=recipe.batch_size, has_lessons=True)
     held_out = context.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
-    feed = BatchSource(AnswersObjective(model, autocast_of(recipe, context.device)), stream, held_out, context.device)
     state = _training_state(tensors, tensors, recipe, stream, {"steps": recipe.steps})
     state.load_newest(folder)
-    _fit(record, state, feed, recipe, "stage_teacher", folder, {"unit": NEW_TEACHER}, "teacher")
+    with loaded(stream, context.config.loader, num_samples=_samples_left(state, recipe)) as batches:
+        objective = AnswersObjective(model, autocast_of(recipe, context.device))
+        feed = BatchSource(objective, batches, held_out, context.device)
+        _fit(record, state, feed, recipe, "stage_teacher", folder, {"unit": NEW_TEACHER}, "teacher")
     model.requires_grad_(False)
     target = record.directory / "teacher"
     if target.exists():
@@ -178,8 +181,9 @@ def _train(
     state = _training_state(own_tensors(student), trained, recipe, stream, facts)
     folder = _folder(record, node)
     state.load_newest(folder)
-    feed = BatchSource(objective, stream, held_out, context.device)
-    _fit(record, state, feed, recipe, f"stage_{node.stage}", folder, origin, title)
+    with loaded(stream, context.config.loader, num_samples=_samples_left(state, recipe)) as batches:
+        feed = BatchSource(objective, batches, held_out, context.device)
+        _fit(record, state, feed, recipe, f"stage_{node.stage}", folder, origin, title)
     student.requires_grad_(False)
 
 
@@ -197,6 +201,10 @@ def _training_state(
         betas=(recipe.beta1, recipe.beta2),
     )
     return TrainingState(tensors=tensors, optimizer=optimizer, data=stream, facts=facts)
+
+
+def _samples_left(state: TrainingState, recipe: TrainConfig) -> int:
+    return (recipe.steps - state.step) * recipe.accumulation * recipe.batch_size
 
 
 def _fit(
