@@ -60,8 +60,9 @@ Keys [default]:
   device        cpu, cuda, or auto: cuda if there is a GPU [auto]
   threads       number of torch threads [null: one per core]
   loader        where batches are made: inline (between the steps), process
-                (ahead of them, in a process of their own), or auto: a process
-                if there is a second core and a long training [auto]
+                (ahead of them, in a process of their own), or auto: process
+                in a long training that leaves a core free, on a GPU or with
+                fewer threads than cores [auto]
   sinks         where rows go besides metrics.jsonl, a list of
                 {", ".join(sink_names())} [[]]
   resume        a run to continue: its directory, or the end of its name

@@ -6,6 +6,7 @@ up to the newest checkpoint and continues from there.
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lab.core.data.batch import Batch
-from lab.core.data.stream import Stream
+from lab.core.data.stream import Batches, Stream
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.models.decoder import LanguageModel
 from lab.core.runs.console import progress
@@ -119,7 +120,7 @@ def work_on_teacher(record: Run[Row], context: RunContext) -> None:
     held_out = context.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
     state = _training_state(tensors, tensors, recipe, stream, {"steps": recipe.steps})
     state.load_newest(folder)
-    with loaded(stream, context.config.loader, num_samples=_samples_left(state, recipe)) as batches:
+    with _loaded(context, state, stream, recipe) as batches:
         objective = AnswersObjective(model, autocast_of(recipe, context.device))
         feed = BatchSource(objective, batches, held_out, context.device)
         _fit(record, state, feed, recipe, "stage_teacher", folder, {"unit": NEW_TEACHER}, "teacher")
@@ -181,7 +182,7 @@ def _train(
     state = _training_state(own_tensors(student), trained, recipe, stream, facts)
     folder = _folder(record, node)
     state.load_newest(folder)
-    with loaded(stream, context.config.loader, num_samples=_samples_left(state, recipe)) as batches:
+    with _loaded(context, state, stream, recipe) as batches:
         feed = BatchSource(objective, batches, held_out, context.device)
         _fit(record, state, feed, recipe, f"stage_{node.stage}", folder, origin, title)
     student.requires_grad_(False)
@@ -203,8 +204,11 @@ def _training_state(
     return TrainingState(tensors=tensors, optimizer=optimizer, data=stream, facts=facts)
 
 
-def _samples_left(state: TrainingState, recipe: TrainConfig) -> int:
-    return (recipe.steps - state.step) * recipe.accumulation * recipe.batch_size
+def _loaded(
+    context: RunContext, state: TrainingState, stream: Stream, recipe: TrainConfig
+) -> AbstractContextManager[Batches]:
+    num_samples = (recipe.steps - state.step) * recipe.accumulation * recipe.batch_size
+    return loaded(stream, context.config.loader, num_samples=num_samples, device=context.device)
 
 
 def _fit(
