@@ -1,41 +1,21 @@
-"""Samples, batches of samples, and the accuracy of predictions on a batch."""
+"""Batches of samples as tensors, and the accuracy of predictions on a batch."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from lab.core.data.chat_template import IGNORED, Conversation
-from lab.core.data.tiling import normalize
+from lab.core.data.sample import Answer, BatchArrays, Sample, pad
 
 # Letters: N tiles, S side of a tile in pixels, B samples, T tokens of the language model, E tokens of the embedding.
 
-PADDING_ID = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Tiles and token ids of one sample, and the type of each of its questions."""
-
-    tiles: UInt8[ndarray, "N S S 3"]
-    conversation: Conversation
-    kinds: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Position of an answer in a batch, and the type of its question."""
-
-    row: int
-    start: int
-    stop: int
-    kind: str
+# mean and standard deviation of ImageNet's colours, which all public checkpoints normalise with
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,29 +46,29 @@ class Batch:
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
-def is_held_out(key: bytes, share: float) -> bool:
-    """Whether a sample is held out, decided by a hash of its key, so that it does not depend on other samples."""
-    digest = hashlib.blake2b(key, digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
+def normalize(tiles: UInt8[ndarray, "N S S 3"]) -> Float32[Tensor, "N 3 S S"]:
+    """Scale pixels to [0, 1] and normalise them with ImageNet's mean and standard deviation."""
+    mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
+    pixels = torch.tensor(tiles, dtype=torch.float32)
+    return (pixels.div_(255).sub_(mean).div_(std)).permute(0, 3, 1, 2).contiguous()
+
+
+def to_tensors(arrays: BatchArrays) -> Batch:
+    """A batch whose token ids share the memory of the arrays."""
+    return Batch(
+        normalize(arrays.tiles),
+        torch.from_numpy(arrays.embedding_ids),
+        torch.from_numpy(arrays.llm_ids),
+        torch.from_numpy(arrays.labels),
+        torch.from_numpy(arrays.embedding_lengths),
+        torch.from_numpy(arrays.llm_lengths),
+        arrays.answers,
+    )
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
     """One batch of some samples."""
-    conversations = [sample.conversation for sample in samples]
-    answers = tuple(
-        Answer(row, start, stop, kind)
-        for row, sample in enumerate(samples)
-        for (start, stop), kind in zip(sample.conversation.answers, sample.kinds, strict=True)
-    )
-    return Batch(
-        normalize(np.concatenate([sample.tiles for sample in samples])),
-        _padded([conversation.embedding_ids for conversation in conversations], PADDING_ID),
-        _padded([conversation.llm_ids for conversation in conversations], PADDING_ID),
-        _padded([conversation.labels for conversation in conversations], IGNORED),
-        torch.tensor([len(conversation.embedding_ids) for conversation in conversations]),
-        torch.tensor([len(conversation.llm_ids) for conversation in conversations]),
-        answers,
-    )
+    return to_tensors(pad(samples))
 
 
 def count_right(predicted: Int64[Tensor, "B T"], batch: Batch) -> dict[str, tuple[int, int]]:
@@ -106,10 +86,3 @@ def count_right(predicted: Int64[Tensor, "B T"], batch: Batch) -> dict[str, tupl
         right, total = counts[answer.kind]
         counts[answer.kind] = right + bool(is_right[answer.row, answer.start - 1 : answer.stop - 1].all()), total + 1
     return dict(counts)
-
-
-def _padded(rows: Sequence[Int64[ndarray, " _"]], filling: int) -> Int64[Tensor, "B T"]:
-    padded = np.full((len(rows), max(map(len, rows))), filling)
-    for row, values in enumerate(rows):
-        padded[row, : len(values)] = values
-    return torch.from_numpy(padded)

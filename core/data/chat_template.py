@@ -24,7 +24,6 @@ from lab.core.data.prompt_format import (
     PromptFormat,
 )
 from lab.core.errors import InputError
-from lab.core.models.config import PixelShuffle
 from lab.core.tokenizer import Tokenizer
 
 # Letters: T tokens of the language model, E tokens of the embedding.
@@ -92,7 +91,7 @@ def encode_conversation(
     llm_repeats = np.ones_like(compact)
     llm_repeats[is_context] = tiles * prompt_format.tokens_per_tile
     llm_ids = np.repeat(compact, llm_repeats)
-    if prompt_format.pixel_shuffle is PixelShuffle.pre:
+    if not prompt_format.reads_every_patch:
         embedding_ids = llm_ids
     else:
         embedding_repeats = np.ones_like(compact)

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from numpy import ndarray
 
-from lab.core.data.batch import Sample, is_held_out
 from lab.core.data.chat_template import encode_conversation
 from lab.core.data.prompt_format import PromptFormat
+from lab.core.data.sample import Sample, is_held_out
 from lab.core.data.source_spec import SourceRequest, SourceSpec
 from lab.core.data.stream import SPLITS
 from lab.core.data.tiling import cut_tiles, load_image

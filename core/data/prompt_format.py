@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from lab.core.errors import ConfigError
-from lab.core.models.config import PixelShuffle
 
 # the marks that a conversation is built with, under their public names
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
@@ -23,7 +22,8 @@ class PromptFormat:
         image_size: side of a tile in pixels.
         patch_size: side of a patch in pixels; it divides `image_size`.
         shuffle_factor: patches along each side that the pixel shuffle merges into one token.
-        pixel_shuffle: whether patches are merged before the holistic embedding or after it.
+        reads_every_patch: whether the embedding reads every patch, and patches are merged behind it (pixel shuffle
+            `post`), not in front.
         max_tiles: most tiles of an image, the thumbnail not counted.
     """
 
@@ -31,7 +31,7 @@ class PromptFormat:
     image_size: int = 448
     patch_size: int = 14
     shuffle_factor: int = 2
-    pixel_shuffle: PixelShuffle = PixelShuffle.pre
+    reads_every_patch: bool = False
     max_tiles: int = 12
 
     def __post_init__(self) -> None:

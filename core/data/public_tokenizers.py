@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.errors import CheckpointError, InputError
-from lab.core.models.gguf import read_gguf_tokenizer
 from lab.core.runs.atomic_files import write_atomically
 from lab.core.runs.json_files import read_json_object
 
@@ -75,6 +74,9 @@ class GgufTokenizer(JsonTokenizer):
             BackendError: if transformers, accelerate or gguf is not installed.
             CheckpointError: if the file is missing, damaged, or holds no tokenizer that transformers can read.
         """
+        # a process that makes samples does without torch, which models need
+        from lab.core.models.gguf import read_gguf_tokenizer  # noqa: PLC0415
+
         self._tokenizer = read_gguf_tokenizer(path)
 
     def write(self, folder: Path) -> None:

@@ -5,16 +5,19 @@ counted and logged.
 """
 
 import logging
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from lab.core.data.batch import Batch, Sample, collate
+from lab.core.data.sample import BatchArrays, Sample, pad
 from lab.core.errors import CheckpointError, InputError
 from lab.core.runs.random_streams import Seeds
 from lab.core.validation import whole_number
+
+if TYPE_CHECKING:
+    from lab.core.data.batch import Batch
 
 # every source has a training split and a held-out split
 SPLITS = ("train", "test")
@@ -23,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """Samples by their index."""
+    """Samples by their index. It can be pickled, so that another process can read it; see `Prefetched`."""
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index`; an InputError says that it is broken."""
@@ -35,6 +38,23 @@ class FiniteSource(Source, Protocol):
     """A source with a finite number of samples, reshuffled in every epoch."""
 
     def __len__(self) -> int: ...
+
+
+class Batches(Protocol):
+    """An endless stream of batches whose position can be saved and restored."""
+
+    @property
+    def state(self) -> dict[str, int]:
+        """The position behind the last batch that was handed out."""
+        ...
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continue from a saved position."""
+        ...
+
+    def next_batch(self) -> "Batch":
+        """The next batch."""
+        ...
 
 
 class Stream:
@@ -82,8 +102,19 @@ class Stream:
             raise CheckpointError(f"the data position {state} must hold the counts {', '.join(self._state)}")
         self._state = dict(state)
 
-    def next_batch(self) -> Batch:
+    def next_batch(self) -> "Batch":
         """The next usable samples, collated.
+
+        Raises:
+            InputError: as `next_arrays`.
+        """
+        # a process that makes samples for another one does without the seconds and the memory that torch takes
+        from lab.core.data.batch import to_tensors  # noqa: PLC0415
+
+        return to_tensors(self.next_arrays())
+
+    def next_arrays(self) -> BatchArrays:
+        """The next usable samples as arrays, for a process that does without torch.
 
         Raises:
             InputError: if none of a whole epoch, or of ten batches of an endless source, can be used.
@@ -98,7 +129,7 @@ class Stream:
                 samples.append(sample)
             elif num_left_out >= patience:
                 raise InputError(f"none of {num_left_out} samples in a row can be used; the last: {self._reason}")
-        return collate(samples)
+        return pad(samples)
 
     def _next_sample(self) -> Sample | None:
         index = self._index(self._state["position"])

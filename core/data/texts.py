@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from lab.core.data.batch import Sample, is_held_out
 from lab.core.data.chat_template import IGNORED, Conversation
+from lab.core.data.sample import Sample, is_held_out
 from lab.core.data.source_spec import SourceRequest, SourceSpec
 from lab.core.data.stream import SPLITS
 from lab.core.errors import ConfigError, InputError

@@ -8,20 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
-from torch import Tensor
 
 from lab.core.data.prompt_format import PromptFormat
 from lab.core.errors import InputError
 
 # Letters: N tiles, S side of a tile in pixels.
-
-# mean and standard deviation of ImageNet's colours, which all public checkpoints normalise with
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 
 
 def choose_grid(width: int, height: int, prompt_format: PromptFormat) -> tuple[int, int]:
@@ -59,13 +53,6 @@ def cut_tiles(image: Image.Image, prompt_format: PromptFormat) -> UInt8[ndarray,
         thumbnail = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
         tiles = np.concatenate((tiles, thumbnail[None]))
     return tiles
-
-
-def normalize(tiles: UInt8[ndarray, "N S S 3"]) -> Float32[Tensor, "N 3 S S"]:
-    """Scale pixels to [0, 1] and normalise them with ImageNet's mean and standard deviation."""
-    mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
-    pixels = torch.tensor(tiles, dtype=torch.float32)
-    return (pixels.div_(255).sub_(mean).div_(std)).permute(0, 3, 1, 2).contiguous()
 
 
 def load_image(path: Path) -> Image.Image:

@@ -31,7 +31,7 @@ from lab.core.runs.sink import Sinks
 Row = TypeVar("Row", bound=Mapping[str, object])
 
 # Keys that do not affect any recorded number: a run may be resumed with other values of them.
-INDIFFERENT_KEYS = frozenset({"workers", "threads", "sinks"})
+INDIFFERENT_KEYS = frozenset({"workers", "threads", "loader", "sinks"})
 
 _HINT = "start a new run without resume"
 

@@ -10,7 +10,7 @@ from typing import Self
 _log = logging.getLogger(__name__)
 
 # Ctrl-C; the end of a cluster job; the warning that Slurm and submitit send ahead of it
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 class Interruption:
@@ -28,7 +28,7 @@ class Interruption:
     def __enter__(self) -> Self:
         # only the main thread receives signals and may set handlers
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            for number in SIGNALS:
                 self._handlers[number] = signal.signal(number, self._note)
         return self
 

@@ -147,7 +147,7 @@ def prompt_format(prompt: PromptConfig, architecture: ModelConfig) -> PromptForm
         image_size=vision.image_size,
         patch_size=vision.patch_size,
         shuffle_factor=vision.shuffle_factor,
-        pixel_shuffle=vision.pixel_shuffle,
+        reads_every_patch=vision.reads_every_patch,
         max_tiles=prompt.max_tiles,
     )
 

@@ -9,12 +9,12 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from lab.core.data.batch import normalize
 from lab.core.data.chat_template import encode_conversation
 from lab.core.data.prompt_format import TURN_END
-from lab.core.data.tiling import cut_tiles, load_image, normalize
+from lab.core.data.tiling import cut_tiles, load_image
 from lab.core.errors import CheckpointError, ConfigError, InputError, RunError
 from lab.core.models.checkpoint import CONFIG
-from lab.core.models.config import PixelShuffle
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.folder import PROMPT, ModelFolder, Precision
 from lab.core.runs.random_streams import Seeds
@@ -84,7 +84,7 @@ class OpenedModel:
         conversation = encode_conversation(
             [text], [len(cut) for cut in tiles], tokenizer=self.tokenizer, prompt_format=written
         )
-        reads_every_patch = bool(tiles) and written.pixel_shuffle is PixelShuffle.post
+        reads_every_patch = bool(tiles) and written.reads_every_patch
         return Inputs(
             tokens=row(conversation.llm_ids),
             pixel_values=torch.cat(tiles).to(device) if tiles else None,

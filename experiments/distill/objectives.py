@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 
 from lab.core.data.batch import Batch
-from lab.core.data.stream import Stream
+from lab.core.data.stream import Batches
 from lab.core.models.decoder import LanguageModel
 from lab.experiments.distill.config import Recipe, Reduction
 from lab.experiments.distill.layer_local import layer_local_backward
@@ -142,7 +142,7 @@ class BatchSource:
     """Batches for an objective: a stream for training, the same batches for every validation."""
 
     objective: Objective
-    stream: Stream
+    stream: Batches
     held_out: Iterable[Batch]
     device: torch.device
 

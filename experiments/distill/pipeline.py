@@ -6,6 +6,7 @@ up to the newest checkpoint and continues from there.
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lab.core.data.batch import Batch
-from lab.core.data.stream import Stream
+from lab.core.data.stream import Batches, Stream
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.models.decoder import LanguageModel
 from lab.core.runs.console import progress
@@ -29,6 +30,7 @@ from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
 from lab.experiments.distill.evaluate import answers_of, compare
 from lab.experiments.distill.load import student_of
+from lab.experiments.distill.loader import loaded
 from lab.experiments.distill.objectives import AnswersObjective, BatchSource, autocast_of, objective_of
 from lab.experiments.distill.rows import AccuracyRow, Evaluation, Origin, Row, StepMetrics, joined
 from lab.experiments.distill.sources import source_checkpoint
@@ -117,10 +119,12 @@ def work_on_teacher(record: Run[Row], context: RunContext) -> None:
     tensors = dict(model.named_parameters())
     stream = context.data.stream(NEW_TEACHER, batch_size=recipe.batch_size, has_lessons=True)
     held_out = context.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
-    feed = BatchSource(AnswersObjective(model, autocast_of(recipe, context.device)), stream, held_out, context.device)
     state = _training_state(tensors, tensors, recipe, stream, {"steps": recipe.steps})
     state.load_newest(folder)
-    _fit(record, state, feed, recipe, "stage_teacher", folder, {"unit": NEW_TEACHER}, "teacher")
+    with _loaded(context, state, stream, recipe) as batches:
+        objective = AnswersObjective(model, autocast_of(recipe, context.device))
+        feed = BatchSource(objective, batches, held_out, context.device)
+        _fit(record, state, feed, recipe, "stage_teacher", folder, {"unit": NEW_TEACHER}, "teacher")
     model.requires_grad_(False)
     target = record.directory / "teacher"
     if target.exists():
@@ -179,8 +183,9 @@ def _train(
     state = _training_state(own_tensors(student), trained, recipe, stream, facts)
     folder = _folder(record, node)
     state.load_newest(folder)
-    feed = BatchSource(objective, stream, held_out, context.device)
-    _fit(record, state, feed, recipe, f"stage_{node.stage}", folder, origin, title)
+    with _loaded(context, state, stream, recipe) as batches:
+        feed = BatchSource(objective, batches, held_out, context.device)
+        _fit(record, state, feed, recipe, f"stage_{node.stage}", folder, origin, title)
     student.requires_grad_(False)
 
 
@@ -198,6 +203,13 @@ def _training_state(
         betas=(recipe.beta1, recipe.beta2),
     )
     return TrainingState(tensors=tensors, optimizer=optimizer, data=stream, facts=facts)
+
+
+def _loaded(
+    context: RunContext, state: TrainingState, stream: Stream, recipe: TrainConfig
+) -> AbstractContextManager[Batches]:
+    num_samples = (recipe.steps - state.step) * recipe.accumulation * recipe.batch_size
+    return loaded(stream, context.config.loader, num_samples=num_samples, device=context.device)
 
 
 def _fit(

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -11,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 from lab.core.errors import RunError
+from lab.core.processes import end_with
 from lab.experiments.hmm_risk.cell_work import CellWork, IndependentRows
 from lab.experiments.hmm_risk.config import DiscreteConfig, LinearGaussianConfig, Loading, RepresentationName, SizeMap
 from lab.experiments.hmm_risk.grid.cell import Cell
@@ -127,14 +126,8 @@ def _start_worker(cells: tuple[Cell, ...], parent: int) -> None:
     _worker = WorkerState(cells)
     # Ctrl-C reaches every process of the terminal: leave it to the main process to stop its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """Exit if the main process was killed: workers hold each other's pipes open and would wait for ever."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+    # workers hold each other's pipes open: without it they would wait for ever if the main process was killed
+    end_with(parent)
 
 
 def _run_in_worker(unit: Unit) -> list[Row]:

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def check_refused(done: Any, *words: str) -> None:
         (("stage=all", "stage_1.stepz=3"), ("stage_1.stepz", "steps")),
         (("stage=2",), ("stage=2", "lab distill stage=1")),
         (("stage=all", "student=nice"), ("student/nice", "linear")),
+        (("stage=all", "loader=thread"), ("loader", "thread", "auto, process, inline")),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -82,26 +84,46 @@ def test_loops_that_cannot_be_compiled_are_said_and_recorded(
     assert changed in done.err.splitlines()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_ends_a_run_that_resume_goes_on_with(
-    lab: Lab, lab_command: tuple[str, ...], outputs: Path, teacher: Path, number: int
-) -> None:
-    typed = arguments(teacher, "stage=all", "figures=[]", steps=150)
-    process = subprocess.Popen(
-        [*lab_command, *typed],
+@contextmanager
+def training(command: tuple[str, ...], outputs: Path, teacher: Path, *more: str) -> "Iterator[subprocess.Popen[str]]":
+    """A run of all stages in the middle of the first."""
+    with subprocess.Popen(
+        [*command, *arguments(teacher, "stage=all", "figures=[]", *more, steps=150)],
         cwd=outputs.parent,
         env={**os.environ, "LAB_OUTPUTS": str(outputs)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    deadline = time.monotonic() + 300
-    while not any('"train"' in path.read_text() for path in outputs.glob("distill/runs/*/metrics.jsonl")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=300)
+    ) as process:
+        try:
+            deadline = time.monotonic() + 300
+            while not any('"train"' in path.read_text() for path in outputs.glob("distill/runs/*/metrics.jsonl")):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            yield process
+        finally:
+            process.kill()
+
+
+def loader_of(process: "subprocess.Popen[str]") -> int:
+    """The process that makes the batches of a run."""
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(child)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "loader"), [(signal.SIGINT, "process"), (signal.SIGTERM, "inline"), (signal.SIGUSR2, "process")]
+)
+def test_a_signal_ends_a_run_that_resume_goes_on_with(
+    lab: Lab, lab_command: tuple[str, ...], outputs: Path, teacher: Path, number: int, loader: str
+) -> None:
+    with training(lab_command, outputs, teacher, f"loader={loader}") as process:
+        if loader == "process":
+            # from a terminal or a cluster a signal reaches every process
+            os.kill(loader_of(process), number)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "lab: interrupted; what is recorded is kept, and resume=RUN goes on" in said
     (folder,) = outputs.glob("distill/runs/*")
@@ -113,3 +135,21 @@ def test_a_signal_ends_a_run_that_resume_goes_on_with(
     assert done.code == 0, done.err
     assert json.loads((folder / "status.json").read_text())["status"] == "finished"
     assert lab("show", folder.name).code == 0
+
+
+@pytest.mark.slow
+def test_a_loader_that_was_killed_is_one_line_and_resume_goes_on(
+    lab: Lab, lab_command: tuple[str, ...], outputs: Path, teacher: Path
+) -> None:
+    with training(lab_command, outputs, teacher, "loader=process") as process:
+        os.kill(loader_of(process), signal.SIGKILL)
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 2
+    (line,) = (line for line in said.splitlines() if line.startswith("lab: "))
+    assert "was killed by SIGKILL" in line
+    assert "loader=inline" in line
+    assert "Traceback" not in said
+    (folder,) = outputs.glob("distill/runs/*")
+    assert json.loads((folder / "status.json").read_text())["status"] == "failed"
+    done = lab("distill", f"resume={folder.name}", "loader=inline")
+    assert done.code == 0, done.err

@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lab.core.data.batch import Sample, collate
+from lab.core.data.batch import collate
 from lab.core.data.chat_template import encode_conversation
 from lab.core.data.prompt_format import TURN_END
+from lab.core.data.sample import Sample
 from lab.core.data.tiling import cut_tiles
 from lab.core.data.tokenizers import load_tokenizer
 from lab.core.mixers.rotary import RotaryConfig

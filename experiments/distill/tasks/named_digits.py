@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from lab.core.data.batch import Sample
 from lab.core.data.chat_template import IGNORED, Conversation
 from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
+from lab.core.data.sample import Sample
 from lab.core.data.source_spec import SourceRequest, SourceSpec, TaskFacts
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import ConfigError, InputError

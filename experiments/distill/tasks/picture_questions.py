@@ -14,9 +14,9 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from lab.core.data.batch import Sample
 from lab.core.data.chat_template import encode_conversation
 from lab.core.data.prompt_format import IMAGE_MARK, PromptFormat
+from lab.core.data.sample import Sample
 from lab.core.data.source_spec import SourceRequest, SourceSpec, TaskFacts
 from lab.core.data.tiling import cut_tiles
 from lab.core.data.tokenizers import WordTokenizer, split_words

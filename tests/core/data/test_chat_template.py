@@ -12,7 +12,6 @@ from lab.core.data.chat_template import IGNORED, Conversation, encode_conversati
 from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import ConfigError, InputError
-from lab.core.models.config import PixelShuffle
 
 FORMAT = PromptFormat(system="Be brief", image_size=8, patch_size=2)
 TOKENIZER = WordTokenizer(
@@ -27,10 +26,10 @@ class WithBeginning(WordTokenizer):
 def encode(
     turns: Sequence[str],
     tiles: Sequence[int] = (),
-    shuffle: PixelShuffle = PixelShuffle.pre,
+    reads_every_patch: bool = False,
     tokenizer: WordTokenizer = TOKENIZER,
 ) -> Conversation:
-    written = replace(FORMAT, pixel_shuffle=shuffle)
+    written = replace(FORMAT, reads_every_patch=reads_every_patch)
     return encode_conversation(turns, tiles, tokenizer=tokenizer, prompt_format=written)
 
 
@@ -48,13 +47,13 @@ def test_the_text_is_that_of_the_public_template() -> None:
 @given(
     tiles=st.lists(st.integers(1, 4), max_size=4),
     num_answers=st.integers(1, 3),
-    shuffle=st.sampled_from(PixelShuffle),
+    reads_every_patch=st.booleans(),
 )
-def test_labels_mark_the_answers_alone(tiles: list[int], num_answers: int, shuffle: PixelShuffle) -> None:
+def test_labels_mark_the_answers_alone(tiles: list[int], num_answers: int, reads_every_patch: bool) -> None:
     answers = ["bag", "shoe yes", "yes"][:num_answers]
     turns = [turn for answer in answers for turn in ("what now?", answer)]
     turns[0] = "<image>" * len(tiles) + turns[0]
-    conversation = encode(turns, tiles, shuffle)
+    conversation = encode(turns, tiles, reads_every_patch)
     assert len(conversation.answers) == num_answers
     outside = np.ones(len(conversation.labels), bool)
     for answer, (start, stop) in zip(answers, conversation.answers, strict=True):
@@ -69,7 +68,7 @@ def test_labels_mark_the_answers_alone(tiles: list[int], num_answers: int, shuff
 @given(tiles=st.lists(st.integers(1, 13), min_size=1, max_size=5))
 def test_each_sequence_has_its_own_number_of_image_tokens(tiles: list[int]) -> None:
     turns = ["<image>\n" * len(tiles) + "what?", "bag"]
-    before, after = encode(turns, tiles, PixelShuffle.pre), encode(turns, tiles, PixelShuffle.post)
+    before, after = encode(turns, tiles), encode(turns, tiles, reads_every_patch=True)
     context = TOKENIZER.id_of(IMAGE_CONTEXT)
     assert (before.llm_ids == context).sum() == sum(tiles) * 4
     assert (after.embedding_ids == context).sum() == sum(tiles) * 16
@@ -97,7 +96,7 @@ def test_a_picture_may_come_with_a_later_question() -> None:
 
 
 def test_text_alone_has_no_image_tokens() -> None:
-    conversation = encode(["what?", "bag"], shuffle=PixelShuffle.post)
+    conversation = encode(["what?", "bag"], reads_every_patch=True)
     assert TOKENIZER.id_of(IMAGE_CONTEXT) not in conversation.llm_ids
     np.testing.assert_array_equal(conversation.embedding_ids, conversation.llm_ids)
 

@@ -15,10 +15,9 @@ from lab.core.data.stream import Stream
 from lab.core.data.tiling import cut_tiles
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import ConfigError, InputError
-from lab.core.models.config import PixelShuffle
 
 TOKENIZER = WordTokenizer(["\n", "?", "system", "user", "assistant", "what", "bag", "shoe", *map(str, range(500))])
-FORMAT = PromptFormat(image_size=8, patch_size=4, max_tiles=4, pixel_shuffle=PixelShuffle.post)
+FORMAT = PromptFormat(image_size=8, patch_size=4, max_tiles=4, reads_every_patch=True)
 
 
 def record(*turns: str, image: Any = None) -> dict[str, Any]:

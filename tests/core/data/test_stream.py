@@ -3,42 +3,16 @@
 import dataclasses
 import logging
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.core.data.batch import Answer, Batch, Sample, collate, count_right
-from lab.core.data.chat_template import IGNORED, Conversation
+from lab.core.data.batch import Batch, collate, count_right
+from lab.core.data.sample import Answer, Sample
 from lab.core.data.stream import Stream
 from lab.core.errors import CheckpointError, InputError
-
-
-def sample(index: int, length: int = 3, *, num_tiles: int = 1, embedding_length: int | None = None) -> Sample:
-    """`index` in every place; the last token is the answer."""
-    ids = np.full(length, index + 1)
-    labels = np.full(length, IGNORED)
-    labels[-1] = index + 1
-    conversation = Conversation(np.full(embedding_length or length, index + 1), ids, labels, ((length - 1, length),))
-    return Sample(np.full((num_tiles, 2, 2, 3), index, np.uint8), conversation, (f"kind {index % 2}",))
-
-
-class Endless:
-    """Sample i is long if i is divisible by `long`, broken if it is by `broken`."""
-
-    def __init__(self, *, broken: int = 1000, long: int = 1000) -> None:
-        self.broken, self.long = broken, long
-
-    def __getitem__(self, index: int) -> Sample:
-        if (index + 1) % self.broken == 0:
-            raise InputError(f"line {index} is not valid JSON")
-        return sample(index, 9 if (index + 1) % self.long == 0 else 3)
-
-
-class Finite(Endless):
-    def __len__(self) -> int:
-        return 11
+from reference.numbered import Endless, Finite, sample
 
 
 def stream(source: Endless, *, seed: int = 5, batch_size: int = 4, max_length: int = 5) -> Stream:

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.core.data.batch import collate, count_right, is_held_out
+from lab.core.data.batch import collate, count_right
 from lab.core.data.chat_template import IGNORED
+from lab.core.data.sample import is_held_out
 from lab.core.data.stream import Stream
 from lab.core.data.texts import TextConfig, Texts
 from lab.core.data.tokenizers import WordTokenizer

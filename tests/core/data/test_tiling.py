@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from lab.core.data.batch import normalize
 from lab.core.data.prompt_format import PromptFormat
-from lab.core.data.tiling import choose_grid, cut_tiles, load_image, normalize
+from lab.core.data.tiling import choose_grid, cut_tiles, load_image
 from lab.core.errors import ConfigError, InputError
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "tiling.json").read_text())

@@ -1,5 +1,7 @@
 """The data sources are found, and a configuration names exactly one of them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,12 @@ def composed(name: str, *overrides: str) -> DataConfig:
 
 def test_every_source_has_a_yaml_file_and_every_yaml_file_a_source() -> None:
     assert sorted(data_sources()) == sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def test_a_process_that_makes_samples_does_without_torch() -> None:
+    modules = sorted({source.options.__module__ for source in data_sources().values()})
+    program = f"import sys, {', '.join(modules)}, lab.core.data.prefetch_worker; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("kind", data_sources())

@@ -4,7 +4,7 @@ A source whose YAML file leaves options open (`???`) needs files: a function in 
 """
 
 import json
-import re
+import pickle
 from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import islice
@@ -16,44 +16,19 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from lab.core.data.batch import Sample
 from lab.core.data.chat_template import IGNORED
+from lab.core.data.prefetch import Prefetched
 from lab.core.data.prompt_format import PromptFormat
+from lab.core.data.sample import Sample
 from lab.core.data.source_spec import SourceRequest, SourceSpec
 from lab.core.data.stream import SPLITS, FiniteSource, Source, Stream
-from lab.core.data.tokenizers import SPECIAL_TOKENS
 from lab.core.errors import ConfigError, InputError
 from lab.core.hydra_schema import to_typed
 from lab.experiments.distill.data_sources import data_sources
+from reference.characters import Characters
 
 CONF = Path(__file__).parents[3] / "conf"
 NUM_SAMPLES = 24
-
-
-_SPECIAL = re.compile(f"({'|'.join(map(re.escape, SPECIAL_TOKENS))})")
-
-
-class Characters:
-    """A tokenizer that reads any text: special tokens, then one id for each character."""
-
-    bos_id = None
-
-    def __len__(self) -> int:
-        return len(SPECIAL_TOKENS) + 0x110000
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for piece in _SPECIAL.split(text):
-            ids += [self.id_of(token) for token in ([piece] if piece in SPECIAL_TOKENS else piece)]
-        return ids
-
-    def decode(self, ids: Any) -> str:
-        return "".join(
-            SPECIAL_TOKENS[i] if i < len(SPECIAL_TOKENS) else chr(i - len(SPECIAL_TOKENS)) for i in map(int, ids)
-        )
-
-    def id_of(self, token: str) -> int:
-        return len(SPECIAL_TOKENS) + ord(token) if len(token) == 1 else SPECIAL_TOKENS.index(token)
 
 
 def conversations(folder: Path) -> dict[str, Any]:
@@ -174,6 +149,28 @@ def test_a_stream_goes_on_where_it_stood(opened: Opened) -> None:
     second = stream()
     second.restore(state)
     assert all(second.next_batch().llm_ids.equal(ids) for ids in expected)
+
+
+def test_a_copy_for_another_process_gives_the_same_samples(opened: Opened) -> None:
+    source = opened.source()
+    copy = pickle.loads(pickle.dumps(source))
+    assert [content(copy[index]) for index in range(5)] == [content(source[index]) for index in range(5)]
+
+
+@pytest.mark.slow
+def test_batches_made_ahead_are_the_same(opened: Opened) -> None:
+    def stream() -> Stream:
+        return Stream(opened.source(), batch_size=3, max_length=10**6, seed=1)
+
+    expected = stream()
+    with Prefetched(stream()) as batches:
+        for _ in range(20):
+            ours, theirs = batches.next_batch(), expected.next_batch()
+            assert ours.answers == theirs.answers
+            for field in fields(ours):
+                value = getattr(ours, field.name)
+                assert field.name == "answers" or value.equal(getattr(theirs, field.name))
+            assert batches.state == expected.state
 
 
 def test_there_is_no_third_split(opened: Opened) -> None:

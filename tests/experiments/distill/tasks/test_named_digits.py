@@ -5,8 +5,8 @@ import pytest
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from lab.core.data.batch import Sample
 from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
+from lab.core.data.sample import Sample
 from lab.core.errors import ConfigError, InputError
 from lab.experiments.distill.tasks.named_digits import (
     ANSWERS,

@@ -9,11 +9,11 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from lab.core.data.batch import Sample, collate
+from lab.core.data.batch import collate
 from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
+from lab.core.data.sample import Sample
 from lab.core.data.stream import Stream
 from lab.core.errors import ConfigError, InputError
-from lab.core.models.config import PixelShuffle
 from lab.experiments.distill.tasks.picture_questions import (
     PictureQuestions,
     PictureQuestionsConfig,
@@ -32,14 +32,14 @@ def task(
     *,
     seed: int = 0,
     config: PictureQuestionsConfig | None = None,
-    shuffle: PixelShuffle = PixelShuffle.pre,
+    reads_every_patch: bool = False,
 ) -> PictureQuestions:
     return PictureQuestions(
         config or PictureQuestionsConfig(),
         split=split,
         seed=seed,
         tokenizer=TOKENIZER,
-        prompt_format=replace(FORMAT, pixel_shuffle=shuffle),
+        prompt_format=replace(FORMAT, reads_every_patch=reads_every_patch),
     )
 
 
@@ -68,7 +68,7 @@ def test_a_prompt_reads_as_its_scene_says() -> None:
 
 
 def test_every_sample_has_the_tokens_that_its_tiles_make() -> None:
-    before, after = task(), task(shuffle=PixelShuffle.post)
+    before, after = task(), task(reads_every_patch=True)
     context = TOKENIZER.id_of(IMAGE_CONTEXT)
     for i in range(20):
         num_tiles = sum(1 if len(words) == 1 else 3 for words in before.scene(i).shown)

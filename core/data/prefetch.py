@@ -1,0 +1,189 @@
+"""Batches that a process of its own makes ahead of the step, the same as without it."""
+
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from multiprocessing.connection import Connection, Pipe
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self
+
+from lab.core.data.batch import Batch, to_tensors
+from lab.core.data.prefetch_worker import Made, Order
+from lab.core.data.stream import Stream
+from lab.core.errors import RunError
+from lab.core.train.interruption import SIGNALS
+
+# batches that wait in this process; one more is in the making, and on their way are as many as a socket holds: one, or
+# some hundred kilobytes of small ones
+DEPTH = 2
+
+_FIX = "write loader=inline to make the batches between the steps"
+
+# the search path first: the process finds the package, and the classes of a source, where this one did
+_PROGRAM = """\
+import sys
+sys.path[:] = {path!r}
+from lab.core.data.prefetch_worker import serve
+serve({descriptor}, {parent})
+"""
+
+
+class Prefetched:
+    """The batches of a stream, made ahead by a process that this one starts: a context, at whose end it is gone.
+
+    Batches, their order, errors and log are those of the stream, whose position is that behind the last batch handed
+    out, whatever was made ahead.
+    """
+
+    def __init__(self, stream: Stream, *, depth: int = DEPTH) -> None:
+        """Nothing is started yet.
+
+        Args:
+            stream: where batches come from; its source must be one that can be pickled. Read it here alone.
+            depth: number of batches that wait in this process.
+        """
+        self._stream = stream
+        self._depth = depth
+        self._worker: _Worker | None = None
+
+    def __enter__(self) -> Self:
+        """Start making batches.
+
+        Raises:
+            RunError: as `next_batch`.
+        """
+        self._started()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def state(self) -> dict[str, int]:
+        """The position behind the last batch that was handed out, as `Stream.state`."""
+        return self._stream.state
+
+    def restore(self, state: dict[str, int]) -> None:
+        """Continue from a saved position; what was made ahead is dropped.
+
+        Raises:
+            CheckpointError: if it is no position.
+        """
+        self._stream.restore(state)
+        self.close()
+
+    def next_batch(self) -> Batch:
+        """The next batch; waits until it is made.
+
+        Raises:
+            InputError: as `Stream.next_batch`.
+            RunError: if the process cannot be started, was killed, or cannot read the source.
+        """
+        made = self._started().take()
+        if isinstance(made, RunError):
+            self.close()
+            raise made
+        for record in made.log:
+            logger = logging.getLogger(record.name)
+            if logger.isEnabledFor(record.levelno):
+                logger.handle(record)
+        self._stream.restore(made.state)
+        if isinstance(made.content, Exception):
+            raise made.content
+        return to_tensors(made.content)
+
+    def close(self) -> None:
+        """End the process, if there is one; the next batch starts another."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+
+    def _started(self) -> "_Worker":
+        if self._worker is None:
+            order = Order(self._stream, logging.getLogger("lab").getEffectiveLevel())
+            self._worker = _Worker(order, self._depth)
+        return self._worker
+
+
+class _Worker:
+    """A process and the thread that receives what it makes: the process is never held up by a step."""
+
+    def __init__(self, order: Order, depth: int) -> None:
+        try:
+            content = pickle.dumps(order, pickle.HIGHEST_PROTOCOL)
+        # whatever the classes of a source raise
+        except Exception as error:
+            raise RunError(f"the data source cannot be sent to a process of its own ({error}); {_FIX}") from error
+        self._connection, theirs = Pipe()
+        with theirs:
+            self._process = _start(theirs)
+        self._made: SimpleQueue[Made | RunError] = SimpleQueue()
+        self._free = threading.Semaphore(depth)
+        self._is_closed = False
+        self._receiver = threading.Thread(target=self._receive, args=(content,), daemon=True)
+        self._receiver.start()
+
+    def take(self) -> Made | RunError:
+        """What was made next; waits for it."""
+        made = self._made.get()
+        self._free.release()
+        return made
+
+    def close(self) -> None:
+        """End the process at once: it keeps nothing."""
+        self._is_closed = True
+        self._process.kill()
+        self._free.release()
+        self._receiver.join()
+        self._connection.close()
+        self._process.wait()
+
+    def _receive(self, order: bytes) -> None:
+        try:
+            self._connection.send_bytes(order)
+            while True:
+                self._free.acquire()
+                if self._is_closed:
+                    return
+                made = pickle.loads(self._connection.recv_bytes())
+                assert isinstance(made, Made | RunError), "the other end is `prefetch_worker`"
+                self._made.put(made)
+        # every end of this thread but a wanted one must reach the step, which would wait for ever
+        except Exception as error:
+            if not self._is_closed:
+                self._made.put(RunError(self._why(error)))
+
+    def _why(self, error: Exception) -> str:
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            return f"the process that makes the batches does not answer ({error!r}); {_FIX}"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"the process that makes the batches {how}; free some memory if it ran out, or {_FIX}"
+
+
+def _start(theirs: Connection) -> "subprocess.Popen[bytes]":
+    # one thread: BLAS and the like have nothing to do there
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    program = _PROGRAM.format(path=sys.path, descriptor=theirs.fileno(), parent=os.getpid())
+    # A new process inherits what is blocked. Ctrl-C and the end of a cluster job reach every process: this one goes on,
+    # since its parent finishes a step and ends it then.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={**os.environ, **threads},
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+        )
+    except OSError as error:
+        raise RunError(f"no process can be started for the batches ({error.strerror}); {_FIX}") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

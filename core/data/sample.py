@@ -1,0 +1,82 @@
+"""Samples, and a batch of them as arrays.
+
+A process that only makes samples loads this without the seconds and the memory that torch takes; see `prefetch`.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from numpy import ndarray
+
+from lab.core.data.chat_template import IGNORED, Conversation
+
+# Letters: N tiles, S side of a tile in pixels, B samples, T tokens of the language model, E tokens of the embedding.
+
+PADDING_ID = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Tiles and token ids of one sample, and the type of each of its questions."""
+
+    tiles: UInt8[ndarray, "N S S 3"]
+    conversation: Conversation
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Position of an answer in a batch, and the type of its question."""
+
+    row: int
+    start: int
+    stop: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchArrays:
+    """Padded samples as arrays; see `Batch`, which has the pixels normalised."""
+
+    tiles: UInt8[ndarray, "N S S 3"]
+    embedding_ids: Int64[ndarray, "B E"]
+    llm_ids: Int64[ndarray, "B T"]
+    labels: Int64[ndarray, "B T"]
+    embedding_lengths: Int64[ndarray, " B"]
+    llm_lengths: Int64[ndarray, " B"]
+    answers: tuple[Answer, ...]
+
+
+def is_held_out(key: bytes, share: float) -> bool:
+    """Whether a sample is held out, decided by a hash of its key, so that it does not depend on other samples."""
+    digest = hashlib.blake2b(key, digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def pad(samples: Sequence[Sample]) -> BatchArrays:
+    """Some samples, padded on the right to the longest."""
+    conversations = [sample.conversation for sample in samples]
+    answers = tuple(
+        Answer(row, start, stop, kind)
+        for row, sample in enumerate(samples)
+        for (start, stop), kind in zip(sample.conversation.answers, sample.kinds, strict=True)
+    )
+    return BatchArrays(
+        np.concatenate([sample.tiles for sample in samples]),
+        _padded([conversation.embedding_ids for conversation in conversations], PADDING_ID),
+        _padded([conversation.llm_ids for conversation in conversations], PADDING_ID),
+        _padded([conversation.labels for conversation in conversations], IGNORED),
+        np.array([len(conversation.embedding_ids) for conversation in conversations], np.int64),
+        np.array([len(conversation.llm_ids) for conversation in conversations], np.int64),
+        answers,
+    )
+
+
+def _padded(rows: Sequence[Int64[ndarray, " _"]], filling: int) -> Int64[ndarray, "B T"]:
+    padded = np.full((len(rows), max(map(len, rows))), filling, np.int64)
+    for row, values in enumerate(rows):
+        padded[row, : len(values)] = values
+    return padded
