@@ -1,7 +1,6 @@
 """Batches of samples as tensors, and the accuracy of predictions on a batch."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -9,7 +8,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from lab.core.data.sample import Answer, BatchArrays, Sample, pad
+from lab.core.data.sample import Answer, BatchArrays
 
 # Letters: N tiles, S side of a tile in pixels, B samples, T tokens of the language model, E tokens of the embedding.
 
@@ -64,11 +63,6 @@ def to_tensors(arrays: BatchArrays) -> Batch:
         torch.from_numpy(arrays.llm_lengths),
         arrays.answers,
     )
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """One batch of some samples."""
-    return to_tensors(pad(samples))
 
 
 def count_right(predicted: Int64[Tensor, "B T"], batch: Batch) -> dict[str, tuple[int, int]]:

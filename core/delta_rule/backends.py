@@ -10,7 +10,6 @@ def _why_no_fla(device: torch.device, dtype: torch.dtype | None) -> str | None:
     return why_no_kernel(device, dtype) or missing_package(("fla-core", "triton", "einops"))
 
 
-_CHUNKED = function("lab.core.delta_rule.chunked.autograd", "gated_delta_rule")
 OPERATORS: dict[str, tuple[Backend, ...]] = {
     "delta_rule": (
         Backend("fla", _why_no_fla, function("lab.core.delta_rule.fla", "gated_delta_rule")),

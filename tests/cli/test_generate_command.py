@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lab.core.data.batch import collate
+from lab.core.data.batch import to_tensors
 from lab.core.data.chat_template import encode_conversation
 from lab.core.data.prompt_format import TURN_END
-from lab.core.data.sample import Sample
+from lab.core.data.sample import Sample, pad
 from lab.core.data.tiling import cut_tiles
 from lab.core.data.tokenizers import load_tokenizer
 from lab.core.mixers.rotary import RotaryConfig
@@ -71,7 +71,7 @@ def test_an_answer_is_the_likeliest_of_the_batches_of_the_training(
         conversation = encode_conversation(
             [prompt], [len(cut) for cut in tiles], tokenizer=tokenizer, prompt_format=written
         )
-        batch = collate([Sample(np.concatenate(tiles), conversation, ())])
+        batch = to_tensors(pad([Sample(np.concatenate(tiles), conversation, ())]))
         more = torch.tensor([[*batch.llm_ids[0].tolist(), *expected]])
         longer = type(batch)(batch.pixel_values, more, more, more, torch.tensor([0]), torch.tensor([more.shape[1]]), ())
         expected.append(int(model.logits(hidden_states(model, longer))[0, -1, : len(tokenizer)].argmax()))

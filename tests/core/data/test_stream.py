@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.core.data.batch import Batch, collate, count_right
-from lab.core.data.sample import Answer, Sample
+from lab.core.data.batch import Batch, count_right, to_tensors
+from lab.core.data.sample import Answer, Sample, pad
 from lab.core.data.stream import Stream
 from lab.core.errors import CheckpointError, InputError
 from reference.numbered import Endless, Finite, sample
@@ -103,7 +103,7 @@ def test_limits_that_mean_nothing_are_refused(settings: dict[str, int]) -> None:
 
 
 def test_a_batch_is_padded_on_the_right() -> None:
-    batch = collate([sample(4, 3), sample(7, 5, num_tiles=2, embedding_length=6)])
+    batch = to_tensors(pad([sample(4, 3), sample(7, 5, num_tiles=2, embedding_length=6)]))
     assert batch.llm_ids.tolist() == [[5, 5, 5, 0, 0], [8, 8, 8, 8, 8]]
     assert batch.embedding_ids.tolist() == [[5, 5, 5, 0, 0, 0], [8, 8, 8, 8, 8, 8]]
     assert batch.labels.tolist() == [[-100, -100, 5, -100, -100], [-100, -100, -100, -100, 8]]
@@ -114,7 +114,7 @@ def test_a_batch_is_padded_on_the_right() -> None:
 
 
 def test_a_batch_moves_to_a_device_with_all_its_tensors() -> None:
-    batch = collate([sample(4, 3), sample(7, 5)])
+    batch = to_tensors(pad([sample(4, 3), sample(7, 5)]))
     moved = batch.to(torch.device("meta"))
     for field in dataclasses.fields(Batch):
         before, after = getattr(batch, field.name), getattr(moved, field.name)
@@ -126,7 +126,7 @@ def test_a_batch_moves_to_a_device_with_all_its_tensors() -> None:
 
 
 def test_samples_without_pictures_make_a_batch_of_none() -> None:
-    assert collate([sample(1, num_tiles=0)]).pixel_values.shape == (0, 3, 2, 2)
+    assert to_tensors(pad([sample(1, num_tiles=0)])).pixel_values.shape == (0, 3, 2, 2)
 
 
 def test_an_answer_is_right_if_each_of_its_tokens_is() -> None:

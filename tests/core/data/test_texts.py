@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lab.core.data.batch import collate, count_right
+from lab.core.data.batch import count_right, to_tensors
 from lab.core.data.chat_template import IGNORED
-from lab.core.data.sample import is_held_out
+from lab.core.data.sample import is_held_out, pad
 from lab.core.data.stream import Stream
 from lab.core.data.texts import TextConfig, Texts
 from lab.core.data.tokenizers import WordTokenizer
@@ -93,7 +93,7 @@ def test_what_is_counted_is_the_share_of_next_tokens(folder: Path) -> None:
 
 def test_labels_are_those_of_the_pieces(folder: Path) -> None:
     found = texts(folder, "test")
-    batch = collate([found[0], found[1]])
+    batch = to_tensors(pad([found[0], found[1]]))
     assert batch.llm_ids.shape == (2, 5)
     assert (batch.labels[:, 1:] == batch.llm_ids[:, 1:]).all()
     assert batch.pixel_values.shape == (0, 3, 28, 28)

@@ -9,9 +9,9 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from lab.core.data.batch import collate
+from lab.core.data.batch import to_tensors
 from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
-from lab.core.data.sample import Sample
+from lab.core.data.sample import Sample, pad
 from lab.core.data.stream import Stream
 from lab.core.errors import ConfigError, InputError
 from lab.experiments.distill.tasks.picture_questions import (
@@ -138,7 +138,7 @@ def test_a_stream_goes_on_from_its_position_alone() -> None:
 
 def test_a_batch_knows_where_its_answers_are() -> None:
     source = task()
-    batch = collate([source[i] for i in range(8)])
+    batch = to_tensors(pad([source[i] for i in range(8)]))
     questions = [question for i in range(8) for question in source.scene(i).questions]
     assert len(batch.answers) == len(questions)
     for answer, question in zip(batch.answers, questions, strict=True):
