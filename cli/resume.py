@@ -1,12 +1,19 @@
 """The command line that continues a recorded run."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lab.core.errors import RunError
 from lab.core.runs.find import find_run, refuse_other_version
 from lab.core.runs.json_files import read_json
 from lab.core.runs.record import INDIFFERENT_KEYS
+
+# also as the place that a group is put in: data@hydra.callbacks
+_OF_HYDRA = re.compile(r"(^|[@:])hydra([./@:]|$)")
+# ${seed} is another key of the run, ${oc.env:HOME} is not
+_RESOLVER = re.compile(r"\$\{[^}]*:")
 
 
 def resumed(arguments: Sequence[str]) -> list[str]:
@@ -52,14 +59,37 @@ def _run_overrides(directory: Path) -> list[str]:
     overrides = read_json(path, hint=f"{directory} cannot be continued, start a new run")
     if not isinstance(overrides, list) or not all(isinstance(word, str) for word in overrides):
         raise RunError(f"{path} is damaged: it must list overrides; start a new run")
-    return overrides
+    return _harmless(overrides, path)
 
 
 def _sweep_overrides(directory: Path) -> list[str]:
     from omegaconf import OmegaConf
+    from yaml import YAMLError
 
+    path = directory / "multirun.yaml"
     try:
-        recorded = OmegaConf.load(directory / "multirun.yaml")
-        return [str(word) for word in recorded.hydra.overrides.task]
-    except (OSError, AttributeError) as error:
-        raise RunError(f"{directory}/multirun.yaml is damaged; start a new sweep") from error
+        # unresolved: an interpolation in somebody's file could read anything
+        recorded: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        words = [str(word) for word in recorded["hydra"]["overrides"]["task"]]
+    except (OSError, YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is damaged; start a new sweep") from error
+    return _harmless(words, path)
+
+
+def _harmless(overrides: Sequence[str], path: Path) -> list[str]:
+    """Recorded overrides, if they only choose and set keys of the study.
+
+    A run may come from somebody else. Hydra's own keys and flags name code to run and folders with more configuration,
+    and interpolations read files and the environment; runs do not record the former.
+
+    Raises:
+        RunError: naming an override that does more.
+    """
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        if word.startswith("-") or _OF_HYDRA.search(key) or _RESOLVER.search(word):
+            raise RunError(
+                f"{path} holds {word}, which can do more than set a key of the study; if you know where it comes from, "
+                "start a new run with it"
+            )
+    return list(overrides)

@@ -89,6 +89,9 @@ def find_recorded(name: str) -> RecordedRun:
     if "teacher" not in recorded:
         raise RunError(f"{folder} is not a run of `lab distill`; `lab runs --study distill` lists those")
     refuse_other_version(folder)
+    # a run records what its interpolations gave; one in somebody else's file could read the environment
+    if "${" in json.dumps(recorded):
+        raise RunError(f"{folder}/config.json holds an interpolation, which no run records; it was changed")
     return RecordedRun(folder, _typed(recorded, folder))
 
 
