@@ -1,4 +1,4 @@
-"""Batches that a process of its own makes ahead of the step, the same as without it."""
+"""Batches made ahead of the step in a separate process, identical to those of the stream."""
 
 import logging
 import os
@@ -120,7 +120,7 @@ class _Worker:
             content = pickle.dumps(order, pickle.HIGHEST_PROTOCOL)
         # whatever the classes of a source raise
         except Exception as error:
-            raise RunError(f"the data source cannot be sent to a process of its own ({error}); {_FIX}") from error
+            raise RunError(f"the data source cannot be sent to a separate process ({error}); {_FIX}") from error
         self._connection, theirs = Pipe()
         with theirs:
             self._process = _start(theirs)

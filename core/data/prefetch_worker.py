@@ -53,7 +53,7 @@ def serve(descriptor: int, parent: int) -> None:
             order = pickle.loads(content)
         # whatever the classes of a source raise
         except Exception as error:
-            refusal = RunError(f"a process of its own cannot read the data source ({error}); write loader=inline")
+            refusal = RunError(f"a separate process cannot read the data source ({error}); write loader=inline")
             connection.send_bytes(pickle.dumps(refusal))
             return
         assert isinstance(order, Order), "the other end is `prefetch`"

@@ -1,4 +1,4 @@
-"""What operators that work in chunks share: a choice between C++ and torch, and a backward pass of their own.
+"""What operators that work in chunks share: a choice between C++ and torch, and a hand-written backward pass.
 
 Only the inputs are saved for the backward pass, which recomputes everything else: memory is linear in the tokens.
 """

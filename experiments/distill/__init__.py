@@ -63,7 +63,7 @@ Keys [default]:
                 native (for 1 to 16 rows), or auto: for large ones the
                 fastest, measured once on a machine [auto]
   loader        where batches are made: inline (between the steps), process
-                (ahead of them, in a process of their own), or auto: process
+                (ahead of them, in a separate process), or auto: process
                 in a long training that leaves a core free, on a GPU or with
                 fewer threads than cores [auto]
   sinks         where rows go besides metrics.jsonl, a list of

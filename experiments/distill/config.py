@@ -122,7 +122,7 @@ class DistillConfig:
     """What computes the products of linear layers: torch, onednn, native (outputs of 1 to 16 rows, torch the rest), or
     auto: for large ones, the fastest by a measurement that is made once on a machine."""
     loader: Loader = Loader.auto
-    """Where batches are made: inline (between the steps), process (ahead of them, in a process of their own), or auto:
+    """Where batches are made: inline (between the steps), process (ahead of them, in a separate process), or auto:
     process in a long training that leaves a core free: on a GPU, or with fewer threads than cores."""
     sinks: list[str] = field(default_factory=list)
     """Sinks that receive the rows besides metrics.jsonl, by the names of their files in core/runs/sinks."""

@@ -1,4 +1,4 @@
-"""Where the batches of a training are made: between its steps, or ahead of them in a process of their own."""
+"""Where the batches of a training are made: between its steps, or ahead of them in a separate process."""
 
 import os
 from collections.abc import Iterator

@@ -141,7 +141,7 @@ Row = TrainRow | ValidationRow | Evaluation | DoneRow
 
 
 def joined(origin: Origin, row: Row) -> Row:
-    """A row with the columns of its origin in front of its own."""
+    """A row preceded by the columns of its origin."""
     # the same line for each kind: a type checker cannot join a union
     if row["kind"] == "train":
         return {**origin, **row}

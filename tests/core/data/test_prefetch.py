@@ -1,4 +1,4 @@
-"""Batches from a process of their own are those of the stream, whatever happens to either process."""
+"""Batches from a separate process are those of the stream, whatever happens to either process."""
 
 import dataclasses
 import logging
