@@ -9,7 +9,6 @@ from typing import ClassVar, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from lab.core.errors import ConfigError
@@ -213,6 +212,9 @@ def _attend(
         return scaled_dot_product_attention(by_group, keys, values).reshape(q.shape)
     if num_queries == num_keys:
         return scaled_dot_product_attention(q, keys, values, is_causal=True, enable_gqa=True)
+    # loads torch's compiler, which takes longer than all else of a start
+    from torch.nn.attention.bias import causal_lower_right  # noqa: PLC0415
+
     return scaled_dot_product_attention(
         q, keys, values, attn_mask=causal_lower_right(num_queries, num_keys), enable_gqa=True
     )
