@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from omegaconf import MISSING
@@ -175,6 +176,8 @@ class DistillConfig:
             if key not in _VARIED:
                 raise ConfigError(f"variants.{label}.{key}: students of a run can differ in {', '.join(_VARIED)}")
         base = replace(self, variants={})
+        if keys == {}:
+            return base
         kind = _mixer_kind(keys)
         if kind not in (None, self.student.mixer.kind):
             # another mixer starts from its own defaults: the options of this one do not apply
@@ -193,6 +196,7 @@ def _mixer_kind(keys: object) -> object:
 _VARIED = ("stages", "student", "stage_1", "stage_2", "stage_3")
 
 
+@cache
 def register() -> None:
     """Store the schemas, so that Hydra refuses a misspelt key with its full path."""
     families.register()

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from lab.core.errors import ConfigError
@@ -306,6 +307,7 @@ class HmmRiskConfig:
         return tuple(sorted({step * max(1, round(gamma * num_train / step)) for gamma in self.gammas}))
 
 
+@cache
 def register() -> None:
     """Store the schemas, so that Hydra refuses a misspelt key with its full path."""
     register_options_resolver()
