@@ -1,5 +1,6 @@
 """What all tests share: one BLAS thread, reproducible properties, an output folder, the command, a small teacher."""
 
+import copy
 import gc
 import json
 import os
@@ -12,12 +13,18 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult
 
 # before numpy or torch is imported: with more threads a busy machine is many times slower
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
 import shape_checks  # noqa: E402 - loads numpy
+
+# modules and tests are loaded, which leaves no garbage worth a search
+gc.disable()
 
 # a red build can be repeated; a shared machine makes single examples slow
 hypothesis.settings.register_profile("lab", derandomize=True, deadline=None)
@@ -29,12 +36,29 @@ shape_checks.install("lab.core", "lab.experiments")
 # Hydra copies the store of all schemas, which nobody changes, for each composition: half of its time
 ConfigStore.__deepcopy__ = lambda store, _: store
 
+_read = ConfigRepository.load_config
+_files: dict[tuple[str, str, str], ConfigResult] = {}
+
+
+def _read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
+    """What Hydra reads of a packaged file, which no test changes; files of a test are read each time."""
+    source = repository._find_object_source(config_path, ObjectType.CONFIG)
+    if source is None or source.scheme() != "pkg":
+        return _read(repository, config_path)
+    key = source.provider, source.path, config_path
+    if key not in _files:
+        _files[key] = _read(repository, config_path)
+    return copy.deepcopy(_files[key])
+
+
+ConfigRepository.load_config = _read_once
+
 
 def pytest_collection_finish() -> None:
     """What is loaded by now stays: collections of garbage need not walk through it, and are rare."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

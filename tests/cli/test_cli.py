@@ -84,21 +84,27 @@ def test_a_sweep_writes_one_directory_with_everything_in_it(
             "population_sequences=1000",
             "figures=[excess_risk]",
         ),
-        (
-            "representation=next_token_distribution",
-            "task=next_state",
-            "hmm.num_states=6",
-            "population_sequences=1000",
-            "figures=[total_risk]",
+        pytest.param(
+            (
+                "representation=next_token_distribution",
+                "task=next_state",
+                "hmm.num_states=6",
+                "population_sequences=1000",
+                "figures=[total_risk]",
+            ),
+            marks=pytest.mark.slow,
         ),
-        (
-            "representation=lifted_posterior",
-            "task=downstream_label",
-            "task.num_outputs=2",
-            "widths=[4,10,40]",
-            "num_test=50",
-            "observation_noise=0.5",
-            "figures=[downstream]",
+        pytest.param(
+            (
+                "representation=lifted_posterior",
+                "task=downstream_label",
+                "task.num_outputs=2",
+                "widths=[4,10,40]",
+                "num_test=50",
+                "observation_noise=0.5",
+                "figures=[downstream]",
+            ),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=lambda words: words[0].partition("=")[2],
@@ -121,9 +127,8 @@ def test_a_resumed_run_that_is_finished_does_nothing_twice(typed: Lab, recorded:
         assert after[recorded / name] == before[recorded / name]
 
 
-@pytest.mark.parametrize(
-    "at", [pytest.param("front", marks=pytest.mark.slow), "middle", pytest.param("end", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["front", "middle", "end"])
 def test_the_flag_of_a_sweep_may_stand_anywhere(at: str, typed: Lab, outputs: Path, tiny: tuple[str, ...]) -> None:
     words = ["num_train=20,24", *tiny[1:]]
     words.insert({"front": 0, "middle": 2, "end": len(words)}[at], "--multirun" if at == "end" else "-m")
@@ -204,6 +209,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert list(tmp_path.rglob("*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unknown key", "unknown option in a sweep"])
 def test_bad_input_as_typed_is_one_line_and_nothing_is_written(name: str, lab: Lab, tmp_path: Path) -> None:
     words, named = REFUSED[name]

@@ -68,6 +68,7 @@ def test_a_loss_that_is_no_number_is_one_line_and_the_run_is_marked(lab: Lab, ou
     assert json.loads(status.read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_loops_that_cannot_be_compiled_are_said_and_recorded(
     lab: Lab, outputs: Path, teacher: Path, tmp_path: Path
 ) -> None:

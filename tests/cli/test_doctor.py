@@ -15,14 +15,16 @@ from lab.core.products import cache, choice
 from lab.core.products.choice import described, only
 from lab.core.products.implementations import ONEDNN, TORCH
 
-Lab = Callable[..., Any]
+Typed = Callable[..., Any]
 
 
 def test_the_doctor_says_what_runs_here_on_one_screen_and_builds_nothing(
-    lab: Lab, outputs: Path, tmp_path: Path
+    typed: Typed, outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
-    done = lab("doctor", env={"XDG_CACHE_HOME": str(cache), "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "120"})
+    for name, value in {"XDG_CACHE_HOME": str(cache), "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "120"}.items():
+        monkeypatch.setenv(name, value)
+    done = typed("doctor")
     assert done.code == 0, done.err
     for word in ("torch", "devices", "mamba-ssm", "causal-conv1d", "C++ compiler", "Slurm", "font"):
         assert word in done.out

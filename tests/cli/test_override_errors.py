@@ -69,6 +69,17 @@ DISTILL = {
     "null for a part": (["stage_1=null"], "stage_1=null: field 'stage_1' is not Optional"),
     "left out": (["~data"], "data must be given; write data=VALUE"),
 }
+# one of each kind of answer; composing takes most of the time, so the rest are slow tests
+QUICK = (
+    "below null",
+    "swept",
+    "printed only",
+    "null by an override",
+    "below a number",
+    "in a list",
+    "misspelt",
+    "null for a group",
+)
 HMM_RISK = {
     "of another option": (["hmm.num_states=4"], f"hmm.num_states=4: {DISCRETE}"),
     "of another option, added": (["+hmm.num_states=4"], f"+hmm.num_states=4: {DISCRETE}"),
@@ -90,7 +101,10 @@ def _place(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(("words", "says"), DISTILL.values(), ids=DISTILL.keys())
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [pytest.param(*DISTILL[name], id=name, marks=() if name in QUICK else pytest.mark.slow) for name in DISTILL],
+)
 def test_a_key_of_a_distillation_that_does_not_exist(typed: Typed, tmp_path: Path, words: list[str], says: str) -> None:
     check_refused(typed, tmp_path, ["distill", "stage=1", *words], says)
 
@@ -105,8 +119,16 @@ def test_a_key_of_a_sweep_that_does_not_exist(typed: Typed, tmp_path: Path, word
     [
         ("data: {text: {folder: X}}", "data must have exactly one source but has picture_questions, text; choose"),
         ("data: {texts: {folder: X}}", "In 'experiment/mine': ConfigKeyError raised while composing config"),
-        ("seed: {x: 3}", "In 'experiment/mine': ValidationError raised while composing config"),
-        ("stage: [1", "experiment=mine: while parsing a flow sequence; --help lists groups and keys"),
+        pytest.param(
+            "seed: {x: 3}",
+            "In 'experiment/mine': ValidationError raised while composing config",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "stage: [1",
+            "experiment=mine: while parsing a flow sequence; --help lists groups and keys",
+            marks=pytest.mark.slow,
+        ),
         ("hydra: {mode: MULTIRUN, sweeper: {params: {data.text.folder: 'X,Y'}}}", f"data.text.folder=X: {TEXT}"),
     ],
     ids=["second part", "misspelt", "below a number", "no YAML", "swept"],

@@ -9,7 +9,7 @@ import pytest
 
 from lab.cli.main import runs, show
 
-Lab = Callable[..., Any]
+Typed = Callable[..., Any]
 
 
 def check_line(code: int, said: str, *words: str) -> None:
@@ -18,25 +18,26 @@ def check_line(code: int, said: str, *words: str) -> None:
     assert [word for word in ("lab: ", *words) if word not in said] == []
 
 
-def test_runs_are_listed(lab: Lab, recorded: Path) -> None:
+def test_runs_are_listed(typed: Typed, recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (recorded.parent / "20200101-000000-000000").mkdir()
     (recorded.parent / "20200101-000000-000000" / "status.json").write_text("{torn")
-    done = lab("runs", env={"COLUMNS": "200"})
+    monkeypatch.setenv("COLUMNS", "200")
+    done = typed("runs")
     assert done.code == 0, done.err
     newest, oldest = (line for line in done.out.splitlines() if "hmm_risk/runs" in line)
     assert recorded.name in newest
     assert "finished" in newest
     assert "unreadable" in oldest
-    assert lab("runs", "--study", "hmm_risk", "--limit", "1", env={"COLUMNS": "200"}).out.count("hmm_risk/runs/") == 1
+    assert typed("runs", "--study", "hmm_risk", "--limit", "1").out.count("hmm_risk/runs/") == 1
 
 
-def test_an_empty_output_folder_has_no_runs(lab: Lab) -> None:
-    done = lab("runs")
+def test_an_empty_output_folder_has_no_runs(typed: Typed, outputs: Path) -> None:
+    done = typed("runs")
     assert (done.code, done.out.startswith("no runs under")) == (0, True)
 
 
-def test_a_run_is_shown_as_it_ended(lab: Lab, recorded: Path, finished_run: tuple[Path, str]) -> None:
-    done = lab("show", recorded.name[-6:])
+def test_a_run_is_shown_as_it_ended(typed: Typed, recorded: Path, finished_run: tuple[Path, str]) -> None:
+    done = typed("show", recorded.name[-6:])
     assert done.code == 0, done.err
     table = finished_run[1].partition("figure:")[0]
     assert done.out.startswith(table)
@@ -58,14 +59,14 @@ def test_a_damaged_run_is_listed_and_refused(
         check_line(int(str(left.value.code)), capfd.readouterr().err, str(recorded))
 
 
-def test_the_end_of_two_names_is_refused(lab: Lab, recorded: Path) -> None:
+def test_the_end_of_two_names_is_refused(typed: Typed, recorded: Path) -> None:
     other = recorded.parent / f"0{recorded.name}"
     subprocess.run(["cp", "-a", str(recorded), str(other)], check=True)
-    done = lab("show", recorded.name)
+    done = typed("show", recorded.name)
     check_line(done.code, done.err, recorded.name, "2 runs")
 
 
-def test_showing_what_is_no_run_is_refused(lab: Lab, tmp_path: Path) -> None:
+def test_showing_what_is_no_run_is_refused(typed: Typed, tmp_path: Path) -> None:
     for name in ("nothing", str(tmp_path)):
-        done = lab("show", name)
+        done = typed("show", name)
         check_line(done.code, done.err, name, "lab runs")

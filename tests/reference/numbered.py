@@ -17,7 +17,7 @@ def sample(index: int, length: int = 3, *, num_tiles: int = 1, embedding_length:
     labels = np.full(length, IGNORED)
     labels[-1] = index + 1
     conversation = Conversation(np.full(embedding_length or length, index + 1), ids, labels, ((length - 1, length),))
-    return Sample(np.full((num_tiles, 2, 2, 3), index, np.uint8), conversation, (f"kind {index % 2}",))
+    return Sample(np.full((num_tiles, 2, 2, 3), index % 256, np.uint8), conversation, (f"kind {index % 2}",))
 
 
 class Endless:

@@ -99,6 +99,7 @@ def test_labels_are_those_of_the_pieces(folder: Path) -> None:
     assert batch.pixel_values.shape == (0, 3, 28, 28)
 
 
+@pytest.mark.slow
 def test_the_documentation_of_python_is_enough_for_both_splits() -> None:
     for split, least in (("train", 1000), ("test", 50)):
         found = Texts(TextConfig(), split=split, tokenizer=Bytes(), image_size=28)

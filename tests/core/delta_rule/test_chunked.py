@@ -179,7 +179,7 @@ def test_the_reference_gives_the_dtypes_of_the_others() -> None:
     assert (output.y.dtype, output.final_state.dtype) == (torch.bfloat16, torch.float32)
 
 
-@pytest.mark.parametrize("sharing", [(4, 2, 2), (1, 4, 2)])
+@pytest.mark.parametrize("sharing", [pytest.param((4, 2, 2), marks=pytest.mark.slow), (1, 4, 2)])
 def test_gradients_match_finite_differences(operator: Operator, sharing: tuple[int, int, int]) -> None:
     case = Case(5, sharing, batch=1, key_dim=3, value_dim=2)
     tensors = {name: tensor.requires_grad_() for name, tensor in case.tensors().items()}

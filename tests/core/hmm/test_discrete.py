@@ -105,7 +105,7 @@ def test_relabelling_the_states_permutes_the_posterior(order, seed):
     np.testing.assert_allclose(moved.smooth_first(tokens), hmm.smooth_first(tokens)[:, order], atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)])
 def test_ten_thousand_tokens_are_as_good_as_ten(dtype):
     hmm = dirichlet_hmm(4, 6, concentration=1.0, dtype=dtype)
     exact = dirichlet_hmm(4, 6, concentration=1.0)

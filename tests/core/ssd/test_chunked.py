@@ -181,7 +181,14 @@ def test_the_reference_gives_the_dtypes_of_the_others() -> None:
     assert (output.y.dtype, output.final_state.dtype) == (torch.bfloat16, torch.float32)
 
 
-@pytest.mark.parametrize(("num_groups", "skip"), [(1, "none"), (2, "per head"), (4, "per channel")])
+@pytest.mark.parametrize(
+    ("num_groups", "skip"),
+    [
+        pytest.param(1, "none", marks=pytest.mark.slow),
+        (2, "per channel"),
+        pytest.param(4, "per head", marks=pytest.mark.slow),
+    ],
+)
 def test_gradients_match_finite_differences(operator: Operator, num_groups: int, skip: str) -> None:
     case = Case(5, num_groups, batch=1, head_dim=3, state_dim=2, skip=skip)
     tensors = {name: tensor.requires_grad_() for name, tensor in case.tensors().items()}

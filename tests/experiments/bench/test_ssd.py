@@ -94,6 +94,7 @@ def test_the_exact_output_is_that_of_the_recurrence(num_tokens: int) -> None:
     assert (problem.output - expected).abs().max() <= 1e-12 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_the_exact_gradients_are_those_of_the_recurrence() -> None:
     problem = SsdProblem(replace(SETTING, num_tokens=4100, num_heads=1))
     doubles = Inputs(*(tensor.double().requires_grad_() for tensor in problem.inputs))
@@ -223,6 +224,7 @@ def test_a_step_is_compared_with_its_state() -> None:
     assert streaming.required_ratio == pytest.approx(2 / 3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="reads Linux's account of memory")
 def test_memory_is_that_of_a_process_of_its_own() -> None:
     setting = SsdSetting(num_tokens=2048, num_heads=4, head_dim=64, state_dim=64)

@@ -51,7 +51,7 @@ def moved(before: dict[str, Tensor], model: Hovle) -> set[str]:
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-@pytest.mark.parametrize("train_decay", [False, True])
+@pytest.mark.parametrize("train_decay", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_stage_moves_what_it_trains_and_nothing_else(
     make_teacher: Make, small_config: Config, tmp_path: Path, stage: int, train_decay: bool
 ) -> None:

@@ -151,6 +151,7 @@ def is_alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_one_process_and_two_give_the_same_table(lab: Lab, outputs: Path) -> None:
     tables = []
     for workers in (1, 2):
