@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from lab.core.runs.record import INDIFFERENT_KEYS
 
 # also as the place that a group is put in: data@hydra.callbacks
 _OF_HYDRA = re.compile(r"(^|[@:])hydra([./@:]|$)")
-# ${seed} is another key of the run, ${oc.env:HOME} is not
-_RESOLVER = re.compile(r"\$\{[^}]*:")
+# ${seed} is another key of the run, ${oc.env:HOME} is not, and neither is ${${seed}:HOME}
+_RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
+# as the value of a group: a file outside the folders of configuration, or a name that is found out later
+_ELSEWHERE = re.compile(r"\.\.|\$\{")
 
 
 def resumed(arguments: Sequence[str]) -> list[str]:
@@ -80,16 +83,21 @@ def _harmless(overrides: Sequence[str], path: Path) -> list[str]:
     """Recorded overrides, if they only choose and set keys of the study.
 
     A run may come from somebody else. Hydra's own keys and flags name code to run and folders with more configuration,
-    and interpolations read files and the environment; runs do not record the former.
+    as does a file outside these folders that is chosen as an option; interpolations read files and the environment.
 
     Raises:
         RunError: naming an override that does more.
     """
     for word in overrides:
-        key = word.lstrip("+~").partition("=")[0]
-        if word.startswith("-") or _OF_HYDRA.search(key) or _RESOLVER.search(word):
+        key, _, value = word.lstrip("+~").partition("=")
+        is_elsewhere = _is_group(key.partition("@")[0]) and _ELSEWHERE.search(value)
+        if word.startswith("-") or _OF_HYDRA.search(key) or _RESOLVER.search(word) or is_elsewhere:
             raise RunError(
                 f"{path} holds {word}, which can do more than set a key of the study; if you know where it comes from, "
                 "start a new run with it"
             )
     return list(overrides)
+
+
+def _is_group(key: str) -> bool:
+    return resources.files("lab.conf").joinpath(*key.split("/")).is_dir()

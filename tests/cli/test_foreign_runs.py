@@ -22,6 +22,13 @@ OVERRIDES = [
     "-cd",
     "seed=${oc.env:SEED}",
     "title=${oc.decode:x}",
+    "title='${${from_run}:SEED}'",
+    "title='${oc.${from_run}:SEED}'",
+    "experiment=../../../../tmp/evil",
+    "+experiment=[hmm_risk/f01_headline,../evil]",
+    "hmm=dirichlet,../evil",
+    "experiment@title=../evil",
+    "experiment=${title}",
 ]
 
 
