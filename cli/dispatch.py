@@ -15,6 +15,7 @@ from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
 from lab.cli.override_errors import explain_failure, unreachable_key
 from lab.cli.resume import resumed
 from lab.core.errors import ConfigError, LabError
+from lab.core.printable import printable
 from lab.core.runs.atomic_files import as_run_error
 from lab.experiments.spec import Experiment
 
@@ -77,7 +78,7 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
         message = _message(error)
         if message is None:
             raise
-        print(f"lab: {' '.join(message.split())}", file=sys.stderr)
+        print(f"lab: {printable(message)}", file=sys.stderr)
         sys.exit(2)
 
 

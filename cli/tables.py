@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab.core.errors import RunError
+from lab.core.printable import printable
 from lab.core.runs.console import print_summary
 from lab.core.runs.find import find_run, outputs_root, run_directories
 from lab.core.runs.json_files import json_object_or_none, read_json_object
@@ -17,7 +18,7 @@ def print_runs(study: str, limit: int) -> None:
     """List runs under the output folder, the newest first."""
     root = outputs_root()
     directories = run_directories(root / study if study else root)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     if not directories:
         console.print(f"no runs under {root}; `lab hmm-risk sweep` makes one")
         return
@@ -30,15 +31,12 @@ def print_runs(study: str, limit: int) -> None:
     for directory in directories[:limit]:
         status = json_object_or_none(directory / "status.json")
         if status is None:
-            table.add_row(str(directory.relative_to(root)), "unreadable", "", "", "")
+            table.add_row(printable(str(directory.relative_to(root))), "unreadable", "", "", "")
         else:
-            table.add_row(
-                str(directory.relative_to(root)),
-                _status(directory, status),
-                _age(status.get("updated")),
-                str(status.get("title", "")),
-                str(status.get("headline", status.get("error", ""))),
-            )
+            name, title = str(directory.relative_to(root)), str(status.get("title", ""))
+            result = str(status.get("headline", status.get("error", "")))
+            row = (name, _status(directory, status), _age(status.get("updated")), title, result)
+            table.add_row(*map(printable, row))
     console.print(table)
 
 
@@ -63,9 +61,10 @@ def print_run(name: str) -> None:
     try:
         figures = sorted((directory / "figures").glob("*.p[nd][gf]"))
         print_summary(str(status.get("title", "")), summary["columns"], summary["rows"], summary["verdict"], figures)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error
-    Console().print(f"table: {directory / 'table.parquet'}", highlight=False, soft_wrap=True)
+    table = printable(str(directory / "table.parquet"))
+    Console(markup=False, emoji=False).print(f"table: {table}", highlight=False, soft_wrap=True)
 
 
 def _status(directory: Path, status: dict[str, Any]) -> str:

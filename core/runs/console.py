@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lab.core.printable import printable
+
 
 @contextmanager
 def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Callable[[int], None]]:
@@ -35,16 +37,16 @@ def print_summary(
     # brackets and colons.
     console = Console(width=None if sys.stdout.isatty() else 100, markup=False, emoji=False)
     if title:
-        console.print(title, style="bold", highlight=False)
+        console.print(printable(title), style="bold", highlight=False)
     for label, block in itertools.groupby(rows, key=lambda row: row[0]):
-        table = Table(title=label or None, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
+        table = Table(title=printable(label) or None, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
         for name in columns[1:]:
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(printable(name), justify="right", no_wrap=True)
         for row in block:
-            table.add_row(*row[1:])
+            table.add_row(*map(printable, row[1:]))
         console.print(table)
         console.print()
     for line in verdict:
-        console.print(f"- {line}", highlight=False)
+        console.print(f"- {printable(line)}", highlight=False)
     for path in figures:
-        console.print(f"figure: {path}", highlight=False, soft_wrap=True)
+        console.print(f"figure: {printable(str(path))}", highlight=False, soft_wrap=True)

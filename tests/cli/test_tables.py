@@ -1,5 +1,6 @@
 """`lab runs` and `lab show`: what was recorded is listed and shown, and what is damaged is said to be."""
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,24 @@ def test_a_damaged_run_is_listed_and_refused(
         with pytest.raises(SystemExit) as left:
             show(str(recorded))
         check_line(int(str(left.value.code)), capfd.readouterr().err, str(recorded))
+
+
+def test_what_a_terminal_would_obey_is_written_as_an_escape(
+    typed: Typed, recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    evil = "\x1b]0;title\x07[/] :bomb: \u202e"
+    for name, changes in {
+        "status.json": {"title": evil, "headline": evil},
+        "summary.json": {"columns": ["", evil], "rows": [[evil, evil]], "verdict": [evil]},
+    }.items():
+        content = json.loads((recorded / name).read_text())
+        (recorded / name).write_text(json.dumps(content | changes))
+    for words in (("runs",), ("show", recorded.name), ("hmm-risk", "sweep", f"{evil}=3")):
+        done = typed(*words)
+        said = done.out + done.err
+        assert [character for character in "\x1b\x07\u202e" if character in said] == []
+        assert r"\x1b]0;title\x07" in said
 
 
 def test_the_end_of_two_names_is_refused(typed: Typed, recorded: Path) -> None:
