@@ -66,15 +66,14 @@ def _run_overrides(directory: Path) -> list[str]:
 
 
 def _sweep_overrides(directory: Path) -> list[str]:
-    from omegaconf import OmegaConf
-    from yaml import YAMLError
+    import yaml
 
     path = directory / "multirun.yaml"
     try:
-        # unresolved: an interpolation in somebody's file could read anything
-        recorded: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        # not with OmegaConf: interpolations in somebody's file could read anything, and aliases become copies of copies
+        recorded: Any = yaml.safe_load(path.read_bytes())
         words = [str(word) for word in recorded["hydra"]["overrides"]["task"]]
-    except (OSError, YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged; start a new sweep") from error
     return _harmless(words, path)
 

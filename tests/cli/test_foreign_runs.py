@@ -32,6 +32,10 @@ OVERRIDES = [
 ]
 
 
+# each line is ten times the one before
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+
+
 @pytest.fixture(autouse=True)
 def _place(outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -57,7 +61,9 @@ def multirun(words: list[str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "content", ["hydra: [", "[1]", "hydra: {overrides: 3}", "a: !!python/object/apply:os.system [x]"]
+    "content",
+    ["hydra: [", "[1]", "hydra: {overrides: 3}", "a: !!python/object/apply:os.system [x]", "[" * 10_000, BOMB],
+    ids=["cut off", "a list", "a number", "a call", "nested", "aliases"],
 )
 def test_a_damaged_sweep_is_one_line(typed: Typed, tmp_path: Path, content: str) -> None:
     folder = tmp_path / "sweep"
