@@ -26,7 +26,7 @@ def run_directories(root: Path) -> list[Path]:
 
 
 def find_run(name: str) -> Path:
-    """The run that `name` means: a directory, or the end of a run's or sweep's name.
+    """The run that `name` means: a directory, a name as `lab runs` lists it, or the end of one.
 
     Raises:
         RunError: if there is none, or more than one.
@@ -35,12 +35,16 @@ def find_run(name: str) -> Path:
         raise RunError("resume=, show, export and generate need the name of a run; `lab runs` lists them")
     if Path(name).is_dir():
         return Path(name)
-    folders = [path for pattern in ("*/runs/*", "*/sweeps/*", "reference/*/*") for path in outputs_root().glob(pattern)]
-    matches = [path for path in folders if path.name.endswith(name)]
-    if len(matches) == 1:
-        return matches[0]
+    root = outputs_root()
+    if (root / name).is_dir():
+        return root / name
+    folders = [path for pattern in ("*/runs/*", "*/sweeps/*", "reference/*/*") for path in root.glob(pattern)]
+    matches = [path for path in folders if path.relative_to(root).as_posix().endswith(name)]
+    whole = [path for path in matches if path.name == name]
+    if len(matches) == 1 or len(whole) == 1:
+        return (whole or matches)[0]
     if not matches:
-        raise RunError(f"there is no run {name} under {outputs_root()}; `lab runs` lists them")
+        raise RunError(f"there is no run {name} under {root}; `lab runs` lists them")
     raise RunError(
         f"{name} is the end of {len(matches)} runs, {matches[0].name} and {matches[1].name} among them; give more"
     )

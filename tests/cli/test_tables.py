@@ -78,11 +78,13 @@ def test_what_a_terminal_would_obey_is_written_as_an_escape(
         assert r"\x1b]0;title\x07" in said
 
 
-def test_the_end_of_two_names_is_refused(typed: Typed, recorded: Path) -> None:
+def test_the_end_of_two_names_is_refused_and_what_is_listed_is_not(typed: Typed, recorded: Path) -> None:
     other = recorded.parent / f"0{recorded.name}"
     subprocess.run(["cp", "-a", str(recorded), str(other)], check=True)
-    done = typed("show", recorded.name)
-    check_line(done.code, done.err, recorded.name, "2 runs")
+    done = typed("show", recorded.name[-6:])
+    check_line(done.code, done.err, recorded.name[-6:], "2 runs")
+    for name in (recorded.name, f"hmm_risk/runs/{recorded.name}", f"runs/{recorded.name}"):
+        assert typed("show", name).code == 0
 
 
 def test_showing_what_is_no_run_is_refused(typed: Typed, tmp_path: Path) -> None:

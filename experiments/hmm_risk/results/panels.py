@@ -92,17 +92,33 @@ def finish(axes: Axes, data: FigureData, panel: Panel, *, with_legend: bool = Tr
     """Axes, limits and legend of a panel against gamma."""
     axes.axvline(1.0, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
     gamma_axis(axes, data.curves)
-    axes.set_yscale(panel.scale)
+    zeros, has_others = _zeros(data, panel.column)
+    is_log = panel.scale == "log" and has_others
+    axes.set_yscale("log" if is_log else "linear")
+    if panel.scale == "log" and zeros:
+        # a logarithmic axis cannot show them, and a gap looks like a fault
+        where = f"zero up to γ = {max(zeros):.3g}" if has_others else "zero throughout"
+        axes.annotate(where, (0.04, 0.05), xycoords="axes fraction", fontsize=6)
     axes.set_ylabel(panel.label + (f" {data.unit}" if panel.has_unit else ""))
     if panel.top == "sweet spot":
         _cut_peak(axes, data, panel.column)
     elif panel.top == "centre":
         # the 10 to 90 % range at p = n spans decades above its median
         axes.set_ylim(top=3 * max(float(np.nanmax(curve.centre(panel.column))) for curve in data.curves))
-    if panel.scale == "log":
+    if is_log:
         _plain_risk_axis(axes)
     if with_legend and (len(data.curves) > 1 or data.curves[0].label != "measured"):
         add_legend(axes, len(data.curves))
+
+
+def _zeros(data: FigureData, quantity: str) -> tuple[list[float], bool]:
+    """Sizes gamma at which a quantity is zero, and whether it is above zero anywhere."""
+    points = [
+        (float(x), float(y))
+        for curve in data.curves
+        for x, y in zip(curve.x["gamma"], curve.centre(quantity), strict=True)
+    ]
+    return [x for x, y in points if y == 0], any(y > 0 for _, y in points)
 
 
 def add_legend(axes: Axes, num_curves: int) -> None:
