@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lab import experiments as studies
+from lab.core.errors import ConfigError
 from lab.experiments.spec import Experiment
 
 # One BLAS or OpenMP thread a process: with more, a busy machine is up to 100 times slower, since every small product
@@ -73,21 +74,45 @@ def main() -> None:
 def runs(
     study: Annotated[str, typer.Option(help="List runs of this study only, such as hmm_risk.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs to list.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
 ) -> None:
     """List recorded runs, newest first: status, age, main result."""
-    from lab.cli.tables import print_runs
+    from lab.cli.tables import listed, print_runs
 
-    print_runs(study, limit)
+    if as_json:
+        from lab.cli.run_data import write_json
+
+        write_json(listed(study, limit))
+    else:
+        print_runs(study, limit)
 
 
 @app.command()
-def show(run: Annotated[str, typer.Argument(help="The run: its directory, or the end of its name.")]) -> None:
-    """Print the table, verdict and figure paths of a run."""
+def show(
+    run: Annotated[str, typer.Argument(help="The run: its directory, or the end of its name.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Everything as JSON: table, verdict, configuration, provenance.")
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="The table as CSV.")] = False,
+) -> None:
+    """Print the table, verdict and figure paths of a run; with --json or --csv every number in full precision."""
     from lab.cli.dispatch import one_line_errors
-    from lab.cli.tables import print_run
 
     with one_line_errors():
-        print_run(run)
+        if as_json and as_csv:
+            raise ConfigError("--json and --csv cannot be printed together; leave one out")
+        if as_json:
+            from lab.cli.run_data import run_content, write_json
+
+            write_json(run_content(run))
+        elif as_csv:
+            from lab.cli.run_data import write_csv
+
+            write_csv(run)
+        else:
+            from lab.cli.tables import print_run
+
+            print_run(run)
 
 
 @app.command(help=_EXPORT)

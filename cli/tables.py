@@ -1,5 +1,6 @@
 """`lab runs` and `lab show`: recorded runs as tables. A damaged run is listed as such."""
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,30 +14,44 @@ from lab.core.runs.console import print_summary
 from lab.core.runs.find import find_run, outputs_root, run_directories
 from lab.core.runs.json_files import json_object_or_none, read_json_object
 
+# columns that names, states and ages take: with less beside them, titles would be cut to a few letters
+_WIDTH_OF_NAMES, _WIDTH_OF_TITLES = 64, 40
+_OF_STATUS = ("started", "updated", "title", "headline", "error")
+
+
+def listed(study: str, limit: int) -> list[dict[str, str | None]]:
+    """Runs under the output folder, the newest first: names, states, and what they found."""
+    root = outputs_root()
+    found: list[dict[str, str | None]] = []
+    for directory in run_directories(root / study if study else root)[:limit]:
+        status = json_object_or_none(directory / "status.json")
+        run: dict[str, str | None] = {"run": directory.relative_to(root).as_posix(), "directory": str(directory)}
+        run["status"] = "unreadable" if status is None else _status(directory, status)
+        recorded = status or {}
+        run |= {key: None if recorded.get(key) is None else str(recorded[key]) for key in _OF_STATUS}
+        found.append(run)
+    return found
+
 
 def print_runs(study: str, limit: int) -> None:
-    """List runs under the output folder, the newest first."""
-    root = outputs_root()
-    directories = run_directories(root / study if study else root)
-    console = Console(markup=False, emoji=False)
-    if not directories:
-        console.print(f"no runs under {root}; `lab hmm-risk sweep` makes one")
+    """Print a table of `listed`, one line for each run."""
+    runs = listed(study, limit)
+    # a file or pipe has no width: nothing is cut there
+    console = Console(width=None if sys.stdout.isatty() else 240, markup=False, emoji=False)
+    if not runs:
+        console.print(f"no runs under {outputs_root()}; `lab hmm-risk sweep` makes one")
         return
+    with_titles = console.width >= _WIDTH_OF_NAMES + 2 * _WIDTH_OF_TITLES
     table = Table(box=None, pad_edge=False, header_style="bold")
-    # names are copied by the user: never wrap them
+    # names are copied by the user: never cut them
     for name in ("run", "status", "age"):
         table.add_column(name, no_wrap=True)
-    for name in ("title", "result"):
-        table.add_column(name, overflow="fold")
-    for directory in directories[:limit]:
-        status = json_object_or_none(directory / "status.json")
-        if status is None:
-            table.add_row(printable(str(directory.relative_to(root))), "unreadable", "", "", "")
-        else:
-            name, title = str(directory.relative_to(root)), str(status.get("title", ""))
-            result = str(status.get("headline", status.get("error", "")))
-            row = (name, _status(directory, status), _age(status.get("updated")), title, result)
-            table.add_row(*map(printable, row))
+    for name in ("title", "result") if with_titles else ("result",):
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    for run in runs:
+        texts = [run.get("title"), run.get("headline") or run.get("error")][not with_titles :]
+        row = (run["run"], run["status"], _age(run.get("updated")), *texts)
+        table.add_row(*(printable(text or "") for text in row))
     console.print(table)
 
 

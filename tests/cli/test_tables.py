@@ -1,6 +1,9 @@
 """`lab runs` and `lab show`: what was recorded is listed and shown, and what is damaged is said to be."""
 
+import csv
+import io
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 
 from lab.cli.main import runs, show
+from reference.parquet import read_table
 
 Typed = Callable[..., Any]
 
@@ -52,7 +56,7 @@ def test_a_damaged_run_is_listed_and_refused(
     name: str, content: bytes, recorded: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (recorded / name).write_bytes(content)
-    runs(study="", limit=20)
+    runs(study="", limit=20, as_json=False)
     assert recorded.name in capfd.readouterr().out
     if name == "summary.json" or not content.startswith(b'{"'):
         with pytest.raises(SystemExit) as left:
@@ -91,3 +95,54 @@ def test_showing_what_is_no_run_is_refused(typed: Typed, tmp_path: Path) -> None
     for name in ("nothing", str(tmp_path)):
         done = typed("show", name)
         check_line(done.code, done.err, name, "lab runs")
+
+
+def test_runs_are_listed_for_programs(typed: Typed, recorded: Path) -> None:
+    (run,) = json.loads(typed("runs", "--json").out)
+    assert run["run"] == f"hmm_risk/runs/{recorded.name}"
+    assert (run["status"], run["directory"]) == ("finished", str(recorded))
+    # in a narrow terminal every run still has one line
+    assert typed("runs").out.count("\n") == 2
+
+
+def strict(text: str) -> Any:
+    """JSON as other languages read it."""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_a_run_is_shown_for_programs_in_full_precision(typed: Typed, recorded: Path) -> None:
+    table = read_table(recorded / "table.parquet")
+    shown = strict(typed("show", recorded.name, "--json").out)
+    assert shown["config"] == json.loads((recorded / "config.json").read_text())
+    expected = [{key: None if value != value else value for key, value in row.items()} for row in table]
+    assert [row for row in table if row["theory_exact"] == float("inf")] == []
+    assert shown["table"] == expected
+    rows = list(csv.DictReader(io.StringIO(typed("show", recorded.name, "--csv").out)))
+    assert [float(row["excess_risk"]) for row in rows] == [row["excess_risk"] for row in table]
+    done = typed("show", recorded.name, "--csv", "--json")
+    check_line(done.code, done.err, "--json and --csv")
+
+
+def test_a_sweep_is_shown_point_by_point(typed: Typed, outputs: Path, recorded: Path) -> None:
+    sweep = outputs / "hmm_risk" / "sweeps" / "two"
+    for point in ("0", "1"):
+        shutil.copytree(recorded, sweep / point)
+    rows = list(csv.DictReader(io.StringIO(typed("show", "two", "--csv").out)))
+    assert [row["point"] for row in rows] == ["0"] * (len(rows) // 2) + ["1"] * (len(rows) // 2)
+    assert [Path(run["run"]).name for run in strict(typed("show", "two", "--json").out)] == ["0", "1"]
+
+
+@pytest.mark.parametrize("form", ["--json", "--csv"])
+@pytest.mark.parametrize("content", [None, b"", b"PAR1PAR1"])
+def test_a_table_that_is_missing_or_damaged_is_one_line(
+    form: str, content: bytes | None, typed: Typed, recorded: Path
+) -> None:
+    path = recorded / "table.parquet"
+    path.unlink() if content is None else path.write_bytes(content)
+    done = typed("show", recorded.name, form)
+    check_line(done.code, done.err, f"resume={recorded.name}")
+    assert done.out == ""

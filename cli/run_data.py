@@ -1,0 +1,94 @@
+"""Recorded runs as JSON and CSV, for other programs: numbers in full precision."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from lab.core.errors import RunError
+from lab.core.runs.find import find_run, run_directories
+from lab.core.runs.json_files import json_object_or_none, read_json_object
+
+
+def write_json(content: object) -> None:
+    """Print a value as strict JSON, which has no word for NaN and infinity: they are null."""
+    print(json.dumps(_finite(content), indent=2, allow_nan=False))
+
+
+def run_content(name: str) -> dict[str, Any] | list[dict[str, Any]]:
+    """What is recorded of a run; a list with one entry for each point of a sweep.
+
+    Raises:
+        RunError: if there is no such run, or it has no table yet.
+    """
+    directory = find_run(name)
+    points = _points(directory)
+    return _content(directory) if points == [directory] else [_content(point) for point in points]
+
+
+def write_csv(name: str) -> None:
+    """Print the table of a run; of a sweep, those of all its points, with a first column that names the point.
+
+    Raises:
+        RunError: if there is no such run, it has no table yet, or the tables of its points have different columns.
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+
+    directory = find_run(name)
+    points = _points(directory)
+    tables = [_table(point) for point in points]
+    if points != [directory]:
+        names = [point.relative_to(directory).as_posix() for point in points]
+        tables = [
+            table.add_column(0, "point", pa.array([name] * len(table)))
+            for name, table in zip(names, tables, strict=True)
+        ]
+    for table in tables[1:]:
+        if table.column_names != tables[0].column_names:
+            raise RunError(f"{directory}: its points have different columns; give one point, such as {points[0]}")
+    sys.stdout.flush()
+    csv.write_csv(pa.concat_tables(tables, promote_options="permissive"), sys.stdout.buffer)
+
+
+def _points(directory: Path) -> list[Path]:
+    """The run itself, or the runs of a sweep in the order of their names."""
+    found = sorted(path for path in run_directories(directory) if path != directory)
+    return found if found and not (directory / "status.json").exists() else [directory]
+
+
+def _content(directory: Path) -> dict[str, Any]:
+    hint = "if this is not a run, `lab runs` lists them"
+    status = read_json_object(directory / "status.json", hint=hint)
+    summary = json_object_or_none(directory / "summary.json") or {}
+    return {
+        "run": str(directory),
+        **{key: status.get(key) for key in ("status", "started", "updated", "title", "headline")},
+        "verdict": summary.get("verdict", []),
+        "config": json_object_or_none(directory / "config.json"),
+        "provenance": json_object_or_none(directory / "provenance.json"),
+        "table": _table(directory).to_pylist(),
+    }
+
+
+def _table(directory: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = directory / "table.parquet"
+    try:
+        # one file, also if the folder's name looks like a partition
+        return pq.read_table(path, partitioning=None)
+    except FileNotFoundError as error:
+        raise RunError(f"{directory} has no table yet; resume={directory.name} goes on with it") from error
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error
+
+
+def _finite(content: object) -> object:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(item) for item in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
