@@ -1,14 +1,21 @@
-"""Terminal output of a run: its progress bar, and the summary at its end and in `lab show`."""
+"""Terminal output of a run: its progress bar, lines in between, and the summary at its end and in `lab show`."""
 
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+
+def say(line: str) -> None:
+    """Write a line to standard error at once, also while a signal interrupts another write."""
+    with suppress(OSError):
+        os.write(2, f"lab: {line}\n".encode())
 
 
 @contextmanager
