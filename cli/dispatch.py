@@ -15,6 +15,7 @@ from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
 from lab.cli.in_a_job import own_directories, refuse_several_processes, refuse_several_tasks
 from lab.cli.override_errors import explain_failure, unreachable_key
 from lab.cli.resume import resumed
+from lab.cli.slurm_queue import jobs_of_a_sweep
 from lab.core.errors import ConfigError, LabError
 from lab.core.runs.atomic_files import as_run_error
 from lab.core.runs.signals import EndSignals
@@ -56,7 +57,7 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
         entry = hydra.main(version_base="1.3", config_path="pkg://lab.conf", config_name=experiment.config)(
             _load(experiment.job)
         )
-        with _command_line([f"lab {experiment.command}", *overrides, *flags]):
+        with _command_line([f"lab {experiment.command}", *overrides, *flags]), jobs_of_a_sweep([*overrides, *flags]):
             entry()
 
 
