@@ -61,6 +61,20 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
             entry()
 
 
+def check_command(experiment: Experiment, arguments: Sequence[str]) -> None:
+    """Refuse a command that `run_hydra_job` would refuse.
+
+    Raises:
+        LabError: for what the user can fix.
+    """
+    _load(experiment.register)()
+    overrides, flags = _split(resumed(arguments))
+    _refuse_interpolated_places()
+    if flags not in ([], ["--multirun"]):
+        raise ConfigError(f"{flags[0]}: a job runs a command as it stands; leave the flag out")
+    _check_every_point(experiment, overrides, is_multirun=bool(flags))
+
+
 def _refuse_interpolated_places() -> None:
     """Hydra would expand a part of the directory's name when it opens the log file there."""
     for name in ("LAB_OUTPUTS", "LAB_RUN_DIR"):
