@@ -27,7 +27,6 @@ Keys [default]:
                  where, and on whose account [what the cluster gives]
   name           of the job [lab]
 
-\b
 Stages as jobs, each of which starts when the one before has ended well and from its student: STAGE, `then`, the words
 that are different. The script submits them all; type `| sh` behind the command.
 
