@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
+from lab.cli.in_a_job import own_directories, refuse_several_processes, refuse_several_tasks
 from lab.cli.override_errors import explain_failure, unreachable_key
 from lab.cli.resume import resumed
+from lab.cli.slurm_queue import jobs_of_a_sweep
 from lab.core.errors import ConfigError, LabError
 from lab.core.printable import printable
 from lab.core.runs.atomic_files import as_run_error
+from lab.core.runs.signals import EndSignals
 from lab.experiments.spec import Experiment
 
 # points of a sweep that are checked before the first one starts; composing one takes about 0.1 s
@@ -36,6 +39,7 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
     # warnings of the checks, such as samples that are skipped, go nowhere: a refusal is one line
     logging.getLogger("lab").addHandler(logging.NullHandler())
     with one_line_errors("interrupted; what is recorded is kept, and resume=RUN goes on"):
+        refuse_several_processes()
         _load(experiment.register)()
         overrides, flags = _split(resumed(arguments))
         _refuse_interpolated_places()
@@ -46,14 +50,30 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
 
             with initialize_config_module("lab.conf", version_base="1.3"):
                 _composed(experiment.config, overrides)
+        if not flags or flags[0] not in _COMPOSING:
+            overrides += own_directories(experiment, overrides)
         import hydra
 
         # the undecorated function pickles by name, which is what launchers send to another machine
         entry = hydra.main(version_base="1.3", config_path="pkg://lab.conf", config_name=experiment.config)(
             _load(experiment.job)
         )
-        with _command_line([f"lab {experiment.command}", *overrides, *flags]):
+        with _command_line([f"lab {experiment.command}", *overrides, *flags]), jobs_of_a_sweep([*overrides, *flags]):
             entry()
+
+
+def check_command(experiment: Experiment, arguments: Sequence[str]) -> None:
+    """Refuse a command that `run_hydra_job` would refuse.
+
+    Raises:
+        LabError: for what the user can fix.
+    """
+    _load(experiment.register)()
+    overrides, flags = _split(resumed(arguments))
+    _refuse_interpolated_places()
+    if flags not in ([], ["--multirun"]):
+        raise ConfigError(f"{flags[0]}: a job runs a command as it stands; leave the flag out")
+    _check_every_point(experiment, overrides, is_multirun=bool(flags))
 
 
 def _refuse_interpolated_places() -> None:
@@ -67,19 +87,20 @@ def _refuse_interpolated_places() -> None:
 def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
     """Turn mistakes of the user into one line on stderr and exit code 2; other exceptions propagate.
 
-    Ctrl-C ends with exit code 130 and the line `interrupted`.
+    Ctrl-C, however often, ends with exit code 130 and the line `interrupted`.
     """
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"lab: {interrupted}", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
-    except Exception as error:
-        message = _message(error)
-        if message is None:
-            raise
-        print(f"lab: {printable(message)}", file=sys.stderr)
-        sys.exit(2)
+    with EndSignals(is_process=True):
+        try:
+            yield
+        except KeyboardInterrupt:
+            print(f"lab: {interrupted}", file=sys.stderr)
+            sys.exit(_INTERRUPTED)
+        except Exception as error:
+            message = _message(error)
+            if message is None:
+                raise
+            print(f"lab: {printable(message)}", file=sys.stderr)
+            sys.exit(2)
 
 
 def _message(error: Exception) -> str | None:
@@ -130,6 +151,7 @@ def _check_every_point(experiment: Experiment, overrides: Sequence[str], *, is_m
         fixed, axes = _sweep_axes(overrides) if is_multirun else (list(overrides), [])
         first = _composed(experiment.config, [*fixed, *(axis[0] for axis in axes)], return_hydra_config=True)
         if is_multirun or str(first.hydra.mode).endswith("MULTIRUN"):
+            refuse_several_tasks(first.hydra.launcher)
             params = [f"{key}={value}" for key, value in (first.hydra.sweeper.get("params") or {}).items()]
             more_fixed, more_axes = _sweep_axes(params)
             fixed, axes = fixed + more_fixed, axes + more_axes

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lab import experiments as studies
+from lab.cli.slurm import HELP as SLURM_HELP
 from lab.core.errors import ConfigError
 from lab.experiments.spec import Experiment
 
@@ -249,5 +250,16 @@ def _add(experiment: Experiment) -> None:
     parent.command(leaf, help=experiment.help, context_settings=_HYDRA)(command)
 
 
+def _slurm_script(ctx: typer.Context) -> None:
+    from lab.cli.dispatch import one_line_errors
+    from lab.cli.slurm import script
+
+    with one_line_errors():
+        typer.echo(script(ctx.args, found_experiments()), nl=False)
+
+
 for _experiment in found_experiments():
     _add(_experiment)
+_slurm = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(_slurm, name="slurm", help="Job scripts for Slurm.")
+_slurm.command("script", help=SLURM_HELP, context_settings=_HYDRA)(_slurm_script)

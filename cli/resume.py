@@ -46,11 +46,11 @@ def resumed(arguments: Sequence[str]) -> list[str]:
                 f"{word} with resume={names[-1]}: a run continues unchanged; leave it out, or start a new run"
             )
     if is_sweep:
-        return ["--multirun", *overrides, f"hydra.sweep.dir={_quoted(directory)}"]
-    return [*overrides, f"hydra.run.dir={_quoted(directory)}"]
+        return ["--multirun", *overrides, f"hydra.sweep.dir={quoted(directory)}"]
+    return [*overrides, f"hydra.run.dir={quoted(directory)}"]
 
 
-def _quoted(directory: Path) -> str:
+def quoted(directory: Path) -> str:
     """A directory of any name as a value in Hydra's grammar, which is taken literally."""
     from hydra.core.override_parser.types import Quote, QuotedString
 

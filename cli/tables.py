@@ -11,7 +11,7 @@ from rich.table import Table
 from lab.core.errors import RunError
 from lab.core.printable import printable
 from lab.core.runs.console import print_summary
-from lab.core.runs.find import find_run, outputs_root, run_directories
+from lab.core.runs.find import find_run, is_open, outputs_root, run_directories
 from lab.core.runs.json_files import json_object_or_none, read_json_object
 
 # columns that names, states and ages take: with less beside them, titles would be cut to a few letters
@@ -84,19 +84,10 @@ def print_run(name: str) -> None:
 
 def _status(directory: Path, status: dict[str, Any]) -> str:
     """The recorded status; a run that is recorded as running but holds no lock was killed."""
-    import fcntl
-
     recorded = str(status.get("status", "unreadable"))
     if recorded != "running":
         return recorded
-    try:
-        with open(directory / ".lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return "killed"
-    except OSError:
-        return "running"
-    return "killed"
+    return "running" if is_open(directory) else "killed"
 
 
 def _age(moment: Any) -> str:

@@ -16,7 +16,7 @@ from lab.core.data.batch import Batch, to_tensors
 from lab.core.data.prefetch_worker import Made, Order
 from lab.core.data.stream import Stream
 from lab.core.errors import RunError
-from lab.core.train.interruption import SIGNALS
+from lab.core.runs.signals import blocked
 
 # batches that wait in this process; one more is in the making, and on their way are as many as a socket holds: one, or
 # some hundred kilobytes of small ones
@@ -173,17 +173,13 @@ def _start(theirs: Connection) -> "subprocess.Popen[bytes]":
     # one thread: BLAS and the like have nothing to do there
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     program = _PROGRAM.format(path=sys.path, descriptor=theirs.fileno(), parent=os.getpid())
-    # A new process inherits what is blocked. Ctrl-C and the end of a cluster job reach every process: this one goes on,
-    # since its parent finishes a step and ends it then.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        return subprocess.Popen(
-            [sys.executable, "-c", program],
-            env={**os.environ, **threads},
-            stdin=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-        )
+        with blocked():
+            return subprocess.Popen(
+                [sys.executable, "-c", program],
+                env={**os.environ, **threads},
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
     except OSError as error:
         raise RunError(f"no process can be started for the batches ({error.strerror}); {_FIX}") from error
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)

@@ -1,9 +1,10 @@
-"""Terminal output of a run: its progress bar, and the summary at its end and in `lab show`."""
+"""Terminal output of a run: its progress bar, lines in between, and the summary at its end and in `lab show`."""
 
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lab.core.printable import printable
+
+
+def say(line: str) -> None:
+    """Write a line to standard error at once, also while a signal interrupts another write."""
+    with suppress(OSError):
+        os.write(2, f"lab: {line}\n".encode())
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Find recorded runs, and refuse those that another version of lab recorded."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def find_run(name: str) -> Path:
     raise RunError(
         f"{name} is the end of {len(matches)} runs, {matches[0].name} and {matches[1].name} among them; give more"
     )
+
+
+def is_open(directory: Path) -> bool:
+    """Whether a process works on a run now."""
+    try:
+        with open(directory / ".lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def refuse_other_version(folder: Path) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from lab.core.runs.slurm import job_label, restart_count
+
 _PACKAGES = (
     "ssm-lab",
     "numpy",
@@ -55,6 +57,9 @@ def collect(
         "seeds": dict(seeds),
         "backends": dict(backends),
     }
+    job = job_label()
+    if job is not None:
+        record["slurm"] = {"job": job, "restarts": restart_count()}
     if products is not None:
         record["products"] = dict(products)
     return record, patch

@@ -13,18 +13,17 @@ figures/           PDF, PNG, and the plotted numbers
 import fcntl
 import json
 import os
-import signal
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import IO, Generic, Self, TypeVar
 
 from lab.core.errors import RunError
 from lab.core.runs.atomic_files import as_run_error, write_atomically
 from lab.core.runs.find import SCHEMA_VERSION, refuse_other_version
 from lab.core.runs.json_files import read_json_object
+from lab.core.runs.signals import EndSignals
 from lab.core.runs.sink import Sinks
 
 # the rows of a study, each a TypedDict or another mapping with the column's name as key
@@ -70,8 +69,8 @@ class Run(Generic[Row]):
         self.directory = directory
         self._metrics = directory / "metrics.jsonl"
         self._status: dict[str, str | int] = {"schema_version": SCHEMA_VERSION, "started": _now()}
-        self._old_handler: Callable[[int, FrameType | None], object] | int | None = None
         self._sinks = Sinks(sinks)
+        self._signals = EndSignals(directory)
         self._lock = _lock(directory)
         try:
             self._open(deciding(config), overrides, provenance, patch)
@@ -101,21 +100,18 @@ class Run(Generic[Row]):
             write_atomically(path, _dump(config))
 
     def __enter__(self) -> Self:
-        # a cluster ends a job with SIGTERM: handle it like Ctrl-C
-        if threading.current_thread() is threading.main_thread():
-            self._old_handler = signal.signal(signal.SIGTERM, _interrupt)
+        self._signals.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._old_handler is not None:
-            signal.signal(signal.SIGTERM, self._old_handler)
-        self._sinks.close()
         try:
+            self._sinks.close()
             if kind is None:
                 self._write_status("finished")
-            elif issubclass(kind, KeyboardInterrupt):
+            # whoever requeues a job, as submitit does, may end the process
+            elif issubclass(kind, KeyboardInterrupt | SystemExit):
                 self._write_status("interrupted")
             else:
                 self._write_status(
@@ -127,6 +123,7 @@ class Run(Generic[Row]):
                 raise
         finally:
             self._lock.close()
+            self._signals.__exit__(kind, error, traceback)
 
     def log(self, rows: Sequence[Row]) -> None:
         """Append rows to metrics.jsonl in one write; infinity and NaN in the form that Python's json and pandas read.
@@ -235,7 +232,3 @@ def _dump(content: Mapping[str, object]) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

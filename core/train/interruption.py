@@ -1,35 +1,30 @@
 """Stopping at a step boundary: a signal is noted on arrival, and passed on once everything is written."""
 
-import logging
 import signal
 import threading
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
-_log = logging.getLogger(__name__)
-
-# Ctrl-C; the end of a cluster job; the warning that Slurm and submitit send ahead of it
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+from lab.core.runs.console import say
+from lab.core.runs.signals import SIGNALS, Handler
 
 
 class Interruption:
-    """Defers the first termination signal until `pass_on()`; a second Ctrl-C ends at once."""
+    """Defers signals until `pass_on()`; Ctrl-C after another signal is passed on at once."""
 
     def __init__(self) -> None:
-        self._handlers: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
-        self._received: int | None = None
+        self._handlers: dict[int, Handler] = {}
+        self._received: list[int] = []
 
     @property
     def is_requested(self) -> bool:
         """Whether a signal has arrived."""
-        return self._received is not None
+        return bool(self._received)
 
     def __enter__(self) -> Self:
         # only the main thread receives signals and may set handlers
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                self._handlers[number] = signal.signal(number, self._note)
+            self._defer()
         return self
 
     def __exit__(
@@ -38,24 +33,38 @@ class Interruption:
         self._restore()
 
     def pass_on(self) -> None:
-        """Pass a deferred signal to its previous handler.
+        """Pass deferred signals to their previous handlers, in the order of arrival; if these return, work goes on.
 
         Raises:
-            KeyboardInterrupt: if it had none.
+            KeyboardInterrupt: for a signal that had no handler.
         """
-        if self._received is None:
+        if not self._received:
             return
-        handler = self._handlers[self._received]
+        received, self._received = self._received, []
         self._restore()
-        if callable(handler):
-            handler(self._received, None)
-        raise KeyboardInterrupt
+        for number in received:
+            self._pass(number)
+        self._defer()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None and number == signal.SIGINT:
+        if self._received and number == signal.SIGINT:
+            self._pass(number)
+        elif number not in self._received:
+            self._received.append(number)
+            say(f"{signal.Signals(number).name}: finishing this step and writing a checkpoint first")
+
+    def _pass(self, number: int) -> None:
+        handler = self._handlers[number]
+        if not callable(handler):
             raise KeyboardInterrupt
-        self._received = number
-        _log.info("%s: ending after this step", signal.Signals(number).name)
+        handler(number, None)
+
+    def _defer(self) -> None:
+        for number in SIGNALS:
+            handler = signal.getsignal(number)
+            # a signal that is ignored stays so, and one that is not handled from Python cannot be passed on
+            if handler is not None and handler != signal.SIG_IGN:
+                self._handlers[number] = signal.signal(number, self._note)
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():

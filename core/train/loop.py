@@ -116,7 +116,7 @@ def fit(
 ) -> None:
     """Train from the current `state` to `config.steps`.
 
-    SIGTERM, SIGUSR2 and Ctrl-C stop it after the current step, with a checkpoint.
+    A signal that ends a run is answered after the current step, with a checkpoint.
 
     Args:
         state: the training state; if `folder` has checkpoints, it must match the newest.
@@ -129,7 +129,7 @@ def fit(
 
     Raises:
         RunError: if a loss or gradient is not finite; the weights are still those before the step.
-        KeyboardInterrupt: after a signal, unless another handler takes it.
+        KeyboardInterrupt: after a signal, unless a handler that was there before returns: training goes on then.
     """
     with Interruption() as interruption:
         if state.step == 0 and state.best_loss is None:

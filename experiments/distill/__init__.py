@@ -70,9 +70,9 @@ Keys [default]:
                 {", ".join(sink_names())} [[]]
   resume        a run to continue: its directory, or the end of its name
 
-Ctrl-C, SIGTERM and SIGUSR2 write a checkpoint after the current step and end the run. Hydra's own flags work too: -m
-(sweep over keys or groups), --cfg job (print the configuration), --info, hydra/launcher=slurm_gpu (submit the points of
-a sweep).
+Ctrl-C and the signals of a cluster write a checkpoint after the current step and end the run; a Slurm job is requeued.
+Hydra's own flags work too: -m (sweep over keys or groups), --cfg job (print the configuration), --info,
+hydra/launcher=slurm_gpu (submit the points of a sweep). `lab slurm script` prints a job script.
 
 \b
 Examples:

@@ -1,15 +1,15 @@
 """Runs the work units of a sweep, in this process or several, each with one BLAS thread."""
 
 import os
-import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, resource_tracker
 
 from lab.core.errors import RunError
 from lab.core.processes import end_with
+from lab.core.runs.signals import blocked
 from lab.experiments.hmm_risk.cell_work import CellWork, IndependentRows
 from lab.experiments.hmm_risk.config import DiscreteConfig, LinearGaussianConfig, Loading, RepresentationName, SizeMap
 from lab.experiments.hmm_risk.grid.cell import Cell
@@ -98,6 +98,9 @@ def run_all(cells: Sequence[Cell], todo: Sequence[Unit], num_workers: int) -> It
         for unit in todo:
             yield unit, worker.run(unit)
         return
+    with blocked():
+        # a process that the pool would start, which lets signals through afterwards
+        resource_tracker.ensure_running()
     # spawn, not fork: the progress bar is a thread, and forking a threaded process can hang
     executor = ProcessPoolExecutor(
         min(num_workers, len(todo)),
@@ -105,8 +108,10 @@ def run_all(cells: Sequence[Cell], todo: Sequence[Unit], num_workers: int) -> It
         initializer=_start_worker,
         initargs=(tuple(cells), os.getpid()),
     )
+    others = active_children()
     try:
-        futures: dict[Future[list[Row]], Unit] = {executor.submit(_run_in_worker, unit): unit for unit in todo}
+        with blocked():
+            futures: dict[Future[list[Row]], Unit] = {executor.submit(_run_in_worker, unit): unit for unit in todo}
         for future in as_completed(futures):
             yield futures.pop(future), future.result()
     except BrokenProcessPool as error:
@@ -115,6 +120,10 @@ def run_all(cells: Sequence[Cell], todo: Sequence[Unit], num_workers: int) -> It
             "goes on with fewer"
         ) from error
     finally:
+        for worker_process in active_children():
+            # nobody needs what they are doing: it is done again
+            if worker_process not in others:
+                worker_process.kill()
         executor.shutdown(wait=True, cancel_futures=True)
 
 
@@ -124,8 +133,6 @@ _worker: WorkerState | None = None
 def _start_worker(cells: tuple[Cell, ...], parent: int) -> None:
     global _worker
     _worker = WorkerState(cells)
-    # Ctrl-C reaches every process of the terminal: leave it to the main process to stop its workers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # workers hold each other's pipes open: without it they would wait for ever if the main process was killed
     end_with(parent)
 

@@ -16,8 +16,8 @@ from lab.experiments.distill.config import DistillConfig
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 
 CONF = Path(__file__).parents[2] / "conf"
-NAMES = ["bench", "distill", "doctor", "export", "generate", "hmm-risk", "runs", "show", "version"]
-COMMANDS = [(), *((name,) for name in NAMES), ("hmm-risk", "sweep")]
+NAMES = ["bench", "distill", "doctor", "export", "generate", "hmm-risk", "runs", "show", "slurm", "version"]
+COMMANDS = [(), *((name,) for name in NAMES), ("hmm-risk", "sweep"), ("slurm", "script")]
 STUDIES = {("distill",): DistillConfig, ("hmm-risk", "sweep"): HmmRiskConfig}
 HEAVY = {"numpy", "scipy", "torch", "hydra", "omegaconf", "matplotlib", "pyarrow"}
 

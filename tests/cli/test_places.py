@@ -10,14 +10,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.cli.resume import _quoted
+from lab.cli.resume import quoted
 
 NAMES = ["ünï-日本 =,{b}'\"#[x]~(y)\\", "$HOME"]
 
 
 @given(st.text(st.characters(exclude_categories=["C"]), min_size=1))
 def test_a_name_is_taken_literally(name: str) -> None:
-    value = OverridesParser.create().parse_override(f"key={_quoted(Path('/place', name))}").value()
+    value = OverridesParser.create().parse_override(f"key={quoted(Path('/place', name))}").value()
     assert value == str(Path("/place", name))
 
 

@@ -3,7 +3,8 @@
 import math
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lab.core.errors import CheckpointError, ConfigError, RunError
+from lab.core.runs.signals import SIGNALS
 from lab.core.train.digests import read_meta
 from lab.core.train.loop import TrainConfig, fit
 from lab.core.train.state import checkpoint_path, checkpoints, load_tensors
@@ -99,24 +101,71 @@ def test_a_stopped_training_goes_on_to_the_last_bit(tmp_path: Path, stop_at: int
     assert read_meta(checkpoints(tmp_path / "cut")[-1]) == read_meta(checkpoints(tmp_path / "whole")[-1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
-def test_a_signal_ends_after_the_step_and_reaches_whoever_handled_it_before(tmp_path: Path, number: int) -> None:
-    toy = Toy()
-    heard: list[int] = []
-
-    def step(*, scale: float) -> Mapping[str, float]:
-        os.kill(os.getpid(), number)
-        return toy.step(scale=scale)
-
-    before = signal.signal(number, lambda received, frame: heard.append(received))
+@contextmanager
+def handled(number: int, handler: Any) -> Iterator[None]:
+    before = signal.signal(number, handler)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            toy.fit(tmp_path, CONFIG, step)
-        assert signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN)
+        yield
     finally:
         signal.signal(number, before)
-    assert heard == [number]
-    assert checkpoints(tmp_path)[-1].name == "step_00000001"
+
+
+class Requeued(Exception):
+    """What a handler of somebody else raises."""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_answered_after_the_step_by_whoever_handled_it_before(tmp_path: Path, number: int) -> None:
+    toy = Toy()
+    steps: list[int] = []
+
+    def step(*, scale: float) -> Mapping[str, float]:
+        if toy.state.step == 3:
+            os.kill(os.getpid(), number)
+        return toy.step(scale=scale)
+
+    def leave(received: int, frame: object) -> None:
+        steps.append(int(checkpoints(tmp_path)[-1].name.removeprefix("step_")))
+        raise Requeued
+
+    with handled(number, leave):
+        with pytest.raises(Requeued):
+            toy.fit(tmp_path, CONFIG, step)
+        assert signal.getsignal(number) == leave
+    assert steps == [4]
+
+
+def test_a_handler_that_returns_means_that_training_goes_on(tmp_path: Path) -> None:
+    toy = Toy()
+    heard: list[tuple[int, int]] = []
+
+    def step(*, scale: float) -> Mapping[str, float]:
+        if toy.state.step in (2, 6):
+            # twice the same one is one
+            for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR2):
+                os.kill(os.getpid(), number)
+        return toy.step(scale=scale)
+
+    def hear(received: int, frame: object) -> None:
+        heard.append((int(checkpoints(tmp_path)[-1].name.removeprefix("step_")), received))
+
+    with handled(signal.SIGTERM, hear), handled(signal.SIGUSR2, hear):
+        toy.fit(tmp_path, CONFIG, step)
+    assert heard == [(step, number) for step in (3, 7) for number in (signal.SIGUSR2, signal.SIGTERM)]
+    assert toy.state.step == CONFIG.steps
+
+
+def test_an_ignored_signal_is_ignored_in_training_too(tmp_path: Path) -> None:
+    toy = Toy()
+
+    def step(*, scale: float) -> Mapping[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return toy.step(scale=scale)
+
+    with handled(signal.SIGINT, signal.SIG_IGN):
+        toy.fit(tmp_path, CONFIG, step)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    assert toy.state.step == CONFIG.steps
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""What a signal does to a run: outside of Slurm, in a job that can be requeued, and in one that cannot."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.core.runs.signals import SIGNALS, EndSignals
+
+# a controller that says what is in the file `state`, and writes what it is told to `told`
+_SCONTROL = """#!/bin/sh
+echo "$@" >> "{folder}/told"
+case $1 in
+show) cat "{folder}/state" ;;
+requeue) if [ -f "{folder}/refusal" ]; then cat "{folder}/refusal" >&2; exit 1; fi ;;
+esac
+"""
+_RUNNING = """JobId=7 JobName=JobState=PENDING
+   JobState=RUNNING Reason=None Dependency=(null)
+   Requeue=1 Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:0
+"""
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """What pytest handles is put back, and the signals have no handler but Python's."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This process is part of job 7; the folder of the controller that answers about it."""
+    folder = tmp_path / "controller"
+    folder.mkdir()
+    (folder / "scontrol").write_text(_SCONTROL.format(folder=folder))
+    (folder / "scontrol").chmod(0o755)
+    (folder / "state").write_text(_RUNNING)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def told(controller: Path) -> list[str]:
+    return [line for line in (controller / "told").read_text().splitlines() if not line.startswith("show")]
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def ends(run: Path, number: int, *, has_progress: bool = True) -> bool:
+    """Whether a signal ends a run."""
+    run.mkdir(exist_ok=True)
+    try:
+        with EndSignals(run):
+            if has_progress:
+                with (run / "metrics.jsonl").open("a") as file:
+                    file.write("{}\n")
+            send(number)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_run_once_and_does_not_disturb_what_follows(number: int, tmp_path: Path) -> None:
+    cleaned: list[int] = []
+
+    def work() -> None:
+        with EndSignals(is_process=True), EndSignals(tmp_path):
+            try:
+                send(number)
+            finally:
+                for again in SIGNALS:
+                    send(again)
+                    cleaned.append(again)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert cleaned == list(SIGNALS)
+    # until the process is gone
+    assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
+
+
+def test_what_ends_without_a_signal_puts_back_what_was_there(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with EndSignals(is_process=True), EndSignals(tmp_path):
+        pass
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_handler_that_is_there_is_called_and_left_alone(tmp_path: Path) -> None:
+    heard: list[int] = []
+
+    def hear(number: int, frame: object) -> None:
+        heard.append(number)
+
+    signal.signal(signal.SIGTERM, hear)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    with EndSignals(tmp_path):
+        send(signal.SIGTERM)
+        send(signal.SIGUSR1)
+        assert signal.getsignal(signal.SIGTERM) == hear
+    assert heard == [signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", SIGNALS[1:])
+def test_a_job_is_requeued(number: int, tmp_path: Path, controller: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert ends(tmp_path / "run", number)
+    assert told(controller) == ["requeue 7"]
+    name = signal.Signals(number).name
+    assert capfd.readouterr().err == f"lab: {name}: job 7 is requeued, and goes on from what is recorded\n"
+
+
+def test_a_task_of_an_array_is_requeued_alone(
+    tmp_path: Path, controller: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert ends(tmp_path / "run", signal.SIGTERM)
+    assert told(controller) == ["requeue 7_3"]
+
+
+def test_ctrl_c_in_a_job_ends_the_run(tmp_path: Path, controller: Path) -> None:
+    assert ends(tmp_path / "run", signal.SIGINT)
+    assert not (controller / "told").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        # cancelled, out of time, or requeued by Slurm itself
+        ("=RUNNING", "=COMPLETING"),
+        ("Requeue=1", "Requeue=0"),
+        # from salloc
+        ("BatchFlag=1", "BatchFlag=0"),
+    ],
+)
+def test_a_job_that_ends_or_cannot_be_requeued_ends_the_run(
+    old: str, new: str, tmp_path: Path, controller: Path
+) -> None:
+    (controller / "state").write_text(_RUNNING.replace(old, new))
+    assert ends(tmp_path / "run", signal.SIGTERM)
+    assert told(controller) == []
+
+
+def test_without_progress_a_job_goes_on_since_it_would_be_requeued_for_ever(
+    tmp_path: Path, controller: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert not ends(tmp_path / "run", signal.SIGUSR2, has_progress=False)
+    assert told(controller) == []
+    assert "nothing was recorded since job 7 started; going on until Slurm ends it" in capfd.readouterr().err
+
+
+def test_a_job_that_slurm_refuses_to_requeue_goes_on(
+    tmp_path: Path, controller: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (controller / "refusal").write_text("Access denied")
+    assert not ends(tmp_path / "run", signal.SIGTERM)
+    assert "job 7 cannot be requeued (Access denied)" in capfd.readouterr().err
+
+
+def test_where_slurm_does_not_answer_the_second_signal_ends_the_run(tmp_path: Path, controller: Path) -> None:
+    (controller / "state").unlink()
+    with EndSignals(tmp_path):
+        send(signal.SIGUSR2)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGTERM)

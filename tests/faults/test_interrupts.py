@@ -1,0 +1,82 @@
+"""Ctrl-C and SIGTERM at random moments, once and again: exit code 130, one line, nothing left behind, and it goes on.
+
+FAULTS_SEED repeats the moments.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults.slurm.conftest import STAGE_1, SWEEP
+
+Lab = Callable[..., Any]
+
+SEED = int(os.environ.get("FAULTS_SEED", time.time_ns() % 10**6))
+COMMANDS = {
+    "sweep": SWEEP,
+    "sweep with two workers": (*SWEEP[:-2], "workers=2", "figures=[]"),
+    "training": STAGE_1,
+    "training with a loader": (*STAGE_1, "loader=process"),
+}
+
+
+def group(number: int) -> list[int]:
+    """The processes of a group that are alive."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] not in "ZX" and int(fields[2]) == number:
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_signal_to_all_processes_however_often_is_one_line_and_130(
+    command: str, times: int, number: signal.Signals, lab: Lab, lab_command: tuple[str, ...], outputs: Path
+) -> None:
+    print(f"FAULTS_SEED={SEED}")
+    moments = random.Random(f"{SEED} {command} {times} {number}")
+    directory = outputs / "run"
+    words = [*lab_command, *COMMANDS[command], f"hydra.run.dir={directory}"]
+    with subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            deadline = time.monotonic() + 200
+            rows = moments.randint(1, 30)
+            metrics = directory / "metrics.jsonl"
+            while not metrics.exists() or metrics.read_bytes().count(b"\n") < rows:
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.02)
+            for _ in range(times):
+                # as a terminal, or a step of srun
+                os.killpg(process.pid, number)
+                time.sleep(moments.choice([0, 0.01, 0.1, 0.5]) * moments.random())
+            _, said = process.communicate(timeout=100)
+        finally:
+            process.kill()
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert [line for line in said.splitlines() if "interrupted" in line] == [
+        "lab: interrupted; what is recorded is kept, and resume=RUN goes on"
+    ]
+    # the tracker of multiprocessing ends when it sees that its parent has
+    deadline = time.monotonic() + 5
+    while group(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert group(process.pid) == []
+    done = lab(*(("hmm-risk", "sweep") if "sweep" in command else ("distill",)), f"resume={directory}")
+    assert done.code == 0, done.err
