@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lab import experiments as studies
+from lab.core.streams import printed, steady_streams
 from lab.experiments.spec import Experiment
 
 # One BLAS or OpenMP thread a process: with more, a busy machine is up to 100 times slower, since every small product
@@ -66,6 +67,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script."""
+    steady_streams()
     app()
 
 
@@ -75,9 +77,11 @@ def runs(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs to list.")] = 20,
 ) -> None:
     """List recorded runs, newest first: status, age, main result."""
+    from lab.cli.dispatch import one_line_errors
     from lab.cli.tables import print_runs
 
-    print_runs(study, limit)
+    with one_line_errors(), printed():
+        print_runs(study, limit)
 
 
 @app.command()
@@ -86,7 +90,7 @@ def show(run: Annotated[str, typer.Argument(help="The run: its directory, or the
     from lab.cli.dispatch import one_line_errors
     from lab.cli.tables import print_run
 
-    with one_line_errors():
+    with one_line_errors(), printed():
         print_run(run)
 
 
@@ -106,7 +110,7 @@ def export(
         written = importlib.import_module("lab.experiments.distill.export").main(
             run, dest, sources.StudentSelector(stage, variant, replicate)
         )
-    typer.echo(written)
+    print(written)
 
 
 @app.command(help=_GENERATE)
@@ -143,7 +147,7 @@ def generate(
     """Generate an answer to a prompt."""
     from lab.cli.dispatch import one_line_errors
 
-    with one_line_errors():
+    with one_line_errors(), printed(is_also_written=json is not None):
         distill = importlib.import_module("lab.experiments.distill.generate")
         request = distill.Request(
             model=model,
@@ -170,11 +174,13 @@ def doctor(
     ] = False,
 ) -> None:
     """Report what this machine can run, and how to add the rest."""
+    from lab.cli.dispatch import one_line_errors
     from lab.cli.doctor import measure_products, print_report
 
-    if measure:
-        measure_products()
-    print_report()
+    with one_line_errors(), printed():
+        if measure:
+            measure_products()
+        print_report()
 
 
 @app.command()
@@ -190,7 +196,7 @@ def bench(
     """
     from lab.cli.dispatch import one_line_errors
 
-    with one_line_errors():
+    with one_line_errors(), printed(is_also_written=json is not None):
         run = importlib.import_module("lab.experiments.bench.run")
         run.main(name, repeats=repeats, quick=quick, json_path=json)
 
@@ -200,7 +206,10 @@ def version() -> None:
     """Print the version of lab."""
     from importlib.metadata import version as installed
 
-    typer.echo(f"lab {installed('ssm-lab')}")
+    from lab.cli.dispatch import one_line_errors
+
+    with one_line_errors(), printed():
+        print(f"lab {installed('ssm-lab')}")
 
 
 def found_experiments() -> list[Experiment]:
