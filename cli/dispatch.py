@@ -1,6 +1,7 @@
 """Run a Hydra job from the command line. Bad input ends with one line and exit code 2 before anything is written."""
 
 import contextlib
+import errno
 import importlib
 import io
 import itertools
@@ -17,9 +18,10 @@ from lab.cli.override_errors import explain_failure, unreachable_key
 from lab.cli.resume import resumed
 from lab.cli.slurm_queue import jobs_of_a_sweep
 from lab.core.errors import ConfigError, LabError
-from lab.core.printable import printable
-from lab.core.runs.atomic_files import as_run_error
+from lab.core.runs.atomic_files import WRITING_ERRORS, as_run_error
+from lab.core.runs.find import outputs_root
 from lab.core.runs.signals import EndSignals
+from lab.core.streams import say
 from lab.experiments.spec import Experiment
 
 # points of a sweep that are checked before the first one starts; composing one takes about 0.1 s
@@ -29,6 +31,9 @@ _MOST_CHECKED = 200
 _COMPOSING = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--run", "-r")
 
 _INTERRUPTED = 130
+
+# of pipes between processes of lab
+_BETWEEN_PROCESSES = (errno.EPIPE, errno.ECONNRESET)
 
 
 def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
@@ -40,9 +45,10 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
     logging.getLogger("lab").addHandler(logging.NullHandler())
     with one_line_errors("interrupted; what is recorded is kept, and resume=RUN goes on"):
         refuse_several_processes()
+        _refuse_no_working_folder()
         _load(experiment.register)()
-        overrides, flags = _split(resumed(arguments))
-        _refuse_interpolated_places()
+        overrides, flags = _split(resumed(arguments, study=experiment))
+        _refuse_odd_places()
         if not flags or flags == ["--multirun"]:
             _check_every_point(experiment, overrides, is_multirun=bool(flags))
         elif flags[0] in _COMPOSING:
@@ -69,16 +75,25 @@ def check_command(experiment: Experiment, arguments: Sequence[str]) -> None:
         LabError: for what the user can fix.
     """
     _load(experiment.register)()
-    overrides, flags = _split(resumed(arguments))
-    _refuse_interpolated_places()
+    overrides, flags = _split(resumed(arguments, study=experiment))
+    _refuse_odd_places()
     if flags not in ([], ["--multirun"]):
         raise ConfigError(f"{flags[0]}: a job runs a command as it stands; leave the flag out")
     _check_every_point(experiment, overrides, is_multirun=bool(flags))
 
 
-def _refuse_interpolated_places() -> None:
-    """Hydra would expand a part of the directory's name when it opens the log file there."""
+def _refuse_no_working_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError("the working folder was deleted; go to another one") from error
+
+
+def _refuse_odd_places() -> None:
+    """An empty name would mean the working folder, or the root; and Hydra would expand a part of a name."""
     for name in ("LAB_OUTPUTS", "LAB_RUN_DIR"):
+        if not os.environ.get(name, name).strip():
+            raise ConfigError(f"{name} is empty; give it a folder, or unset it")
         if "${" in os.environ.get(name, ""):
             raise ConfigError(f"{name}={os.environ[name]}: a folder with ${{ in its name cannot hold runs; rename it")
 
@@ -93,13 +108,13 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
-            print(f"lab: {interrupted}", file=sys.stderr)
+            say(interrupted)
             sys.exit(_INTERRUPTED)
         except Exception as error:
             message = _message(error)
             if message is None:
                 raise
-            print(f"lab: {printable(message)}", file=sys.stderr)
+            say(message)
             sys.exit(2)
 
 
@@ -110,12 +125,22 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, MemoryError):
         reason = str(error) or "an allocation failed"
         return f"out of memory: {reason}; lower workers, sizes or batch_size, and resume=RUN goes on"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "no further thread can be started here; lower workers and threads, or raise ulimit -u"
     # before OSError: Hydra's error for an option that does not exist is one
     message = hydra_message(error)
     if message is not None or not isinstance(error, OSError):
         return message
-    known = as_run_error(error, Path(error.filename or "the output folder"))
-    return str(known) if isinstance(known, LabError) else None
+    return _system_message(error)
+
+
+def _system_message(error: OSError) -> str | None:
+    """The line for an error of the system: a place that is gone, full or closed; None for one without a place."""
+    is_output = str(error.filename).startswith(str(outputs_root()))
+    if error.errno in WRITING_ERRORS or error.filename is None or is_output:
+        place = Path(error.filename or "the output folder")
+        return None if error.errno is None or error.errno in _BETWEEN_PROCESSES else str(as_run_error(error, place))
+    return f"{error.filename}: {error.strerror}"
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -150,6 +175,7 @@ def _check_every_point(experiment: Experiment, overrides: Sequence[str], *, is_m
     with initialize_config_module("lab.conf", version_base="1.3"):
         fixed, axes = _sweep_axes(overrides) if is_multirun else (list(overrides), [])
         first = _composed(experiment.config, [*fixed, *(axis[0] for axis in axes)], return_hydra_config=True)
+        _refuse_no_directory(first, is_multirun=is_multirun)
         if is_multirun or str(first.hydra.mode).endswith("MULTIRUN"):
             refuse_several_tasks(first.hydra.launcher)
             params = [f"{key}={value}" for key, value in (first.hydra.sweeper.get("params") or {}).items()]
@@ -164,6 +190,14 @@ def _check_every_point(experiment: Experiment, overrides: Sequence[str], *, is_m
                 is_added = any(word.startswith("+") for word in words)
                 message = unreachable_key(experiment.config, words) if is_added else None
                 raise ConfigError(message or str(error)) from error
+
+
+def _refuse_no_directory(composed: Any, *, is_multirun: bool) -> None:
+    """An empty name would mean the working folder, and runs in it would be one."""
+    key = "sweep" if is_multirun else "run"
+    directory = composed.hydra[key].dir
+    if directory is None or not str(directory).strip():
+        raise ConfigError(f"hydra.{key}.dir={directory!r} is empty; give it a folder, or leave it out")
 
 
 def _without_hydra(composed: Any) -> Any:

@@ -1,9 +1,12 @@
 """Errors of Hydra and OmegaConf as one line that names the key, the value and a hint."""
 
 import io
+import re
 from typing import Any, TextIO
 
 from lab.core.hydra_schema import did_you_mean
+
+_NOT_OPTIONAL = re.compile(r"field '[^']*' is not Optional")
 
 
 def hydra_message(error: Exception) -> str | None:
@@ -31,6 +34,7 @@ def hydra_message(error: Exception) -> str | None:
     lines = [line.strip() for line in text.splitlines()]
     kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_type="))]
     message = "; ".join(line.rstrip(".") for line in kept)
+    message = _NOT_OPTIONAL.sub("it cannot be null; give a value", message)
     last = str(key).rpartition(".")[2]
     names = [str(name) for name in parent] if parent is not None and hasattr(parent, "keys") else []
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and names and last not in names:

@@ -9,11 +9,11 @@ from typing import Any
 
 from lab.cli.resume import quoted
 from lab.core.errors import ConfigError
-from lab.core.runs.console import say
 from lab.core.runs.find import is_open, outputs_root, run_directories
 from lab.core.runs.json_files import json_object_or_none
 from lab.core.runs.record import INDIFFERENT_KEYS
 from lab.core.runs.slurm import job_label, restart_count
+from lab.core.streams import say
 from lab.experiments.spec import Experiment
 
 # how many processes were started together: by torchrun, in a step of srun, by the mpiruns

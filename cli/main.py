@@ -14,6 +14,7 @@ import typer
 from lab import experiments as studies
 from lab.cli.slurm import HELP as SLURM_HELP
 from lab.core.errors import ConfigError
+from lab.core.streams import printed, steady_streams
 from lab.experiments.spec import Experiment
 
 # One BLAS or OpenMP thread a process: with more, a busy machine is up to 100 times slower, since every small product
@@ -68,6 +69,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The console script."""
+    steady_streams()
     app()
 
 
@@ -78,14 +80,12 @@ def runs(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
 ) -> None:
     """List recorded runs, newest first: status, age, main result."""
+    from lab.cli.dispatch import one_line_errors
+    from lab.cli.run_data import write_json
     from lab.cli.tables import listed, print_runs
 
-    if as_json:
-        from lab.cli.run_data import write_json
-
-        write_json(listed(study, limit))
-    else:
-        print_runs(study, limit)
+    with one_line_errors(), printed():
+        write_json(listed(study, limit)) if as_json else print_runs(study, limit)
 
 
 @app.command()
@@ -96,10 +96,10 @@ def show(
     ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="The table as CSV.")] = False,
 ) -> None:
-    """Print the table, verdict and figure paths of a run; with --json or --csv every number in full precision."""
+    """Print the table, verdict and figure paths of a run."""
     from lab.cli.dispatch import one_line_errors
 
-    with one_line_errors():
+    with one_line_errors(), printed():
         if as_json and as_csv:
             raise ConfigError("--json and --csv cannot be printed together; leave one out")
         if as_json:
@@ -132,7 +132,7 @@ def export(
         written = importlib.import_module("lab.experiments.distill.export").main(
             run, dest, sources.StudentSelector(stage, variant, replicate)
         )
-    typer.echo(written)
+    print(written)
 
 
 @app.command(help=_GENERATE)
@@ -169,7 +169,7 @@ def generate(
     """Generate an answer to a prompt."""
     from lab.cli.dispatch import one_line_errors
 
-    with one_line_errors():
+    with one_line_errors(), printed(is_also_written=json is not None):
         distill = importlib.import_module("lab.experiments.distill.generate")
         request = distill.Request(
             model=model,
@@ -196,11 +196,13 @@ def doctor(
     ] = False,
 ) -> None:
     """Report what this machine can run, and how to add the rest."""
+    from lab.cli.dispatch import one_line_errors
     from lab.cli.doctor import measure_products, print_report
 
-    if measure:
-        measure_products()
-    print_report()
+    with one_line_errors(), printed():
+        if measure:
+            measure_products()
+        print_report()
 
 
 @app.command()
@@ -216,7 +218,7 @@ def bench(
     """
     from lab.cli.dispatch import one_line_errors
 
-    with one_line_errors():
+    with one_line_errors(), printed(is_also_written=json is not None):
         run = importlib.import_module("lab.experiments.bench.run")
         run.main(name, repeats=repeats, quick=quick, json_path=json)
 
@@ -226,7 +228,10 @@ def version() -> None:
     """Print the version of lab."""
     from importlib.metadata import version as installed
 
-    typer.echo(f"lab {installed('ssm-lab')}")
+    from lab.cli.dispatch import one_line_errors
+
+    with one_line_errors(), printed():
+        print(f"lab {installed('ssm-lab')}")
 
 
 def found_experiments() -> list[Experiment]:

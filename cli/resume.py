@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.errors import RunError
+from lab.core.runs.atomic_files import refuse_special
 from lab.core.runs.find import find_run, refuse_other_version
-from lab.core.runs.json_files import read_json
+from lab.core.runs.json_files import json_object_or_none, read_json
 from lab.core.runs.record import INDIFFERENT_KEYS
+from lab.experiments.spec import Experiment
 
 # also as the place that a group is put in: data@hydra.callbacks
 _OF_HYDRA = re.compile(r"(^|[@:])hydra([./@:]|$)")
@@ -19,12 +21,16 @@ _RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
 _ELSEWHERE = re.compile(r"\.\.|\$\{")
 
 
-def resumed(arguments: Sequence[str]) -> list[str]:
+def resumed(arguments: Sequence[str], *, study: Experiment) -> list[str]:
     """The command line with `resume=RUN` replaced by that run's own overrides and directory.
+
+    Args:
+        arguments: the command line.
+        study: the one whose command it is.
 
     Raises:
         RunError: if there is no such run, it was never started, other overrides are given with resume=, or another
-            version of lab recorded it.
+            study or version of lab recorded it.
     """
     names = [word.removeprefix("resume=") for word in arguments if word.startswith("resume=")]
     if not names:
@@ -35,6 +41,7 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     if "${" in str(directory):
         raise RunError(f"{directory}: a folder with ${{ in its name cannot hold runs; rename it")
     is_sweep = (directory / "multirun.yaml").exists()
+    _refuse_other_study(directory, study)
     overrides = _sweep_overrides(directory) if is_sweep else _run_overrides(directory)
     free = [word for word in others if word.partition("=")[0] in INDIFFERENT_KEYS]
     # what makes no difference to the numbers may be another in this attempt
@@ -48,6 +55,17 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     if is_sweep:
         return ["--multirun", *overrides, f"hydra.sweep.dir={quoted(directory)}"]
     return [*overrides, f"hydra.run.dir={quoted(directory)}"]
+
+
+def _refuse_other_study(directory: Path, study: Experiment) -> None:
+    """Refuse a run with keys that the study does not have; points of a sweep are runs in its folder."""
+    from hydra.core.config_store import ConfigStore
+
+    known = {str(key) for key in ConfigStore.instance().load(f"{study.config}_schema.yaml").node}
+    for path in (directory / "config.json", *sorted(directory.glob("*/config.json"))[:1]):
+        recorded = json_object_or_none(path) if path.exists() else None
+        if recorded is not None and not recorded.keys() <= known:
+            raise RunError(f"{directory} is no run of `lab {study.command}`; resume it with the command of its study")
 
 
 def quoted(directory: Path) -> str:
@@ -69,10 +87,15 @@ def _sweep_overrides(directory: Path) -> list[str]:
     import yaml
 
     path = directory / "multirun.yaml"
+    refuse_special(path, RunError)
     try:
         # not with OmegaConf: interpolations in somebody's file could read anything, and aliases become copies of copies
         recorded: Any = yaml.safe_load(path.read_bytes())
-        words = [str(word) for word in recorded["hydra"]["overrides"]["task"]]
+        overrides = recorded["hydra"]["overrides"]["task"]
+        if not isinstance(overrides, list):
+            raise TypeError("overrides are a list")
+        words = [str(word) for word in overrides]
+    # brackets in brackets without end are a RecursionError
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged; start a new sweep") from error
     return _harmless(words, path)

@@ -22,6 +22,7 @@ from lab.core.data.source_spec import SourceRequest, SourceSpec
 from lab.core.data.stream import SPLITS
 from lab.core.data.tiling import cut_tiles, load_image
 from lab.core.errors import InputError
+from lab.core.runs.atomic_files import refuse_special
 from lab.core.tokenizer import Tokenizer
 from lab.core.validation import number_in_unit_interval
 
@@ -103,6 +104,7 @@ def _find_lines(config: ConversationFileConfig, split: str) -> tuple[Int64[ndarr
     """Line number and byte offset of every line of a split; blank lines are skipped."""
     numbers, offsets = [], []
     position = 0
+    refuse_special(config.path, InputError)
     try:
         with open(config.path, "rb") as file:
             for number, line in enumerate(file, start=1):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lab.core.data.prompt_format import PromptFormat
 from lab.core.errors import InputError
+from lab.core.runs.atomic_files import refuse_special
 
 # Letters: N tiles, S side of a tile in pixels.
 
@@ -61,6 +62,7 @@ def load_image(path: Path) -> Image.Image:
     Raises:
         InputError: if the file is missing, or is no image that can be read to its end.
     """
+    refuse_special(path, InputError)
     try:
         with Image.open(path) as image:
             image.load()

@@ -8,7 +8,7 @@ from pathlib import Path
 from lab.core.data.prompt_format import IMAGE_TOKENS, TURN_END, TURN_START
 from lab.core.data.public_tokenizers import GgufTokenizer, JsonTokenizer, SentencePieceTokenizer
 from lab.core.errors import CheckpointError, InputError
-from lab.core.runs.atomic_files import write_atomically
+from lab.core.runs.atomic_files import make_folder, refuse_special, write_atomically
 from lab.core.runs.json_files import read_json_object
 from lab.core.tokenizer import Tokenizer
 
@@ -86,6 +86,7 @@ class WordTokenizer:
     def write(self, folder: Path) -> None:
         """Write the list of words to `vocabulary.json` in the folder."""
         words = list(self.tokens[len(SPECIAL_TOKENS) :])
+        make_folder(folder)
         write_atomically(folder / _VOCABULARY_FILE, json.dumps({"words": words}, indent=1) + "\n")
 
     @classmethod
@@ -120,6 +121,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     if folder.suffix == ".gguf":
         return GgufTokenizer(folder)
+    for name in (_VOCABULARY_FILE, "tokenizer.json", "tokenizer.model"):
+        refuse_special(folder / name, CheckpointError)
     if (folder / _VOCABULARY_FILE).exists():
         return WordTokenizer.read(folder)
     if (folder / "tokenizer.json").exists():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lab.core.errors import CheckpointError
 from lab.core.models.hf_config import load_json
 from lab.core.models.tensor_names import KeyMap
-from lab.core.runs.atomic_files import as_run_error, flush, put_folder_in_place
+from lab.core.runs.atomic_files import PARTIAL, as_run_error, default_folder_mode, flush, put_folder_in_place
 from lab.core.runs.tensor_files import write_tensors
 
 ONE_FILE = "model.safetensors"
@@ -133,7 +133,7 @@ def write_checkpoint(
     partial = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=PARTIAL))
         files = [ONE_FILE]
         if len(shards) > 1:
             files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
@@ -147,7 +147,7 @@ def write_checkpoint(
             shutil.copyfile(path, partial / path.name)
             flush(partial / path.name)
         # mkdtemp makes folders private; a checkpoint is as readable as any other result
-        partial.chmod(0o755)
+        partial.chmod(default_folder_mode())
         put_folder_in_place(partial, folder)
     except OSError as error:
         raise as_run_error(error, folder) from error

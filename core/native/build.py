@@ -96,9 +96,30 @@ def find_compiler() -> str | None:
     return None
 
 
+def compiler_version() -> str | None:
+    """The compiler of the loops, in one line; None if there is none that answers."""
+    compiler = find_compiler()
+    try:
+        return None if compiler is None else _version(compiler).partition("\n")[0]
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@cache
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
+
+
 def _name(source: str, compiler: str, optional: tuple[str, ...]) -> str:
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    parts = [compiler, version, platform.machine(), processor_features(), *_FLAGS, *_THIS_PROCESSOR, *optional]
+    parts = [
+        compiler,
+        _version(compiler),
+        platform.machine(),
+        processor_features(),
+        *_FLAGS,
+        *_THIS_PROCESSOR,
+        *optional,
+    ]
     digest = hashlib.sha256("\0".join(parts).encode())
     for path in (_SOURCES / source, *sorted(_SOURCES.glob("*.h"))):
         digest.update(path.read_bytes())

@@ -3,14 +3,16 @@
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
-from lab.core.errors import RunError
+from lab.core.errors import LabError, RunError
 
-# errors the user can fix: disk full, quota, read-only file system, no permission, a file where a folder should be
+# what the user can do; any other error is told in the words of the system
 _HINTS = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the disk quota is used up; free some space",
@@ -18,13 +20,18 @@ _HINTS = {
     errno.EROFS: "the file system is read-only; set LAB_OUTPUTS to a folder that can be written",
     errno.EACCES: "permission denied; set LAB_OUTPUTS to a folder that can be written",
     errno.EPERM: "permission denied; set LAB_OUTPUTS to a folder that can be written",
+    errno.ENOENT: "its folder is not there any more, or cannot hold files; give another place, or start again",
     errno.ENOTDIR: "a part of the path is a file; set LAB_OUTPUTS to a folder that can be written",
+    errno.ELOOP: "it is a link, or one of its folders is one in a circle; remove it",
     errno.EEXIST: "a file is in the way; set LAB_OUTPUTS to a folder that can be written",
 }
 
 
-_PARTIAL = ".partial-"
-# prefix of a folder that is being replaced
+# errors that writing meets rather than reading
+WRITING_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+
+# prefixes: of what is being written, and of a folder that is being replaced
+PARTIAL = ".partial-"
 _REPLACED = ".replaced-"
 
 
@@ -34,13 +41,24 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises:
         RunError: if the disk is full or the folder cannot be written; the old content is intact.
     """
-    data = content.encode() if isinstance(content, str) else content
+    with file_atomically(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def file_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file next to `path` to write into; on exit it is flushed to disk and replaces `path`.
+
+    The folder must be there: one that was deleted in the middle of a run is not made anew.
+
+    Raises:
+        RunError: if the disk is full or the folder cannot be written; the old content is intact.
+    """
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         # mkstemp creates private files; results get the user's default permissions
@@ -57,18 +75,19 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def folder_atomically(path: Path) -> Iterator[Path]:
     """A temporary folder next to `path` to write into; on exit it is flushed to disk and replaces `path`.
 
+    The folder above must be there, as for `file_atomically`.
+
     Raises:
         RunError: if the disk is full or the folder cannot be written; the old content is intact.
     """
     partial = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{_PARTIAL}{path.name}."))
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{PARTIAL}{path.name}."))
         yield partial
         for file in (*partial.iterdir(), partial):
             flush(file)
         # mkdtemp creates private folders; results get the user's default permissions
-        os.chmod(partial, 0o777 & ~_umask())
+        os.chmod(partial, default_folder_mode())
         put_folder_in_place(partial, path)
     except OSError as error:
         raise as_run_error(error, path) from error
@@ -93,6 +112,18 @@ def put_folder_in_place(new: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, unless it is there, but none above it: one that was deleted in the middle of a run stays away.
+
+    Raises:
+        RunError: if it cannot be made.
+    """
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise as_run_error(error, path) from error
+
+
 def remove_partial_folders(parent: Path) -> None:
     """Remove folders that a kill left half-written, and restore the ones they were about to replace."""
     for path in parent.glob(f"{_REPLACED}*"):
@@ -101,8 +132,55 @@ def remove_partial_folders(parent: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             os.replace(path, parent / name)
-    for path in parent.glob(f"{_PARTIAL}*"):
+    for path in parent.glob(f"{PARTIAL}*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove everything below a folder that a kill left half-written; nobody else may be writing there."""
+    for path in folder.rglob(f"{PARTIAL}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def refuse_no_file(path: Path) -> None:
+    """Refuse a path at which no file can be written, before any work whose result goes there.
+
+    Raises:
+        RunError: if it is a folder, a pipe or a device, or as `refuse_unwritable`.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        status = None
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error.strerror}; choose another place") from error
+    # the root has no name either
+    if not path.name or (status is not None and not stat.S_ISREG(status.st_mode)):
+        raise RunError(f"{path} cannot be written: it is {_kind(status)}; give the name of a file")
+    refuse_unwritable(path)
+
+
+def refuse_special(path: Path, error: type[LabError]) -> None:
+    """Refuse what is there but no file, before it is opened: reading a pipe waits for ever, a device may have no end.
+
+    Raises:
+        LabError: of the kind `error`.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        # whoever opens it says why it cannot be
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise error(f"{path} cannot be read: it is {_kind(status)}; give a file")
+
+
+def _kind(status: os.stat_result | None) -> str:
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return "a folder" if status is None else kinds.get(stat.S_IFMT(status.st_mode), "a device")
 
 
 def refuse_unwritable(path: Path) -> None:
@@ -111,18 +189,19 @@ def refuse_unwritable(path: Path) -> None:
     Raises:
         RunError: naming the nearest existing parent, which is not writable.
     """
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    nearest = path
     try:
+        nearest = next(parent for parent in path.absolute().parents if parent.exists())
         # only an attempt is conclusive: root ignores permissions, and permissions do not show a read-only disk
-        os.rmdir(tempfile.mkdtemp(dir=nearest, prefix=_PARTIAL))
+        os.rmdir(tempfile.mkdtemp(dir=nearest, prefix=PARTIAL))
     except OSError as error:
         raise RunError(f"{path} cannot be written: {nearest}: {error.strerror}; choose another place") from error
 
 
-def as_run_error(error: OSError, path: Path) -> Exception:
-    """`error` as one line with a hint if the user can fix it, else `error` itself."""
-    hint = _HINTS.get(error.errno or 0)
-    return error if hint is None else RunError(f"{path} cannot be written: {hint}")
+def as_run_error(error: OSError, path: Path) -> RunError:
+    """`error` as one line, with a hint where there is one."""
+    hint = _HINTS.get(error.errno or 0) or f"{error.strerror or error}; choose another place"
+    return RunError(f"{path} cannot be written: {hint}")
 
 
 def flush(path: Path) -> None:
@@ -141,6 +220,11 @@ def flush(path: Path) -> None:
 def default_mode() -> int:
     """The permissions of a file that the user makes."""
     return 0o666 & ~_umask()
+
+
+def default_folder_mode() -> int:
+    """The permissions of a folder that the user makes."""
+    return 0o777 & ~_umask()
 
 
 def _umask() -> int:

@@ -1,7 +1,6 @@
 """Terminal output of a run: its progress bar, lines in between, and the summary at its end and in `lab show`."""
 
 import itertools
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,17 +11,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lab.core.printable import printable
+from lab.core.streams import say
 
-
-def say(line: str) -> None:
-    """Write a line to standard error at once, also while a signal interrupts another write."""
-    with suppress(OSError):
-        os.write(2, f"lab: {line}\n".encode())
+# of a longer list nobody reads more; the files hold all of it
+_MOST_TABLES, _MOST_SENTENCES = 30, 60
 
 
 @contextmanager
 def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error; yields a function that takes the amount done."""
+    """A progress bar on standard error; yields a function that takes the amount done.
+
+    A bar that cannot be shown is said to be missing, and what it is about goes on.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -31,21 +31,48 @@ def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Callable
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=completed)
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(title, total=total, completed=completed)
+    _try(bar.start, bar)
+    try:
         yield lambda now: bar.update(task, completed=now)
+    finally:
+        _try(bar.stop, bar)
+
+
+def _try(action: Callable[[], None], bar: Progress) -> None:
+    try:
+        action()
+    # a thread that cannot be started is a RuntimeError, a stream that cannot be written an OSError
+    except (RuntimeError, OSError) as error:
+        bar.live.auto_refresh = False
+        with suppress(RuntimeError, OSError):
+            # give back the streams that it has taken
+            bar.stop()
+        say(f"no progress bar: {error}")
 
 
 def print_summary(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], verdict: Sequence[str], figures: Sequence[Path]
 ) -> None:
-    """Print a table for each value of the first column, then the verdict, then where the figures are."""
+    """Print a table for each value of the first column, then the verdict, then where the figures are.
+
+    Of very many the first are printed, and the number of the others. What cannot be printed is lost, not an error.
+    """
+    with suppress(OSError):
+        _print_summary(title, columns, rows, verdict, figures)
+
+
+def _print_summary(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], verdict: Sequence[str], figures: Sequence[Path]
+) -> None:
     # A file or pipe has no width: do not cut tables to 80 columns there. No markup or emoji codes: paths may contain
     # brackets and colons.
     console = Console(width=None if sys.stdout.isatty() else 100, markup=False, emoji=False)
     if title:
         console.print(printable(title), style="bold", highlight=False)
-    for label, block in itertools.groupby(rows, key=lambda row: row[0]):
+    blocks = [(label, list(block)) for label, block in itertools.groupby(rows, key=lambda row: row[0])]
+    for label, block in blocks[:_MOST_TABLES]:
         table = Table(title=printable(label) or None, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
         for name in columns[1:]:
             table.add_column(printable(name), justify="right", no_wrap=True)
@@ -53,7 +80,13 @@ def print_summary(
             table.add_row(*map(printable, row[1:]))
         console.print(table)
         console.print()
-    for line in verdict:
+    if len(blocks) > _MOST_TABLES:
+        console.print(
+            f"({len(blocks) - _MOST_TABLES:,} more tables: summary.json of the run has them)\n", highlight=False
+        )
+    for line in verdict[:_MOST_SENTENCES]:
         console.print(f"- {printable(line)}", highlight=False)
+    if len(verdict) > _MOST_SENTENCES:
+        console.print(f"({len(verdict) - _MOST_SENTENCES:,} more sentences there)", highlight=False)
     for path in figures:
         console.print(f"figure: {printable(str(path))}", highlight=False, soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,8 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lab.core.runs.atomic_files import write_atomically
+from lab.core.errors import RunError
+from lab.core.runs.atomic_files import make_folder, write_atomically
 from lab.core.runs.parquet import write_columns
+from lab.core.streams import say
+
+_log = logging.getLogger(__name__)
 
 # Okabe and Ito's colours, without yellow, which is faint on white; markers distinguish curves without colour
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -67,12 +71,52 @@ def new_figure(*, num_panels: int) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(axes[0])
 
 
-def save_figure(figure: Figure, directory: Path, name: str, columns: Mapping[str, Sequence[object]]) -> None:
+Columns = Mapping[str, Sequence[object]]
+
+
+def draw_figures(
+    folder: Path, names: Sequence[str], draw: Callable[[str], tuple[Figure, Columns] | None]
+) -> list[Path]:
+    """Draw and save figures one after the other; one that fails is named on standard error, and the others follow.
+
+    The numbers are recorded by then: a run does not fail for a picture of them.
+
+    Args:
+        folder: where they are saved.
+        names: of the figures.
+        draw: returns the figure of a name and the plotted numbers; None if there is nothing to draw.
+
+    Returns:
+        The PNG files that were written.
+
+    Raises:
+        RunError: if the disk is full or the folder cannot be written.
+    """
+    saved = []
+    with house_style():
+        for name in names:
+            try:
+                drawn = draw(name)
+                if drawn is not None:
+                    save_figure(drawn[0], folder, name, drawn[1])
+                    saved.append(folder / f"{name}.png")
+            except RunError:
+                raise
+            # matplotlib has many ways to refuse numbers that it cannot show
+            except Exception as error:
+                _log.debug("figure %s", name, exc_info=True)
+                reason = (str(error).splitlines() or [""])[0]
+                say(f"figure {name} could not be drawn ({type(error).__name__}: {reason}); table and summary are whole")
+    return saved
+
+
+def save_figure(figure: Figure, directory: Path, name: str, columns: Columns) -> None:
     """Write NAME.pdf, NAME.png (300 dots an inch) and NAME.parquet with the plotted numbers.
 
     Raises:
         RunError: if the disk is full or the folder cannot be written.
     """
+    make_folder(directory)
     # the font subsetter logs every glyph
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     # no date, so that the same numbers give the same file

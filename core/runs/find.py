@@ -8,7 +8,7 @@ from lab.core.errors import RunError
 from lab.core.runs.json_files import json_object_or_none
 
 # incremented whenever older runs can no longer be read or continued
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def outputs_root() -> Path:

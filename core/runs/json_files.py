@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.errors import LabError, RunError
+from lab.core.runs.atomic_files import refuse_special
 
 
 def read_json(path: Path, *, hint: str, error: type[LabError] = RunError) -> object:
@@ -16,8 +17,9 @@ def read_json(path: Path, *, hint: str, error: type[LabError] = RunError) -> obj
         error: the kind of error.
 
     Raises:
-        LabError: of the kind `error`, if the file is absent, cannot be read, or is not JSON.
+        LabError: of the kind `error`, if the file is absent, a pipe or a device, cannot be read, or is not JSON.
     """
+    refuse_special(path, error)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as fault:

@@ -1,23 +1,77 @@
-"""Rows of results as Parquet: typed columns, written atomically."""
+"""Rows of results as Parquet: typed columns, written atomically, a block of rows at a time."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lab.core.runs.atomic_files import write_atomically
+from lab.core.runs.atomic_files import file_atomically, write_atomically
+
+_BLOCK = 50_000
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+def write_table(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows; columns in order of first appearance, null where a row has no value.
 
     Raises:
         RunError: if the disk is full or the folder cannot be written.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    write_columns(path, {name: [row.get(name) for row in rows] for name in names})
+    with file_atomically(path) as file:
+        table = _TableFile(file)
+        table.write(rows)
+        table.close()
+
+
+class _TableFile:
+    """A table that is being written; its schema widens where later rows need it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._writer: pq.ParquetWriter | None = None
+        self._schema = pa.schema([])
+
+    def write(self, rows: Iterable[Mapping[str, object]]) -> None:
+        """Append rows."""
+        remaining = iter(rows)
+        while block := list(islice(remaining, _BLOCK)):
+            names = list(dict.fromkeys([*self._schema.names, *(name for row in block for name in row)]))
+            self._write(pa.table({name: [row.get(name) for row in block] for name in names}))
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._file, self._schema)
+        self._writer.close()
+
+    def _write(self, table: pa.Table) -> None:
+        schema = pa.unify_schemas([self._schema, table.schema], promote_options="permissive")
+        if self._writer is None or schema != self._schema:
+            self._begin(schema)
+        assert self._writer is not None, "it was begun"
+        self._writer.write_table(table.cast(schema))
+
+    def _begin(self, schema: pa.Schema) -> None:
+        """Begin again with a wider schema, and copy what is written already."""
+        written: list[pa.Table] = []
+        if self._writer is not None:
+            self._writer.close()
+            self._file.flush()
+            self._file.seek(0)
+            content = pq.ParquetFile(io.BytesIO(self._file.read()))
+            written = [content.read_row_group(index) for index in range(content.num_row_groups)]
+            self._file.seek(0)
+            self._file.truncate()
+        self._schema = schema
+        self._writer = pq.ParquetWriter(self._file, schema)
+        for table in written:
+            missing = [name for name in schema.names if name not in table.schema.names]
+            for name in missing:
+                table = table.append_column(name, pa.nulls(len(table)))
+            self._writer.write_table(table.select(schema.names).cast(schema))
 
 
 def write_columns(path: Path, columns: Mapping[str, Sequence[object]]) -> None:

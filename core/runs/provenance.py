@@ -19,6 +19,9 @@ _PACKAGES = (
     "triton",
     "mamba-ssm",
     "causal-conv1d",
+    "fla-core",
+    "pillow",
+    "tokenizers",
     "hydra-core",
     "matplotlib",
     "pyarrow",
@@ -26,19 +29,43 @@ _PACKAGES = (
 # folders whose files determine what a run computes
 _ROOMS = ("cli", "conf", "core", "experiments")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# in the order in which a library looks at them
+_BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+# which of its instructions a library uses is in its hands, but for these
+_INSTRUCTION_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NPY_DISABLE_CPU_FEATURES",
+    "NPY_ENABLE_CPU_FEATURES",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+)
+_ARITHMETIC = ("amx", "asimd", "avx", "bf16", "f16c", "fma", "fphp", "i8mm", "sse", "sve")
 
 
 def collect(
-    *, seeds: Mapping[str, int], backends: Mapping[str, str], products: Mapping[str, str] | None = None
+    *,
+    seeds: Mapping[str, int],
+    backends: Mapping[str, str],
+    computed_by: Sequence[str],
+    settings: Mapping[str, str],
+    products: Mapping[str, str] | None = None,
+    compiler: str | None = None,
 ) -> tuple[dict[str, object], str]:
     """Provenance of this process, and the uncommitted changes of its source as a patch (empty if there are none).
 
     Args:
         seeds: by their keys.
         backends: the implementation of each operator.
+        computed_by: the packages on whose versions the last digits depend.
+        settings: what else of this process they depend on, such as a number of threads; variables that name
+            instructions are added.
         products: what computes the products of linear layers, by dtype; None for a study without such layers.
+        compiler: of the loops, if they are compiled.
     """
-    source = Path(__file__).resolve().parent.parent
+    source = Path(__file__).resolve().parents[2]
     # an installed copy may lie inside another project's repository
     is_checkout = _git(source, "rev-parse", "--show-toplevel").strip() == str(source)
     commit = _git(source, "rev-parse", "HEAD").strip() if is_checkout else ""
@@ -52,11 +79,16 @@ def collect(
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "processor": processor_name(),
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "threads": {name: os.environ.get(name) for name in _THREAD_VARIABLES},
         "seeds": dict(seeds),
         "backends": dict(backends),
+        "computed_by": list(computed_by),
+        "settings": {**settings, **{name: os.environ[name] for name in _INSTRUCTION_VARIABLES if name in os.environ}},
     }
+    if compiler is not None:
+        record["compiler"] = compiler
     job = job_label()
     if job is not None:
         record["slurm"] = {"job": job, "restarts": restart_count()}
@@ -82,6 +114,31 @@ def processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """The processor's instructions for arithmetic, by which libraries choose their loops.
+
+    Others come and go with the version of the system.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
+    return " ".join([platform.machine(), *sorted(flag for flag in flags if flag.startswith(_ARITHMETIC))])
+
+
+def blas() -> str:
+    """The linear algebra library that numpy was built with, and its number of threads."""
+    # heavy: only a study that computes needs it
+    import numpy as np  # noqa: PLC0415
+
+    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    threads = next(
+        (os.environ[name] for name in _BLAS_VARIABLES if name in os.environ), f"each of {os.cpu_count()} cores"
+    )
+    return f"{found['name']} {found['version']}, threads: {threads}"
 
 
 def _new_files(source: Path) -> str:

@@ -2,9 +2,9 @@
 
 config.json        the resolved configuration; a run can only be resumed with the same one
 overrides.json     the overrides that were typed, for resume=
-provenance.json    commit, versions, machine; source.patch next to it holds uncommitted changes
-status.json        running, finished, failed or interrupted, and since when
-metrics.jsonl      every result as it is produced, one object per line; append-only while running
+provenance.json    commit, versions, machine of this attempt and of the earlier ones; uncommitted changes are next to it
+status.json        running, finished, failed or interrupted, and since when; only for the reader
+metrics.jsonl      every result as it is produced, one object per line, under a checksum; append-only while running
 table.parquet      the results, sorted and typed, once complete
 summary.json       the table and sentences printed at the end
 figures/           PDF, PNG, and the plotted numbers
@@ -13,24 +13,28 @@ figures/           PDF, PNG, and the plotted numbers
 import fcntl
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Generic, Self, TypeVar
 
 from lab.core.errors import RunError
-from lab.core.runs.atomic_files import as_run_error, write_atomically
+from lab.core.runs.atomic_files import as_run_error, make_folder, refuse_special, remove_partial_files, write_atomically
+from lab.core.runs.attempts import PROVENANCE, ResumeOn, patch_name, refuse_difference, with_earlier
 from lab.core.runs.find import SCHEMA_VERSION, refuse_other_version
-from lab.core.runs.json_files import read_json_object
+from lab.core.runs.json_files import json_object_or_none, read_json_object
+from lab.core.runs.metrics_file import MetricsFile
+from lab.core.runs.row_store import RowStore
 from lab.core.runs.signals import EndSignals
 from lab.core.runs.sink import Sinks
+from lab.core.streams import say
 
 # the rows of a study, each a TypedDict or another mapping with the column's name as key
 Row = TypeVar("Row", bound=Mapping[str, object])
 
 # Keys that do not affect any recorded number: a run may be resumed with other values of them.
-INDIFFERENT_KEYS = frozenset({"workers", "threads", "loader", "sinks"})
+INDIFFERENT_KEYS = frozenset({"workers", "threads", "loader", "sinks", "resume_on"})
 
 _HINT = "start a new run without resume"
 
@@ -40,7 +44,7 @@ class Run(Generic[Row]):
 
     Attributes:
         directory: where everything is written.
-        rows: rows recorded by earlier attempts, in order.
+        damage: which lines of metrics.jsonl were damaged since, in words; None if none was. Their rows are missing.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Run(Generic[Row]):
         Args:
             directory: the run's directory.
             config: the resolved configuration; an existing run must have the same one, except for `INDIFFERENT_KEYS`.
+                Its key `resume_on` says whether an attempt may compute with something else than the one before.
             overrides: the overrides that were typed, for resume=.
             provenance: of this process.
             patch: uncommitted changes of the source, empty if there are none.
@@ -64,40 +69,66 @@ class Run(Generic[Row]):
 
         Raises:
             RunError: if the directory cannot be written, is open in another process, is damaged, or belongs to a
-                different configuration or another version of lab.
+                different configuration, another version of lab, or what computes with other last digits.
         """
         self.directory = directory
-        self._metrics = directory / "metrics.jsonl"
         self._status: dict[str, str | int] = {"schema_version": SCHEMA_VERSION, "started": _now()}
         self._sinks = Sinks(sinks)
         self._signals = EndSignals(directory)
         self._lock = _lock(directory)
+        self._metrics: MetricsFile[Row] | None = None
         try:
-            self._open(deciding(config), overrides, provenance, patch)
+            self._open(deciding(config), overrides, provenance, patch, str(config.get("resume_on", ResumeOn.same)))
         except BaseException:
-            self._lock.close()
+            self._close()
             raise
 
     def _open(
-        self, config: Mapping[str, object], overrides: Sequence[str], provenance: Mapping[str, object], patch: str
+        self,
+        config: Mapping[str, object],
+        overrides: Sequence[str],
+        provenance: Mapping[str, object],
+        patch: str,
+        resume_on: str,
     ) -> None:
-        path = self.directory / "config.json"
-        is_begun = path.exists() or self._metrics.exists()
+        path, metrics = self.directory / "config.json", self.directory / "metrics.jsonl"
+        is_begun = path.exists() or (metrics.exists() and metrics.stat().st_size > 0)
         if is_begun:
             refuse_other_version(self.directory)
             _refuse_other_config(path, config)
-            status = read_json_object(self.directory / "status.json", hint=_HINT)
-            self._status["started"] = status.get("started", _now())
-        self.rows = self._recover()
+            refuse_difference(self.directory, provenance, resume_on)
+            provenance = with_earlier(self.directory, provenance, resume_on)
+            self._take_start()
+            remove_partial_files(self.directory)
+        self._metrics = MetricsFile(metrics)
+        self.damage = self._metrics.damage()
         if not is_begun:
-            write_atomically(self.directory / "overrides.json", json.dumps(list(overrides)) + "\n")
-        write_atomically(self.directory / "provenance.json", _dump(provenance))
-        if patch:
-            write_atomically(self.directory / "source.patch", patch)
+            self._write("overrides.json", json.dumps(list(overrides)) + "\n")
+        name = patch_name(self.directory, provenance, patch)
+        if name is not None:
+            self._write(name, patch)
+        self._write(PROVENANCE, _dump({**provenance, "patch": name}))
         self._write_status("running")
         # written last: a run killed before this point starts over
         if not is_begun:
-            write_atomically(path, _dump(config))
+            self._write("config.json", _dump(config))
+
+    def _take_start(self) -> None:
+        """When the run began, for the reader: a status that cannot be read stops nobody."""
+        status = json_object_or_none(self.directory / "status.json")
+        if status is None:
+            say(f"{self.directory / 'status.json'} is missing or damaged and written anew; the run goes on")
+        self._status["started"] = str((status or {}).get("started", _now()))
+
+    @property
+    def rows(self) -> RowStore[Row]:
+        """All rows that count, those of earlier attempts included, in order."""
+        return self._file.rows
+
+    @property
+    def _file(self) -> MetricsFile[Row]:
+        assert self._metrics is not None, "it is open as long as the run is"
+        return self._metrics
 
     def __enter__(self) -> Self:
         self._signals.__enter__()
@@ -108,81 +139,82 @@ class Run(Generic[Row]):
     ) -> None:
         try:
             self._sinks.close()
-            if kind is None:
-                self._write_status("finished")
-            # whoever requeues a job, as submitit does, may end the process
-            elif issubclass(kind, KeyboardInterrupt | SystemExit):
-                self._write_status("interrupted")
-            else:
-                self._write_status(
-                    "failed", error=f"{kind.__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                )
+            self._end(kind, error)
         except RunError:
-            # a full disk already ends the run with its own error
+            # a full disk or a deleted folder already ends the run with its own error
             if kind is None:
                 raise
         finally:
-            self._lock.close()
+            self._close()
             self._signals.__exit__(kind, error, traceback)
 
+    def _end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
+        self._file.flush()
+        if kind is None:
+            self._write_status("finished")
+        # whoever requeues a job, as submitit does, may end the process
+        elif issubclass(kind, KeyboardInterrupt | SystemExit):
+            self._write_status("interrupted")
+        else:
+            self._write_status("failed", error=f"{kind.__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+
+    def _close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
+        self._lock.close()
+
     def log(self, rows: Sequence[Row]) -> None:
-        """Append rows to metrics.jsonl in one write; infinity and NaN in the form that Python's json and pandas read.
+        """Append rows to metrics.jsonl in one write.
 
         Raises:
-            RunError: if the disk is full.
+            RunError: if the disk is full, or the file was deleted.
         """
-        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        try:
-            with open(self._metrics, "ab", buffering=0) as file:
-                written = file.write(lines)
-                if written != len(lines):
-                    file.write(lines[written:])
-        except OSError as error:
-            raise as_run_error(error, self._metrics) from error
+        self._file.append(rows)
+        # before they are among the rows: a sink that is opened now gets the earlier ones first
         self._sinks.pass_on(self.directory, self.rows, rows)
-        self.rows += rows
+        self.rows.extend(rows)
 
-    def keep(self, rows: Sequence[Row]) -> None:
-        """Keep only these recorded rows; the rest came from an interrupted work unit."""
-        if len(rows) != len(self.rows):
-            write_atomically(self._metrics, "".join(json.dumps(row) + "\n" for row in rows))
-            self.rows = list(rows)
+    def flush(self) -> None:
+        """Flush the rows to disk, before something is written that counts on them.
+
+        Raises:
+            RunError: if the disk is full, or the file was deleted.
+        """
+        self._file.flush()
+
+    def keep(self, counts: Callable[[Row], bool]) -> None:
+        """Keep only the recorded rows that count; the rest came from an interrupted work unit."""
+        self._file.keep(counts)
+
+    def folder(self, *names: str) -> Path:
+        """A folder in the run's directory, made if it is not there.
+
+        Raises:
+            RunError: if it cannot be made, or the run was deleted.
+        """
+        self._file.refuse_gone()
+        path = self.directory
+        for name in names:
+            path = path / name
+            make_folder(path)
+        return path
 
     def save_summary(self, columns: Sequence[str], rows: Sequence[Sequence[str]], verdict: Sequence[str]) -> None:
         """Save the final table and sentences, for `lab show`."""
         summary = {"columns": list(columns), "rows": [list(row) for row in rows], "verdict": list(verdict)}
-        write_atomically(self.directory / "summary.json", _dump(summary))
+        self._write("summary.json", _dump(summary))
 
     def set_headline(self, title: str, headline: str) -> None:
         """Set the title and the main result in a few words, for `lab runs`."""
         self._status |= {"title": title, "headline": headline}
 
-    def _recover(self) -> list[Row]:
-        """Rows on disk; a last line cut off by a kill is dropped."""
-        if not self._metrics.exists():
-            return []
-        lines = self._metrics.read_bytes().split(b"\n")
-        torn = lines.pop() != b""
-        rows: list[Row] = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            # its keys are those of the study: run format and configuration were compared before
-            is_row = isinstance(row, dict)
-            if not is_row:
-                raise RunError(
-                    f"{self._metrics} is damaged in line {number}; delete that line, or start a new run without resume"
-                )
-            rows.append(row)
-        if torn:
-            write_atomically(self._metrics, b"\n".join([*lines, b""]))
-        return rows
-
     def _write_status(self, status: str, **more: str) -> None:
         self._status |= {"status": status, "updated": _now(), "process": os.getpid()}
-        write_atomically(self.directory / "status.json", _dump({**self._status, **more}))
+        self._write("status.json", _dump({**self._status, **more}))
+
+    def _write(self, name: str, content: str) -> None:
+        self._file.refuse_gone()
+        write_atomically(self.directory / name, content)
 
 
 def deciding(config: Mapping[str, object]) -> dict[str, object]:
@@ -192,6 +224,7 @@ def deciding(config: Mapping[str, object]) -> dict[str, object]:
 
 def _lock(directory: Path) -> IO[str]:
     path = directory / ".lock"
+    refuse_special(path, RunError)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         file = open(path, "a")  # noqa: SIM115  (held open until the run is left)

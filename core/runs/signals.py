@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from lab.core.runs import slurm
-from lab.core.runs.console import say
+from lab.core.streams import say
 
 # Ctrl-C; the end of a cluster job; the warnings that are sent ahead of it
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.errors import CheckpointError
+from lab.core.runs.atomic_files import refuse_special
 from lab.core.runs.json_files import read_json_object
 
 _log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def check_whole(path: Path) -> None:
     files = read_meta(path)["files"]
     for name, digest in files.items():
         file = path / name
+        refuse_special(file, CheckpointError)
         try:
             status = file.stat()
             is_whole = digest == _known_digest(file, status.st_size, status.st_mtime_ns)

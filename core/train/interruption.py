@@ -5,8 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Self
 
-from lab.core.runs.console import say
 from lab.core.runs.signals import SIGNALS, Handler
+from lab.core.streams import say
 
 
 class Interruption:

@@ -2,17 +2,19 @@
 
 checkpoints/step_00000200/
     model.safetensors   the model tensors that training changes or creates
-    state.pt            optimizer, data position, random states; read with weights_only
+    state.pt            optimizer and data position; read with weights_only
     meta.json           step, the best validation loss so far, digests of the files
+
+No random state is among them: every generator is derived from the seed and a name, and nothing draws from torch's own.
 
 A folder is complete or absent. The newest and the best are kept; one that was damaged since is left out, and said so.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -21,7 +23,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lab.core.errors import CheckpointError
-from lab.core.runs.atomic_files import folder_atomically, remove_partial_folders
+from lab.core.runs.atomic_files import folder_atomically, make_folder, remove_partial_folders
 from lab.core.runs.tensor_files import write_tensors
 from lab.core.train.digests import HINT, newest_whole, read_meta, write_meta
 
@@ -53,6 +55,7 @@ class TrainingState:
         best_step: the step with the lowest validation loss.
         best_loss: that loss.
         facts: extra fields for meta.json.
+        more_facts: returns more of them at the moment of writing, when all that they count on is on disk.
     """
 
     tensors: Mapping[str, Tensor]
@@ -62,6 +65,7 @@ class TrainingState:
     best_step: int | None = None
     best_loss: float | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
+    more_facts: Callable[[], Mapping[str, object]] = dict
 
     def note_validation(self, loss: float) -> bool:
         """Whether this is the lowest validation loss so far; if so, record it as the best."""
@@ -76,15 +80,15 @@ class TrainingState:
         Raises:
             RunError: if the disk is full or cannot be written.
         """
+        facts = {**self.facts, **self.more_facts()}
+        make_folder(folder)
         with folder_atomically(checkpoint_path(folder, self.step)) as partial:
             write_tensors(partial / "model.safetensors", self.tensors)
-            state = {"optimizer": self.optimizer.state_dict(), "data": self.data.state, "random": _random_states()}
+            state = {"optimizer": self.optimizer.state_dict(), "data": self.data.state}
             # into an open file, whose errors are those of the disk
             with (partial / "state.pt").open("wb") as file:
                 torch.save(state, file)
-            write_meta(
-                partial, {"step": self.step, "best_step": self.best_step, "best_loss": self.best_loss, **self.facts}
-            )
+            write_meta(partial, {"step": self.step, "best_step": self.best_step, "best_loss": self.best_loss, **facts})
         kept = {checkpoint_path(folder, step) for step in (self.step, self.best_step) if step is not None}
         for path in checkpoints(folder):
             if path not in kept:
@@ -106,7 +110,6 @@ class TrainingState:
             state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
             self.optimizer.load_state_dict(state["optimizer"])
             self.data.restore(state["data"])
-            _set_random_states(state["random"])
             self.step, self.best_step, self.best_loss = int(meta["step"]), meta["best_step"], meta["best_loss"]
         except CheckpointError:
             raise
@@ -152,14 +155,3 @@ def load_tensors(path: Path, *, into: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in into.items():
             tensor.copy_(stored[name])
-
-
-def _random_states() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _set_random_states(states: Mapping[str, Any]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states["cuda"])

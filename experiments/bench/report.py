@@ -185,5 +185,6 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write the result file atomically."""
+    """Write the result file atomically, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -69,6 +69,8 @@ Keys [default]:
   sinks         where rows go besides metrics.jsonl, a list of
                 {", ".join(sink_names())} [[]]
   resume        a run to continue: its directory, or the end of its name
+  resume_on     where a run may be resumed: same (only where it comes to the
+                same last digits), or different (anywhere) [same]
 
 Ctrl-C and the signals of a cluster write a checkpoint after the current step and end the run; a Slurm job is requeued.
 Hydra's own flags work too: -m (sweep over keys or groups), --cfg job (print the configuration), --info,

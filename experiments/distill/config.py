@@ -14,6 +14,7 @@ from lab.core.mixers.spec import mixer_spec
 from lab.core.models import families
 from lab.core.models.families import TeacherConfig
 from lab.core.products import setting
+from lab.core.runs.attempts import ResumeOn
 from lab.core.runs.sinks import refuse_unknown
 from lab.core.train.loop import TrainConfig
 from lab.experiments.distill import student
@@ -125,6 +126,8 @@ class DistillConfig:
     loader: Loader = Loader.auto
     """Where batches are made: inline (between the steps), process (ahead of them, in a separate process), or auto:
     process in a long training that leaves a core free: on a GPU, or with fewer threads than cores."""
+    resume_on: ResumeOn = ResumeOn.same
+    """same: a run that is resumed where its last digits would be others is refused; different: that is only said."""
     sinks: list[str] = field(default_factory=list)
     """Sinks that receive the rows besides metrics.jsonl, by the names of their files in core/runs/sinks."""
 

@@ -16,7 +16,7 @@ from lab.core.models.decoding_state import DecodingState
 from lab.core.models.folder import Precision
 from lab.core.models.generation import SamplingConfig, TextStream, allocate, generate, longest_answer
 from lab.core.products import setting
-from lab.core.runs.atomic_files import refuse_unwritable, write_atomically
+from lab.core.runs.atomic_files import refuse_no_file, write_atomically
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.load import OpenedModel, open_model
@@ -121,7 +121,7 @@ def main(request: Request, *, threads: int | None, json_path: Path | None) -> No
         LabError: naming argument or file, value and fix.
     """
     if json_path is not None:
-        refuse_unwritable(json_path)
+        refuse_no_file(json_path)
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     report = answer(request, _write)
     _write("\n")
@@ -129,6 +129,7 @@ def main(request: Request, *, threads: int | None, json_path: Path | None) -> No
     if json_path is not None:
         asked = {"model": request.model, "prompt": request.prompt, "images": list(map(str, request.images))}
         content = {**asked, "seed": request.seed, **asdict(request.sampling), **asdict(report)}
+        json_path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(json_path, json.dumps(content, indent=2) + "\n")
 
 

@@ -1,7 +1,6 @@
 """The job of `lab distill`: train, evaluate on held-out data, and report."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,9 +14,10 @@ from lab.core.mixers.spec import mixer_like
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.spec import build
+from lab.core.native.build import compiler_version
+from lab.core.native.fallback import say_missing_loops
 from lab.core.operators.backends import Backend, resolve
 from lab.core.products import setting
-from lab.core.runs.json_files import json_object_or_none
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run, deciding
@@ -36,6 +36,9 @@ from lab.experiments.distill.teacher import device_of, digest, new_teacher, open
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+# on their versions the last digits depend
+_PACKAGES = ("numpy", "torch", "triton", "mamba-ssm", "causal-conv1d", "fla-core", "pillow", "tokenizers")
 
 
 def check(config: "DictConfig") -> None:
@@ -84,16 +87,17 @@ def _execute(
     source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
     products = setting.settle(context.teacher, _product_dtypes(settings))
     missing = _missing_loops(settings, context.device)
-    backends = {
-        name: f"{backend.name}, in torch" if name in missing else backend.name
-        for name, backend in _backends(settings, context.device).items()
-    }
-    provenance, patch = collect(seeds={"seed": settings.seed}, backends=backends, products=products)
-    before = json_object_or_none(directory / "provenance.json") or {}
-    with Run[Row](directory, recorded, overrides, provenance, patch, settings.sinks) as record:
-        _say_missing_loops(missing)
-        _say_difference("products", before.get("products", products), products)
-        _say_difference("operators", before.get("backends", backends), backends)
+    provenance, patch = collect(
+        seeds={"seed": settings.seed},
+        backends=_names(_backends(settings, context.device), missing),
+        computed_by=_PACKAGES,
+        settings={"device": _device_name(context.device), "threads": str(torch.get_num_threads())},
+        products=products,
+        compiler=compiler_version() if context.device.type == "cpu" and not missing else None,
+    )
+    content = {**recorded, "resume_on": settings.resume_on.value}
+    with Run[Row](directory, content, overrides, provenance, patch, settings.sinks) as record:
+        say_missing_loops(missing)
         if settings.stage == TEACHER:
             work_on_teacher(record, context)
         else:
@@ -175,10 +179,16 @@ def _missing_loops(config: DistillConfig, device: torch.device) -> dict[str, str
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-def _say_missing_loops(missing: Mapping[str, str]) -> None:
-    if missing:
-        reason = next(iter(missing.values()))
-        print(f"lab: {', '.join(missing)} in torch, slower and with other last digits: {reason}", file=sys.stderr)
+def _names(backends: Mapping[str, Backend], missing: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: f"{backend.name}, in torch" if name in missing else backend.name for name, backend in backends.items()
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return "cpu"
+    return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
 
 
 def _product_dtypes(config: DistillConfig) -> list[torch.dtype]:
@@ -193,31 +203,21 @@ def _product_dtypes(config: DistillConfig) -> list[torch.dtype]:
     return list(dict.fromkeys([dtype, *autocast]))
 
 
-def _say_difference(what: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Say if a run goes on with other implementations than it began with: its last digits may be others too."""
-    changed = [f"{name} {now[name]} (before: {before.get(name)})" for name in now if before.get(name) != now[name]]
-    if changed:
-        print(f"lab: {what} are computed differently from here on: {', '.join(changed)}", file=sys.stderr)
-
-
 def _report(record: Run[Row], settings: DistillConfig) -> float:
     """Table, figures and verdict, rebuilt from the recorded rows, so that a resumed run ends like any other."""
     # matplotlib takes seconds to import: defer it until there is something to draw
     from lab.core.runs.console import print_summary  # noqa: PLC0415
-    from lab.core.runs.figures import house_style, save_figure  # noqa: PLC0415
-    from lab.experiments.distill.figures import FIGURES  # noqa: PLC0415
+    from lab.core.runs.figures import draw_figures  # noqa: PLC0415
+    from lab.experiments.distill.figures import FIGURES, Drawn  # noqa: PLC0415
     from lab.experiments.distill.report import headline, summary_table, table_rows, verdict  # noqa: PLC0415
 
     table = table_rows(record.rows, settings)
-    write_table(record.directory / "table.parquet", table)
-    folder = record.directory / "figures"
-    drawn = []
-    with house_style():
-        for name in settings.figures:
-            figure = FIGURES[name](table)
-            if figure is not None:
-                save_figure(figure[0], folder, name, figure[1])
-                drawn.append(folder / f"{name}.png")
+    write_table(record.folder() / "table.parquet", table)
+
+    def draw(name: str) -> Drawn | None:
+        return FIGURES[name](table)
+
+    drawn = draw_figures(record.folder("figures"), settings.figures, draw)
     header, body = summary_table(table)
     sentences = verdict(table)
     record.save_summary(header, body, sentences)

@@ -21,7 +21,6 @@ from lab.core.models.decoder import LanguageModel
 from lab.core.runs.console import progress
 from lab.core.runs.record import Run
 from lab.core.tokenizer import Tokenizer
-from lab.core.train.digests import newest_whole, read_meta
 from lab.core.train.loop import TrainConfig, TrainedStep, Validation, fit
 from lab.core.train.optim import adamw
 from lab.core.train.state import TrainingState, checkpoints
@@ -32,6 +31,7 @@ from lab.experiments.distill.evaluate import answers_of, compare
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loader import loaded
 from lab.experiments.distill.objectives import AnswersObjective, BatchSource, autocast_of, objective_of
+from lab.experiments.distill.recorded_units import CountedRows, counter_of, keep_what_counts
 from lab.experiments.distill.rows import AccuracyRow, Evaluation, Origin, Row, StepMetrics, joined
 from lab.experiments.distill.sources import source_checkpoint
 from lab.experiments.distill.stage_graph import StageNode, nodes, students
@@ -43,7 +43,7 @@ NEW_TEACHER = "teacher"
 
 
 class CheckpointFacts(TypedDict, total=False):
-    """What meta.json of a checkpoint says besides the loop's own entries.
+    """What meta.json of a checkpoint says besides the loop's own entries and `CountedRows`.
 
     Attributes:
         stage: 1, 2 or 3; a new teacher has none, as of the next two.
@@ -77,18 +77,19 @@ def work_on_students(record: Run[Row], context: RunContext, source: Path | None)
         CheckpointError: if a checkpoint is damaged.
     """
     todo = nodes(students(context.config))
-    done = _keep_what_counts(record, {node.key: _folder(record, node) for node in todo})
+    done = keep_what_counts(record, {node.key: _folder(record, node) for node in todo})
     teacher_digest = digest(context.teacher)
     if BASELINES not in done:
-        record.log(_ended(_baselines(context), {"unit": BASELINES}))
+        record.log(_ended(_baselines(context), {"unit": BASELINES}, num_before=0))
     for number, node in enumerate(todo, start=1):
         if node.key in done:
             continue
         title = f"{number} of {len(todo)}: " + (f"stage {node.stage}" if node.stage else "untrained")
         origin: Origin = {"unit": node.key, "stage": node.stage, "replicate": node.replicate}
         student = _starting_student(record, context, node, source, teacher_digest)
+        num_before = 0
         if node.recipe is not None:
-            _train(record, context, node, student, teacher_digest, origin, title)
+            num_before = _train(record, context, node, student, teacher_digest, origin, title)
         evaluation = context.config.evaluation
         batches = context.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
         with progress(f"{title}, evaluation", len(batches)) as advance:
@@ -101,7 +102,7 @@ def work_on_students(record: Run[Row], context: RunContext, source: Path | None)
                 chunk_size=context.config.stage_3.chunk_size,
                 follow=advance,
             )
-        record.log(_ended(rows, origin))
+        record.log(_ended(rows, origin, num_before=num_before))
 
 
 def work_on_teacher(record: Run[Row], context: RunContext) -> None:
@@ -112,7 +113,7 @@ def work_on_teacher(record: Run[Row], context: RunContext) -> None:
         CheckpointError: if a checkpoint is damaged.
     """
     folder = record.directory / "checkpoints" / NEW_TEACHER
-    if NEW_TEACHER in _keep_what_counts(record, {NEW_TEACHER: folder}):
+    if NEW_TEACHER in keep_what_counts(record, {NEW_TEACHER: folder}):
         return
     recipe, evaluation = context.config.stage_teacher, context.config.evaluation
     model = context.teacher.requires_grad_(True)
@@ -124,15 +125,15 @@ def work_on_teacher(record: Run[Row], context: RunContext) -> None:
     with _loaded(context, state, stream, recipe) as batches:
         objective = AnswersObjective(model, autocast_of(recipe, context.device))
         feed = BatchSource(objective, batches, held_out, context.device)
-        _fit(record, state, feed, recipe, "stage_teacher", folder, {"unit": NEW_TEACHER}, "teacher")
+        num_before = _fit(record, state, feed, recipe, "stage_teacher", folder, {"unit": NEW_TEACHER}, "teacher")
     model.requires_grad_(False)
-    target = record.directory / "teacher"
+    target = record.folder() / "teacher"
     if target.exists():
         # left by an attempt killed after this point; the weights are the same
         shutil.rmtree(target)
     assert isinstance(context.tokenizer, WordTokenizer), "a task that ships has one"
     write_teacher(model, context.tokenizer, target)
-    record.log(_ended(_baselines(context), {"unit": NEW_TEACHER}))
+    record.log(_ended(_baselines(context), {"unit": NEW_TEACHER}, num_before=num_before))
 
 
 def _starting_student(
@@ -158,13 +159,14 @@ def _train(
     teacher_digest: str,
     origin: Origin,
     title: str,
-) -> None:
+) -> int:
+    """Train a stage to its end; returns the number of rows that its training has recorded."""
     recipe, evaluation = node.recipe, context.config.evaluation
     assert recipe is not None, "a seed is not trained"
     trained = set_trainable(student, trainable_names(student, node.stage, train_decay=recipe.train_decay))
     if not trained:
         # every layer stayed softmax: the student equals its teacher
-        return
+        return 0
     objective = objective_of(
         node.stage,
         teacher=context.teacher,
@@ -185,8 +187,9 @@ def _train(
     state.load_newest(folder)
     with _loaded(context, state, stream, recipe) as batches:
         feed = BatchSource(objective, batches, held_out, context.device)
-        _fit(record, state, feed, recipe, f"stage_{node.stage}", folder, origin, title)
+        num_rows = _fit(record, state, feed, recipe, f"stage_{node.stage}", folder, origin, title)
     student.requires_grad_(False)
+    return num_rows
 
 
 def _training_state(
@@ -221,14 +224,26 @@ def _fit(
     folder: Path,
     origin: Origin,
     title: str,
-) -> None:
+) -> int:
+    """Train and record every step; returns the number of rows that the training has recorded."""
+    counter = counter_of(record, origin["unit"])
+
+    def log(done: TrainedStep | Validation) -> None:
+        row = _row_of(done, origin)
+        record.log([row])
+        counter.add(row)
+        advance(state.step)
+
+    def facts() -> CountedRows:
+        # a checkpoint counts on the rows before it, also after a power cut
+        record.flush()
+        return counter.counted
+
+    state.more_facts = facts
+    record.folder("checkpoints", folder.name)
     with progress(title, recipe.steps, completed=state.step) as advance:
-
-        def log(done: TrainedStep | Validation) -> None:
-            record.log([_row_of(done, origin)])
-            advance(state.step)
-
         fit(state, feed.step, recipe, name=name, folder=folder, validate=feed.validate, log=log)
+    return counter.num_rows
 
 
 def _row_of(done: TrainedStep | Validation, origin: Origin) -> Row:
@@ -286,29 +301,16 @@ def _about(name: str, row: AccuracyRow) -> AccuracyRow:
     return {**row, "model": name}
 
 
-def _keep_what_counts(record: Run[Row], folders: dict[str, Path]) -> set[str]:
-    """Drop an interrupted unit's rows after its newest checkpoint; returns the finished units."""
-    done = {row["unit"] for row in record.rows if row["kind"] == "done"}
-    steps = {unit: _newest_step(folder) for unit, folder in folders.items()}
-
-    def counts(row: Row) -> bool:
-        newest = steps.get(row["unit"], -1)
-        is_before = (row["kind"] == "train" or row["kind"] == "validation") and row["step"] <= newest
-        return row["unit"] in done or is_before
-
-    record.keep([row for row in record.rows if counts(row)])
-    return done
-
-
-def _newest_step(folder: Path) -> int:
-    path = newest_whole(checkpoints(folder))
-    return -1 if path is None else int(read_meta(path)["step"])
-
-
 def _folder(record: Run[Row], node: StageNode) -> Path:
     return record.directory / "checkpoints" / node.name
 
 
-def _ended(rows: Sequence[Evaluation], origin: Origin) -> list[Row]:
-    """Rows of a unit followed by its `done` row, to be written together: without it, the others are discarded."""
-    return [*(joined(origin, row) for row in rows), {**origin, "kind": "done"}]
+def _ended(rows: Sequence[Evaluation], origin: Origin, *, num_before: int) -> list[Row]:
+    """Rows of a unit followed by its `done` row, to be written together: without it, the others are discarded.
+
+    Args:
+        rows: of the evaluation.
+        origin: what they are about.
+        num_before: rows that the unit has recorded already.
+    """
+    return [*(joined(origin, row) for row in rows), {**origin, "kind": "done", "num_rows": num_before + len(rows)}]

@@ -1,9 +1,11 @@
 """Report of a finished run: the table, a summary, and a verdict in words."""
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from lab.core.runs.row_store import RowStore
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.rows import Origin, Quantity, ResultRow, Row, joined
 from lab.experiments.distill.stage_graph import StageNode, students
@@ -39,15 +41,21 @@ class Summary:
         return stdev(self.values[quantity]) if len(self.values[quantity]) > 1 else None
 
 
-def table_rows(rows: Sequence[Row], config: DistillConfig) -> list[Row]:
+def table_rows(rows: Sequence[Row], config: DistillConfig) -> Sequence[Row]:
     """All results, by student: rows of a stage shared by several students are repeated for each of them."""
-    by_unit: dict[str, list[Row]] = {}
-    for row in rows:
+    return RowStore(_table_rows(rows, config))
+
+
+def _table_rows(rows: Sequence[Row], config: DistillConfig) -> Iterator[Row]:
+    places: dict[str, array[int]] = {}
+    for place, row in enumerate(rows):
         if row["kind"] != "done":
-            by_unit.setdefault(row["unit"], []).append(_without_unit(row))
+            places.setdefault(row["unit"], array("q")).append(place)
     all_students = students(config) if config.stage_numbers or config.stage == "all" else []
     units = {node.key for student in all_students for node in student.path}
-    table = [row for unit, others in by_unit.items() if unit not in units for row in others]
+    for unit in places:
+        if unit not in units:
+            yield from (_without_unit(rows[place]) for place in places[unit])
     for student in all_students:
         for node in student.path:
             origin: Origin = {
@@ -57,8 +65,7 @@ def table_rows(rows: Sequence[Row], config: DistillConfig) -> list[Row]:
                 "is_last": node is student.path[-1],
                 "initialisation": _initialisation(node),
             }
-            table += [joined(origin, row) for row in by_unit.get(node.key, [])]
-    return table
+            yield from (joined(origin, _without_unit(rows[place])) for place in places.get(node.key, ()))
 
 
 def _without_unit(row: Row) -> Row:

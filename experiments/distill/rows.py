@@ -131,9 +131,14 @@ class ResultRow(Origin):
 
 
 class DoneRow(Origin):
-    """The end of a unit of work; without it, the unit's other rows are discarded."""
+    """The end of a unit of work; without it, the unit's other rows are discarded.
+
+    Attributes:
+        num_rows: rows that the unit has recorded before this one.
+    """
 
     kind: Literal["done"]
+    num_rows: int
 
 
 Evaluation = LayerRow | AccuracyRow | ResultRow

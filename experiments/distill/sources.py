@@ -9,6 +9,8 @@ from lab.core.errors import CheckpointError, ConfigError, RunError
 from lab.core.hydra_schema import to_typed
 from lab.core.mixers.spec import mixer_spec
 from lab.core.models.folder import Kind, ModelFolder
+from lab.core.runs.atomic_files import refuse_special
+from lab.core.runs.checked_lines import Findings, read
 from lab.core.runs.find import SCHEMA_VERSION, find_run, outputs_root, refuse_other_version, run_directories
 from lab.core.runs.json_files import json_object_or_none
 from lab.core.train.digests import read_meta
@@ -231,21 +233,14 @@ def _typed(recorded: dict[str, object], folder: Path) -> DistillConfig:
 
 
 def _done(folder: Path) -> set[str]:
-    """Units of work recorded as done; a last line cut off by a kill is ignored."""
+    """Units of work recorded as done; lines that are damaged or cut off are ignored."""
     path = folder / "metrics.jsonl"
+    refuse_special(path, RunError)
     try:
-        lines = path.read_text().splitlines()
+        with path.open("rb") as file:
+            return {str(row.get("unit")) for row in read(file, Findings()) if row.get("kind") == "done"}
     except OSError:
         return set()
-    done = set()
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and row.get("kind") == "done":
-            done.add(str(row.get("unit")))
-    return done
 
 
 def _at(tree: Mapping[str, object], key: str) -> object:

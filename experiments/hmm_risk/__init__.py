@@ -58,6 +58,8 @@ FIGURES
 SINKS
   resume                 a run to continue: its directory, or the end of its
                          name
+  resume_on              where a run may be resumed: same (only where it comes
+                         to the same last digits), or different [same]
 
 Hydra's own flags work too: -m (sweep over keys or groups), --cfg job (print the configuration), --info,
 hydra/launcher=slurm_cpu (submit the points of a sweep).

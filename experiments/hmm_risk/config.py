@@ -8,6 +8,7 @@ from typing import Any
 
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import register_options_resolver, register_schema
+from lab.core.runs.attempts import ResumeOn
 from lab.core.runs.sinks import refuse_unknown
 from lab.experiments.hmm_risk import heads
 from lab.experiments.hmm_risk.heads.linear import LinearOptions
@@ -259,6 +260,8 @@ class HmmRiskConfig:
     workers: int | None = None
     """Number of processes; null: one per core."""
 
+    resume_on: ResumeOn = ResumeOn.same
+    """same: a run that is resumed where its last digits would be others is refused; different: that is only said."""
     sinks: list[str] = field(default_factory=list)
     """Sinks that receive the rows besides metrics.jsonl, by the names of their files in core/runs/sinks."""
 

@@ -2,16 +2,19 @@
 
 import logging
 import os
-import sys
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.core.hydra_schema import to_typed
+from lab.core.native.build import compiler_version
+from lab.core.native.fallback import say_missing_loops
 from lab.core.runs.console import print_summary, progress
 from lab.core.runs.parquet import write_table
-from lab.core.runs.provenance import collect
+from lab.core.runs.provenance import blas, collect
 from lab.core.runs.record import Run
+from lab.core.streams import say
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.grid.expand import expand
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger(__name__)
+
+_FILTER = "hmm_filter"
 
 # columns that a cell gives to each of its rows
 _FROM_CELL = ("label", "curve", "num_train", "tokens_per_sequence", "context_length")
@@ -56,33 +61,44 @@ def run(config: "DictConfig") -> float:
     resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(resolved, dict), "a composed configuration is a mapping"
     content = {str(key): value for key, value in resolved.items()}
-    backends = {"linear_algebra": "numpy, scipy", **_filter_backend(cells)}
-    provenance, patch = collect(seeds={"seed": settings.seed}, backends=backends)
+    is_discrete = any(cell.is_discrete for cell in cells)
+    missing = _missing_loop() if is_discrete else {}
+    provenance, patch = collect(
+        seeds={"seed": settings.seed},
+        backends={"linear_algebra": blas(), **_filter_backend(missing, is_discrete=is_discrete)},
+        computed_by=("numpy", "scipy", "torch") if is_discrete else ("numpy", "scipy"),
+        settings={},
+        compiler=compiler_version() if is_discrete and not missing else None,
+    )
     directory = Path(hydra.runtime.output_dir)
     with Run[Row](directory, content, list(hydra.overrides.task), provenance, patch, settings.sinks) as record:
+        say_missing_loops(missing)
         _work(record, settings, cells)
         return _report(record, settings, cells)
 
 
-def _filter_backend(cells: Sequence[Cell]) -> dict[str, str]:
-    """What filters the sequences of discrete HMMs, if there are any; a fall-back is said."""
-    if not any(cell.is_discrete for cell in cells):
-        return {}
+def _missing_loop() -> dict[str, str]:
+    """Why the loop that filters sequences of discrete HMMs is missing, by the operator's name; empty if it is not."""
     # only a discrete HMM needs torch, which takes 2 s to import
     from lab.core.hmm.forward_filter import why_not_compiled  # noqa: PLC0415
 
     reason = why_not_compiled()
-    if reason is None:
-        return {"hmm_filter": "compiled"}
-    print(f"lab: hmm_filter in torch, slower and with other last digits: {reason}", file=sys.stderr)
-    return {"hmm_filter": "in torch"}
+    return {} if reason is None else {_FILTER: reason}
+
+
+def _filter_backend(missing: Mapping[str, str], *, is_discrete: bool) -> dict[str, str]:
+    if not is_discrete:
+        return {}
+    return {_FILTER: "in torch" if _FILTER in missing else "compiled"}
 
 
 def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
     every_unit = list(units(cells))
     done = recorded_units(record.rows, every_unit, cells)
     finished = {(unit.cell, replicate) for unit in done for replicate in unit.replicates or (None,)}
-    record.keep([row for row in record.rows if (row["cell"], row.get("replicate")) in finished])
+    record.keep(lambda row: (row["cell"], row.get("replicate")) in finished)
+    if record.damage is not None:
+        say(f"{record.damage}: what they held is computed again")
     todo = [unit for unit in every_unit if unit not in done]
     if done:
         _log.info("%d of %d units of work are already recorded and are skipped", len(done), len(every_unit))
@@ -93,7 +109,7 @@ def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> N
             advance(number)
 
 
-def recorded_units(rows: Sequence[Row], every_unit: Sequence[Unit], cells: Sequence[Cell]) -> set[Unit]:
+def recorded_units(rows: Iterable[Row], every_unit: Sequence[Unit], cells: Sequence[Cell]) -> set[Unit]:
     """The units with all rows recorded; rows of an interrupted unit are ignored."""
     counts: dict[tuple[int, object], int] = {}
     for row in rows:
@@ -107,15 +123,22 @@ def recorded_units(rows: Sequence[Row], every_unit: Sequence[Unit], cells: Seque
     return done
 
 
-def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> list[TableRow]:
-    """Measured rows with their theory, ordered by cell, width, ridge and replicate."""
-    theory = {(row["cell"], row["width"], row["ridge"]): row for row in rows if row["kind"] == "theory"}
+def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> Iterator[TableRow]:
+    """Measured rows with their theory, ordered by cell, width, ridge and replicate; one cell at a time in memory."""
+    places: dict[int, array[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row["cell"], array("q")).append(place)
+    for index in sorted(places):
+        yield from _rows_of_cell([rows[place] for place in places[index]], cells[index])
+
+
+def _rows_of_cell(rows: Sequence[Row], cell: Cell) -> list[TableRow]:
+    theory = {(row["width"], row["ridge"]): row for row in rows if row["kind"] == "theory"}
     table: list[TableRow] = []
     for row in rows:
         if row["kind"] == "theory":
             continue
-        cell = cells[row["cell"]]
-        known = theory[row["cell"], row["width"], row["ridge"]]
+        known = theory[row["width"], row["ridge"]]
         joined: TableRow = {
             "cell": cell.index,
             **{name: getattr(cell, name) for name in _FROM_CELL},
@@ -133,31 +156,27 @@ def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> list[TableRow]:
                 "fixed_problem_excess": excess + known["misspecification"],
             }
         table.append(joined)
-    return sorted(table, key=lambda row: (row["cell"], row["width"], row["ridge"], row["replicate"]))
+    return sorted(table, key=lambda row: (row["width"], row["ridge"], row["replicate"]))
 
 
 def _report(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> float:
     """Table, figures and verdict, rebuilt from the recorded rows, so that a resumed run ends like any other."""
     # importing matplotlib takes as long as a small sweep: defer it until there is something to draw
-    from lab.core.runs.figures import house_style, save_figure  # noqa: PLC0415
+    from lab.core.runs.figures import draw_figures  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.figure_spec import FigureData  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.figures import figure  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.report import headline, largest_gap, summary_table  # noqa: PLC0415
-    from lab.experiments.hmm_risk.results.summary import curves  # noqa: PLC0415
+    from lab.experiments.hmm_risk.results.summary import Curves  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.verdict import verdict  # noqa: PLC0415
 
-    table = table_rows(record.rows, cells)
-    write_table(record.directory / "table.parquet", table)
-    lines = curves(table)
-    unit = "per output" if settings.per_output else "(sum over outputs)"
-    folder = record.directory / "figures"
-    with house_style():
-        for name in settings.figures:
-            drawn, columns = figure(name).draw(FigureData(lines, unit))
-            save_figure(drawn, folder, name, columns)
+    found = Curves()
+    write_table(record.folder() / "table.parquet", found.seen(table_rows(record.rows, cells)))
+    lines = found.all()
+    data = FigureData(lines, "per output" if settings.per_output else "(sum over outputs)")
+    drawn = draw_figures(record.folder("figures"), settings.figures, lambda name: figure(name).drawn(data))
     sentences = verdict(lines, is_one_problem="fixed_problem_excess" in settings.figures)
     header, body = summary_table(lines)
     record.save_summary(header, body, sentences)
     record.set_headline(settings.title, headline(lines))
-    print_summary(settings.title, header, body, sentences, [folder / f"{name}.png" for name in settings.figures])
+    print_summary(settings.title, header, body, sentences, drawn)
     return largest_gap(lines)

@@ -236,7 +236,7 @@ def test_a_folder_without_permission_is_refused(typed: Lab, outputs: Path, tiny:
     check_refused(sweep(typed, *tiny), str(outputs), "permission")
 
 
-@pytest.mark.parametrize("name", ["config.json", "status.json", "overrides.json", "metrics.jsonl"])
+@pytest.mark.parametrize("name", ["config.json", "overrides.json", "provenance.json"])
 def test_resuming_a_damaged_run_is_refused(name: str, typed: Lab, recorded: Path) -> None:
     (recorded / name).write_text("{torn\n")
     before = (recorded / "metrics.jsonl").read_bytes()

@@ -94,3 +94,13 @@ def test_a_secret_does_not_get_into_an_export(
     assert done.code == 2
     assert "config.json holds an interpolation" in done.err
     assert not (tmp_path / "exported").exists()
+
+
+def test_results_are_not_written_through_a_link(typed: Typed, tmp_path: Path, recorded: Path) -> None:
+    other = tmp_path / "profile"
+    other.write_text("of the user\n")
+    (recorded / "metrics.jsonl").unlink()
+    (recorded / "metrics.jsonl").symlink_to(other)
+    done = typed("hmm-risk", "sweep", f"resume={recorded}")
+    assert (done.code, "metrics.jsonl" in done.err, "link" in done.err) == (2, True, True)
+    assert other.read_text() == "of the user\n"

@@ -66,7 +66,7 @@ DISTILL = {
         ["student=null"],
         "student=null: a group cannot be null; choose from hybrid, linear",
     ),
-    "null for a part": (["stage_1=null"], "stage_1=null: field 'stage_1' is not Optional"),
+    "null for a part": (["stage_1=null"], "stage_1=null: it cannot be null; give a value"),
     "left out": (["~data"], "data must be given; write data=VALUE"),
 }
 # one of each kind of answer; composing takes most of the time, so the rest are slow tests

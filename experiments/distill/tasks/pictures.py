@@ -19,6 +19,7 @@ from numpy import ndarray
 
 from lab.core.data.stream import SPLITS
 from lab.core.errors import InputError
+from lab.core.runs.atomic_files import refuse_special
 
 # Letters: N pictures, S side in pixels.
 
@@ -98,6 +99,7 @@ def _read_idx(folder: Path, name: str, num_axes: int) -> UInt8[ndarray, "..."]:
     for path, opener in ((folder / f"{name}.gz", gzip.open), (folder / name, open)):
         if not path.exists():
             continue
+        refuse_special(path, InputError)
         try:
             with opener(path, "rb") as file:
                 content = file.read()

@@ -22,7 +22,7 @@ from lab.experiments.hmm_risk.results.figures import figure
 _NOISELESS = (RepresentationName.posterior, RepresentationName.next_token_distribution)
 
 # keys of how a run is executed and shown, which do not define a problem
-_OF_THE_RUN = {"title", "gammas", "workers", "curves", "figures", "sinks"}
+_OF_THE_RUN = {"title", "gammas", "workers", "curves", "figures", "sinks", "resume_on"}
 
 GridKey = Literal["num_train", "tokens_per_sequence", "context_length", "observation_noise", "snr", "num_states"]
 

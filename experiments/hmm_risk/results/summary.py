@@ -1,14 +1,22 @@
 """From single draws to curves: mean, spread and distance from theory at every point of a sweep."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
 from lab.experiments.hmm_risk.rows import MEASURED_QUANTITIES
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
+
+# columns that are the same for all draws of a point, besides those of theory
+_SHARED = frozenset({"gamma", "width", "context_length", "snr", "noise_floor", "null_risk"})
+_THEORY = "theory_"
 
 # Within this many rows of p = n the mean of the risk, or its variance, is infinite (inverse Wishart moments).
 NO_MEAN_WITHIN = 3
@@ -56,57 +64,100 @@ class Curve:
         return np.where(self.has_mean & np.isfinite(theory), gap, np.nan)
 
 
+class _Points:
+    """The points of one curve: what their draws measured, and the columns that all draws of a point share."""
+
+    def __init__(self, ridge: str, *, is_reference: bool) -> None:
+        self.ridge = ridge
+        self.is_reference = is_reference
+        self._numbers: dict[tuple[float, ...], int] = {}
+        self._shared: list[dict[str, float]] = []
+        self._measured: list[dict[str, array[float]]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take a row: one draw at one point."""
+        key = (row["num_train"], row["width"], row["context_length"])
+        number = self._numbers.setdefault(key, len(self._shared))
+        if number == len(self._shared):
+            names = (name for name in row if name in _SHARED or name.startswith(_THEORY))
+            self._shared.append({name: _number(row[name]) for name in names})
+            self._measured.append({name: array("d") for name in MEASURED_QUANTITIES if name in row})
+        for name, values in self._measured[number].items():
+            values.append(_number(row[name]))
+
+    def curve(self, label: str, *, several_ridges: bool) -> Curve:
+        """The curve through the points, ordered by rows, width and context."""
+        ordered = [self._numbers[key] for key in sorted(self._numbers)]
+        first = [self._shared[number] for number in ordered]
+        measured = [name for name in MEASURED_QUANTITIES if all(name in self._measured[n] for n in ordered)]
+        # all cells have the same number of replicates, so the values of a quantity form a matrix
+        values = {name: np.array([self._measured[number][name] for number in ordered]) for name in measured}
+        counts = {name: np.sum(np.isfinite(block), axis=1) for name, block in values.items()}
+        with np.errstate(invalid="ignore"):
+            error = {name: values[name].std(axis=1, ddof=1) / np.sqrt(counts[name]) for name in measured}
+            mean = {name: values[name].mean(axis=1) for name in measured}
+        words = [label] if label else []
+        if several_ridges:
+            words.append(f"λ = {self.ridge}" if self.ridge != "optimal" else "optimal λ")
+        return Curve(
+            label=", ".join(words) or "measured",
+            ridge=self.ridge,
+            x={name: _column(first, name) for name in ("gamma", "width", "context_length", "snr")},
+            mean=mean,
+            standard_error=error,
+            median={name: np.median(values[name], axis=1) for name in measured},
+            low={name: np.quantile(values[name], 0.1, axis=1) for name in measured},
+            high={name: np.quantile(values[name], 0.9, axis=1) for name in measured},
+            theory={name.removeprefix(_THEORY): _column(first, name) for name in first[0] if name.startswith(_THEORY)},
+            floor=_column(first, "noise_floor"),
+            null_excess=_column(first, "null_risk") - _column(first, "noise_floor"),
+            has_mean=np.array(
+                [self.ridge != "0" or abs(n - width) > NO_MEAN_WITHIN for n, width, _ in sorted(self._numbers)]
+            ),
+            is_reference=self.is_reference,
+        )
+
+
+class Curves:
+    """The curves of a table whose rows come one at a time: same label and ridge, ordered by width, then by context."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str], _Points] = {}
+
+    def seen(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Pass rows on, taking note of each."""
+        for row in rows:
+            key = (row["label"], row["ridge"])
+            points = self._groups.get(key)
+            if points is None:
+                points = _Points(row["ridge"], is_reference=bool(row["gaussian_reference"]))
+                self._groups[key] = points
+            points.add(row)
+            yield row
+
+    def all(self) -> list[Curve]:
+        """The curves, in the order in which their first rows came."""
+        several_ridges = len({ridge for _, ridge in self._groups}) > 1
+        grouped = [points.curve(label, several_ridges=several_ridges) for (label, _), points in self._groups.items()]
+        # a signal-to-noise ratio that does not depend on the width is more informative than the noise level
+        if all("SNR" not in curve.label and np.ptp(curve.x["snr"]) < 1e-6 * curve.x["snr"][0] for curve in grouped):
+            return [
+                replace(curve, label=f"{curve.label}, SNR {curve.x['snr'][0]:.3g}".lstrip(", ")) for curve in grouped
+            ]
+        return grouped
+
+
 def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
-    """Group the rows of a table into curves: same label and ridge, ordered by width, then by context."""
-    groups: dict[tuple[str, str], dict[tuple[float, ...], list[Mapping[str, Any]]]] = {}
-    for row in rows:
-        point = (row["num_train"], row["width"], row["context_length"])
-        groups.setdefault((row["label"], row["ridge"]), {}).setdefault(point, []).append(row)
-    several_ridges = len({ridge for _, ridge in groups}) > 1
-    grouped = [_curve(label, ridge, points, several_ridges) for (label, ridge), points in groups.items()]
-    # a signal-to-noise ratio that does not depend on the width is more informative than the noise level
-    if all("SNR" not in curve.label and np.ptp(curve.x["snr"]) < 1e-6 * curve.x["snr"][0] for curve in grouped):
-        return [replace(curve, label=f"{curve.label}, SNR {curve.x['snr'][0]:.3g}".lstrip(", ")) for curve in grouped]
-    return grouped
+    """The curves of the rows of a table."""
+    found = Curves()
+    for _ in found.seen(rows):
+        pass
+    return found.all()
 
 
-def _curve(
-    label: str, ridge: str, points: dict[tuple[float, ...], list[Mapping[str, Any]]], several_ridges: bool
-) -> Curve:
-    ordered = [points[key] for key in sorted(points)]
-    first = [replicates[0] for replicates in ordered]
-    measured = [name for name in MEASURED_QUANTITIES if all(name in row for row in first)]
-    # all cells have the same number of replicates, so the values of a quantity form a matrix
-    values = {name: _rectangle([[row[name] for row in replicates] for replicates in ordered]) for name in measured}
-    counts = {name: np.sum(np.isfinite(block), axis=1) for name, block in values.items()}
-    with np.errstate(invalid="ignore"):
-        error = {name: values[name].std(axis=1, ddof=1) / np.sqrt(counts[name]) for name in measured}
-        mean = {name: values[name].mean(axis=1) for name in measured}
-    words = [label] if label else []
-    if several_ridges:
-        words.append(f"λ = {ridge}" if ridge != "optimal" else "optimal λ")
-    return Curve(
-        label=", ".join(words) or "measured",
-        ridge=ridge,
-        x={name: _column(first, name) for name in ("gamma", "width", "context_length", "snr")},
-        mean=mean,
-        standard_error=error,
-        median={name: np.median(values[name], axis=1) for name in measured},
-        low={name: np.quantile(values[name], 0.1, axis=1) for name in measured},
-        high={name: np.quantile(values[name], 0.9, axis=1) for name in measured},
-        theory={name.removeprefix("theory_"): _column(first, name) for name in first[0] if name.startswith("theory_")},
-        floor=_column(first, "noise_floor"),
-        null_excess=_column(first, "null_risk") - _column(first, "noise_floor"),
-        has_mean=np.array(
-            [row["ridge"] != "0" or abs(row["num_train"] - row["width"]) > NO_MEAN_WITHIN for row in first]
-        ),
-        is_reference=bool(first[0]["gaussian_reference"]),
-    )
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
-def _rectangle(lists: Sequence[Sequence[float | None]]) -> Float64[ndarray, "k r"]:
-    return np.array([[np.nan if value is None else value for value in inner] for inner in lists], dtype=np.float64)
-
-
-def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Float64[ndarray, " k"]:
-    return np.array([np.nan if row.get(name) is None else row[name] for row in rows], dtype=np.float64)
+def _column(rows: Sequence[Mapping[str, float]], name: str) -> Float64[ndarray, " k"]:
+    return np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)

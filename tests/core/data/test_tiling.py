@@ -113,7 +113,7 @@ def test_an_image_cut_short_at_any_byte_is_refused_or_whole(extension: str, tmp_
 def test_a_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"photo\.png does not exist"):
         load_image(tmp_path / "photo.png")
-    with pytest.raises(InputError, match="is no image"):
+    with pytest.raises(InputError, match="it is a folder"):
         load_image(tmp_path)
 
 

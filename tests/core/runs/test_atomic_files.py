@@ -8,18 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from lab.core.errors import RunError
+from lab.core.errors import InputError, RunError
 from lab.core.runs import atomic_files
-from lab.core.runs.atomic_files import folder_atomically, remove_partial_folders, write_atomically
+from lab.core.runs.atomic_files import (
+    folder_atomically,
+    make_folder,
+    refuse_no_file,
+    refuse_special,
+    remove_partial_files,
+    remove_partial_folders,
+    write_atomically,
+)
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
-    write_atomically(tmp_path / "a" / "b" / "file.json", "ä")
-    assert (tmp_path / "a" / "b" / "file.json").read_bytes() == "ä".encode()
+def test_a_folder_that_was_deleted_is_not_made_anew(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"a/file cannot be written: its folder is not there"):
+        write_atomically(tmp_path / "a" / "file", "ä")
+    with pytest.raises(RunError, match=r"a/b cannot be written: its folder is not there"):
+        folder_of(tmp_path / "a" / "b", "new")
+    with pytest.raises(RunError, match=r"a/b cannot be written: its folder is not there"):
+        make_folder(tmp_path / "a" / "b")
+    assert names(tmp_path) == []
 
 
 def test_a_result_is_as_readable_as_any_other_file(tmp_path: Path) -> None:
@@ -86,15 +99,56 @@ def test_a_file_where_a_folder_should_be_is_refused(tmp_path: Path) -> None:
         write_atomically(tmp_path / "outputs" / "file", "new")
 
 
-def test_an_error_that_the_user_cannot_cure_is_not_ours_to_explain(
+def test_an_error_without_a_hint_is_told_in_the_words_of_the_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(handle: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(atomic_files.os, "fsync", broken)
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(RunError, match="file cannot be written: Input/output error; choose another place"):
         write_atomically(tmp_path / "file", "new")
+
+
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path, kind in ((pipe, "a pipe"), (link, "a pipe"), (tmp_path, "a folder"), (Path("/dev/null"), "a device")):
+        with pytest.raises(InputError, match=f"{path} cannot be read: it is {kind}; give a file"):
+            refuse_special(path, InputError)
+        with pytest.raises(RunError, match=f"{path} cannot be written: it is {kind}; give the name of a file"):
+            refuse_no_file(path)
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "absent"):
+        refuse_special(path, InputError)
+        refuse_no_file(path)
+    refuse_no_file(tmp_path / "new" / "folder" / "file")
+
+
+@pytest.mark.parametrize("path", ["/", "/proc/x/y", "n" * 300, ".", "file/below"])
+def test_a_place_where_no_file_can_be_is_refused(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        refuse_no_file(Path(path))
+    assert names(tmp_path) == ["file"]
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    program = """
+import os, sys
+from pathlib import Path
+from lab.core.runs.atomic_files import file_atomically
+with file_atomically(Path(sys.argv[1])) as file:
+    os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "figures" / "loss.png")], check=False)
+    assert len(names(tmp_path / "figures")) == 1
+    (tmp_path / "figures" / "kept").write_text("")
+    remove_partial_files(tmp_path)
+    assert names(tmp_path / "figures") == ["kept"]
 
 
 def folder_of(path: Path, content: str) -> None:

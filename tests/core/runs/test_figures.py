@@ -86,5 +86,5 @@ def test_colours_can_be_told_apart(deficiency):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"risk\.pdf cannot be written: .*; set LAB_OUTPUTS"):
+    with pytest.raises(RunError, match=r"file cannot be written: .*; set LAB_OUTPUTS"):
         draw(tmp_path / "file")

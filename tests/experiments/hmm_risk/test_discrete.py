@@ -56,7 +56,7 @@ def table(**fields: Any) -> list[Row]:
         common |= {"widths": None, "gammas": shipped_keys()["gammas"]}
     cells = expand(HmmRiskConfig(**common | fields))
     worker = WorkerState(cells)
-    return table_rows([row for unit in units(cells) for row in worker.run(unit)], cells)
+    return list(table_rows([row for unit in units(cells) for row in worker.run(unit)], cells))
 
 
 @pytest.mark.parametrize("name", PROBLEMS)

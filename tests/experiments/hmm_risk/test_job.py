@@ -39,7 +39,8 @@ def problem(**changes: Any) -> HmmRiskConfig:
 
 def table_of(config: HmmRiskConfig, workers: int = 1) -> list[Row]:
     cells = expand(config)
-    return table_rows([row for _, rows in run_all(cells, list(units(cells)), workers) for row in rows], cells)
+    rows = [row for _, rows in run_all(cells, list(units(cells)), workers) for row in rows]
+    return list(table_rows(rows, cells))
 
 
 def exact(rows: list[Row]) -> str:
@@ -69,7 +70,7 @@ def test_the_order_of_work_makes_no_difference(make: Callable[..., HmmRiskConfig
     backwards = list(units(cells))[::-1]
     worker = WorkerState(cells)
     rows = [row for unit in backwards for row in worker.run(unit)]
-    assert exact(table_rows(rows, cells)) == exact(table_of(make()))
+    assert exact(list(table_rows(rows, cells))) == exact(table_of(make()))
 
 
 @by_problem

@@ -1,0 +1,114 @@
+"""Attempts at one run: what computed each, and whether the next one comes to the same last digits.
+
+provenance.json describes the present attempt; its entry `earlier` lists those before it, oldest first. A run goes on
+only where it comes to the same last digits, unless its key resume_on=different says that others will do.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from lab.core.errors import RunError
+from lab.core.runs.json_files import json_object_or_none
+from lab.core.streams import say
+
+PROVENANCE, EARLIER = "provenance.json", "earlier"
+# differences that a message names
+_NAMED = 3
+
+
+class ResumeOn(StrEnum):
+    """On what a run may be resumed."""
+
+    same = "same"
+    """Only where it comes to the same last digits."""
+    different = "different"
+    """Anywhere: from there on the last digits may be others."""
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What computes with other last digits than before, in words.
+
+    Args:
+        before: provenance of an attempt.
+        now: provenance of another one.
+    """
+    theirs, ours = dict(_deciding(before)), dict(_deciding(now))
+    return [
+        f"{name} is {ours.get(name, 'not used')}, was {theirs.get(name, 'not used')}"
+        for name in dict.fromkeys([*ours, *theirs])
+        if ours.get(name) != theirs.get(name)
+    ]
+
+
+def refuse_difference(run: Path, provenance: Mapping[str, Any], resume_on: str) -> None:
+    """Refuse to go on with a run where its numbers would not be those of an uninterrupted one.
+
+    With resume_on=different, and for other source code, which may well compute the same, that is only said.
+
+    Raises:
+        RunError: naming what differs and what can be done.
+    """
+    before = json_object_or_none(run / PROVENANCE)
+    if before is None:
+        found = [f"{run / PROVENANCE} is missing or damaged, so that what computed it is not known"]
+    else:
+        found = differences(before, provenance)
+        _say_other_code(before, provenance)
+    if not found:
+        return
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    what = f"{'; '.join(found[:_NAMED])}{more}"
+    if resume_on != ResumeOn.different:
+        raise RunError(
+            f"{run} would go on with other last digits: {what}; resume it where it began, or with resume_on=different"
+        )
+    say(f"{run} goes on with other last digits (resume_on=different): {what}")
+
+
+def with_earlier(run: Path, provenance: Mapping[str, Any], resume_on: str) -> dict[str, Any]:
+    """The provenance of an attempt that goes on with a run, and of all before it."""
+    before = json_object_or_none(run / PROVENANCE) or {}
+    earlier = before.pop(EARLIER, [])
+    told = {"resume_on": resume_on} if resume_on != ResumeOn.same else {}
+    return {**provenance, **told, EARLIER: [*earlier, before]}
+
+
+def patch_name(run: Path, provenance: Mapping[str, Any], patch: str) -> str | None:
+    """The file for the uncommitted changes of an attempt, an earlier one's if they are the same; None for none."""
+    if not patch:
+        return None
+    for number in itertools.count(1):
+        path = run / (f"source-{number}.patch" if number > 1 else "source.patch")
+        if not path.exists() or number > len(provenance.get(EARLIER, [])) or path.read_text() == patch:
+            return path.name
+    return None
+
+
+def _deciding(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """By name, what the last digits depend on."""
+    for name in ("processor", "instructions", "compiler", "device"):
+        if provenance.get(name) is not None:
+            yield name, str(provenance[name])
+    for name in provenance.get("computed_by", ()):
+        yield name, str(provenance.get("versions", {}).get(name, "not installed"))
+    for part, words in (("settings", ""), ("backends", ""), ("products", "products of ")):
+        for name, value in provenance.get(part, {}).items():
+            yield f"{words}{name}", str(value)
+
+
+def _say_other_code(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    theirs, ours = (
+        (record.get("commit"), record.get("is_dirty"), record.get("versions", {}).get("ssm-lab"))
+        for record in (before, now)
+    )
+    if theirs != ours:
+        say(f"going on with other source code: {_code(ours)}, before: {_code(theirs)}")
+
+
+def _code(code: tuple[Any, ...]) -> str:
+    commit, is_dirty, version = code
+    name = f"commit {str(commit)[:8]}" if commit else f"version {version}"
+    return f"{name} with changes" if is_dirty else name

@@ -1,0 +1,118 @@
+"""metrics.jsonl of a run, held open: rows are appended under a running checksum, and read without damaged lines."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from lab.core.errors import RunError
+from lab.core.runs.atomic_files import as_run_error, file_atomically, refuse_special
+from lab.core.runs.checked_lines import Findings, encode, read
+from lab.core.runs.row_store import RowStore
+
+Row = TypeVar("Row", bound=Mapping[str, object])
+
+# rows that are written anew at a time
+_BLOCK = 1000
+# lines that a message names
+_NAMED = 3
+
+
+class MetricsFile(Generic[Row]):
+    """The rows of one run, on disk and in memory.
+
+    Attributes:
+        path: of the file.
+        rows: all rows that count, in order.
+        damaged: numbers of the lines that were not as they had been written when the file was opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or make it; a last line that a kill cut off is removed.
+
+        Raises:
+            RunError: if it cannot be read or written.
+        """
+        self.path = path
+        self.rows: RowStore[Row] = RowStore()
+        found = Findings()
+        refuse_special(path, RunError)
+        try:
+            # no link: in a run folder from somebody else it could lead to any file of the user's
+            self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            with open(self._handle, "rb", closefd=False) as file:
+                self.rows.extend(read(file, found))  # type: ignore[arg-type]  # the study's: configurations agree
+            if os.fstat(self._handle).st_size > found.size:
+                os.ftruncate(self._handle, found.size)
+        except OSError as error:
+            raise as_run_error(error, path) from error
+        self._crc, self.damaged = found.crc, found.damaged
+
+    def damage(self) -> str | None:
+        """Which lines were damaged, in words; None if none was."""
+        if not self.damaged:
+            return None
+        more = len(self.damaged) - _NAMED
+        named = ", ".join(map(str, self.damaged[:_NAMED])) + (f" and {more} more" if more > 0 else "")
+        are = "lines" if len(self.damaged) > 1 else "line"
+        return f"{self.path}: {are} {named} not as written, or lines before missing"
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Append rows to the file in one write, not yet to `rows`.
+
+        Raises:
+            RunError: if the disk is full, or the file was deleted or replaced.
+        """
+        self.refuse_gone()
+        lines, crc = encode(rows, self._crc)
+        try:
+            written = os.write(self._handle, lines)
+            if written != len(lines):
+                os.write(self._handle, lines[written:])
+        except OSError as error:
+            raise as_run_error(error, self.path) from error
+        self._crc = crc
+
+    def flush(self) -> None:
+        """Flush what was appended to disk: what is written afterwards may count on it.
+
+        Raises:
+            RunError: if that fails, or the file was deleted or replaced.
+        """
+        self.refuse_gone()
+        try:
+            os.fsync(self._handle)
+        except OSError as error:
+            raise as_run_error(error, self.path) from error
+
+    def keep(self, counts: Callable[[Row], bool]) -> None:
+        """Keep only the rows that count; the file is written anew if any does not, or lines were damaged."""
+        kept: RowStore[Row] = RowStore(row for row in self.rows if counts(row))
+        if len(kept) == len(self.rows) and not self.damaged:
+            return
+        crc = 0
+        with file_atomically(self.path) as file:
+            for start in range(0, len(kept), _BLOCK):
+                lines, crc = encode(kept[start : start + _BLOCK], crc)
+                file.write(lines)
+        self.close()
+        self._handle = os.open(self.path, os.O_RDWR | os.O_APPEND)
+        self.rows, self._crc, self.damaged = kept, crc, []
+
+    def refuse_gone(self) -> None:
+        """Refuse to go on where the file is not the one that was opened: nothing is begun anew in the middle.
+
+        Raises:
+            RunError: naming it.
+        """
+        ours = os.fstat(self._handle)
+        try:
+            there = os.stat(self.path)
+        except OSError:
+            there = None
+        if there is None or (there.st_ino, there.st_dev) != (ours.st_ino, ours.st_dev):
+            raise RunError(f"{self.path} was deleted or replaced while the run went on; start the run again")
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._handle)
