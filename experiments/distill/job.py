@@ -1,6 +1,5 @@
 """The job of `lab distill`: train, evaluate on held-out data, and report."""
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -17,6 +16,7 @@ from lab.core.models.decoder import LanguageModel
 from lab.core.models.spec import build
 from lab.core.operators.backends import Backend, resolve
 from lab.core.products import setting
+from lab.core.resources import refuse_too_many_threads, usable_cores
 from lab.core.runs.json_files import json_object_or_none
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
@@ -25,6 +25,7 @@ from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
 from lab.experiments.distill.data_sources import data_sources
+from lab.experiments.distill.estimate import refuse_steps_that_do_not_fit, refuse_weights_that_do_not_fit
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.pipeline import RunContext, work_on_students, work_on_teacher
@@ -38,14 +39,18 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-def check(config: "DictConfig") -> None:
-    """Refuse invalid runs before anything is written: bad keys, damaged checkpoints, no run to start from.
+def check(config: "DictConfig", folder: Path | None = None) -> None:
+    """Refuse invalid runs before anything is written: bad keys, damaged checkpoints, no run to start from, no room.
+
+    Args:
+        config: as composed.
+        folder: where the run will write; None if another machine will run it, which may have more room.
 
     Raises:
         LabError: naming key or file, value and fix.
     """
     settings = to_typed(config, DistillConfig)
-    context = _context(settings)
+    context = _context(settings, folder)
     if settings.stage in ("2", "3"):
         source, teacher_digest = find_source(settings, _recorded(config)), digest(context.teacher)
         for node in nodes(students(settings)):
@@ -72,7 +77,8 @@ def run(config: "DictConfig") -> float:
 def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> float:
     """Run or continue a composed configuration in a directory; see `run`."""
     settings = to_typed(config, DistillConfig)
-    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+    refuse_too_many_threads(settings.threads)
+    torch.set_num_threads(settings.threads or usable_cores())
     with setting.using(settings.products):
         return _execute(settings, _recorded(config), directory, overrides)
 
@@ -80,7 +86,7 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
 def _execute(
     settings: DistillConfig, recorded: Mapping[str, object], directory: Path, overrides: Sequence[str]
 ) -> float:
-    context = _context(settings)
+    context = _context(settings, directory)
     source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
     products = setting.settle(context.teacher, _product_dtypes(settings))
     missing = _missing_loops(settings, context.device)
@@ -110,8 +116,10 @@ def _recorded(config: "DictConfig") -> dict[str, object]:
     return deciding({str(key): value for key, value in resolved.items()})
 
 
-def _context(config: DistillConfig) -> RunContext:
-    """Teacher and data of a run, loaded and validated."""
+def _context(config: DistillConfig, folder: Path | None) -> RunContext:
+    """Teacher and data of a run, loaded and validated; `folder` as for `check`."""
+    if folder is not None:
+        refuse_too_many_threads(config.threads)
     device = device_of(config.device)
     setting.refuse(config.products, device, _product_dtypes(config))
     if config.stage == TEACHER:
@@ -122,6 +130,7 @@ def _context(config: DistillConfig) -> RunContext:
                 "stage=teacher trains a vision-language model on a task with its own vocabulary: choose "
                 f"data={' or '.join(tasks)}, and a teacher whose architecture is given, such as teacher=hovle_tiny"
             )
+        _refuse_weights(config, given, folder, device)
         words = task.tokenizer(config.prompt.system)
         tokenizer: Tokenizer = words
         teacher: LanguageModel = new_teacher(
@@ -131,6 +140,7 @@ def _context(config: DistillConfig) -> RunContext:
     else:
         opened = open_teacher(config.teacher, device=device, seed=config.seed)
         architecture = opened.architecture
+        _refuse_weights(config, architecture, folder, device)
         _check_students(config, architecture)
         tokenizer = tokenizer_of(opened.folder, config.prompt, config.data)
         teacher = opened.model
@@ -139,8 +149,18 @@ def _context(config: DistillConfig) -> RunContext:
     # detect missing, broken or useless files before anything is written
     data.refuse_broken()
     list(data.held_out(1, batch_size=1))
-    data.stream("check", batch_size=1).next_batch()
+    sample = data.stream("check", batch_size=1).next_batch()
+    if folder is not None and device.type == "cpu":
+        refuse_steps_that_do_not_fit(config, architecture, sample)
     return RunContext(config, teacher, data, tokenizer, device)
+
+
+def _refuse_weights(
+    config: DistillConfig, architecture: ModelConfig, folder: Path | None, device: torch.device
+) -> None:
+    if folder is not None:
+        free = None if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+        refuse_weights_that_do_not_fit(config, architecture, folder, free=free)
 
 
 def _check_students(config: DistillConfig, architecture: ModelConfig) -> None:

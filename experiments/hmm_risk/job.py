@@ -1,21 +1,22 @@
 """The job of `lab hmm-risk sweep`: run and record every unit of work, then write table, figures and verdict."""
 
 import logging
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.core.hydra_schema import to_typed
+from lab.core.resources import usable_cores
 from lab.core.runs.console import print_summary, progress
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run
 from lab.experiments.hmm_risk.config import HmmRiskConfig
+from lab.experiments.hmm_risk.estimate import refuse_what_does_not_fit
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.grid.expand import expand
-from lab.experiments.hmm_risk.pool import Unit, run_all, units
+from lab.experiments.hmm_risk.pool import Unit, count_units, run_all, units
 from lab.experiments.hmm_risk.rows import Row, TableRow
 
 if TYPE_CHECKING:
@@ -28,13 +29,20 @@ _log = logging.getLogger(__name__)
 _FROM_CELL = ("label", "curve", "num_train", "tokens_per_sequence", "context_length")
 
 
-def check(config: "DictConfig") -> None:
-    """Reject an invalid configuration before anything is written.
+def check(config: "DictConfig", folder: Path | None = None) -> None:
+    """Reject an invalid configuration, or one that is too large for this machine, before anything is written.
+
+    Args:
+        config: as composed.
+        folder: where the sweep will write; None if another machine will run it.
 
     Raises:
         ConfigError: naming key, value and fix.
     """
-    expand(to_typed(config, HmmRiskConfig))
+    settings = to_typed(config, HmmRiskConfig)
+    cells = expand(settings)
+    if folder is not None:
+        refuse_what_does_not_fit(settings, cells, folder)
 
 
 def run(config: "DictConfig") -> float:
@@ -53,12 +61,14 @@ def run(config: "DictConfig") -> float:
     settings = to_typed(config, HmmRiskConfig)
     cells = expand(settings)
     hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    # on the machine that a launcher chose, too
+    refuse_what_does_not_fit(settings, cells, directory)
     resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(resolved, dict), "a composed configuration is a mapping"
     content = {str(key): value for key, value in resolved.items()}
     backends = {"linear_algebra": "numpy, scipy", **_filter_backend(cells)}
     provenance, patch = collect(seeds={"seed": settings.seed}, backends=backends)
-    directory = Path(hydra.runtime.output_dir)
     with Run[Row](directory, content, list(hydra.overrides.task), provenance, patch, settings.sinks) as record:
         _work(record, settings, cells)
         return _report(record, settings, cells)
@@ -79,21 +89,21 @@ def _filter_backend(cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
-    every_unit = list(units(cells))
-    done = recorded_units(record.rows, every_unit, cells)
+    done = recorded_units(record.rows, units(cells), cells)
     finished = {(unit.cell, replicate) for unit in done for replicate in unit.replicates or (None,)}
     record.keep([row for row in record.rows if (row["cell"], row.get("replicate")) in finished])
-    todo = [unit for unit in every_unit if unit not in done]
+    num_units = count_units(cells)
     if done:
-        _log.info("%d of %d units of work are already recorded and are skipped", len(done), len(every_unit))
-    workers = settings.workers or len(os.sched_getaffinity(0))
-    with progress("draws", len(every_unit), completed=len(done)) as advance:
+        _log.info("%d of %d units of work are already recorded and are skipped", len(done), num_units)
+    todo = (unit for unit in units(cells) if unit not in done)
+    workers = min(settings.workers or usable_cores(), num_units - len(done))
+    with progress("draws", num_units, completed=len(done)) as advance:
         for number, (_, rows) in enumerate(run_all(cells, todo, workers), start=len(done) + 1):
             record.log(rows)
             advance(number)
 
 
-def recorded_units(rows: Sequence[Row], every_unit: Sequence[Unit], cells: Sequence[Cell]) -> set[Unit]:
+def recorded_units(rows: Sequence[Row], every_unit: Iterable[Unit], cells: Sequence[Cell]) -> set[Unit]:
     """The units with all rows recorded; rows of an interrupted unit are ignored."""
     counts: dict[tuple[int, object], int] = {}
     for row in rows:
