@@ -19,6 +19,9 @@ from lab.experiments.distill.stage_graph import nodes, students
 # moments of AdamW for each trained weight
 _MOMENTS = 2
 
+# what a run loads once it has begun: figures, tables, compiled loops
+_LOADED_BYTES = 150e6
+
 # newest, best, and the one that is being written
 _CHECKPOINTS = 3
 
@@ -55,7 +58,7 @@ def refuse_steps_that_do_not_fit(config: DistillConfig, architecture: ModelConfi
     Args:
         config: of the run.
         architecture: of its teacher, whose weights are loaded.
-        sample: a batch of one sample.
+        sample: a batch of a few samples.
 
     Raises:
         ConfigError: naming the key of the batch, with the estimate and what is free.
@@ -79,12 +82,12 @@ def steps(config: DistillConfig, architecture: ModelConfig, sample: Batch) -> li
         kept = _kept_floats(architecture, per_layer=per_layer) * size
         logits = _logits_bytes(architecture, recipe, recipe.batch_size * _num_tokens(sample))
         num_bytes = recipe.batch_size * (_num_tokens(sample) * kept + 2 * _data_bytes(sample)) + logits
-        found.append((f"{name}.batch_size", recipe.batch_size, num_bytes + trained))
+        found.append((f"{name}.batch_size", recipe.batch_size, num_bytes + trained + _LOADED_BYTES))
     evaluated = config.evaluation.batch_size
     passing = _passing_floats(architecture) * size
     logits = _logits_bytes(architecture, config.stage_3, evaluated * _num_tokens(sample))
     num_bytes = evaluated * (_num_tokens(sample) * passing + 2 * _data_bytes(sample)) + logits
-    return [*found, ("evaluation.batch_size", evaluated, num_bytes)]
+    return [*found, ("evaluation.batch_size", evaluated, num_bytes + _LOADED_BYTES)]
 
 
 def num_weights(architecture: ModelConfig) -> int:
@@ -134,20 +137,20 @@ def _kept_floats(architecture: ModelConfig, *, per_layer: bool) -> float:
         return passing + max(mixers)
     layers = zip(architecture.decoders, mixers, strict=True)
     return passing + sum(
-        decoder.num_layers * (mixer + 5.0 * decoder.hidden_size + 4.0 * decoder.intermediate_size)
+        decoder.num_layers * (mixer + 3.3 * decoder.hidden_size + 2.6 * decoder.intermediate_size)
         for decoder, mixer in layers
     )
 
 
 def _mixer_floats(decoder: DecoderConfig) -> float:
     """Operands, gates, outputs and their gradients of one mixer for each token."""
-    return 20.0 * decoder.num_heads * decoder.head_dim + 4.0 * decoder.hidden_size
+    return 13.0 * decoder.num_heads * decoder.head_dim + 2.6 * decoder.hidden_size
 
 
 def _passing_floats(architecture: ModelConfig) -> float:
     """Numbers of one layer of the teacher for each token, which the next layer replaces."""
     return max(
-        4.0 * decoder.intermediate_size + 6.0 * decoder.hidden_size + 4.0 * decoder.num_heads * decoder.head_dim
+        2.6 * decoder.intermediate_size + 4.0 * decoder.hidden_size + 2.6 * decoder.num_heads * decoder.head_dim
         for decoder in architecture.decoders
     )
 
@@ -161,8 +164,8 @@ def _num_tokens(sample: Batch) -> int:
     return max(sample.llm_ids.shape[1], sample.embedding_ids.shape[1])
 
 
-def _data_bytes(sample: Batch) -> int:
-    return sample.pixel_values.nbytes
+def _data_bytes(sample: Batch) -> float:
+    return sample.pixel_values.nbytes / len(sample.llm_ids)
 
 
 def _dtype(config: DistillConfig) -> torch.dtype:

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+# samples whose longest stands for those of every batch, to which the others are padded
+_NUM_MEASURED = 8
+
+
 def check(config: "DictConfig", folder: Path | None = None) -> None:
     """Refuse invalid runs before anything is written: bad keys, damaged checkpoints, no run to start from, no room.
 
@@ -50,7 +54,7 @@ def check(config: "DictConfig", folder: Path | None = None) -> None:
         LabError: naming key or file, value and fix.
     """
     settings = to_typed(config, DistillConfig)
-    context = _context(settings, folder)
+    context = open_context(settings, folder)
     if settings.stage in ("2", "3"):
         source, teacher_digest = find_source(settings, _recorded(config)), digest(context.teacher)
         for node in nodes(students(settings)):
@@ -86,7 +90,7 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
 def _execute(
     settings: DistillConfig, recorded: Mapping[str, object], directory: Path, overrides: Sequence[str]
 ) -> float:
-    context = _context(settings, directory)
+    context = open_context(settings, directory)
     source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
     products = setting.settle(context.teacher, _product_dtypes(settings))
     missing = _missing_loops(settings, context.device)
@@ -116,7 +120,7 @@ def _recorded(config: "DictConfig") -> dict[str, object]:
     return deciding({str(key): value for key, value in resolved.items()})
 
 
-def _context(config: DistillConfig, folder: Path | None) -> RunContext:
+def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
     """Teacher and data of a run, loaded and validated; `folder` as for `check`."""
     if folder is not None:
         refuse_too_many_threads(config.threads)
@@ -149,7 +153,7 @@ def _context(config: DistillConfig, folder: Path | None) -> RunContext:
     # detect missing, broken or useless files before anything is written
     data.refuse_broken()
     list(data.held_out(1, batch_size=1))
-    sample = data.stream("check", batch_size=1).next_batch()
+    sample = data.stream("check", batch_size=_NUM_MEASURED).next_batch()
     if folder is not None and device.type == "cpu":
         refuse_steps_that_do_not_fit(config, architecture, sample)
     return RunContext(config, teacher, data, tokenizer, device)
