@@ -127,6 +127,8 @@ def _message(error: Exception) -> str | None:
         return f"out of memory: {reason}; lower workers, sizes or batch_size, and resume=RUN goes on"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return "no further thread can be started here; lower workers and threads, or raise ulimit -u"
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
+        return "out of memory: torch asked for more than there is; lower sizes or batch_size, and resume=RUN goes on"
     # before OSError: Hydra's error for an option that does not exist is one
     message = hydra_message(error)
     if message is not None or not isinstance(error, OSError):
@@ -181,11 +183,12 @@ def _check_every_point(experiment: Experiment, overrides: Sequence[str], *, is_m
             params = [f"{key}={value}" for key, value in (first.hydra.sweeper.get("params") or {}).items()]
             more_fixed, more_axes = _sweep_axes(params)
             fixed, axes = fixed + more_fixed, axes + more_axes
+        folder = _output_folder(first.hydra, is_multirun=is_multirun)
         for point in itertools.islice(itertools.product(*axes), _MOST_CHECKED):
             words = [*fixed, *point]
             try:
                 # one point is composed already
-                check(_composed(experiment.config, words) if axes else _without_hydra(first))
+                check(_composed(experiment.config, words) if axes else _without_hydra(first), folder)
             except ConfigError as error:
                 is_added = any(word.startswith("+") for word in words)
                 message = unreachable_key(experiment.config, words) if is_added else None
@@ -198,6 +201,14 @@ def _refuse_no_directory(composed: Any, *, is_multirun: bool) -> None:
     directory = composed.hydra[key].dir
     if directory is None or not str(directory).strip():
         raise ConfigError(f"hydra.{key}.dir={directory!r} is empty; give it a folder, or leave it out")
+
+
+def _output_folder(hydra: Any, *, is_multirun: bool) -> Path | None:
+    """Where a run will write; None if its launcher hands it to another machine, which has other limits."""
+    launcher = str(hydra.launcher.get("_target_", ""))
+    if is_multirun and "submitit" in launcher and "Local" not in launcher:
+        return None
+    return Path(str(hydra.sweep.dir if is_multirun else hydra.run.dir))
 
 
 def _without_hydra(composed: Any) -> Any:

@@ -25,6 +25,10 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 # everything behind the command belongs to Hydra, flags included
 _HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
+# of tokens or rounds, as in lab.core.ranges
+_MOST = 10**9
+_LARGEST_SEED = 2**63 - 1
+
 # which student of a run
 _STAGE_HELP = "Use the student after this stage; 0 is the untrained one. By default the last finished stage."
 _Stage = Annotated[int | None, typer.Option(min=0, max=3, help=_STAGE_HELP)]
@@ -146,11 +150,11 @@ def generate(
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 means greedy decoding.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Sample from the k most likely tokens only.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample from the most likely tokens up to this total.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of new tokens.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Random seed for sampling.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=_MOST, help="Maximum number of new tokens.")] = 256,
     system: Annotated[str | None, typer.Option(help="System message; by default the one used in training.")] = None,
     max_tiles: Annotated[
-        int | None, typer.Option(min=1, help="Maximum tiles per image; by default as trained.")
+        int | None, typer.Option(min=1, max=256, help="Maximum tiles per image; by default as trained.")
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Use the prompt as it is, without the chat template.")] = False,
     stage: _Stage = None,
@@ -208,7 +212,9 @@ def doctor(
 @app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="What to time: hmm-risk, products, ssd, delta-rule or distill.")],
-    repeats: Annotated[int, typer.Option(min=1, help="Number of rounds; each round times every candidate once.")] = 7,
+    repeats: Annotated[
+        int, typer.Option(min=1, max=_MOST, help="Number of rounds; each round times every candidate once.")
+    ] = 7,
     quick: Annotated[bool, typer.Option("--quick", help="Use small sizes, to check that everything runs.")] = False,
     json: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file, with figures.")] = None,
 ) -> None:

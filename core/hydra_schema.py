@@ -7,6 +7,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, TypeVar
 
 from lab.core.errors import ConfigError
+from lab.core.ranges import refuse_not_finite, to_object
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,15 +32,17 @@ def with_overrides(config: Config, overrides: object, *, label: str) -> Config:
         label: what errors call this one, such as curves.NAME.
 
     Raises:
-        ConfigError: if the overrides are no mapping, or a key or value does not fit.
+        LabError: if the overrides are no mapping, or a key or value does not fit.
     """
-    from omegaconf import OmegaConf  # noqa: PLC0415
+    from omegaconf import DictConfig, OmegaConf  # noqa: PLC0415
     from omegaconf.errors import OmegaConfBaseException  # noqa: PLC0415
 
     if not isinstance(overrides, dict):
         raise ConfigError(f"{label}={overrides}: give the keys in which it differs, such as {{KEY: VALUE}}")
     try:
-        merged = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), overrides))
+        combined = OmegaConf.merge(OmegaConf.structured(config), overrides)
+        assert isinstance(combined, DictConfig), "both are mappings"
+        merged = to_object(combined, label)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{label}: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, type(config)), "a merge keeps the schema"
@@ -66,14 +69,15 @@ def to_typed(config: "DictConfig", schema: type[Config]) -> Config:
     """The dataclass that a composed configuration describes; its own checks run here.
 
     Raises:
-        ConfigError: if a value is missing, of the wrong type, or refused by a check.
+        LabError: if a value is missing, of the wrong type, not finite, or refused by a check.
     """
     from omegaconf import OmegaConf  # noqa: PLC0415
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException  # noqa: PLC0415
 
     _refuse_unknown_keys(config)
     try:
-        typed = OmegaConf.to_object(config)
+        refuse_not_finite(OmegaConf.to_container(config, resolve=True))
+        typed = to_object(config)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} must be given; write {error.full_key}=VALUE") from error
     except OmegaConfBaseException as error:

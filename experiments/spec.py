@@ -16,7 +16,8 @@ class Experiment:
         command: the words after `lab`; a second word makes the first a group.
         config: the primary configuration in conf/.
         register: "module:function" that stores the configuration's schemas.
-        check: "module:function" that refuses a composed configuration before anything is written.
+        check: "module:function" that refuses a composed configuration before anything is written; its second argument
+            is the folder where it will write, or None if another machine will run it.
         job: "module:function" that runs one.
         help: what `--help` prints: groups, main keys, examples. Its first line fits into the list of commands.
     """

@@ -1,8 +1,9 @@
 """A process that has loaded what commands load, and does each command in a child that it forks.
 
 A test sees a separate process (arguments, folder, environment, output, exit code) without the seconds that torch and
-Hydra take to load. One request a line on standard input, as JSON; its exit code is the answer. What depends on loading
-itself (`lab --help` at once, threads of BLAS, signals) is tested with `lab_command`, in a new interpreter.
+Hydra take to load. One request a line on standard input, as JSON; the answer is its exit code, CPU seconds and largest
+memory in kilobytes. What depends on loading itself (`lab --help` at once, threads of BLAS, signals) is tested with
+`lab_command`, in a new interpreter.
 """
 
 import atexit
@@ -10,16 +11,25 @@ import gc
 import importlib
 import json
 import os
+import resource
 import sys
 import traceback
 
 from lab.cli.main import found_experiments, main
 
+_MOST_BYTES = 16 * 10**9
+
 LIBRARIES = ("hydra", "matplotlib.pyplot", "numpy", "pyarrow.parquet", "scipy.linalg", "torch")
 
 
-def become(arguments: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
-    """Be the command in this process, up to what an interpreter prints and answers at its end."""
+def become(arguments: list[str], cwd: str, env: dict[str, str], out: str, err: str, seconds: int | None = None) -> None:
+    """Be the command in this process, up to what an interpreter prints and answers at its end.
+
+    With `seconds`, the process is ended after that much CPU time, and what it allocates is limited.
+    """
+    if seconds is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+        resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
@@ -51,8 +61,8 @@ def serve() -> None:
         child = os.fork()
         if child == 0:
             become(**json.loads(line))
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        _, status, usage = os.wait4(child, 0)
+        print(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss, flush=True)
 
 
 if __name__ == "__main__":

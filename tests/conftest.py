@@ -132,7 +132,7 @@ def lab(
         is_over, _, _ = select.select([answered], [], [], 300)
         if not is_over:
             command_server.kill()
-        return Finished(int(answered.readline()), out.read_text(), err.read_text())
+        return Finished(int(answered.readline().split()[0]), out.read_text(), err.read_text())
 
     return run
 

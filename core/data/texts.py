@@ -19,7 +19,8 @@ from lab.core.data.chat_template import IGNORED, Conversation
 from lab.core.data.sample import Sample, is_held_out
 from lab.core.data.source_spec import SourceRequest, SourceSpec
 from lab.core.data.stream import SPLITS
-from lab.core.errors import ConfigError, InputError
+from lab.core.errors import InputError
+from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.core.tokenizer import Tokenizer
 from lab.core.validation import number_in_unit_interval
 
@@ -42,8 +43,9 @@ class TextConfig:
 
     def __post_init__(self) -> None:
         number_in_unit_interval("held_out_share", self.held_out_share)
-        if self.piece_length < 2:
-            raise ConfigError(f"piece_length={self.piece_length} must be 2 or more: a token and the next")
+        refuse_outside(
+            self, "piece_length", at_least=2, at_most=LARGEST_COUNT, hint="a piece is tokens and the next ones"
+        )
 
 
 class Texts:

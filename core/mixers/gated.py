@@ -27,6 +27,7 @@ from lab.core.mixers.rotary import Rotary, rotate
 from lab.core.mixers.softmax import unpack_qkv
 from lab.core.operators.backends import Backend, resolve
 from lab.core.products.linear import Linear
+from lab.core.ranges import refuse_outside
 
 # epsilon of the norm after the recurrence, as in the public code
 NORM_EPS = 1e-5
@@ -55,8 +56,7 @@ class GatedOptions(MixerOptions):
     """Whether queries and keys keep the attention's rotary embedding, after the SiLU."""
 
     def __post_init__(self) -> None:
-        if self.conv_kernel is not None and self.conv_kernel < 1:
-            raise ConfigError(f"conv_kernel={self.conv_kernel} must be 1 or more; null leaves the convolution out")
+        refuse_outside(self, "conv_kernel", at_least=1, at_most=1024, hint="null leaves the convolution out")
 
 
 class Operands(NamedTuple):

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lab.core.errors import ConfigError, InputError
+from lab.core.ranges import LARGEST_COUNT, refuse_outside
 
 
 class RotaryKind(Enum):
@@ -73,18 +74,16 @@ class RotaryConfig:
 
     def __post_init__(self) -> None:
         kind = self.kind.value
-        if self.theta <= 0:
-            raise ConfigError(f"rotary.theta={self.theta:g} must be positive; 10000 is usual")
-        if self.max_length < 1:
-            raise ConfigError(f"rotary.max_length={self.max_length} must be 1 or more")
-        if not 0 < self.fraction <= 1:
-            raise ConfigError(f"rotary.fraction={self.fraction:g} must lie above 0 and at most at 1")
+        refuse_outside(self, "theta", above=0, at_most=1e15, hint="10000 is usual")
+        refuse_outside(self, "max_length", "original_length", at_least=1, at_most=LARGEST_COUNT)
+        refuse_outside(self, "fraction", above=0, at_most=1)
+        refuse_outside(self, "factor", at_least=1, at_most=1e6)
+        positive = ("low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor")
+        refuse_outside(self, *positive, "short_factors", "long_factors", above=0, at_most=1e6)
         for key, value in _scaling(self).items():
             if key not in _KEYS[self.kind] and value != _DEFAULTS[key]:
                 readers = ", ".join(other.value for other, keys in _KEYS.items() if key in keys)
                 raise ConfigError(f"rotary.{key}={value} with kind={kind}: it is for kind={readers}; leave it out")
-        if self.factor < 1:
-            raise ConfigError(f"rotary.factor={self.factor:g} must be 1 or more")
         if "original_length" in _KEYS[self.kind] and (self.original_length is None or self.original_length < 2):
             raise ConfigError(f"rotary.original_length={self.original_length} must be 2 or more with kind={kind}")
         if self.high_freq_factor <= self.low_freq_factor:

@@ -111,6 +111,11 @@ class SoftmaxAttention(Mixer):
         """The projection W_o of the concatenated head outputs."""
         return self.wo(head_outputs.transpose(1, 2).flatten(2))
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Of the key and the value of a token in the cache."""
+        return 2 * self.shape.num_kv_heads * self.shape.head_dim * self.wo.weight.itemsize
+
     def allocate_state(self, batch_size: int, *, max_length: int) -> KvState:
         """An empty cache of keys and values: 2 G P numbers a token, for W tokens at most."""
         assert self._narrowed is None, "a narrowed attention is not decoded"

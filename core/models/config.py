@@ -11,6 +11,11 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from lab.core.errors import ConfigError
 from lab.core.mixers.base import MixerShape
 from lab.core.mixers.rotary import RotaryConfig
+from lab.core.ranges import LARGEST_COUNT, refuse_outside
+
+# several times those of the largest public models
+MOST_LAYERS = 1000
+MOST_PIXELS = 10_000
 
 
 class PixelShuffle(Enum):
@@ -74,13 +79,13 @@ class DecoderConfig:
     """Whether the output head is the table of token embeddings."""
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "hidden_size", "intermediate_size", "head_dim", "vocab_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be 1 or more")
-        if self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
+        refuse_outside(self, "num_layers", at_least=1, at_most=MOST_LAYERS)
+        sizes = ("hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size")
+        refuse_outside(self, *sizes, at_least=1, at_most=LARGEST_COUNT)
+        refuse_outside(self, "rms_norm_eps", above=0, at_most=1)
+        if self.num_heads % self.num_kv_heads:
             raise ConfigError(f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
-        if self.window is not None and self.window < 1:
-            raise ConfigError(f"window={self.window} must be 1 or more; null lets every token be seen")
+        refuse_outside(self, "window", at_least=1, at_most=LARGEST_COUNT, hint="null lets every token be seen")
         if self.window is None and self.windowed_layers:
             raise ConfigError(f"windowed_layers={self.windowed_layers} need a window")
         if self.windowed_layers is not None and set(self.windowed_layers) == set(range(self.num_layers)):
@@ -130,6 +135,9 @@ class VisionConfig:
     """The token whose embedding an image token replaces."""
 
     def __post_init__(self) -> None:
+        refuse_outside(self, "image_size", at_least=1, at_most=MOST_PIXELS)
+        refuse_outside(self, "patch_size", "num_channels", "shuffle_factor", at_least=1, at_most=MOST_PIXELS)
+        refuse_outside(self, "image_token_id", at_least=0, at_most=LARGEST_COUNT)
         if self.image_size % (self.patch_size * self.shuffle_factor):
             raise ConfigError(
                 f"vision.image_size={self.image_size} must be a multiple of patch_size={self.patch_size} times "

@@ -22,6 +22,7 @@ from lab.core.models.gguf import read_gguf
 from lab.core.models.hf_config import Json, load_json
 from lab.core.models.spec import FamilySpec, build, family_of, family_of_type, key_map, model_types
 from lab.core.models.student_format import StudentLayout, is_student_json
+from lab.core.resources import refuse_too_large
 from lab.core.tokenizer import Tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
@@ -173,9 +174,13 @@ class ModelFolder:
         Raises:
             BackendError: if an implementation that is asked for by name cannot run there.
             CheckpointError: for files that are missing, damaged or do not fit config.json.
-            ConfigError: for an architecture that is not implemented, naming key and value.
+            ConfigError: for an architecture that is not implemented, naming key and value, or weights that do not fit
+                into memory.
         """
         model = build(self.architecture, dtype=dtype)
+        if device.type == "cpu":
+            num_bytes = sum(parameter.nbytes for parameter in model.parameters())
+            refuse_too_large(num_bytes, f"{self.path} in {dtype}", "choose a smaller model, or precision=bfloat16")
         if self._layout is not None:
             for layer, ours in zip(model.mixer_layers(), self._layout.options(options), strict=True):
                 if ours is not None:

@@ -10,8 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lab.core.errors import ConfigError, InputError
+from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.decoding_state import DecodingState
+from lab.core.ranges import LARGEST_COUNT, refuse_outside
+from lab.core.resources import refuse_too_large
 from lab.core.tokenizer import Tokenizer
 
 # what a decoder of bytes writes for a letter that is not complete
@@ -30,12 +33,11 @@ class SamplingConfig:
     """Only the likeliest tokens that together reach this probability (Holtzman et al., arXiv 1904.09751); null: all."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ConfigError(f"temperature={self.temperature} must be 0 (greedy) or a positive number")
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k={self.top_k} must be 1 or more")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p={self.top_p} must lie above 0 and at most at 1")
+        if self.temperature != 0:
+            # below, the quotients of ordinary logits overflow
+            refuse_outside(self, "temperature", at_least=1e-4, at_most=1e4, hint="0 is greedy")
+        refuse_outside(self, "top_k", at_least=1)
+        refuse_outside(self, "top_p", above=0, at_most=1)
         for name in ("top_k", "top_p"):
             if self.temperature == 0 and getattr(self, name) is not None:
                 raise ConfigError(
@@ -100,8 +102,20 @@ def next_token_distribution(logits: Float[Tensor, " V"], sampling: SamplingConfi
 
 
 def allocate(model: LanguageModel, prompt: Inputs, max_new_tokens: int) -> DecodingState:
-    """An empty state with room for a prompt and an answer; the last token of an answer is never read."""
+    """An empty state with room for a prompt and an answer; the last token of an answer is never read.
+
+    Raises:
+        ConfigError: if the keys and values of so many tokens do not fit into memory.
+    """
     num_more = max_new_tokens - 1
+    mixers = [layer.layer.mixer for layer in model.mixer_layers()]
+    num_bytes = sum(
+        mixer.bytes_per_token * min(length + num_more, mixer.window or LARGEST_COUNT)
+        for mixer, length in zip(mixers, model.layer_lengths(prompt), strict=True)
+        if isinstance(mixer, SoftmaxAttention)
+    )
+    if prompt.tokens.device.type == "cpu":
+        refuse_too_large(num_bytes, f"max_new_tokens={max_new_tokens}", "lower it")
     return model.allocate_state(
         1,
         max_length=prompt.tokens.shape[1] + num_more,

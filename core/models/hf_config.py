@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lab.core.errors import CheckpointError, ConfigError
-from lab.core.models.config import DecoderConfig
+from lab.core.models.config import MOST_LAYERS, DecoderConfig
+from lab.core.ranges import LARGEST_COUNT
 from lab.core.runs.json_files import read_json_object
 
 Json = Mapping[str, Any]
 Config = TypeVar("Config", bound=DecoderConfig)
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+
+# of any number but a count; bases of rotary embeddings are the largest
+_LARGEST = 1e15
 
 
 def load_json(path: Path) -> Json:
@@ -43,18 +47,22 @@ class Section:
             raise ConfigError(f"{self.prefix}{key}={value} must be an object")
         return Section(value, f"{self.prefix}{key}.")
 
-    def whole(self, key: str, *, at_least: int = 1, default: int | None = None) -> int:
+    def whole(self, key: str, *, at_least: int = 1, at_most: int = LARGEST_COUNT, default: int | None = None) -> int:
         """A whole number."""
         value = self._value(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
             raise ConfigError(f"{self.prefix}{key}={value} must be a whole number of {at_least} or more")
+        if value > at_most:
+            raise ConfigError(f"{self.prefix}{key}={value} must be at most {at_most}; copy the checkpoint again")
         return value
 
-    def number(self, key: str, *, default: float | None = None) -> float:
-        """A number above 0."""
+    def number(self, key: str, *, at_most: float = _LARGEST, default: float | None = None) -> float:
+        """A finite number above 0."""
         value = self._value(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
             raise ConfigError(f"{self.prefix}{key}={value} must be a number above 0")
+        if value > at_most:
+            raise ConfigError(f"{self.prefix}{key}={value} must be at most {at_most:g}; copy the checkpoint again")
         return float(value)
 
     def flag(self, key: str, *, default: bool = False) -> bool:
@@ -122,13 +130,13 @@ def decoder_fields(section: Section) -> dict[str, Any]:
             f"{section.prefix}num_attention_heads={num_heads} must be a multiple of num_key_value_heads={num_kv_heads}"
         )
     return {
-        "num_layers": section.whole("num_hidden_layers"),
+        "num_layers": section.whole("num_hidden_layers", at_most=MOST_LAYERS),
         "hidden_size": hidden_size,
         "intermediate_size": section.whole("intermediate_size"),
         "num_heads": num_heads,
         "num_kv_heads": num_kv_heads,
         "head_dim": section.whole("head_dim", default=hidden_size // num_heads),
-        "rms_norm_eps": section.number("rms_norm_eps"),
+        "rms_norm_eps": section.number("rms_norm_eps", at_most=1),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypedDict
 import torch
 
 from lab.core.errors import ConfigError, RunError
+from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.core.train.interruption import Interruption
 from lab.core.train.optim import warmup_stable_decay
 from lab.core.train.state import TrainingState
@@ -77,18 +78,14 @@ class TrainConfig:
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "log_every", "evaluate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be 1 or more")
-        for name in ("learning_rate", "gradient_clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)} must be a positive number")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must lie in [0, 1)")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"weight_decay={self.weight_decay} must be 0 or more")
-        if min(self.warmup, self.decay) < 0 or self.warmup + self.decay > 1:
+        counts = ("steps", "batch_size", "accumulation", "log_every", "evaluate_every", "checkpoint_every")
+        refuse_outside(self, *counts, at_least=1, at_most=LARGEST_COUNT)
+        refuse_outside(self, "learning_rate", at_least=1e-12, at_most=1e6)
+        refuse_outside(self, "gradient_clip", at_least=1e-9, at_most=1e9)
+        refuse_outside(self, "weight_decay", at_least=0, at_most=1e3)
+        refuse_outside(self, "beta1", "beta2", at_least=0, below=1)
+        refuse_outside(self, "warmup", "decay", at_least=0, at_most=1)
+        if self.warmup + self.decay > 1:
             raise ConfigError(f"warmup={self.warmup} and decay={self.decay} must be fractions whose sum is at most 1")
 
 

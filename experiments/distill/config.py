@@ -1,6 +1,5 @@
 """The configuration of `lab distill`, validated before anything is loaded."""
 
-import math
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache
@@ -14,6 +13,7 @@ from lab.core.mixers.spec import mixer_spec
 from lab.core.models import families
 from lab.core.models.families import TeacherConfig
 from lab.core.products import setting
+from lab.core.ranges import LARGEST_COUNT, LARGEST_SEED, refuse_outside
 from lab.core.runs.attempts import ResumeOn
 from lab.core.runs.sinks import refuse_unknown
 from lab.core.train.loop import TrainConfig
@@ -27,6 +27,9 @@ from lab.experiments.distill.student import StudentConfig
 TEACHER, ALL = "teacher", "all"
 STAGES = (TEACHER, "1", "2", "3", ALL)
 FIGURES = ("layer_error", "loss", "accuracy", "trade_off", "students")
+
+# each is a student with its own checkpoints
+_MOST_REPLICATES = 1000
 
 
 class Reduction(Enum):
@@ -58,13 +61,10 @@ class Recipe(TrainConfig):
     def __post_init__(self) -> None:
         # slots=True creates a new class, so super() without arguments fails
         TrainConfig.__post_init__(self)
-        for name in ("factor", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)} must be a positive number")
-        if not 0 <= self.cross_entropy < math.inf:
-            raise ConfigError(f"cross_entropy={self.cross_entropy} must be 0 or more")
-        if self.chunk_size < 1:
-            raise ConfigError(f"chunk_size={self.chunk_size} must be 1 or more")
+        refuse_outside(self, "factor", at_least=1e-9, at_most=1e9)
+        refuse_outside(self, "temperature", at_least=1e-3, at_most=1e3)
+        refuse_outside(self, "cross_entropy", at_least=0, at_most=1e6)
+        refuse_outside(self, "chunk_size", at_least=1, at_most=LARGEST_COUNT)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,11 +82,9 @@ class EvaluationConfig:
     """Windowed-attention baseline: number of first tokens (sinks) that it always sees."""
 
     def __post_init__(self) -> None:
-        for name in ("num_batches", "num_validation_batches", "batch_size", "window"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"evaluation.{name}={getattr(self, name)} must be 1 or more")
-        if self.num_sinks < 0:
-            raise ConfigError(f"evaluation.num_sinks={self.num_sinks} must be 0 or more")
+        counts = ("num_batches", "num_validation_batches", "batch_size", "window")
+        refuse_outside(self, *counts, at_least=1, at_most=LARGEST_COUNT)
+        refuse_outside(self, "num_sinks", at_least=0, at_most=LARGEST_COUNT)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -140,12 +138,9 @@ class DistillConfig:
             raise ConfigError(f"from_run={self.from_run}: only stage=2 and stage=3 start from a run; leave it out")
         if self.variants and self.stage != ALL:
             raise ConfigError(f"variants with stage={self.stage}: several students need stage=all")
-        for name in ("replicates", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}={value} must be 1 or more")
-        if self.seed < 0:
-            raise ConfigError(f"seed={self.seed} must be 0 or more")
+        refuse_outside(self, "replicates", at_least=1, at_most=_MOST_REPLICATES)
+        refuse_outside(self, "threads", at_least=1)
+        refuse_outside(self, "seed", at_least=0, at_most=LARGEST_SEED)
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device={self.device}: choose from auto, cpu, cuda")
         setting.refuse_unknown(self.products)

@@ -10,12 +10,16 @@ from lab.core.data.stream import SPLITS, FiniteSource, Source, Stream
 from lab.core.errors import ConfigError
 from lab.core.models.config import ModelConfig, max_length
 from lab.core.models.folder import ModelFolder
+from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.core.runs.random_streams import Seeds
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data_sources import DataConfig, data_sources
 
 # samples of each split that are read before a run begins: at most a second, with large images
 _NUM_LOOKED_AT = 64
+
+# of an image; public models use 12 to 40
+MOST_TILES = 256
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,10 +34,8 @@ class PromptConfig:
     """Maximum number of tokens of a sample, longer ones are skipped; null: the context length of the model."""
 
     def __post_init__(self) -> None:
-        for name in ("max_tiles", "max_length"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"prompt.{name}={value} must be 1 or more")
+        refuse_outside(self, "max_tiles", at_least=1, at_most=MOST_TILES)
+        refuse_outside(self, "max_length", at_least=1, at_most=LARGEST_COUNT)
 
 
 class Data:

@@ -1,7 +1,6 @@
 """`lab generate`: stream text from a teacher or a student, and report speed and memory."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from lab.core.models.decoding_state import DecodingState
 from lab.core.models.folder import Precision
 from lab.core.models.generation import SamplingConfig, TextStream, allocate, generate, longest_answer
 from lab.core.products import setting
+from lab.core.resources import refuse_too_many_threads, usable_cores
 from lab.core.runs.atomic_files import refuse_no_file, write_atomically
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.data import PromptConfig
@@ -122,7 +122,8 @@ def main(request: Request, *, threads: int | None, json_path: Path | None) -> No
     """
     if json_path is not None:
         refuse_no_file(json_path)
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    refuse_too_many_threads(threads)
+    torch.set_num_threads(threads or usable_cores())
     report = answer(request, _write)
     _write("\n")
     print(f"lab: {report.line()}", file=sys.stderr)

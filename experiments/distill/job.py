@@ -1,6 +1,5 @@
 """The job of `lab distill`: train, evaluate on held-out data, and report."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from lab.core.native.build import compiler_version
 from lab.core.native.fallback import say_missing_loops
 from lab.core.operators.backends import Backend, resolve
 from lab.core.products import setting
+from lab.core.resources import refuse_too_many_threads, usable_cores
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run, deciding
@@ -25,6 +25,7 @@ from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
 from lab.experiments.distill.data_sources import data_sources
+from lab.experiments.distill.estimate import refuse_steps_that_do_not_fit, refuse_weights_that_do_not_fit
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.pipeline import RunContext, work_on_students, work_on_teacher
@@ -41,14 +42,22 @@ if TYPE_CHECKING:
 _PACKAGES = ("numpy", "torch", "triton", "mamba-ssm", "causal-conv1d", "fla-core", "pillow", "tokenizers")
 
 
-def check(config: "DictConfig") -> None:
-    """Refuse invalid runs before anything is written: bad keys, damaged checkpoints, no run to start from.
+# samples whose longest stands for those of every batch, to which the others are padded
+_NUM_MEASURED = 8
+
+
+def check(config: "DictConfig", folder: Path | None = None) -> None:
+    """Refuse invalid runs before anything is written: bad keys, damaged checkpoints, no run to start from, no room.
+
+    Args:
+        config: as composed.
+        folder: where the run will write; None if another machine will run it, which may have more room.
 
     Raises:
         LabError: naming key or file, value and fix.
     """
     settings = to_typed(config, DistillConfig)
-    context = _context(settings)
+    context = open_context(settings, folder)
     if settings.stage in ("2", "3"):
         source, teacher_digest = find_source(settings, _recorded(config)), digest(context.teacher)
         for node in nodes(students(settings)):
@@ -75,7 +84,8 @@ def run(config: "DictConfig") -> float:
 def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> float:
     """Run or continue a composed configuration in a directory; see `run`."""
     settings = to_typed(config, DistillConfig)
-    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+    refuse_too_many_threads(settings.threads)
+    torch.set_num_threads(settings.threads or usable_cores())
     with setting.using(settings.products):
         return _execute(settings, _recorded(config), directory, overrides)
 
@@ -83,7 +93,7 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
 def _execute(
     settings: DistillConfig, recorded: Mapping[str, object], directory: Path, overrides: Sequence[str]
 ) -> float:
-    context = _context(settings)
+    context = open_context(settings, directory)
     source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
     products = setting.settle(context.teacher, _product_dtypes(settings))
     missing = _missing_loops(settings, context.device)
@@ -114,8 +124,10 @@ def _recorded(config: "DictConfig") -> dict[str, object]:
     return deciding({str(key): value for key, value in resolved.items()})
 
 
-def _context(config: DistillConfig) -> RunContext:
-    """Teacher and data of a run, loaded and validated."""
+def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
+    """Teacher and data of a run, loaded and validated; `folder` as for `check`."""
+    if folder is not None:
+        refuse_too_many_threads(config.threads)
     device = device_of(config.device)
     setting.refuse(config.products, device, _product_dtypes(config))
     if config.stage == TEACHER:
@@ -126,6 +138,7 @@ def _context(config: DistillConfig) -> RunContext:
                 "stage=teacher trains a vision-language model on a task with its own vocabulary: choose "
                 f"data={' or '.join(tasks)}, and a teacher whose architecture is given, such as teacher=hovle_tiny"
             )
+        _refuse_weights(config, given, folder, device)
         words = task.tokenizer(config.prompt.system)
         tokenizer: Tokenizer = words
         teacher: LanguageModel = new_teacher(
@@ -135,6 +148,7 @@ def _context(config: DistillConfig) -> RunContext:
     else:
         opened = open_teacher(config.teacher, device=device, seed=config.seed)
         architecture = opened.architecture
+        _refuse_weights(config, architecture, folder, device)
         _check_students(config, architecture)
         tokenizer = tokenizer_of(opened.folder, config.prompt, config.data)
         teacher = opened.model
@@ -143,8 +157,18 @@ def _context(config: DistillConfig) -> RunContext:
     # detect missing, broken or useless files before anything is written
     data.refuse_broken()
     list(data.held_out(1, batch_size=1))
-    data.stream("check", batch_size=1).next_batch()
+    sample = data.stream("check", batch_size=_NUM_MEASURED).next_batch()
+    if folder is not None and device.type == "cpu":
+        refuse_steps_that_do_not_fit(config, architecture, sample)
     return RunContext(config, teacher, data, tokenizer, device)
+
+
+def _refuse_weights(
+    config: DistillConfig, architecture: ModelConfig, folder: Path | None, device: torch.device
+) -> None:
+    if folder is not None:
+        free = None if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+        refuse_weights_that_do_not_fit(config, architecture, folder, free=free)
 
 
 def _check_students(config: DistillConfig, architecture: ModelConfig) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from lab.core.errors import ConfigError
+from lab.core.ranges import refuse_outside
 
 
 class Placement(Enum):
@@ -49,8 +50,7 @@ class HybridConfig:
         if is_pattern != (self.number is not None):
             expected = "must be given" if is_pattern else "has no meaning"
             raise ConfigError(f"hybrid.number={self.number} {expected} with hybrid.placement={self.placement.value}")
-        if self.number is not None and self.number < 1:
-            raise ConfigError(f"hybrid.number={self.number} must be 1 or more; placement=none keeps no layer")
+        refuse_outside(self, "number", at_least=1, hint="placement=none keeps no layer")
         is_listed = self.placement is Placement.listed
         if is_listed != (self.layers is not None):
             expected = "must be given" if is_listed else "has no meaning"

@@ -1,6 +1,5 @@
 """The configuration of `lab hmm-risk sweep`: one dataclass per configuration group, validated on its own."""
 
-import math
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
@@ -8,6 +7,7 @@ from typing import Any
 
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import register_options_resolver, register_schema
+from lab.core.ranges import LARGEST_COUNT, LARGEST_SEED, refuse_outside
 from lab.core.runs.attempts import ResumeOn
 from lab.core.runs.sinks import refuse_unknown
 from lab.experiments.hmm_risk import heads
@@ -21,6 +21,13 @@ from lab.experiments.hmm_risk.key_checks import (
     is_whole,
     refuse_unless,
 )
+
+# standard deviations beside states and features of unit variance: their squares are rounding, or leave only rounding
+SMALLEST_NOISE, LARGEST_NOISE = 1e-6, 1e6
+_SMALLEST_SNR, _LARGEST_SNR = 1e-9, 1e9
+
+# more than the cores of any machine
+_MOST_WORKERS = 1024
 
 
 class Transition(Enum):
@@ -95,26 +102,15 @@ class LinearGaussianConfig:
     start: Start = Start.stationary
 
     def __post_init__(self) -> None:
-        refuse_unless(
-            self.state_dim is None or self.state_dim >= 1, "hmm.state_dim", self.state_dim, "give 1 or more, or null"
-        )
-        refuse_unless(
-            0 <= self.spectral_radius < 1,
-            "hmm.spectral_radius",
-            self.spectral_radius,
-            "give a number in [0, 1), so that the state has a stationary distribution",
-        )
+        refuse_outside(self, "state_dim", at_least=1, at_most=LARGEST_COUNT)
+        refuse_outside(self, "spectral_radius", at_least=0, below=1, hint="the state needs a stationary distribution")
+        refuse_outside(self, "lowest_eigenvalue", at_least=0, at_most=1)
+        refuse_outside(self, "state_noise", at_least=SMALLEST_NOISE, at_most=LARGEST_NOISE)
         refuse_unless(
             0 <= self.lowest_eigenvalue <= self.spectral_radius or self.transition is not Transition.symmetric,
             "hmm.lowest_eigenvalue",
             self.lowest_eigenvalue,
             f"give a number between 0 and hmm.spectral_radius={self.spectral_radius}",
-        )
-        refuse_unless(
-            self.state_noise is None or (self.state_noise > 0 and math.isfinite(self.state_noise)),
-            "hmm.state_noise",
-            self.state_noise,
-            "give a positive standard deviation, or null for unit state variance",
         )
         if self.transition is Transition.general and self.state_noise is None:
             raise ConfigError(
@@ -156,18 +152,13 @@ class DiscreteConfig:
     def __post_init__(self) -> None:
         for size in as_list(self.num_states):
             refuse_unless(
-                isinstance(size, int) and size >= 1, "hmm.num_states", size, "give whole numbers of 1 or more"
+                is_whole(size) and 1 <= size <= LARGEST_COUNT, "hmm.num_states", size, "give whole numbers of 1 or more"
             )
-        refuse_unless(self.num_tokens >= 1, "hmm.num_tokens", self.num_tokens, "give 1 or more")
-        for name in (
-            "transition_concentration",
-            "emission_concentration",
-            "start_temperature",
-            "transition_temperature",
-            "emission_temperature",
-        ):
-            value = getattr(self, name)
-            refuse_unless(0 < value < math.inf, f"hmm.{name}", value, "give a positive number")
+        refuse_outside(self, "num_tokens", at_least=1, at_most=LARGEST_COUNT)
+        # beyond these, all rows are alike, or have one entry that is not zero
+        refuse_outside(self, "transition_concentration", "emission_concentration", at_least=1e-3, at_most=1e6)
+        temperatures = ("start_temperature", "transition_temperature", "emission_temperature")
+        refuse_outside(self, *temperatures, at_least=1e-3, at_most=1e6)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -184,16 +175,10 @@ class RepresentationConfig:
     """d, width of the full model, of which narrower ones are parts; null: the widest of the grid."""
 
     def __post_init__(self) -> None:
-        refuse_unless(
-            self.num_features is None or self.num_features >= 1,
-            "representation.num_features",
-            self.num_features,
-            "give 1 or more, or null",
-        )
-        refuse_unless(self.window >= 1, "representation.window", self.window, "give 1 token or more")
+        refuse_outside(self, "num_features", "window", "observation_dim", at_least=1, at_most=LARGEST_COUNT)
         if self.name is RepresentationName.kalman_state:
             refuse_unless(
-                self.observation_dim is not None and self.observation_dim >= 1,
+                self.observation_dim is not None,
                 "representation.observation_dim",
                 self.observation_dim,
                 "the Kalman state needs the number of entries of a token; give 1 or more",
@@ -211,8 +196,8 @@ class TaskConfig:
     """Downstream label: the j-th state coordinate carries signal in proportion to j^-decay."""
 
     def __post_init__(self) -> None:
-        refuse_unless(self.num_outputs >= 1, "task.num_outputs", self.num_outputs, "give 1 or more")
-        refuse_unless(0 <= self.decay < math.inf, "task.decay", self.decay, "give 0 or more")
+        refuse_outside(self, "num_outputs", at_least=1, at_most=LARGEST_COUNT)
+        refuse_outside(self, "decay", at_least=0, at_most=100)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -276,27 +261,25 @@ class HmmRiskConfig:
             self.head = LinearOptions()
         for key in ("num_train", "tokens_per_sequence", "context_length"):
             for value in grid_values(key, getattr(self, key)):
-                refuse_unless(is_whole(value) and value >= 1, key, value, "give whole numbers above 0")
+                is_count = is_whole(value) and 1 <= value <= LARGEST_COUNT
+                refuse_unless(is_count, key, value, f"give whole numbers from 1 to {LARGEST_COUNT}")
         for value in grid_values("observation_noise", self.observation_noise):
             refuse_unless(
-                is_number(value) and value >= 0, "observation_noise", value, "give a standard deviation of 0 or more"
+                is_number(value) and (value == 0 or SMALLEST_NOISE <= value <= LARGEST_NOISE),
+                "observation_noise",
+                value,
+                f"give a standard deviation of 0, or from {SMALLEST_NOISE:g} to {LARGEST_NOISE:g}",
             )
         if self.snr is not None:
             for value in grid_values("snr", self.snr):
-                refuse_unless(is_number(value) and value > 0, "snr", value, "give positive numbers")
-        refuse_unless(self.replicates >= 2, "replicates", self.replicates, "give 2 or more: one has no standard error")
-        refuse_unless(self.seed >= 0, "seed", self.seed, "give 0 or more")
-        refuse_unless(self.workers is None or self.workers >= 1, "workers", self.workers, "give 1 or more, or null")
-        refuse_unless(self.num_test is None or self.num_test >= 2, "num_test", self.num_test, "give 2 or more, or null")
-        refuse_unless(
-            self.population_sequences >= 1000, "population_sequences", self.population_sequences, "give 1,000 or more"
-        )
-        refuse_unless(
-            self.rank_tolerance is None or 0 <= self.rank_tolerance < 1,
-            "rank_tolerance",
-            self.rank_tolerance,
-            "give a number in [0, 1), or null",
-        )
+                is_ratio = is_number(value) and _SMALLEST_SNR <= value <= _LARGEST_SNR
+                refuse_unless(is_ratio, "snr", value, f"give numbers from {_SMALLEST_SNR:g} to {_LARGEST_SNR:g}")
+        refuse_outside(self, "replicates", at_least=2, at_most=LARGEST_COUNT)
+        refuse_outside(self, "seed", at_least=0, at_most=LARGEST_SEED)
+        refuse_outside(self, "workers", at_least=1, at_most=_MOST_WORKERS)
+        refuse_outside(self, "num_test", at_least=2, at_most=LARGEST_COUNT)
+        refuse_outside(self, "population_sequences", at_least=1000, at_most=LARGEST_COUNT)
+        refuse_outside(self, "rank_tolerance", at_least=0, below=1)
         refuse_unknown(self.sinks)
         check_sizes(self.gammas, self.widths)
         check_ridge(self.ridge)

@@ -1,7 +1,6 @@
 """The job of `lab hmm-risk sweep`: run and record every unit of work, then write table, figures and verdict."""
 
 import logging
-import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,15 +9,17 @@ from typing import TYPE_CHECKING
 from lab.core.hydra_schema import to_typed
 from lab.core.native.build import compiler_version
 from lab.core.native.fallback import say_missing_loops
+from lab.core.resources import usable_cores
 from lab.core.runs.console import print_summary, progress
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import blas, collect
 from lab.core.runs.record import Run
 from lab.core.streams import say
 from lab.experiments.hmm_risk.config import HmmRiskConfig
+from lab.experiments.hmm_risk.estimate import refuse_what_does_not_fit
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.grid.expand import expand
-from lab.experiments.hmm_risk.pool import Unit, run_all, units
+from lab.experiments.hmm_risk.pool import Unit, count_units, run_all, units
 from lab.experiments.hmm_risk.rows import Row, TableRow
 
 if TYPE_CHECKING:
@@ -33,13 +34,20 @@ _FILTER = "hmm_filter"
 _FROM_CELL = ("label", "curve", "num_train", "tokens_per_sequence", "context_length")
 
 
-def check(config: "DictConfig") -> None:
-    """Reject an invalid configuration before anything is written.
+def check(config: "DictConfig", folder: Path | None = None) -> None:
+    """Reject an invalid configuration, or one that is too large for this machine, before anything is written.
+
+    Args:
+        config: as composed.
+        folder: where the sweep will write; None if another machine will run it.
 
     Raises:
         ConfigError: naming key, value and fix.
     """
-    expand(to_typed(config, HmmRiskConfig))
+    settings = to_typed(config, HmmRiskConfig)
+    cells = expand(settings)
+    if folder is not None:
+        refuse_what_does_not_fit(settings, cells, folder)
 
 
 def run(config: "DictConfig") -> float:
@@ -58,6 +66,9 @@ def run(config: "DictConfig") -> float:
     settings = to_typed(config, HmmRiskConfig)
     cells = expand(settings)
     hydra = HydraConfig.get()
+    directory = Path(hydra.runtime.output_dir)
+    # on the machine that a launcher chose, too
+    refuse_what_does_not_fit(settings, cells, directory)
     resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(resolved, dict), "a composed configuration is a mapping"
     content = {str(key): value for key, value in resolved.items()}
@@ -70,7 +81,6 @@ def run(config: "DictConfig") -> float:
         settings={},
         compiler=compiler_version() if is_discrete and not missing else None,
     )
-    directory = Path(hydra.runtime.output_dir)
     with Run[Row](directory, content, list(hydra.overrides.task), provenance, patch, settings.sinks) as record:
         say_missing_loops(missing)
         _work(record, settings, cells)
@@ -93,23 +103,23 @@ def _filter_backend(missing: Mapping[str, str], *, is_discrete: bool) -> dict[st
 
 
 def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
-    every_unit = list(units(cells))
-    done = recorded_units(record.rows, every_unit, cells)
+    done = recorded_units(record.rows, units(cells), cells)
     finished = {(unit.cell, replicate) for unit in done for replicate in unit.replicates or (None,)}
     record.keep(lambda row: (row["cell"], row.get("replicate")) in finished)
     if record.damage is not None:
         say(f"{record.damage}: what they held is computed again")
-    todo = [unit for unit in every_unit if unit not in done]
+    num_units = count_units(cells)
     if done:
-        _log.info("%d of %d units of work are already recorded and are skipped", len(done), len(every_unit))
-    workers = settings.workers or len(os.sched_getaffinity(0))
-    with progress("draws", len(every_unit), completed=len(done)) as advance:
+        _log.info("%d of %d units of work are already recorded and are skipped", len(done), num_units)
+    todo = (unit for unit in units(cells) if unit not in done)
+    workers = min(settings.workers or usable_cores(), num_units - len(done))
+    with progress("draws", num_units, completed=len(done)) as advance:
         for number, (_, rows) in enumerate(run_all(cells, todo, workers), start=len(done) + 1):
             record.log(rows)
             advance(number)
 
 
-def recorded_units(rows: Iterable[Row], every_unit: Sequence[Unit], cells: Sequence[Cell]) -> set[Unit]:
+def recorded_units(rows: Iterable[Row], every_unit: Iterable[Unit], cells: Sequence[Cell]) -> set[Unit]:
     """The units with all rows recorded; rows of an interrupted unit are ignored."""
     counts: dict[tuple[int, object], int] = {}
     for row in rows:

@@ -1,10 +1,11 @@
 """Runs the work units of a sweep, in this process or several, each with one BLAS thread."""
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import active_children, get_context, resource_tracker
 
 from lab.core.errors import RunError
@@ -17,6 +18,9 @@ from lab.experiments.hmm_risk.problems.gaussian import KalmanProblem, WindowProb
 from lab.experiments.hmm_risk.problems.modes import ModeProblem
 from lab.experiments.hmm_risk.problems.problem import Problem, ProjectedProblem
 from lab.experiments.hmm_risk.rows import Row
+
+# units that wait for each process: enough that none waits for the next
+_HANDED_OUT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +91,20 @@ def units(cells: Sequence[Cell]) -> Iterator[Unit]:
             yield from (Unit(cell.index, (replicate,)) for replicate in range(cell.replicates))
 
 
-def run_all(cells: Sequence[Cell], todo: Sequence[Unit], num_workers: int) -> Iterator[tuple[Unit, list[Row]]]:
+def count_units(cells: Sequence[Cell]) -> int:
+    """The number of `units`."""
+    return sum(2 if cell.is_discrete else 1 + cell.replicates for cell in cells)
+
+
+def run_all(cells: Sequence[Cell], todo: Iterable[Unit], num_workers: int) -> Iterator[tuple[Unit, list[Row]]]:
     """Run the units in `num_workers` processes, on whose number the results do not depend.
+
+    A few units a process are handed out at a time, however many there are.
 
     Raises:
         RunError: if a worker was killed.
     """
-    if num_workers == 1 or len(todo) <= 1:
+    if num_workers <= 1:
         worker = WorkerState(cells)
         for unit in todo:
             yield unit, worker.run(unit)
@@ -103,17 +114,23 @@ def run_all(cells: Sequence[Cell], todo: Sequence[Unit], num_workers: int) -> It
         resource_tracker.ensure_running()
     # spawn, not fork: the progress bar is a thread, and forking a threaded process can hang
     executor = ProcessPoolExecutor(
-        min(num_workers, len(todo)),
+        num_workers,
         get_context("spawn"),
         initializer=_start_worker,
         initargs=(tuple(cells), os.getpid()),
     )
     others = active_children()
     try:
-        with blocked():
-            futures: dict[Future[list[Row]], Unit] = {executor.submit(_run_in_worker, unit): unit for unit in todo}
-        for future in as_completed(futures):
-            yield futures.pop(future), future.result()
+        rest = iter(todo)
+        futures: dict[Future[list[Row]], Unit] = {}
+        while True:
+            with blocked():
+                for unit in islice(rest, _HANDED_OUT * num_workers - len(futures)):
+                    futures[executor.submit(_run_in_worker, unit)] = unit
+            if not futures:
+                return
+            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                yield futures.pop(future), future.result()
     except BrokenProcessPool as error:
         raise RunError(
             f"a worker was killed, most likely because memory ran out; resume=RUN workers={max(1, num_workers // 2)} "

@@ -1,10 +1,12 @@
 """A sweep as a list of cells: curves and grids, multiplied out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from itertools import product
+from math import prod
 from typing import Literal, TypedDict
 
+from lab.core.errors import ConfigError
 from lab.core.hydra_schema import with_overrides
 from lab.experiments.hmm_risk.config import (
     DiscreteConfig,
@@ -25,6 +27,10 @@ _NOISELESS = (RepresentationName.posterior, RepresentationName.next_token_distri
 _OF_THE_RUN = {"title", "gammas", "workers", "curves", "figures", "sinks", "resume_on"}
 
 GridKey = Literal["num_train", "tokens_per_sequence", "context_length", "observation_noise", "snr", "num_states"]
+
+# of keys of the configuration; num_states is one of its group
+_GRIDS = ("num_train", "tokens_per_sequence", "context_length", "observation_noise", "snr")
+_MOST_CELLS = 100_000
 
 # how a grid value is written in a legend; grids with one value are omitted
 _LEGEND: dict[GridKey, str] = {
@@ -69,6 +75,7 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
         curve: with_overrides(replace(config, curves={}), overrides, label=f"curves.{curve}")
         for curve, overrides in (config.curves or {"": {}}).items()
     }
+    _refuse_too_many(curves)
     for curve, curve_config in curves.items():
         points += [(curve, curve_config, point) for point in _grid_points(curve_config)]
     # the quantity on the x axis is not part of a curve's name
@@ -85,6 +92,18 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
     for name, spec in figures.items():
         _check_figure(name, spec, cells)
     return cells
+
+
+def _refuse_too_many(curves: Mapping[str, HmmRiskConfig]) -> None:
+    """Refuse grids of more cells than can be listed, before they are."""
+    lengths = {key: max(len(as_list(getattr(config, key))) for config in curves.values()) for key in _GRIDS}
+    num_cells = sum(prod(len(as_list(getattr(config, key))) for key in _GRIDS) for config in curves.values())
+    if num_cells > _MOST_CELLS:
+        longest = max(lengths, key=lambda key: lengths[key])
+        raise ConfigError(
+            f"{longest} has {lengths[longest]} values, and all grids together {num_cells:,} cells, of which "
+            f"{_MOST_CELLS:,} are possible; give fewer values"
+        )
 
 
 def _check_figure(name: str, spec: FigureSpec, cells: list[Cell]) -> None:

@@ -9,8 +9,9 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 from scipy import optimize, special
 
-from lab.core.errors import ConfigError, InputError
+from lab.core.errors import InputError
 from lab.core.heads.decompositions import default_rank_tolerance
+from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.experiments.hmm_risk.head_spec import Classifier, HeadSpec, Prediction
 
 
@@ -22,8 +23,7 @@ class LogisticOptions:
     """Maximum number of L-BFGS steps; a fit that needs more is an error."""
 
     def __post_init__(self) -> None:
-        if self.max_iterations < 1:
-            raise ConfigError(f"head.max_iterations={self.max_iterations}: give 1 or more")
+        refuse_outside(self, "max_iterations", at_least=1, at_most=LARGEST_COUNT)
 
 
 def fit_classes(

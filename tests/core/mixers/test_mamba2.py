@@ -212,7 +212,10 @@ def test_mixed_precision_keeps_the_dtype_of_autocast() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Mamba2Options(conv_kernel=0), "conv_kernel=0 must be 1 or more; null leaves the convolution out"),
+        (
+            lambda: Mamba2Options(conv_kernel=0),
+            "conv_kernel=0 must be 1 or more and at most 1024; null leaves the convolution out",
+        ),
         (lambda: Mamba2(SHAPE, options=Mamba2Options(rotary=True)), "the attention has no rotary embedding to keep"),
     ],
 )

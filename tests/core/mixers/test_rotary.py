@@ -89,13 +89,13 @@ def test_dynamic_scaling_takes_any_length() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"theta": 0.0}, "rotary.theta=0 must be positive"),
-        ({"max_length": 0}, "rotary.max_length=0 must be 1 or more"),
+        ({"theta": 0.0}, "theta=0.0 must be above 0"),
+        ({"max_length": 0}, "max_length=0 must be 1 or more"),
         (
             {"factor": 2.0},
             r"rotary\.factor=2\.0 with kind=plain: it is for kind=linear, dynamic, llama3, yarn, longrope",
         ),
-        ({"kind": RotaryKind.linear, "factor": 0.5}, r"rotary\.factor=0\.5 must be 1 or more"),
+        ({"kind": RotaryKind.linear, "factor": 0.5}, r"factor=0\.5 must be 1 or more"),
         ({"kind": RotaryKind.linear, "beta_fast": 8.0}, "rotary.beta_fast=8.0 with kind=linear: it is for kind=yarn;"),
         ({"kind": RotaryKind.yarn, "factor": 2.0}, "rotary.original_length=None must be 2 or more with kind=yarn"),
         (
@@ -103,7 +103,7 @@ def test_dynamic_scaling_takes_any_length() -> None:
             "rotary.high_freq_factor=4 must be above low_freq_factor=4",
         ),
         ({"kind": RotaryKind.longrope, "original_length": 4}, "longrope needs short_factors and long_factors"),
-        ({"fraction": 0.0}, "rotary.fraction=0 must lie above 0 and at most at 1"),
+        ({"fraction": 0.0}, "fraction=0.0 must be above 0 and at most 1"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(values: dict[str, object], message: str) -> None:

@@ -209,11 +209,11 @@ def test_draws_follow_the_law() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"temperature": -1.0}, "temperature=-1.0 must be 0"),
-        ({"temperature": float("nan")}, "temperature=nan must be 0"),
+        ({"temperature": -1.0}, "temperature=-1.0 must be .*; 0 is greedy"),
+        ({"temperature": float("nan")}, "temperature=nan must be .*; 0 is greedy"),
         ({"temperature": 1.0, "top_k": 0}, "top_k=0 must be 1 or more"),
-        ({"temperature": 1.0, "top_p": 0.0}, "top_p=0.0 must lie above 0"),
-        ({"temperature": 1.0, "top_p": 1.5}, "top_p=1.5 must lie above 0"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p=0.0 must be above 0"),
+        ({"temperature": 1.0, "top_p": 1.5}, "top_p=1.5 must be above 0 and at most 1"),
         ({"top_k": 3}, "top_k=3 with temperature=0"),
         ({"top_p": 0.5}, "top_p=0.5 with temperature=0"),
     ],

@@ -51,4 +51,5 @@ def test_a_file_without_an_object_is_refused(content: bytes, tmp_path: Path) -> 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "gone.json", r"cannot be read \(No such file or directory\)")
-    refused(tmp_path, "cannot be read: it is a folder; give a file")
+    with pytest.raises(RunError, match="cannot be read: it is a folder; give a file"):
+        read_json_object(tmp_path, hint="copy it again")

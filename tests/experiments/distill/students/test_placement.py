@@ -67,7 +67,7 @@ def test_a_pattern_for_a_deeper_model_is_refused(placement: Placement) -> None:
     [
         (Placement.none, 4, None, "hybrid.number=4 has no meaning with hybrid.placement=none"),
         (Placement.head_stacked, None, None, "hybrid.number=None must be given with hybrid.placement=head_stacked"),
-        (Placement.head_stacked, 0, None, "hybrid.number=0 must be 1 or more"),
+        (Placement.head_stacked, 0, None, "number=0 must be 1 or more; placement=none"),
         (Placement.listed, None, None, "hybrid.layers=None must be given with hybrid.placement=listed"),
         (Placement.all, None, [1], "hybrid.layers=\\[1\\] has no meaning with hybrid.placement=all"),
         (Placement.listed, None, [1, 2, 1], "hybrid.layers=\\[1, 2, 1\\] names a layer twice"),

@@ -1,0 +1,172 @@
+"""What a distillation will need: memory of weights and of a step, and disk for checkpoints, estimated from the sizes.
+
+The factors are fitted to measured peaks (tests/experiments/distill/test_estimate.py) and hold within a factor of two.
+Nothing is built for it: a config.json may say anything.
+"""
+
+# Letters: B batch, T tokens, D model width, I width of the SwiGLU, H heads, G key/value heads, P head_dim.
+
+from pathlib import Path
+
+import torch
+
+from lab.core.data.batch import Batch
+from lab.core.models.config import DecoderConfig, ModelConfig
+from lab.core.resources import refuse_too_large, refuse_too_much_disk
+from lab.experiments.distill.config import TEACHER, DistillConfig, Recipe
+from lab.experiments.distill.stage_graph import nodes, students
+
+# moments of AdamW for each trained weight
+_MOMENTS = 2
+
+# what a run loads once it has begun: figures, tables, compiled loops
+_LOADED_BYTES = 150e6
+
+# newest, best, and the one that is being written
+_CHECKPOINTS = 3
+
+
+def refuse_weights_that_do_not_fit(
+    config: DistillConfig, architecture: ModelConfig, folder: Path, *, free: int | None = None
+) -> None:
+    """Refuse models for whose weights and training there is no room, before one is built.
+
+    Args:
+        config: of the run.
+        architecture: of its teacher.
+        folder: where it writes; it need not exist.
+        free: memory of the device, where it is not this machine's.
+
+    Raises:
+        ConfigError: with the estimate, what is free, and what to do.
+    """
+    what = f"a teacher of {num_weights(architecture):,} weights in {_dtype(config)}".replace("torch.", "")
+    hint = "choose a smaller teacher, or teacher.precision=bfloat16"
+    refuse_too_large(weights_bytes(config, architecture), what, hint, free=free)
+    num_students = 1 if config.stage == TEACHER else sum(node.recipe is not None for node in nodes(students(config)))
+    refuse_too_much_disk(
+        max(1, num_students) * checkpoint_bytes(config, architecture),
+        folder,
+        f"checkpoints of {what}",
+        "free some space, lower replicates, or set LAB_OUTPUTS to a folder on a larger disk",
+    )
+
+
+def refuse_steps_that_do_not_fit(config: DistillConfig, architecture: ModelConfig, sample: Batch) -> None:
+    """Refuse batches for which there is no room.
+
+    Args:
+        config: of the run.
+        architecture: of its teacher, whose weights are loaded.
+        sample: a batch of a few samples.
+
+    Raises:
+        ConfigError: naming the key of the batch, with the estimate and what is free.
+    """
+    for key, num_samples, num_bytes in steps(config, architecture, sample):
+        what = f"{key}={num_samples} with samples of {_num_tokens(sample)} tokens"
+        refuse_too_large(num_bytes, what, f"lower {key}, and raise accumulation for the same gradient")
+
+
+def steps(config: DistillConfig, architecture: ModelConfig, sample: Batch) -> list[tuple[str, int, float]]:
+    """The key and the size of every batch of a run, and the memory of its step besides the weights that are loaded."""
+    size = _dtype(config).itemsize
+    trained = trained_bytes(config, architecture)
+    found = []
+    if config.stage == TEACHER:
+        recipes = {"stage_teacher": config.stage_teacher}
+    else:
+        recipes = {f"stage_{stage}": config.recipe(stage) for stage in config.stage_numbers}
+    for name, recipe in recipes.items():
+        per_layer = name in ("stage_1", "stage_2")
+        kept = _kept_floats(architecture, per_layer=per_layer) * size
+        logits = _logits_bytes(architecture, recipe, recipe.batch_size * _num_tokens(sample))
+        num_bytes = recipe.batch_size * (_num_tokens(sample) * kept + 2 * _data_bytes(sample)) + logits
+        found.append((f"{name}.batch_size", recipe.batch_size, num_bytes + trained + _LOADED_BYTES))
+    evaluated = config.evaluation.batch_size
+    passing = _passing_floats(architecture) * size
+    logits = _logits_bytes(architecture, config.stage_3, evaluated * _num_tokens(sample))
+    num_bytes = evaluated * (_num_tokens(sample) * passing + 2 * _data_bytes(sample)) + logits
+    return [*found, ("evaluation.batch_size", evaluated, num_bytes + _LOADED_BYTES)]
+
+
+def num_weights(architecture: ModelConfig) -> int:
+    """Weights of the layers, the embedding and the head of a model; norms and patches are left out."""
+    head, total = architecture.decoders[-1], 0
+    for decoder in architecture.decoders:
+        layer = _attention_weights(decoder) + 3 * decoder.hidden_size * decoder.intermediate_size
+        total += decoder.num_layers * layer
+    return total + (1 if head.tie_output else 2) * head.vocab_size * head.hidden_size
+
+
+def weights_bytes(config: DistillConfig, architecture: ModelConfig) -> float:
+    """Memory of the teacher, a student, gradients and moments."""
+    return num_weights(architecture) * _dtype(config).itemsize + trained_bytes(config, architecture)
+
+
+def trained_bytes(config: DistillConfig, architecture: ModelConfig) -> float:
+    """Memory of what is trained, besides the teacher: weights, gradients and moments."""
+    if not config.stage_numbers and config.stage != TEACHER:
+        return 0.0
+    # a new teacher's weights are there already
+    copies = 1 + _MOMENTS + (config.stage != TEACHER)
+    return copies * _num_trained(config, architecture) * _dtype(config).itemsize
+
+
+def checkpoint_bytes(config: DistillConfig, architecture: ModelConfig) -> float:
+    """Disk for the checkpoints of one training that are there at a time."""
+    return _CHECKPOINTS * (1 + _MOMENTS) * _num_trained(config, architecture) * _dtype(config).itemsize
+
+
+def _num_trained(config: DistillConfig, architecture: ModelConfig) -> int:
+    if config.stage == TEACHER:
+        return num_weights(architecture)
+    # a mixer is an attention with a gate in the place of the output projection, which stays the teacher's
+    return sum(decoder.num_layers * _attention_weights(decoder) for decoder in architecture.decoders)
+
+
+def _attention_weights(decoder: DecoderConfig) -> int:
+    return decoder.hidden_size * decoder.head_dim * 2 * (decoder.num_heads + decoder.num_kv_heads)
+
+
+def _kept_floats(architecture: ModelConfig, *, per_layer: bool) -> float:
+    """Numbers that a training step keeps for each token: of one layer, or of all of them."""
+    mixers = [_mixer_floats(decoder) for decoder in architecture.decoders]
+    passing = _passing_floats(architecture)
+    if per_layer:
+        return passing + max(mixers)
+    layers = zip(architecture.decoders, mixers, strict=True)
+    return passing + sum(
+        decoder.num_layers * (mixer + 3.3 * decoder.hidden_size + 2.6 * decoder.intermediate_size)
+        for decoder, mixer in layers
+    )
+
+
+def _mixer_floats(decoder: DecoderConfig) -> float:
+    """Operands, gates, outputs and their gradients of one mixer for each token."""
+    return 13.0 * decoder.num_heads * decoder.head_dim + 2.6 * decoder.hidden_size
+
+
+def _passing_floats(architecture: ModelConfig) -> float:
+    """Numbers of one layer of the teacher for each token, which the next layer replaces."""
+    return max(
+        2.6 * decoder.intermediate_size + 4.0 * decoder.hidden_size + 2.6 * decoder.num_heads * decoder.head_dim
+        for decoder in architecture.decoders
+    )
+
+
+def _logits_bytes(architecture: ModelConfig, recipe: Recipe, num_tokens: int) -> float:
+    """Logits of teacher and student and their softmax, in float32, of one chunk."""
+    return 24.0 * min(recipe.chunk_size, num_tokens) * architecture.decoders[-1].vocab_size
+
+
+def _num_tokens(sample: Batch) -> int:
+    return max(sample.llm_ids.shape[1], sample.embedding_ids.shape[1])
+
+
+def _data_bytes(sample: Batch) -> float:
+    return sample.pixel_values.nbytes / len(sample.llm_ids)
+
+
+def _dtype(config: DistillConfig) -> torch.dtype:
+    return torch.float32 if config.stage == TEACHER else config.teacher.precision.dtype
