@@ -199,7 +199,11 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def as_run_error(error: OSError, path: Path) -> RunError:
-    """`error` as one line, with a hint where there is one."""
+    """`error`, met while `path` was written, as one line, with a hint where there is one."""
+    source = Path(os.fsdecode(error.filename)) if error.filename is not None else path
+    is_other = source != path and PARTIAL not in str(source)
+    if error.errno == errno.ENOENT and is_other and path.parent.exists():
+        return RunError(f"{source} cannot be read: it does not exist, and {path} is made of it; put it back")
     hint = _HINTS.get(error.errno or 0) or f"{error.strerror or error}; choose another place"
     return RunError(f"{path} cannot be written: {hint}")
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lab.core.errors import CheckpointError, ConfigError, LabError
+from lab.core.errors import CheckpointError, ConfigError, LabError, RunError
 from lab.core.mixers.mamba2 import Mamba2, Mamba2Kernels, Mamba2Options
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.mixers.spec import mixer_like
@@ -208,7 +208,7 @@ def test_a_replacement_that_fails_leaves_what_was_there(
         raise OSError("out of luck")
 
     monkeypatch.setattr("lab.core.models.checkpoint._write_json", fails)
-    with pytest.raises(OSError, match="out of luck"):
+    with pytest.raises(RunError, match="out of luck"):
         write_student(folder, student, teacher=None, replace=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -337,6 +337,6 @@ def test_a_student_without_its_decay_rates_is_refused(released_folder: Path) -> 
 
 
 def test_a_file_that_cannot_be_carried_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        write_checkpoint(tmp_path / "out", {"a": torch.zeros(1)}, {}, carried=[tmp_path / "gone"])
+    with pytest.raises(RunError, match="gone cannot be read: it does not exist"):
+        write_checkpoint(tmp_path / "out", {"a": torch.zeros(1)}, {}, carried=[tmp_path / "elsewhere" / "gone"])
     assert list(tmp_path.iterdir()) == []
