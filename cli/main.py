@@ -22,6 +22,9 @@ from lab.experiments.spec import Experiment
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+# figures are files: no window is opened, whatever the environment names for that
+os.environ["MPLBACKEND"] = "agg"
+
 # everything behind the command belongs to Hydra, flags included
 _HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
