@@ -104,15 +104,15 @@ def _filter_backend(missing: Mapping[str, str], *, is_discrete: bool) -> dict[st
 
 def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
     done = recorded_units(record.rows, units(cells), cells)
-    finished = {(unit.cell, replicate) for unit in done for replicate in unit.replicates or (None,)}
-    record.keep(lambda row: (row["cell"], row.get("replicate")) in finished)
+    todo = [unit for unit in units(cells) if unit not in done]
+    unfinished = {(unit.cell, replicate) for unit in todo for replicate in unit.replicates or (None,)}
+    record.keep(lambda row: (row["cell"], row.get("replicate")) not in unfinished)
     if record.damage is not None:
         say(f"{record.damage}: what they held is computed again")
     num_units = count_units(cells)
     if done:
         _log.info("%d of %d units of work are already recorded and are skipped", len(done), num_units)
-    todo = (unit for unit in units(cells) if unit not in done)
-    workers = min(settings.workers or usable_cores(), num_units - len(done))
+    workers = min(settings.workers or usable_cores(), len(todo))
     with progress("draws", num_units, completed=len(done)) as advance:
         for number, (_, rows) in enumerate(run_all(cells, todo, workers), start=len(done) + 1):
             record.log(rows)
@@ -121,52 +121,62 @@ def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> N
 
 def recorded_units(rows: Iterable[Row], every_unit: Iterable[Unit], cells: Sequence[Cell]) -> set[Unit]:
     """The units with all rows recorded; rows of an interrupted unit are ignored."""
-    counts: dict[tuple[int, object], int] = {}
+    counts: dict[int, dict[object, int]] = {}
     for row in rows:
-        key = (row["cell"], row.get("replicate"))
-        counts[key] = counts.get(key, 0) + 1
+        of_cell, replicate = counts.setdefault(row["cell"], {}), row.get("replicate")
+        of_cell[replicate] = of_cell.get(replicate, 0) + 1
     done = set()
     for unit in every_unit:
         size = len(cells[unit.cell].widths) * len(cells[unit.cell].ridge)
-        if all(counts.get((unit.cell, replicate)) == size for replicate in unit.replicates or (None,)):
+        of_cell = counts.get(unit.cell, {})
+        if all(of_cell.get(replicate) == size for replicate in unit.replicates or (None,)):
             done.add(unit)
     return done
 
 
 def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> Iterator[TableRow]:
-    """Measured rows with their theory, ordered by cell, width, ridge and replicate; one cell at a time in memory."""
-    places: dict[int, array[int]] = {}
+    """Measured rows with their theory, ordered by cell, width, ridge and replicate; made one at a time."""
+    theory: dict[int, list[Row]] = {}
+    measured: dict[int, array[int]] = {}
     for place, row in enumerate(rows):
-        places.setdefault(row["cell"], array("q")).append(place)
-    for index in sorted(places):
-        yield from _rows_of_cell([rows[place] for place in places[index]], cells[index])
-
-
-def _rows_of_cell(rows: Sequence[Row], cell: Cell) -> list[TableRow]:
-    theory = {(row["width"], row["ridge"]): row for row in rows if row["kind"] == "theory"}
-    table: list[TableRow] = []
-    for row in rows:
         if row["kind"] == "theory":
-            continue
-        known = theory[row["width"], row["ridge"]]
-        joined: TableRow = {
-            "cell": cell.index,
-            **{name: getattr(cell, name) for name in _FROM_CELL},
-            "width": row["width"],
-            "gamma": row["width"] / cell.num_train,
-            **{key: value for key, value in row.items() if key not in ("kind", "cell", "width")},
-            **{key: value for key, value in known.items() if key not in ("kind", "cell", "width", "ridge")},
+            theory.setdefault(row["cell"], []).append(row)
+        else:
+            measured.setdefault(row["cell"], array("q")).append(place)
+
+    def order(place: int) -> tuple[int, str, int]:
+        row = rows[place]
+        assert row["kind"] != "theory", "it is among the others"
+        return row["width"], row["ridge"], row["replicate"]
+
+    for index in sorted(measured):
+        known = {(row["width"], row["ridge"]): row for row in theory[index]}
+        for place in sorted(measured[index], key=order):
+            row = rows[place]
+            yield _joined(row, known[row["width"], row["ridge"]], cells[index])
+
+
+def _joined(row: Row, known: Row, cell: Cell) -> TableRow:
+    """A measured row with its theory."""
+    assert row["kind"] != "theory", "the other one is"
+    assert known["kind"] == "theory", "of the same width and ridge"
+    joined: TableRow = {
+        "cell": cell.index,
+        **{name: getattr(cell, name) for name in _FROM_CELL},
+        "width": row["width"],
+        "gamma": row["width"] / cell.num_train,
+        **{key: value for key, value in row.items() if key not in ("kind", "cell", "width")},
+        **{key: value for key, value in known.items() if key not in ("kind", "cell", "width", "ridge")},
+    }
+    if "bias" in row:
+        assert "noise_floor" in known, "a risk that is measured exactly has a theory"
+        excess = row["bias"] + row["variance"]
+        joined |= {
+            "excess_risk": excess,
+            "prediction_risk": excess + known["noise_floor"],
+            "fixed_problem_excess": excess + known["misspecification"],
         }
-        if "bias" in row:
-            assert "noise_floor" in known, "a risk that is measured exactly has a theory"
-            excess = row["bias"] + row["variance"]
-            joined |= {
-                "excess_risk": excess,
-                "prediction_risk": excess + known["noise_floor"],
-                "fixed_problem_excess": excess + known["misspecification"],
-            }
-        table.append(joined)
-    return sorted(table, key=lambda row: (row["width"], row["ridge"], row["replicate"]))
+    return joined
 
 
 def _report(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> float:

@@ -1,0 +1,186 @@
+"""A record that was damaged, or a folder that was deleted, is never silent: computed again, or refused in one line."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.core.errors import LabError, RunError
+from lab.core.runs.record import Run
+from lab.experiments.distill.recorded_units import Counter, keep_what_counts
+from lab.experiments.distill.rows import Row
+
+SWEEP = ("num_train=20", "widths=[6,10,40]", "replicates=4", "observation_noise=0.5", "figures=[]", "workers=1")
+LONG = ("num_train=120", "widths=[20,60,120,200,300]", "replicates=60", "figures=[]")
+
+Damage = Callable[[Path], None]
+Lab = Callable[..., Any]
+
+
+def rows_of(count: int) -> list[Row]:
+    unit = {"unit": "u", "stage": 1, "replicate": 0}
+    return [{**unit, "kind": "train", "step": step, "loss": 1 / step} for step in range(1, count + 1)]  # type: ignore
+
+
+def run_with_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distillation of eight steps with a checkpoint after six; what the checkpoint holds is read from here."""
+    counter = Counter()
+    with Run[Row](folder, {}, [], {}, "") as run:
+        run.log(rows_of(8))
+    for row in rows_of(6):
+        counter.add(row)
+    path = folder / "checkpoints" / "u" / "step_00000006"
+    path.mkdir(parents=True)
+    module = "lab.experiments.distill.recorded_units"
+    monkeypatch.setattr(f"{module}.newest_whole", lambda paths: path)
+    monkeypatch.setattr(f"{module}.read_meta", lambda path: {"step": 6, **counter.counted})
+
+
+def by_lines(change: Callable[[list[bytes]], list[bytes]]) -> Damage:
+    return lambda path: path.write_bytes(b"".join(change(path.read_bytes().splitlines(keepends=True)))) and None
+
+
+def random_bytes(path: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    draw, content = random.Random(seed), bytearray(path.read_bytes())
+    # within what the checkpoint counts on
+    start = draw.randrange(len(content) // 2)
+    content[start : start + 30] = draw.randbytes(30)
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Damage] = {
+    "cut in half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "emptied": lambda path: os.truncate(path, 0),
+    "deleted": Path.unlink,
+    "last lines gone": by_lines(lambda lines: lines[:-4]),
+    "middle lines gone": by_lines(lambda lines: lines[:2] + lines[4:]),
+    "first line gone": by_lines(lambda lines: lines[1:]),
+    "lines swapped": by_lines(lambda lines: [lines[1], lines[0], *lines[2:]]),
+    "all lines doubled": by_lines(lambda lines: lines * 2),
+    "a digit changed": by_lines(lambda lines: [*lines[:3], lines[3].replace(b"0.25", b"0.35"), *lines[4:]]),
+    "a key changed": by_lines(lambda lines: [*lines[:3], lines[3].replace(b"unit", b"tinu"), *lines[4:]]),
+    "random bytes": random_bytes,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_distillation_without_rows_that_a_checkpoint_counts_on_is_refused_with_the_cure(
+    damage: Damage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_with_checkpoint(tmp_path, monkeypatch)
+    damage(tmp_path / "metrics.jsonl")
+    folders = {"u": tmp_path / "checkpoints" / "u"}
+    with (
+        Run[Row](tmp_path, {}, [], {}, "") as run,
+        pytest.raises(RunError, match=r"put the file back from a copy, or remove .*checkpoints/u to train that again"),
+    ):
+        keep_what_counts(run, folders)
+
+
+def test_a_line_that_was_doubled_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_with_checkpoint(tmp_path, monkeypatch)
+    by_lines(lambda lines: lines[:6] + lines[5:])(tmp_path / "metrics.jsonl")
+    with Run[Row](tmp_path, {}, [], {}, "") as run:
+        assert keep_what_counts(run, {"u": tmp_path / "checkpoints" / "u"}) == set()
+        assert list(run.rows) == rows_of(6)
+
+
+def test_a_finished_unit_that_has_lost_rows_is_not_finished(tmp_path: Path) -> None:
+    ended: list[Row] = [*rows_of(3), {"unit": "u", "kind": "done", "num_rows": 3}]
+    with Run[Row](tmp_path, {}, [], {}, "") as run:
+        run.log(ended)
+        assert keep_what_counts(run, {"u": tmp_path}) == {"u"}
+    by_lines(lambda lines: lines[:1] + lines[2:])(tmp_path / "metrics.jsonl")
+    with Run[Row](tmp_path, {}, [], {}, "") as run:
+        assert keep_what_counts(run, {"u": tmp_path}) == set()
+        assert list(run.rows) == []
+
+
+def in_the_middle(folder: Path, delete: Callable[[Path], None]) -> None:
+    with Run(folder, {}, [], {}, "") as run:
+        run.log([{"cell": 0}])
+        delete(folder)
+        run.log([{"cell": 1}])
+
+
+@pytest.mark.parametrize("delete", [shutil.rmtree, lambda folder: (folder / "metrics.jsonl").unlink()])
+def test_what_is_deleted_in_the_middle_ends_the_run_and_is_not_made_anew(
+    delete: Callable[[Path], None], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(RunError, match=r"metrics\.jsonl was deleted or replaced while the run went on"):
+        in_the_middle(folder, delete)
+    assert not (folder / "metrics.jsonl").exists()
+    assert delete is not shutil.rmtree or not folder.exists()
+
+
+def test_a_pipe_in_the_place_of_a_file_of_a_run_is_refused_at_once(tmp_path: Path) -> None:
+    for name in (".lock", "config.json", "metrics.jsonl"):
+        folder = tmp_path / name
+        with Run(folder, {}, [], {}, "") as run:
+            run.log([{"cell": 0}])
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(LabError, match=rf"{name} cannot be read: it is a pipe"):
+            Run(folder, {}, [], {}, "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_sweep_computes_damaged_rows_again(damage: Damage, lab: Lab, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ("hmm-risk", "sweep", *SWEEP, f"hydra.run.dir={folder}")
+    assert lab(*words).code == 0
+    whole = (folder / "table.parquet").read_bytes()
+    damage(folder / "metrics.jsonl")
+    done = lab(*words)
+    assert done.code == 0, done.err
+    assert (folder / "table.parquet").read_bytes() == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_sweep_whose_folder_is_deleted_ends_with_one_line(
+    workers: int, lab_command: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [*lab_command, "hmm-risk", "sweep", *LONG, f"workers={workers}", f"hydra.run.dir={folder}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        metrics, patience = folder / "metrics.jsonl", time.monotonic() + 60
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < 30:
+            assert time.monotonic() < patience, "nothing was recorded in a minute"
+            time.sleep(0.01)
+        shutil.rmtree(folder)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    assert "Traceback" not in said
+    assert said.rstrip().splitlines()[-1].startswith("lab: ")
+    assert "was deleted" in said
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "value"), [("OPENBLAS_NUM_THREADS", "2"), ("OPENBLAS_CORETYPE", "Haswell")])
+def test_a_sweep_is_resumed_with_the_same_linear_algebra_only(key: str, value: str, lab: Lab, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ("hmm-risk", "sweep", *SWEEP, f"hydra.run.dir={folder}")
+    assert lab(*words).code == 0
+    done = lab(*words, env={key: value})
+    assert done.code == 2
+    assert "would go on with other last digits" in done.err
+    done = lab(*words, "resume_on=different", env={key: value})
+    assert done.code == 0, done.err
+    assert json.loads((folder / "provenance.json").read_text())["resume_on"] == "different"
