@@ -1,6 +1,7 @@
 """Run a Hydra job from the command line. Bad input ends with one line and exit code 2 before anything is written."""
 
 import contextlib
+import errno
 import importlib
 import io
 import itertools
@@ -90,6 +91,8 @@ def _message(error: Exception) -> str | None:
         return f"out of memory: {reason}; lower workers, sizes or batch_size, and resume=RUN goes on"
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
         return "out of memory: torch asked for more than there is; lower sizes or batch_size, and resume=RUN goes on"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{str(error.filename)[:80]}… is longer than names of files can be; give a shorter one"
     # before OSError: Hydra's error for an option that does not exist is one
     message = hydra_message(error)
     if message is not None or not isinstance(error, OSError):
@@ -130,7 +133,8 @@ def _check_every_point(experiment: Experiment, overrides: Sequence[str], *, is_m
     with initialize_config_module("lab.conf", version_base="1.3"):
         fixed, axes = _sweep_axes(overrides) if is_multirun else (list(overrides), [])
         first = _composed(experiment.config, [*fixed, *(axis[0] for axis in axes)], return_hydra_config=True)
-        if is_multirun or str(first.hydra.mode).endswith("MULTIRUN"):
+        is_multirun = is_multirun or str(first.hydra.mode).endswith("MULTIRUN")
+        if is_multirun:
             params = [f"{key}={value}" for key, value in (first.hydra.sweeper.get("params") or {}).items()]
             more_fixed, more_axes = _sweep_axes(params)
             fixed, axes = fixed + more_fixed, axes + more_axes
@@ -151,7 +155,10 @@ def _output_folder(hydra: Any, *, is_multirun: bool) -> Path | None:
     launcher = str(hydra.launcher.get("_target_", ""))
     if is_multirun and "submitit" in launcher and "Local" not in launcher:
         return None
-    return Path(str(hydra.sweep.dir if is_multirun else hydra.run.dir))
+    folder = str(hydra.sweep.dir if is_multirun else hydra.run.dir)
+    if not folder:
+        raise ConfigError(f"hydra.{'sweep' if is_multirun else 'run'}.dir is empty; give the folder of a run")
+    return Path(folder)
 
 
 def _without_hydra(composed: Any) -> Any:

@@ -119,6 +119,17 @@ def refuse_unwritable(path: Path) -> None:
         raise RunError(f"{path} cannot be written: {nearest}: {error.strerror}; choose another place") from error
 
 
+def refuse_unwritable_file(path: Path) -> None:
+    """As `refuse_unwritable`, for a file, which may exist.
+
+    Raises:
+        RunError: also for a folder.
+    """
+    if path.is_dir():
+        raise RunError(f"{path} is a folder; give the path of a file")
+    refuse_unwritable(path)
+
+
 def as_run_error(error: OSError, path: Path) -> Exception:
     """`error` as one line with a hint if the user can fix it, else `error` itself."""
     hint = _HINTS.get(error.errno or 0)

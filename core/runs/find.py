@@ -9,6 +9,9 @@ from lab.core.runs.json_files import json_object_or_none
 # incremented whenever older runs can no longer be read or continued
 SCHEMA_VERSION = 2
 
+# characters of a name that is too long for a file system
+_SHOWN = 80
+
 
 def outputs_root() -> Path:
     """Where runs are recorded: LAB_OUTPUTS, or outputs/ in the working directory."""
@@ -33,7 +36,13 @@ def find_run(name: str) -> Path:
     """
     if not name:
         raise RunError("resume=, show, export and generate need the name of a run; `lab runs` lists them")
-    if Path(name).is_dir():
+    try:
+        is_folder = Path(name).is_dir()
+    except OSError as error:
+        raise RunError(
+            f"{name[:_SHOWN]}… cannot be the name of a run ({error.strerror}); `lab runs` lists them"
+        ) from error
+    if is_folder:
         return Path(name)
     folders = [path for pattern in ("*/runs/*", "*/sweeps/*", "reference/*/*") for path in outputs_root().glob(pattern)]
     matches = [path for path in folders if path.name.endswith(name)]

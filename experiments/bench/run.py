@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lab.core.errors import InputError
-from lab.core.runs.atomic_files import write_atomically
+from lab.core.runs.atomic_files import refuse_unwritable_file
 from lab.experiments.bench import report
 from lab.experiments.bench.case_table import print_case
 from lab.experiments.bench.findings import Conclusion
@@ -71,9 +71,7 @@ def main(name: str, *, repeats: int = 9, quick: bool = False, json_path: Path | 
         raise InputError(f"repeats={repeats} must be at least 1")
     if json_path is not None:
         # refuse a folder that cannot be written before minutes of work
-        probe = json_path.with_name(f".{json_path.name}.probe")
-        write_atomically(probe, "")
-        probe.unlink()
+        refuse_unwritable_file(json_path)
     console = report.new_console()
     benchmark = BENCHMARKS[name]
     with benchmark.cores():

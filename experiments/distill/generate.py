@@ -16,7 +16,7 @@ from lab.core.models.folder import Precision
 from lab.core.models.generation import SamplingConfig, TextStream, allocate, generate, longest_answer
 from lab.core.products import setting
 from lab.core.resources import refuse_too_many_threads, usable_cores
-from lab.core.runs.atomic_files import refuse_unwritable, write_atomically
+from lab.core.runs.atomic_files import refuse_unwritable_file, write_atomically
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.load import OpenedModel, open_model
@@ -121,7 +121,7 @@ def main(request: Request, *, threads: int | None, json_path: Path | None) -> No
         LabError: naming argument or file, value and fix.
     """
     if json_path is not None:
-        refuse_unwritable(json_path)
+        refuse_unwritable_file(json_path)
     refuse_too_many_threads(threads)
     torch.set_num_threads(threads or usable_cores())
     report = answer(request, _write)
