@@ -129,6 +129,8 @@ def _message(error: Exception) -> str | None:
         return "no further thread can be started here; lower workers and threads, or raise ulimit -u"
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
         return "out of memory: torch asked for more than there is; lower sizes or batch_size, and resume=RUN goes on"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{str(error.filename)[:80]}… is longer than names of files can be; give a shorter one"
     # before OSError: Hydra's error for an option that does not exist is one
     message = hydra_message(error)
     if message is not None or not isinstance(error, OSError):
@@ -177,8 +179,9 @@ def _check_every_point(experiment: Experiment, overrides: Sequence[str], *, is_m
     with initialize_config_module("lab.conf", version_base="1.3"):
         fixed, axes = _sweep_axes(overrides) if is_multirun else (list(overrides), [])
         first = _composed(experiment.config, [*fixed, *(axis[0] for axis in axes)], return_hydra_config=True)
+        is_multirun = is_multirun or str(first.hydra.mode).endswith("MULTIRUN")
         _refuse_no_directory(first, is_multirun=is_multirun)
-        if is_multirun or str(first.hydra.mode).endswith("MULTIRUN"):
+        if is_multirun:
             refuse_several_tasks(first.hydra.launcher)
             params = [f"{key}={value}" for key, value in (first.hydra.sweeper.get("params") or {}).items()]
             more_fixed, more_axes = _sweep_axes(params)
@@ -208,7 +211,10 @@ def _output_folder(hydra: Any, *, is_multirun: bool) -> Path | None:
     launcher = str(hydra.launcher.get("_target_", ""))
     if is_multirun and "submitit" in launcher and "Local" not in launcher:
         return None
-    return Path(str(hydra.sweep.dir if is_multirun else hydra.run.dir))
+    folder = str(hydra.sweep.dir if is_multirun else hydra.run.dir)
+    if not folder:
+        raise ConfigError(f"hydra.{'sweep' if is_multirun else 'run'}.dir is empty; give the folder of a run")
+    return Path(folder)
 
 
 def _without_hydra(composed: Any) -> Any:

@@ -62,11 +62,13 @@ def print_run(name: str) -> None:
         RunError: if there is no such run, or its summary is damaged.
     """
     directory = find_run(name)
-    points = [path for path in run_directories(directory) if path != directory]
-    if points and not (directory / "status.json").exists():
+    if not (directory / "status.json").exists():
+        # not deeper: any folder may be given, also that of everything
+        points = {path.parent for path in (*directory.glob("*/status.json"), *directory.glob("*/*/status.json"))}
         for point in sorted(points):
             print_run(str(point))
-        return
+        if points:
+            return
     status = read_json_object(directory / "status.json", hint="if this is not a run, `lab runs` lists them")
     path = directory / "summary.json"
     if not path.exists():

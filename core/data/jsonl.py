@@ -129,7 +129,8 @@ def _key(line: bytes) -> bytes:
 def _parse(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line)
-    except ValueError:
+    # lists in lists without end, too
+    except (ValueError, RecursionError):
         raise InputError("is not valid JSON; repair the line") from None
     if not isinstance(record, dict):
         raise InputError("is not a JSON object; repair the line")

@@ -10,6 +10,9 @@ from lab.core.runs.json_files import json_object_or_none
 # incremented whenever older runs can no longer be read or continued
 SCHEMA_VERSION = 3
 
+# characters of a name that is too long for a file system
+_SHOWN = 80
+
 
 def outputs_root() -> Path:
     """Where runs are recorded: LAB_OUTPUTS, or outputs/ in the working directory."""
@@ -34,7 +37,13 @@ def find_run(name: str) -> Path:
     """
     if not name:
         raise RunError("resume=, show, export and generate need the name of a run; `lab runs` lists them")
-    if Path(name).is_dir():
+    try:
+        is_folder = Path(name).is_dir()
+    except OSError as error:
+        raise RunError(
+            f"{name[:_SHOWN]}… cannot be the name of a run ({error.strerror}); `lab runs` lists them"
+        ) from error
+    if is_folder:
         return Path(name)
     root = outputs_root()
     if (root / name).is_dir():

@@ -22,14 +22,14 @@ KEYS = {
     ("llm_config", "head_dim"): "",
     ("llm_config", "vocab_size"): "",
     ("llm_config", "rms_norm_eps"): "",
-    ("llm_config", "rope_theta"): "",
+    ("llm_config", "rope_theta"): "1000000000000",
     ("llm_config", "max_position_embeddings"): "1000000000000",
     ("embedding_config", "num_hidden_layers"): "",
     ("embedding_config", "image_size"): "",
     ("embedding_config", "patch_size"): "",
     ("embedding_config", "num_channels"): "",
     ("embedding_config", "downsample_ratio"): "",
-    ("embedding_config", "img_context_token_id"): "",
+    ("embedding_config", "img_context_token_id"): "0",
 }
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
