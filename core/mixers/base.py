@@ -9,6 +9,8 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lab.core.decoding.program import NoProgramError
+from lab.core.decoding.writer import Normed, Writer
 from lab.core.errors import InputError
 from lab.core.mixers.options import MixerOptions
 from lab.core.mixers.rotary import Rotary
@@ -146,6 +148,14 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def step(self, u: Float[Tensor, "B 1 D"], state: MixerState) -> Float[Tensor, "B 1 D"]:
         """`prefill` of one token."""
+
+    def write_step(self, writer: Writer, u: Normed, state: MixerState, x: Float[Tensor, "B D"]) -> None:
+        """Append what `step` computes of `u` to a program, added to the residual stream `x`.
+
+        Raises:
+            NoProgramError: if there are no compiled steps for it; this mixer has none.
+        """
+        raise NoProgramError(f"{self.kind} layers have no compiled steps")
 
     @property
     def traits(self) -> AttentionTraits:

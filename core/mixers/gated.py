@@ -7,9 +7,7 @@ recurrence and a norm and a gate after it. Subclasses define the recurrence.
 # Letters: B batch, T tokens, D model width, H heads, G key/value heads, P head_dim (of values, and of keys and
 # queries), C channels of values, keys and queries together, W taps.
 
-import math
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -19,24 +17,18 @@ from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 
 from lab.core.conv.causal_conv import causal_conv, conv_step
+from lab.core.decoding.program import NoProgramError
+from lab.core.decoding.writer import Heads, Normed, Writer, refuse_changed
 from lab.core.errors import ConfigError
 from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape, MixerState
-from lab.core.mixers.initialisation import Draw, Initialisation
 from lab.core.mixers.options import MixerOptions
 from lab.core.mixers.rotary import Rotary, rotate
-from lab.core.mixers.softmax import unpack_qkv
 from lab.core.operators.backends import Backend, resolve
 from lab.core.products.linear import Linear
 from lab.core.ranges import refuse_outside
 
 # epsilon of the norm after the recurrence, as in the public code
 NORM_EPS = 1e-5
-# gain of the Xavier uniform initialisation of the gate
-GATE_GAIN = 2**-2.5
-# long-memory step sizes softplus(dt_bias) are log-uniform in this range: at rates of -e, memory lasts 4 to 370 tokens
-MIN_STEP, MAX_STEP = 0.001, 0.1
-# A_log when mimicking attention: decay rates of -e
-MIMIC_A_LOG = 1.0
 
 # parameters by the stage that trains them; each mixer adds its recurrence's
 GATED_NEW = frozenset({"conv1d.weight", "conv1d.bias", "g_norm.weight", "g_proj.weight"})
@@ -211,6 +203,49 @@ class GatedMixer(Mixer):
         state.length = stop
         return self.output(self._gated(y, u).transpose(1, 2))
 
+    def write_step(self, writer: Writer, u: Normed, state: MixerState, x: Float[Tensor, "B D"]) -> None:
+        """See `Mixer.write_step`."""
+        methods = ("forward", "step", "prefill", "output", "_convolve_token", "_operands", "_gated")
+        refuse_changed(self, GatedMixer, *methods)
+        assert isinstance(state, RecurrentState), "the state must come from this mixer's allocate_state"
+        for name, kernel in ((name, getattr(self.options.kernels, name)) for name in self.backends):
+            if name.endswith("_step") and kernel not in ("auto", "portable"):
+                raise NoProgramError(f"kernels.{name}={kernel} was asked for")
+        # beyond that, the angles of another length may hold
+        turns = None if self.rotary is None else self.rotary.turns(state.max_length)
+        clock = writer.clock(state, None if turns is None else len(turns.cos))
+        norms = None if self.q_norm is None or self.k_norm is None else (self.q_norm, self.k_norm)
+        vkq = writer.linear(u, self.vkq_proj, "projected")
+        logits = writer.linear(u, self.g_proj, "gates")
+        writer.operands(vkq, state.conv, self.conv1d, writer.positions(clock, turns, norms), self.heads)
+        y = self.write_recurrence(writer, u, vkq, state)
+        self.write_gate(writer, y, logits)
+        writer.linear(y, self.o_proj, "", added_to=x)
+
+    def write_recurrence(
+        self, writer: Writer, u: Normed, vkq: Float[Tensor, "B C"], state: RecurrentState
+    ) -> Float[Tensor, "B HP"]:
+        """Append what `advance` computes, for operands that have been written to `vkq`; its outputs.
+
+        Raises:
+            NoProgramError: if there are no compiled steps for it; a mixer has none unless it overrides this.
+        """
+        raise NoProgramError(f"{self.kind} layers have no compiled steps")
+
+    def write_gate(self, writer: Writer, y: Float[Tensor, "B HP"], logits: Float[Tensor, "B HP"]) -> None:
+        """Append the norm of each head, and its gate.
+
+        Raises:
+            NoProgramError: if the gate is another one.
+        """
+        refuse_changed(self, GatedMixer, "gate")
+        writer.gate(y, logits, self.g_norm, self.heads, is_sigmoid=False)
+
+    @property
+    def heads(self) -> Heads:
+        """The sizes of the layer, as programs know them."""
+        return Heads(self.shape.num_kv_heads, self.shape.heads_per_group, self.shape.head_dim)
+
     @property
     def _widths(self) -> list[int]:
         """Channels of values, keys and queries."""
@@ -252,78 +287,9 @@ class GatedMixer(Mixer):
         return (normed * gate).to(y.dtype)
 
 
-def initial_gated_weights(
-    attention: Mapping[str, Tensor],
-    shape: MixerShape,
-    options: GatedOptions,
-    initialisation: Initialisation,
-    draw: Draw,
-    *,
-    gate_weight: float | None = None,
-) -> dict[str, Tensor]:
-    """Initial values of everything but the recurrence and the output projection.
-
-    The gate is drawn first, so it is the same for every initialisation.
-
-    Args:
-        attention: state_dict of a `SoftmaxAttention`.
-        shape: its sizes.
-        options: variants of the mixer.
-        initialisation: which weights come from the attention, and how the convolution starts.
-        draw: source of random and constant tensors.
-        gate_weight: one value for all gate weights; None to draw them.
-    """
-    gate_size = (shape.num_heads * shape.head_dim, shape.hidden_size)
-    bound = GATE_GAIN * math.sqrt(6 / sum(gate_size))
-    weights = {
-        "g_proj.weight": draw.uniform(gate_size, -bound, bound)
-        if gate_weight is None
-        else draw.full(gate_size, gate_weight),
-        "g_norm.weight": draw.full((shape.head_dim,), 1.0),
-    }
-    for name, tensor in attention.items():
-        if name.startswith("wqkv."):
-            ours = name.replace("wqkv", "vkq_proj")
-            if initialisation is Initialisation.scratch:
-                weights[ours] = draw.fresh(tensor.shape, fan_in=shape.hidden_size)
-            else:
-                q, k, v = unpack_qkv(tensor, shape)
-                # rows in the order of the convolution's channels
-                weights[ours] = torch.cat([v, k, q])
-        elif name in ("q_norm.weight", "k_norm.weight"):
-            is_scratch = initialisation is Initialisation.scratch
-            weights[name] = draw.full(tensor.shape, 1.0) if is_scratch else tensor.clone()
-    return weights | _convolution(shape, options, initialisation, draw)
-
-
-def long_memory(draw: Draw, num_heads: int) -> Float[Tensor, " H"]:
-    """dt_bias whose softplus is log-uniform between `MIN_STEP` and `MAX_STEP`."""
-    step_size = draw.log_uniform((num_heads,), MIN_STEP, MAX_STEP)
-    # the inverse of softplus
-    return draw.placed(step_size + torch.log(-torch.expm1(-step_size)))
-
-
 def wide(dtype: torch.dtype) -> torch.dtype:
     """float32, or float64 for float64: the precision of states, norms and decay rates."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def _convolution(
-    shape: MixerShape, options: GatedOptions, initialisation: Initialisation, draw: Draw
-) -> dict[str, Tensor]:
-    """Identity taps, which pass the current token through (mimic), or torch's default initialisation."""
-    if options.conv_kernel is None:
-        return {}
-    num_channels, num_taps = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim, options.conv_kernel
-    if initialisation is Initialisation.mimic:
-        taps = draw.full((num_channels, 1, num_taps), 0.0)
-        # the last tap multiplies the current token
-        taps[:, :, -1] = 1.0
-        return {"conv1d.weight": taps, "conv1d.bias": draw.full((num_channels,), 0.0)}
-    return {
-        "conv1d.weight": draw.fresh((num_channels, 1, num_taps), fan_in=num_taps),
-        "conv1d.bias": draw.fresh((num_channels,), fan_in=num_taps),
-    }
 
 
 def _taps(num_channels: int, conv_kernel: int | None) -> nn.Conv1d | None:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from lab.core.decoding.writer import Normed, Writer, refuse_changed
 from lab.core.delta_rule import gated_delta_rule
 from lab.core.delta_rule.decode.step import step
 from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape
@@ -22,14 +23,13 @@ from lab.core.mixers.gated import (
     GATED_INHERITED,
     GATED_NEW,
     GATED_TAKES,
-    MIMIC_A_LOG,
     GatedMixer,
     GatedOptions,
     Operands,
-    initial_gated_weights,
-    long_memory,
+    RecurrentState,
     wide,
 )
+from lab.core.mixers.gated_initialisation import MIMIC_A_LOG, initial_gated_weights, long_memory
 from lab.core.mixers.initialisation import Draw, Initialisation
 from lab.core.mixers.options import MixerOptions
 from lab.core.mixers.spec import MixerSpec
@@ -117,6 +117,16 @@ class GatedDeltaNet(GatedMixer):
             backend=self.backends["delta_rule_step"],
         )
         return y[:, None]
+
+    def write_recurrence(
+        self, writer: Writer, u: Normed, vkq: Float[Tensor, "B C"], state: RecurrentState
+    ) -> Float[Tensor, "B HP"]:
+        """See `GatedMixer.write_recurrence`."""
+        refuse_changed(self, GatedDeltaNet, "advance", "_log_decay", "_strength")
+        a = writer.linear(u, self.a_proj, "decays")
+        b = writer.linear(u, self.b_proj, "strengths")
+        weights = (self.A_log, self.dt_bias)
+        return writer.delta(vkq, (a, b), state.recurrent, weights, self.heads, "heads", unit_eps=LENGTH_EPS)
 
     def _log_decay(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H"]:
         """In float32 or wider, since small errors in the rate compound over many tokens."""

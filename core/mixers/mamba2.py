@@ -15,19 +15,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lab.core.decoding.writer import Normed, Writer, refuse_changed
 from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape
 from lab.core.mixers.gated import (
     GATED_INHERITED,
     GATED_NEW,
     GATED_TAKES,
-    MIMIC_A_LOG,
     GatedMixer,
     GatedOptions,
     Operands,
-    initial_gated_weights,
-    long_memory,
+    RecurrentState,
     wide,
 )
+from lab.core.mixers.gated_initialisation import MIMIC_A_LOG, initial_gated_weights, long_memory
 from lab.core.mixers.initialisation import Draw, Initialisation
 from lab.core.mixers.options import MixerOptions
 from lab.core.mixers.spec import MixerSpec
@@ -125,6 +125,19 @@ class Mamba2(GatedMixer):
     def gate(self, logits: Float[Tensor, "B T H P"]) -> Float[Tensor, "B T H P"]:
         """SiLU(W_g u), or 2 sigmoid(W_g u)."""
         return 2 * torch.sigmoid(logits) if self.options.gate_at_one else super().gate(logits)
+
+    def write_recurrence(
+        self, writer: Writer, u: Normed, vkq: Float[Tensor, "B C"], state: RecurrentState
+    ) -> Float[Tensor, "B HP"]:
+        """See `GatedMixer.write_recurrence`."""
+        refuse_changed(self, Mamba2, "advance", "gate", "_repeated", "_decay_rates")
+        dt = writer.linear(u, self.in_proj, "step sizes")
+        weights = (self.A_log, self.dt_bias, self.D)
+        return writer.ssd(vkq, dt, state.recurrent, weights, self.heads, "heads")
+
+    def write_gate(self, writer: Writer, y: Float[Tensor, "B HP"], logits: Float[Tensor, "B HP"]) -> None:
+        """See `GatedMixer.write_gate`."""
+        writer.gate(y, logits, self.g_norm, self.heads, is_sigmoid=self.options.gate_at_one)
 
     def _repeated(self, part: Float[Tensor, "B T G P"]) -> Float[Tensor, "B T H P"]:
         """Each key or value head repeated for every query head that shares it; no copy if that is one."""

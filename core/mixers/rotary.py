@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lab.core.decoding.writer import Turns
 from lab.core.errors import ConfigError, InputError
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 
@@ -177,6 +178,12 @@ class Rotary:
                 self._angles = Angles((scale * turns.cos()).to(dtype), (scale * turns.sin()).to(dtype))
             self._made_for = wanted
         return Angles(self._angles.cos[start:stop], self._angles.sin[start:stop])
+
+    def turns(self, length: int) -> Turns:
+        """The angles of all tokens of a sequence of `length`, as far as the model can take it, in float32."""
+        longest = self.config.longest
+        most = length if longest is None else min(length, longest)
+        return Turns(*self.angles(0, most, length=length, like=torch.empty(0)))
 
     def _theta(self, length: int) -> float:
         config = self.config

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from lab.core.decoding.writer import Heads, Normed, Writer, refuse_changed
 from lab.core.errors import ConfigError
 from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape, MixerState, refuse_overflow
 from lab.core.mixers.norm import RmsNorm
@@ -155,6 +156,19 @@ class SoftmaxAttention(Mixer):
     def step(self, u: Float[Tensor, "B 1 D"], state: MixerState) -> Float[Tensor, "B 1 D"]:
         """Attention of one token to those in the cache and itself."""
         return self.prefill(u, state)
+
+    def write_step(self, writer: Writer, u: Normed, state: MixerState, x: Float[Tensor, "B D"]) -> None:
+        """See `Mixer.write_step`."""
+        refuse_changed(self, SoftmaxAttention, "forward", "step", "prefill", "output", "normed", "_angles", "_project")
+        assert isinstance(state, KvState), "allocate_state of this mixer makes the state"
+        turns = None if self.rotary is None else self.rotary.turns(state.max_length)
+        most = state.max_length if turns is None else len(turns.cos)
+        norms = None if self.q_norm is None or self.k_norm is None else (self.q_norm, self.k_norm)
+        heads = Heads(self.shape.num_kv_heads, self.shape.heads_per_group, self.shape.head_dim)
+        positions = writer.positions(writer.clock(state, most), turns, norms)
+        qkv = writer.linear(u, self.wqkv, "projected")
+        y = writer.attend(qkv, state.keys, state.values, positions, heads, "heads")
+        writer.linear(y, self.wo, "", added_to=x)
 
     @property
     def traits(self) -> AttentionTraits:

@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lab.core.decoding.program import NoProgramError, Program
+from lab.core.decoding.writer import Writer, refuse_another, refuse_changed
 from lab.core.errors import InputError
 from lab.core.mixers.base import Mixer, MixerState
 from lab.core.mixers.norm import RmsNorm
@@ -37,6 +39,12 @@ class SwiGlu(nn.Module):
     def forward(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens D"]:
         """The map of each token on its own."""
         return self.down(functional.silu(self.gate(x)) * self.up(x))
+
+    def write_step(self, writer: Writer, x: Float[Tensor, "B D"], norm: RmsNorm) -> None:
+        """Append this map of the normed `x` to a program, added to `x`."""
+        refuse_another(self, SwiGlu)
+        hidden = writer.swiglu(writer.normed(x, norm), self.gate, self.up, "hidden")
+        writer.linear(hidden, self.down, "", added_to=x)
 
 
 class DecoderLayer(nn.Module):
@@ -85,6 +93,18 @@ class DecoderLayer(nn.Module):
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x))
 
+    def write_step(self, writer: Writer, x: Float[Tensor, "B D"], state: MixerState) -> None:
+        """Append the layer to a program; it changes `x` in place.
+
+        Raises:
+            NoProgramError: if there are no compiled steps for it; a family whose norms stand elsewhere has none.
+        """
+        refuse_changed(self, DecoderLayer, "forward", "mixer_input", "after_mixer")
+        if not isinstance(self.mixer, Mixer):
+            raise NoProgramError(f"{type(self.mixer).__name__} stands in the place of a mixer")
+        self.mixer.write_step(writer, writer.normed(x, self.mixer_norm), state, x)
+        self.mlp.write_step(writer, x, self.mlp_norm)
+
 
 class DecoderStack(nn.ModuleList):
     """Decoder layers in sequence, built with softmax attention."""
@@ -104,6 +124,12 @@ class DecoderStack(nn.ModuleList):
         for i, layer in enumerate(self):
             x = layer(x, None if states is None else states[i])
         return x
+
+    def write_step(self, writer: Writer, x: Float[Tensor, "B D"], states: Sequence[MixerState]) -> None:
+        """Append all layers to a program; they change `x` in place."""
+        refuse_another(self, DecoderStack)
+        for layer, state in zip(self, states, strict=True):
+            layer.write_step(writer, x, state)
 
     def observed(
         self, x: Float[Tensor, "B T D"], observe: Observe, *, first_index: int = 0
@@ -141,7 +167,17 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions V"]:
         """Scores of the next token."""
-        return linear(hidden, self.tokens.weight if self.output is None else self.output.weight)
+        return linear(hidden, self._head)
+
+    def write_step(self, writer: Writer, x: Float[Tensor, "B D"], states: Sequence[MixerState]) -> Float[Tensor, "B V"]:
+        """Append layers, norm and output head to a program; what its last step writes."""
+        refuse_changed(self, Decoder, "forward", "logits")
+        self.layers.write_step(writer, x, states)
+        return writer.product(writer.normed(x, self.norm), self._head, None, "logits")
+
+    @property
+    def _head(self) -> Float[Tensor, "V D"]:
+        return self.tokens.weight if self.output is None else self.output.weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +283,14 @@ class LanguageModel(nn.Module, ABC):
             max_length: room for `Inputs.tokens`.
             hd_max_length: room for `Inputs.hd_tokens`, where the model reads them.
         """
+
+    def write_step(self, writer: Writer, state: DecodingState) -> Program:
+        """The program that takes one token of every row, as `forward` does with this state.
+
+        Raises:
+            NoProgramError: if a part of the model has no compiled steps; a family has none unless it overrides this.
+        """
+        raise NoProgramError(f"{type(self).__name__} has no compiled steps")
 
     def layer_lengths(self, inputs: Inputs) -> list[int]:
         """The number of tokens of `inputs` that each layer reads."""

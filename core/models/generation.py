@@ -13,6 +13,7 @@ from lab.core.errors import ConfigError, InputError
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.decoding_state import DecodingState
+from lab.core.models.steps import Steps
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.core.resources import refuse_too_large
 from lab.core.tokenizer import Tokenizer
@@ -47,9 +48,8 @@ class SamplingConfig:
 
 
 def generate(
-    model: LanguageModel,
+    steps: Steps,
     prompt: Inputs,
-    state: DecodingState,
     *,
     sampling: SamplingConfig,
     generator: torch.Generator,
@@ -60,9 +60,8 @@ def generate(
     """The tokens of an answer, each as soon as it is known.
 
     Args:
-        model: in evaluation mode.
+        steps: with an empty state that has room for prompt and answer, but the last token; see `allocate`.
         prompt: one row.
-        state: empty, with room for the prompt and all tokens of the answer but the last; see `allocate`.
         sampling: how a token is chosen.
         generator: of the random numbers, on the CPU.
         max_new_tokens: where the answer ends at the latest.
@@ -74,7 +73,7 @@ def generate(
     """
     inputs = prompt
     for _ in range(max_new_tokens):
-        token = choose(_next_logits(model, inputs, state)[:num_ids], sampling, generator)
+        token = choose(steps.logits(inputs)[0, :num_ids], sampling, generator)
         yield token
         if token in stop_ids:
             return
@@ -172,8 +171,3 @@ class TextStream:
     def _more(self) -> str:
         before = self._tokenizer.decode(self._ids[self._start : self._given]) if self._given > self._start else ""
         return self._tokenizer.decode(self._ids[self._start :])[len(before) :]
-
-
-@torch.no_grad()
-def _next_logits(model: LanguageModel, inputs: Inputs, state: DecodingState) -> Float[Tensor, " V"]:
-    return model.logits(model.hidden(inputs, state)[:, -1:])[0, 0]

@@ -5,6 +5,8 @@
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lab.core.decoding.program import Program
+from lab.core.decoding.writer import Writer, refuse_changed
 from lab.core.errors import InputError
 from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import (
@@ -58,6 +60,11 @@ class TextModel(LanguageModel):
     def logits(self, hidden: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions V"]:
         """Scores of the next token."""
         return self.llm.logits(hidden)
+
+    def write_step(self, writer: Writer, state: DecodingState) -> Program:
+        """See `LanguageModel.write_step`."""
+        refuse_changed(self, TextModel, "forward", "hidden", "logits", "_embed")
+        return writer.finish(self.llm.write_step(writer, writer.embed(self.llm.tokens), state.layers))
 
     def _embed(self, inputs: Inputs) -> Float[Tensor, "B T D"]:
         if inputs.pixel_values is not None or inputs.hd_tokens is not None:

@@ -14,6 +14,7 @@ from lab.core.models.decoder import LanguageModel
 from lab.core.models.decoding_state import DecodingState
 from lab.core.models.folder import Precision
 from lab.core.models.generation import SamplingConfig, TextStream, allocate, generate, longest_answer
+from lab.core.models.steps import Steps
 from lab.core.products import setting
 from lab.core.resources import refuse_too_many_threads, usable_cores
 from lab.core.runs.atomic_files import refuse_no_file, write_atomically
@@ -51,6 +52,7 @@ class Report:
         num_new_tokens: including the end of turn.
         prompt_s: time from the prompt to the first token.
         tokens_per_s: speed after the first token; None if there was only one.
+        steps: what computed the tokens after the first: the compiled program, or torch, and why.
         memory: by kind of layer.
     """
 
@@ -61,6 +63,7 @@ class Report:
     num_new_tokens: int
     prompt_s: float
     tokens_per_s: float | None
+    steps: str
     memory: tuple[Memory, ...]
 
     def line(self) -> str:
@@ -70,7 +73,7 @@ class Report:
         kept = ", ".join(f"{part.num_bytes:,} bytes in {part.num_layers} {part.kind} layers" for part in self.memory)
         return (
             f"prompt {self.num_prompt_tokens} tokens{tiles}, read in {self.prompt_s:.3g} s; answer "
-            f"{self.num_new_tokens} tokens{speed}, stopped at {self.stopped_at}; kept: {kept}"
+            f"{self.num_new_tokens} tokens{speed}, stopped at {self.stopped_at}; steps: {self.steps}; kept: {kept}"
         )
 
 
@@ -155,13 +158,13 @@ def _answer(opened: OpenedModel, request: Request, write: Callable[[str], None])
     room = longest_answer(opened.model, inputs)
     limit = request.max_new_tokens if room is None else min(room, request.max_new_tokens)
     state = allocate(opened.model, inputs, limit)
+    steps = Steps(opened.model, state)
     stream = TextStream(opened.tokenizer)
     text, token = "", -1
     moments = [time.perf_counter()]
     for token in generate(
-        opened.model,
+        steps,
         inputs,
-        state,
         sampling=request.sampling,
         generator=generator,
         max_new_tokens=limit,
@@ -181,6 +184,7 @@ def _answer(opened: OpenedModel, request: Request, write: Callable[[str], None])
         num_new_tokens=num_new,
         prompt_s=moments[1] - moments[0],
         tokens_per_s=(num_new - 1) / (moments[-1] - moments[1]) if num_new > 1 else None,
+        steps=steps.how,
         memory=_memory(opened.model, state),
     )
 

@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lab.core.decoding.program import Program
+from lab.core.decoding.writer import Writer, refuse_changed
 from lab.core.errors import InputError
 from lab.core.models.config import PixelShuffle, VisionConfig
 from lab.core.models.decoder import (
@@ -120,6 +122,14 @@ class Hovle(LanguageModel):
     def logits(self, hidden: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions V"]:
         """Scores of the next token."""
         return self.llm.logits(hidden)
+
+    def write_step(self, writer: Writer, state: DecodingState) -> Program:
+        """See `LanguageModel.write_step`; the token is one of text."""
+        refuse_changed(self, Hovle, "forward", "hidden", "logits", "embed", "_llm_input", "_embedding_input")
+        num_embedding = len(self.embedding.layers)
+        x = writer.embed(self.embedding.tokens)
+        self.embedding.layers.write_step(writer, x, state.layers[:num_embedding])
+        return writer.finish(self.llm.write_step(writer, x, state.layers[num_embedding:]))
 
     def embed(self, inputs: Inputs, state: DecodingState | None = None) -> Float[Tensor, "B T D"]:
         """What the language model reads.

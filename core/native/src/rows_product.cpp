@@ -3,32 +3,11 @@
 //
 // x [rows, inputs], W [outputs, inputs], b [outputs] and y [rows, outputs] are contiguous. Sums of bfloat16 are in float32.
 
-#include "lanes.h"
+#include "rows_tile.h"
 
-#include <algorithm>
-#include <type_traits>
 #include <vector>
 
 namespace {
-
-// Rows of x, and rows of the weight, whose products are summed at once: as many sums as registers hold, since each number
-// read is then used several times. Every sum is a chain of additions of its own.
-constexpr int64_t ROWS = 4, OUTPUTS = register_bytes == 64 ? 4 : 2;
-
-template <typename Sum> using Register = typename Lanes<Sum>::Vector;
-
-template <typename Sum> Register<Sum> read_lanes(const Sum *from) {
-    return *reinterpret_cast<const Register<Sum> *>(from);
-}
-
-template <typename Sum> Register<Sum> read_lanes(const bfloat16 *from) {
-    typedef uint16_t Half __attribute__((vector_size(register_bytes / 2), aligned(2), may_alias));
-    typedef uint32_t Bits __attribute__((vector_size(register_bytes)));
-    const Bits bits = __builtin_convertvector(*reinterpret_cast<const Half *>(from), Bits) << 16;
-    Register<Sum> wide;
-    std::memcpy(&wide, &bits, sizeof wide);
-    return wide;
-}
 
 template <typename Sum, typename Weight> struct Product {
     const Sum *x;
@@ -36,53 +15,25 @@ template <typename Sum, typename Weight> struct Product {
     Weight *y;
     int64_t rows, inputs, outputs;
 
-    template <int64_t num_rows, int64_t num_outputs> void tile(int64_t row, int64_t output) const {
-        using Block = Lanes<Sum>;
-        const Sum *const left = x + row * inputs;
-        const Weight *const right = weight + output * inputs;
-        Register<Sum> sums[num_rows][num_outputs] = {};
-        int64_t i = 0;
-        for (; i + Block::count <= inputs; i += Block::count) {
-            Register<Sum> weights[num_outputs];
-#pragma GCC unroll 4
-            for (int64_t o = 0; o < num_outputs; ++o) weights[o] = read_lanes<Sum>(right + o * inputs + i);
-#pragma GCC unroll 4
-            for (int64_t r = 0; r < num_rows; ++r) {
-                const Register<Sum> value = read_lanes<Sum>(left + r * inputs + i);
-#pragma GCC unroll 4
-                for (int64_t o = 0; o < num_outputs; ++o) sums[r][o] += value * weights[o];
-            }
-        }
-#pragma GCC unroll 4
-        for (int64_t r = 0; r < num_rows; ++r)
-#pragma GCC unroll 4
-            for (int64_t o = 0; o < num_outputs; ++o) {
-                Sum total = Block::sum(sums[r][o]);
-                for (int64_t k = i; k < inputs; ++k) total += left[r * inputs + k] * widened(right[o * inputs + k]);
-                if (bias) total += widened(bias[output + o]);
-                store(y + (row + r) * outputs + output + o, total);
-            }
-    }
-
     // All rows of x times some rows of the weight, which are in cache from the first rows of x on.
     template <int64_t num_outputs> void column(int64_t output) const {
-        int64_t row = 0;
-        for (; row + ROWS <= rows; row += ROWS) tile<ROWS, num_outputs>(row, output);
-        if (rows - row == 3) tile<3, num_outputs>(row, output);
-        if (rows - row == 2) tile<2, num_outputs>(row, output);
-        if (rows - row == 1) tile<1, num_outputs>(row, output);
+        for_row_tiles(rows, [&](auto num_rows, int64_t row) {
+            Sum totals[num_rows.value][num_outputs];
+            multiply<num_rows.value, num_outputs>(x + row * inputs, weight + output * inputs, inputs, totals);
+            for (int64_t r = 0; r < num_rows.value; ++r)
+                for (int64_t o = 0; o < num_outputs; ++o) {
+                    if (bias) totals[r][o] += widened(bias[output + o]);
+                    store(y + (row + r) * outputs + output + o, totals[r][o]);
+                }
+        });
     }
 
     void run(int threads) const {
-        const int64_t columns = (outputs + OUTPUTS - 1) / OUTPUTS;
+        const int64_t tiles = num_output_tiles(outputs);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-        for (int64_t number = 0; number < columns; ++number) {
-            const int64_t first = number * OUTPUTS, stop = std::min(first + OUTPUTS, outputs);
-            if (stop - first == OUTPUTS)
-                column<OUTPUTS>(first);
-            else
-                for (int64_t output = first; output < stop; ++output) column<1>(output);
-        }
+        for (int64_t number = 0; number < tiles; ++number)
+            for_output_tiles(number, number + 1, outputs,
+                             [&](auto num_outputs, int64_t output) { column<num_outputs.value>(output); });
     }
 };
 

@@ -6,67 +6,12 @@
 // Letters as in Python: B batch, H heads, G groups, P head_dim, N state_dim. The state is contiguous; x, dt, B and C are
 // contiguous within a batch entry: they may be slices of one projection.
 
-#include "lanes.h"
+#include "ssd_head.h"
 
 #include <optional>
 #include <vector>
 
 namespace {
-
-template <typename State, typename Input> struct Head {
-    State *state;
-    const Input *x;
-    State size, decay;
-    const State *B, *C, *D;
-    int64_t D_stride;
-    Input *y;
-};
-
-// The rows of one head, each read sequentially: reading several together is half as fast once the state is not in cache.
-// `vectors` is the length of a row, if known at compile time: B and C then stay in registers.
-template <int64_t vectors, typename State, typename Input>
-void advance(const Head<State, Input> &head, int64_t P, int64_t N) {
-    using Block = Lanes<State>;
-    using Vector = typename Block::Vector;
-    // a copy, so that the compiler can rule out overlap with a written row
-    const auto [state, inputs, size, decay, B, C, D, D_stride, y] = head;
-    constexpr bool is_known = vectors != 0;
-    const int64_t whole = is_known ? vectors : N / Block::count, tail = is_known ? 0 : N % Block::count;
-    const Vector *const B_parts = reinterpret_cast<const Vector *>(B), *const C_parts = reinterpret_cast<const Vector *>(C);
-    Vector b[is_known ? vectors : 1], c[is_known ? vectors : 1];
-#pragma GCC unroll 16
-    for (int64_t v = 0; v < vectors; ++v) b[v] = B_parts[v] * size, c[v] = C_parts[v];
-    // advances the row; its sum is spread over lanes and excludes the tail
-    const auto pass = [&](int64_t p) {
-        Vector *const parts = reinterpret_cast<Vector *>(state + p * N);
-        const State x = widened(inputs[p]), gain = is_known ? x : size * x;
-        Vector sums[2] = {}; // two sums, to break the chain of dependent additions
-#pragma GCC unroll 16
-        for (int64_t v = 0; v < whole; ++v) {
-            const Vector value = parts[v] * decay + (is_known ? b[v] : B_parts[v]) * gain;
-            parts[v] = value;
-            sums[v % 2] += value * (is_known ? c[v] : C_parts[v]);
-        }
-        return sums[0] + sums[1];
-    };
-    const auto finish = [&](int64_t p, State total) {
-        State *const row = state + p * N;
-        const State x = widened(inputs[p]), gain = size * x;
-        for (int64_t n = N - tail; n < N; ++n) {
-            row[n] = row[n] * decay + gain * B[n];
-            total += row[n] * C[n];
-        }
-        store(y + p, D ? total + D[p * D_stride] * x : total);
-    };
-    int64_t p = 0;
-    for (; p + 4 <= P; p += 4) {
-        const Vector first = pass(p), second = pass(p + 1), third = pass(p + 2), fourth = pass(p + 3);
-        const auto totals = Block::sums(first, second, third, fourth);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) finish(p + i, totals[i]);
-    }
-    for (; p < P; ++p) finish(p, Block::sum(pass(p)));
-}
 
 // Arguments of a step. D and dt_bias may be null.
 template <typename State, typename Input> struct Step {
@@ -82,14 +27,7 @@ template <typename State, typename Input> struct Step {
     int threads = 1;
 
     void run() const {
-        // specialised loops for common state sizes
-        constexpr int64_t count = Lanes<State>::count;
-        auto *const advance_head = N == 16 * count  ? advance<16, State, Input>
-                                   : N == 8 * count ? advance<8, State, Input>
-                                   : N == 4 * count ? advance<4, State, Input>
-                                   : N == 2 * count ? advance<2, State, Input>
-                                   : N == count     ? advance<1, State, Input>
-                                                    : advance<0, State, Input>;
+        auto *const advance_head = ssd_advance<State, Input>(N);
 #pragma omp parallel num_threads(threads) if (threads > 1)
         {
             constexpr bool is_narrow = sizeof(Input) < sizeof(State);

@@ -19,6 +19,7 @@ from lab.core.models.config import DecoderConfig, ModelConfig, PixelShuffle, Vis
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.folder import Kind, ModelFolder
 from lab.core.models.spec import FamilySpec, build, families, family_of, key_map
+from lab.core.models.steps import Steps
 from lab.core.models.student_format import write_student
 
 CPU = torch.device("cpu")
@@ -70,6 +71,15 @@ def logits(model: LanguageModel) -> Tensor:
 def write(model: LanguageModel, folder: Path) -> None:
     content = family_of(model.config).config_json(model.config)
     write_checkpoint(folder, key_map(model).to_public(model.state_dict()), content)
+
+
+def assert_steps_equal_the_whole(model: LanguageModel) -> None:
+    """Compare single tokens, compiled where the family and its mixers have it, with the whole sequence."""
+    steps = Steps(model, model.allocate_state(2, max_length=LENGTH))
+    parts = TOKENS.split([7, *[1] * (LENGTH - 7)], dim=1)
+    found = torch.stack([steps.logits(Inputs(tokens=part)).clone() for part in parts], dim=1)
+    expected = logits(model)[:, 6:]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.fixture(params=families().values(), ids=families())
@@ -153,6 +163,10 @@ def test_steps_equal_the_whole(family: FamilySpec) -> None:
     torch.testing.assert_close(torch.cat(steps, dim=1), logits(model), rtol=1e-10, atol=1e-10)
 
 
+def test_compiled_steps_equal_the_whole(family: FamilySpec) -> None:
+    assert_steps_equal_the_whole(drawn(tiny(family.config)))
+
+
 def test_layers_are_observed_in_their_order(family: FamilySpec) -> None:
     model = drawn(tiny(family.config))
     seen: list[int] = []
@@ -225,3 +239,7 @@ def test_steps_of_a_student_equal_the_whole(student: LanguageModel) -> None:
     state = wide.allocate_state(2, max_length=LENGTH)
     steps = [wide(Inputs(tokens=part), state) for part in TOKENS.split([7, *[1] * (LENGTH - 7)], dim=1)]
     torch.testing.assert_close(torch.cat(steps, dim=1), logits(wide), rtol=1e-9, atol=1e-9)
+
+
+def test_compiled_steps_of_a_student_equal_the_whole(student: LanguageModel) -> None:
+    assert_steps_equal_the_whole(student)

@@ -29,6 +29,7 @@ from lab.core.models.generation import (
 )
 from lab.core.models.hovle.config import HovleConfig
 from lab.core.models.spec import build
+from lab.core.models.steps import Steps
 
 NUM_IDS, IMAGE, NATIVE = 40, 49, 64
 PLAIN = RotaryConfig(theta=10000.0, max_length=NATIVE)
@@ -91,7 +92,7 @@ def answered(model: LanguageModel, prompt: Inputs, **changes: Any) -> list[int]:
     options: dict[str, Any] = {"sampling": GREEDY, "max_new_tokens": 12, "num_ids": NUM_IDS, "stop_ids": ()}
     options |= {"generator": torch.Generator().manual_seed(0)} | changes
     state = allocate(model, prompt, options["max_new_tokens"])
-    return list(generate(model, prompt, state, **options))
+    return list(generate(Steps(model, state), prompt, **options))
 
 
 @pytest.mark.parametrize("shuffle", ["pre", "post"])

@@ -1,0 +1,89 @@
+"""Initial weights of mixers initialised from attention: projections, convolution, norm and gate."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lab.core.mixers.base import MixerShape
+from lab.core.mixers.gated import GatedOptions
+from lab.core.mixers.initialisation import Draw, Initialisation
+from lab.core.mixers.softmax import unpack_qkv
+
+# gain of the Xavier uniform initialisation of the gate
+GATE_GAIN = 2**-2.5
+# long-memory step sizes softplus(dt_bias) are log-uniform in this range: at rates of -e, memory lasts 4 to 370 tokens
+MIN_STEP, MAX_STEP = 0.001, 0.1
+# A_log when mimicking attention: decay rates of -e
+MIMIC_A_LOG = 1.0
+
+
+def initial_gated_weights(
+    attention: Mapping[str, Tensor],
+    shape: MixerShape,
+    options: GatedOptions,
+    initialisation: Initialisation,
+    draw: Draw,
+    *,
+    gate_weight: float | None = None,
+) -> dict[str, Tensor]:
+    """Initial values of everything but the recurrence and the output projection.
+
+    The gate is drawn first, so it is the same for every initialisation.
+
+    Args:
+        attention: state_dict of a `SoftmaxAttention`.
+        shape: its sizes.
+        options: variants of the mixer.
+        initialisation: which weights come from the attention, and how the convolution starts.
+        draw: source of random and constant tensors.
+        gate_weight: one value for all gate weights; None to draw them.
+    """
+    gate_size = (shape.num_heads * shape.head_dim, shape.hidden_size)
+    bound = GATE_GAIN * math.sqrt(6 / sum(gate_size))
+    weights = {
+        "g_proj.weight": draw.uniform(gate_size, -bound, bound)
+        if gate_weight is None
+        else draw.full(gate_size, gate_weight),
+        "g_norm.weight": draw.full((shape.head_dim,), 1.0),
+    }
+    for name, tensor in attention.items():
+        if name.startswith("wqkv."):
+            ours = name.replace("wqkv", "vkq_proj")
+            if initialisation is Initialisation.scratch:
+                weights[ours] = draw.fresh(tensor.shape, fan_in=shape.hidden_size)
+            else:
+                q, k, v = unpack_qkv(tensor, shape)
+                # rows in the order of the convolution's channels
+                weights[ours] = torch.cat([v, k, q])
+        elif name in ("q_norm.weight", "k_norm.weight"):
+            is_scratch = initialisation is Initialisation.scratch
+            weights[name] = draw.full(tensor.shape, 1.0) if is_scratch else tensor.clone()
+    return weights | _convolution(shape, options, initialisation, draw)
+
+
+def long_memory(draw: Draw, num_heads: int) -> Float[Tensor, " H"]:
+    """dt_bias whose softplus is log-uniform between `MIN_STEP` and `MAX_STEP`."""
+    step_size = draw.log_uniform((num_heads,), MIN_STEP, MAX_STEP)
+    # the inverse of softplus
+    return draw.placed(step_size + torch.log(-torch.expm1(-step_size)))
+
+
+def _convolution(
+    shape: MixerShape, options: GatedOptions, initialisation: Initialisation, draw: Draw
+) -> dict[str, Tensor]:
+    """Identity taps, which pass the current token through (mimic), or torch's default initialisation."""
+    if options.conv_kernel is None:
+        return {}
+    num_channels, num_taps = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim, options.conv_kernel
+    if initialisation is Initialisation.mimic:
+        taps = draw.full((num_channels, 1, num_taps), 0.0)
+        # the last tap multiplies the current token
+        taps[:, :, -1] = 1.0
+        return {"conv1d.weight": taps, "conv1d.bias": draw.full((num_channels,), 0.0)}
+    return {
+        "conv1d.weight": draw.fresh((num_channels, 1, num_taps), fan_in=num_taps),
+        "conv1d.bias": draw.fresh((num_channels,), fan_in=num_taps),
+    }

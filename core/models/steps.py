@@ -1,0 +1,59 @@
+"""Scores of the next token, piece by piece of a sequence: single tokens through a compiled program, where there is one.
+
+Both ways read and write the same state, so one may follow the other at any token. What a program computes differs from
+torch's layers by rounding only.
+"""
+
+# Letters: B batch, V vocabulary.
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lab.core.decoding.program import NoProgramError, Program
+from lab.core.decoding.writer import Writer
+from lab.core.models.decoder import Inputs, LanguageModel
+from lab.core.models.decoding_state import DecodingState
+from lab.core.products import setting
+
+
+class Steps:
+    """A model, and the state of the sequences that it is decoding.
+
+    Attributes:
+        model: in evaluation mode; its weights stay where they are.
+        state: of the tokens so far.
+        how: what computes single tokens, in words: a compiled program or torch, and why.
+    """
+
+    def __init__(self, model: LanguageModel, state: DecodingState) -> None:
+        """Write the program of a model, if there is one; compiles the loop if nobody has yet."""
+        self.model = model
+        self.state = state
+        self._program: Program | None = None
+        try:
+            self._program = _program_of(model, state)
+            self.how = "compiled"
+        except NoProgramError as reason:
+            self.how = f"torch ({reason})"
+
+    @torch.no_grad()
+    def logits(self, inputs: Inputs) -> Float[Tensor, "B V"]:
+        """The scores of the token after those of `inputs`, which the state takes in; valid until the next call."""
+        if self._program is not None and _is_token(inputs) and self._program.has_room():
+            return self._program.run(inputs.tokens)
+        return self.model.logits(self.model.hidden(inputs, self.state)[:, -1:])[:, 0]
+
+
+def _program_of(model: LanguageModel, state: DecodingState) -> Program:
+    if setting.STATE.name != setting.AUTO:
+        raise NoProgramError(f"products={setting.STATE.name} was asked for")
+    weight = model.input_embedding.weight
+    # of keys and values, or of a recurrence
+    rows = state.layers[0].tensors()[0].shape[0]
+    return model.write_step(Writer(rows, dtype=weight.dtype, device=weight.device), state)
+
+
+def _is_token(inputs: Inputs) -> bool:
+    is_text = inputs.pixel_values is None and inputs.hd_tokens is None and inputs.lengths is None
+    return is_text and inputs.tokens.shape[1] == 1 and not torch.is_autocast_enabled("cpu")

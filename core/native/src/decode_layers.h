@@ -1,0 +1,83 @@
+// Steps of a decoding program that any layer has: embedding, norm and product, SwiGLU. Fields are those of
+// core/decoding/instructions.py.
+#pragma once
+
+#include "decode_team.h"
+
+namespace {
+
+struct Embed {
+    const int64_t *tokens;
+    const void *table;
+    float *x;
+    int64_t vocabulary, width;
+
+    bool is_known(int64_t rows) const {
+        return std::all_of(tokens, tokens + rows, [this](int64_t token) { return token >= 0 && token < vocabulary; });
+    }
+
+    template <typename Weight> void run(int64_t rows, const Worker &me) const {
+        me.share(rows, [&](int64_t row) {
+            const Weight *const from = static_cast<const Weight *>(table) + tokens[row] * width;
+            for (int64_t i = 0; i < width; ++i) x[row * width + i] = widened(from[i]);
+        });
+    }
+};
+
+// y = norm(x) W' + b, or y + that, or silu(norm(x) W' + b) (norm(x) U' + c). The weight is read from memory once, in order;
+// norms are computed by every thread: that takes less time than waiting for the others.
+struct Product {
+    const float *x;
+    const void *norm, *weight, *bias, *up, *up_bias; // norm, biases and up may be null
+    float *y;
+    int64_t inputs, outputs, is_added;
+    double eps;
+
+    template <typename Weight> void run(int64_t rows, const Worker &me) const {
+        const int64_t tiles = num_output_tiles(outputs), first = me.first(tiles), stop = me.stop(tiles);
+        if (first == stop) return;
+        const float *read = x;
+        if (norm) {
+            float *const normed = me.scratch(rows * inputs);
+            for (int64_t row = 0; row < rows; ++row)
+                rms_norm(x + row * inputs, static_cast<const Weight *>(norm), float(eps), normed + row * inputs, inputs);
+            read = normed;
+        }
+        for_output_tiles(first, stop, outputs, [&](auto num_outputs, int64_t output) {
+            for_row_tiles(rows, [&](auto num_rows, int64_t row) {
+                tile<num_rows.value, num_outputs.value, Weight>(read + row * inputs, row, output);
+            });
+        });
+    }
+
+  private:
+    template <int64_t num_rows, int64_t num_outputs, typename Weight>
+    void tile(const float *read, int64_t row, int64_t output) const {
+        float totals[num_rows][num_outputs];
+        sums<Weight>(read, weight, bias, output, totals);
+        if (up) {
+            float ups[num_rows][num_outputs];
+            sums<Weight>(read, up, up_bias, output, ups);
+            silu(&totals[0][0], num_rows * num_outputs);
+            for (int64_t r = 0; r < num_rows; ++r)
+                for (int64_t o = 0; o < num_outputs; ++o) totals[r][o] *= ups[r][o];
+        }
+        for (int64_t r = 0; r < num_rows; ++r)
+            for (int64_t o = 0; o < num_outputs; ++o) {
+                float &target = y[(row + r) * outputs + output + o];
+                target = is_added ? target + totals[r][o] : totals[r][o];
+            }
+    }
+
+    template <typename Weight, int64_t num_rows, int64_t num_outputs>
+    void sums(const float *read, const void *matrix, const void *shift, int64_t output,
+              float (&totals)[num_rows][num_outputs]) const {
+        multiply<num_rows, num_outputs>(read, static_cast<const Weight *>(matrix) + output * inputs, inputs, totals);
+        if (!shift) return;
+        for (int64_t r = 0; r < num_rows; ++r)
+            for (int64_t o = 0; o < num_outputs; ++o)
+                totals[r][o] += widened(static_cast<const Weight *>(shift)[output + o]);
+    }
+};
+
+} // namespace

@@ -1,0 +1,79 @@
+// Products of a few rows with a few rows of a weight, summed in registers.
+#pragma once
+
+#include "lanes.h"
+
+#include <type_traits>
+
+namespace {
+
+// Rows of x, and rows of the weight, whose products are summed at once: as many sums as registers hold, since each number
+// read is then used several times. Every sum is a chain of additions of its own.
+constexpr int64_t TILE_ROWS = 4, TILE_OUTPUTS = register_bytes == 64 ? 4 : 2;
+
+template <typename Sum> using Register = typename Lanes<Sum>::Vector;
+
+template <typename Sum> Register<Sum> read_lanes(const Sum *from) {
+    return *reinterpret_cast<const Register<Sum> *>(from);
+}
+
+template <typename Sum> Register<Sum> read_lanes(const bfloat16 *from) {
+    typedef uint16_t Half __attribute__((vector_size(register_bytes / 2), aligned(2), may_alias));
+    typedef uint32_t Bits __attribute__((vector_size(register_bytes)));
+    const Bits bits = __builtin_convertvector(*reinterpret_cast<const Half *>(from), Bits) << 16;
+    Register<Sum> wide;
+    std::memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+
+// totals[r][o] = x[r] . weight[o], rows of `inputs` numbers that follow one another.
+template <int64_t rows, int64_t outputs, typename Sum, typename Weight>
+[[gnu::always_inline]] inline void multiply(const Sum *x, const Weight *weight, int64_t inputs,
+                                            Sum (&totals)[rows][outputs]) {
+    using Block = Lanes<Sum>;
+    Register<Sum> sums[rows][outputs] = {};
+    int64_t i = 0;
+    for (; i + Block::count <= inputs; i += Block::count) {
+        Register<Sum> weights[outputs];
+#pragma GCC unroll 4
+        for (int64_t o = 0; o < outputs; ++o) weights[o] = read_lanes<Sum>(weight + o * inputs + i);
+#pragma GCC unroll 4
+        for (int64_t r = 0; r < rows; ++r) {
+            const Register<Sum> value = read_lanes<Sum>(x + r * inputs + i);
+#pragma GCC unroll 4
+            for (int64_t o = 0; o < outputs; ++o) sums[r][o] += value * weights[o];
+        }
+    }
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < rows; ++r)
+#pragma GCC unroll 4
+        for (int64_t o = 0; o < outputs; ++o) {
+            Sum total = Block::sum(sums[r][o]);
+            for (int64_t k = i; k < inputs; ++k) total += x[r * inputs + k] * widened(weight[o * inputs + k]);
+            totals[r][o] = total;
+        }
+}
+
+// each(rows, first) for blocks of rows, `rows` a constant: whole tiles, then what is left.
+template <typename Each> void for_row_tiles(int64_t rows, Each each) {
+    int64_t row = 0;
+    for (; row + TILE_ROWS <= rows; row += TILE_ROWS) each(std::integral_constant<int64_t, TILE_ROWS>{}, row);
+    if (rows - row == 3) each(std::integral_constant<int64_t, 3>{}, row);
+    if (rows - row == 2) each(std::integral_constant<int64_t, 2>{}, row);
+    if (rows - row == 1) each(std::integral_constant<int64_t, 1>{}, row);
+}
+
+// each(outputs, first) for the tiles number `first` to `stop` - 1 of a weight's rows; the last tile may be single rows.
+template <typename Each> void for_output_tiles(int64_t first, int64_t stop, int64_t outputs, Each each) {
+    for (int64_t number = first; number < stop; ++number) {
+        const int64_t output = number * TILE_OUTPUTS;
+        if (output + TILE_OUTPUTS <= outputs)
+            each(std::integral_constant<int64_t, TILE_OUTPUTS>{}, output);
+        else
+            for (int64_t single = output; single < outputs; ++single) each(std::integral_constant<int64_t, 1>{}, single);
+    }
+}
+
+inline int64_t num_output_tiles(int64_t outputs) { return (outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS; }
+
+} // namespace
