@@ -115,14 +115,18 @@ class Cluster:
         wanted = states or ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
         deadline = time.monotonic() + seconds
         while (state := self.field(job, "JobState")) not in wanted:
-            assert time.monotonic() < deadline, f"job {job} is {state}"
+            assert time.monotonic() < deadline, f"job {job} is {state}\n{self._log()}"
             time.sleep(0.5)
         return state
+
+    def _log(self) -> str:
+        return "\n".join((self.folder / "slurmctld.log").read_text().splitlines()[-40:])
 
     def preempt(self, *, seconds: int = 2) -> None:
         """Take both cores away from the jobs that run, and wait until they are free again."""
         job = self.run("sbatch", "--parsable", "-p", "high", "-n2", "-o", "/dev/null", "--wrap", f"sleep {seconds}")
-        self.wait(job, "COMPLETED", seconds=120)
+        # the controller looks twice a minute whether a grace time is over
+        self.wait(job, "COMPLETED", seconds=300)
 
     @contextlib.contextmanager
     def user_signal(self) -> Iterator[None]:
