@@ -42,6 +42,7 @@ def test_bad_inputs_are_refused_in_one_line(commands: Commands, tmp_path: Path) 
     assert len(words) - len(faults) >= LEAST_SHARE * len(words), text
 
 
+@pytest.mark.slow
 def test_a_few_bad_inputs_are_refused_in_one_line(commands: Commands) -> None:
     words = [
         ("hmm-risk", "sweep", "gammas=[1e300]"),

@@ -57,6 +57,7 @@ def test_two_processes_may_build_at_once_and_a_third_builds_nothing(tmp_path: Pa
     assert built.stat().st_mtime_ns == modified
 
 
+@pytest.mark.slow
 def test_without_a_compiler_torch_does_the_work_and_says_why(tmp_path: Path) -> None:
     tier, total, reason = finish(start(tmp_path, CXX="/nonexistent"))
     assert tier == "torch"
