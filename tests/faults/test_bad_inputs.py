@@ -40,12 +40,3 @@ def test_bad_inputs_are_refused_in_one_line(commands: Commands, tmp_path: Path) 
     text = report(faults, len(words))
     assert len(words) >= 400
     assert len(words) - len(faults) >= LEAST_SHARE * len(words), text
-
-
-@pytest.mark.slow
-def test_a_few_bad_inputs_are_refused_in_one_line(commands: Commands) -> None:
-    words = [
-        ("hmm-risk", "sweep", "gammas=[1e300]"),
-        ("distill", "stage=1", "stage_1.warmup=nan"),
-    ]
-    assert faults_of(commands, words) == []
