@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from lab.core.errors import CheckpointError
 from lab.core.models.hf_config import load_json
 from lab.core.models.tensor_names import KeyMap
-from lab.core.runs.atomic_files import PARTIAL, as_run_error, default_folder_mode, flush, put_folder_in_place
+from lab.core.runs.atomic_files import as_run_error, folder_atomically
 from lab.core.runs.tensor_files import write_tensors
 
 ONE_FILE = "model.safetensors"
@@ -130,10 +129,11 @@ def write_checkpoint(
     if is_used and not (replace and folder.is_dir()):
         raise CheckpointError(f"{folder} exists; give a folder that does not, or remove it")
     shards = _split(tensors, max_shard_bytes)
-    partial = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=PARTIAL))
+    except OSError as error:
+        raise as_run_error(error, folder) from error
+    with folder_atomically(folder) as partial:
         files = [ONE_FILE]
         if len(shards) > 1:
             files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
@@ -145,15 +145,6 @@ def write_checkpoint(
         _write_json(partial / CONFIG, config)
         for path in carried:
             shutil.copyfile(path, partial / path.name)
-            flush(partial / path.name)
-        # mkdtemp makes folders private; a checkpoint is as readable as any other result
-        partial.chmod(default_folder_mode())
-        put_folder_in_place(partial, folder)
-    except OSError as error:
-        raise as_run_error(error, folder) from error
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _read_index(folder: Path) -> dict[str, Path] | None:
@@ -197,4 +188,3 @@ def _split(tensors: Mapping[str, Tensor], max_bytes: int) -> list[dict[str, Tens
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
-    flush(path)

@@ -1,12 +1,14 @@
 """Atomic writes: a reader finds either the old content or the new, never a part of one."""
 
 import errno
+import fcntl
+import hashlib
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -80,9 +82,14 @@ def folder_atomically(path: Path) -> Iterator[Path]:
     Raises:
         RunError: if the disk is full or the folder cannot be written; the old content is intact.
     """
-    partial = None
+    partial = lock = None
     try:
-        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{PARTIAL}{path.name}."))
+        # not its name itself: with what is added it may be longer than names can be
+        prefix = f"{PARTIAL}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}."
+        _remove_abandoned(path.parent, prefix)
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
+        lock = os.open(partial, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield partial
         for file in (*partial.iterdir(), partial):
             flush(file)
@@ -94,6 +101,20 @@ def folder_atomically(path: Path) -> Iterator[Path]:
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove what writes to the same place left that were killed; one that goes on holds a lock."""
+    for path in parent.glob(f"{prefix}*"):
+        with suppress(OSError):
+            lock = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def put_folder_in_place(new: Path, path: Path) -> None:

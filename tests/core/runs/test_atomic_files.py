@@ -186,3 +186,17 @@ os._exit(0)
     remove_partial_folders(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x" / "a").read_text() == ("new" if num_renames == 2 else "old")
+
+
+def test_what_a_kill_left_is_removed_by_the_next_write_and_what_goes_on_is_not(tmp_path: Path) -> None:
+    with folder_atomically(tmp_path / "student") as first:
+        with folder_atomically(tmp_path / "student") as second:
+            assert first.exists()
+            assert second != first
+        # as a kill leaves it
+        abandoned = second.with_name(f"{first.name.rpartition('.')[0]}.killed")
+        abandoned.mkdir()
+        with folder_atomically(tmp_path / "student"):
+            assert first.exists()
+        assert not abandoned.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
