@@ -3,6 +3,7 @@
 FAULTS_SEED repeats the moments.
 """
 
+import itertools
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.share import every
 from faults.slurm.conftest import STAGE_1, SWEEP
 
 Lab = Callable[..., Any]
@@ -24,6 +26,10 @@ COMMANDS = {
     "training": STAGE_1,
     "training with a loader": (*STAGE_1, "loader=process"),
 }
+
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+CASES = list(itertools.product(COMMANDS, (1, 2, 3), NUMBERS))
 
 
 def group(number: int) -> list[int]:
@@ -40,9 +46,7 @@ def group(number: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
-@pytest.mark.parametrize("times", [1, 2, 3])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("command", "times", "number"), every(7, CASES))
 def test_a_signal_to_all_processes_however_often_is_one_line_and_130(
     command: str, times: int, number: signal.Signals, lab: Lab, lab_command: tuple[str, ...], outputs: Path
 ) -> None:

@@ -21,7 +21,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("LAB_TEST_SEED", time.time_ns() % 10**9))
-KILLS = int(os.environ.get("LAB_TEST_KILLS", "18"))
+KILLS = int(os.environ.get("LAB_TEST_KILLS", "9"))
 # a command that is killed again and again is left alone in the end
 MOST_KILLS_A_RUN = 3
 
