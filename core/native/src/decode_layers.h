@@ -43,40 +43,41 @@ struct Product {
                 rms_norm(x + row * inputs, static_cast<const Weight *>(norm), float(eps), normed + row * inputs, inputs);
             read = normed;
         }
-        for_output_tiles(first, stop, outputs, [&](auto num_outputs, int64_t output) {
+        for_output_tiles(first, stop, outputs, [&](auto num_outputs, int64_t output, int64_t step) {
             for_row_tiles(rows, [&](auto num_rows, int64_t row) {
-                tile<num_rows.value, num_outputs.value, Weight>(read + row * inputs, row, output);
+                tile<num_rows.value, num_outputs.value, Weight>(read + row * inputs, row, output, step);
             });
         });
     }
 
   private:
     template <int64_t num_rows, int64_t num_outputs, typename Weight>
-    void tile(const float *read, int64_t row, int64_t output) const {
+    void tile(const float *read, int64_t row, int64_t output, int64_t step) const {
         float totals[num_rows][num_outputs];
-        sums<Weight>(read, weight, bias, output, totals);
+        sums<Weight>(read, weight, bias, output, step, totals);
         if (up) {
             float ups[num_rows][num_outputs];
-            sums<Weight>(read, up, up_bias, output, ups);
+            sums<Weight>(read, up, up_bias, output, step, ups);
             silu(&totals[0][0], num_rows * num_outputs);
             for (int64_t r = 0; r < num_rows; ++r)
                 for (int64_t o = 0; o < num_outputs; ++o) totals[r][o] *= ups[r][o];
         }
         for (int64_t r = 0; r < num_rows; ++r)
             for (int64_t o = 0; o < num_outputs; ++o) {
-                float &target = y[(row + r) * outputs + output + o];
+                float &target = y[(row + r) * outputs + output + o * step];
                 target = is_added ? target + totals[r][o] : totals[r][o];
             }
     }
 
     template <typename Weight, int64_t num_rows, int64_t num_outputs>
-    void sums(const float *read, const void *matrix, const void *shift, int64_t output,
+    void sums(const float *read, const void *matrix, const void *shift, int64_t output, int64_t step,
               float (&totals)[num_rows][num_outputs]) const {
-        multiply<num_rows, num_outputs>(read, static_cast<const Weight *>(matrix) + output * inputs, inputs, totals);
+        const Weight *const from = static_cast<const Weight *>(matrix) + output * inputs;
+        multiply<num_rows, num_outputs>(read, from, step * inputs, inputs, totals);
         if (!shift) return;
         for (int64_t r = 0; r < num_rows; ++r)
             for (int64_t o = 0; o < num_outputs; ++o)
-                totals[r][o] += widened(static_cast<const Weight *>(shift)[output + o]);
+                totals[r][o] += widened(static_cast<const Weight *>(shift)[output + o * step]);
     }
 };
 

@@ -16,24 +16,28 @@ template <typename Sum, typename Weight> struct Product {
     int64_t rows, inputs, outputs;
 
     // All rows of x times some rows of the weight, which are in cache from the first rows of x on.
-    template <int64_t num_outputs> void column(int64_t output) const {
+    template <int64_t num_outputs> void column(int64_t output, int64_t step) const {
         for_row_tiles(rows, [&](auto num_rows, int64_t row) {
             Sum totals[num_rows.value][num_outputs];
-            multiply<num_rows.value, num_outputs>(x + row * inputs, weight + output * inputs, inputs, totals);
+            const Weight *const from = weight + output * inputs;
+            multiply<num_rows.value, num_outputs>(x + row * inputs, from, step * inputs, inputs, totals);
             for (int64_t r = 0; r < num_rows.value; ++r)
                 for (int64_t o = 0; o < num_outputs; ++o) {
-                    if (bias) totals[r][o] += widened(bias[output + o]);
-                    store(y + (row + r) * outputs + output + o, totals[r][o]);
+                    if (bias) totals[r][o] += widened(bias[output + o * step]);
+                    store(y + (row + r) * outputs + output + o * step, totals[r][o]);
                 }
         });
     }
 
+    // A share of the tiles for each thread.
     void run(int threads) const {
         const int64_t tiles = num_output_tiles(outputs);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-        for (int64_t number = 0; number < tiles; ++number)
-            for_output_tiles(number, number + 1, outputs,
-                             [&](auto num_outputs, int64_t output) { column<num_outputs.value>(output); });
+        for (int64_t thread = 0; thread < threads; ++thread)
+            for_output_tiles(tiles * thread / threads, tiles * (thread + 1) / threads, outputs,
+                             [&](auto num_outputs, int64_t output, int64_t step) {
+                                 column<num_outputs.value>(output, step);
+                             });
     }
 };
 

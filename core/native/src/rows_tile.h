@@ -26,17 +26,23 @@ template <typename Sum> Register<Sum> read_lanes(const bfloat16 *from) {
     return wide;
 }
 
-// totals[r][o] = x[r] . weight[o], rows of `inputs` numbers that follow one another.
+// How far ahead of what is read: processors do not look beyond a page by themselves.
+constexpr int64_t AHEAD_BYTES = 2048;
+
+// totals[r][o] = x[r] . weight[o]; rows of x follow one another, those of the weight are `step` numbers apart.
 template <int64_t rows, int64_t outputs, typename Sum, typename Weight>
-[[gnu::always_inline]] inline void multiply(const Sum *x, const Weight *weight, int64_t inputs,
-                                            Sum (&totals)[rows][outputs]) {
+[[gnu::always_inline]] inline void multiply(const Sum *x, const Weight *weight, int64_t step,
+                                            int64_t inputs, Sum (&totals)[rows][outputs]) {
     using Block = Lanes<Sum>;
     Register<Sum> sums[rows][outputs] = {};
     int64_t i = 0;
     for (; i + Block::count <= inputs; i += Block::count) {
         Register<Sum> weights[outputs];
 #pragma GCC unroll 4
-        for (int64_t o = 0; o < outputs; ++o) weights[o] = read_lanes<Sum>(weight + o * inputs + i);
+        for (int64_t o = 0; o < outputs; ++o) {
+            weights[o] = read_lanes<Sum>(weight + o * step + i);
+            __builtin_prefetch(weight + o * step + i + AHEAD_BYTES / int64_t(sizeof(Weight)));
+        }
 #pragma GCC unroll 4
         for (int64_t r = 0; r < rows; ++r) {
             const Register<Sum> value = read_lanes<Sum>(x + r * inputs + i);
@@ -45,13 +51,18 @@ template <int64_t rows, int64_t outputs, typename Sum, typename Weight>
         }
     }
 #pragma GCC unroll 4
-    for (int64_t r = 0; r < rows; ++r)
+    for (int64_t r = 0; r < rows; ++r) {
+        if constexpr (outputs == 4) {
+            const auto four = Block::sums(sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
 #pragma GCC unroll 4
-        for (int64_t o = 0; o < outputs; ++o) {
-            Sum total = Block::sum(sums[r][o]);
-            for (int64_t k = i; k < inputs; ++k) total += x[r * inputs + k] * widened(weight[o * inputs + k]);
-            totals[r][o] = total;
+            for (int64_t o = 0; o < outputs; ++o) totals[r][o] = four[o];
+        } else {
+#pragma GCC unroll 4
+            for (int64_t o = 0; o < outputs; ++o) totals[r][o] = Block::sum(sums[r][o]);
         }
+        for (int64_t o = 0; o < outputs; ++o)
+            for (int64_t k = i; k < inputs; ++k) totals[r][o] += x[r * inputs + k] * widened(weight[o * step + k]);
+    }
 }
 
 // each(rows, first) for blocks of rows, `rows` a constant: whole tiles, then what is left.
@@ -63,15 +74,16 @@ template <typename Each> void for_row_tiles(int64_t rows, Each each) {
     if (rows - row == 1) each(std::integral_constant<int64_t, 1>{}, row);
 }
 
-// each(outputs, first) for the tiles number `first` to `stop` - 1 of a weight's rows; the last tile may be single rows.
+// each(outputs, first, step) for the tiles number `first` to `stop` - 1 of a weight's rows: `outputs` rows, a constant, from row
+// `first` on, `step` rows apart. A tile's rows are far from each other, so that each of its streams goes through memory in
+// order. The last tile may be single rows.
 template <typename Each> void for_output_tiles(int64_t first, int64_t stop, int64_t outputs, Each each) {
-    for (int64_t number = first; number < stop; ++number) {
-        const int64_t output = number * TILE_OUTPUTS;
-        if (output + TILE_OUTPUTS <= outputs)
-            each(std::integral_constant<int64_t, TILE_OUTPUTS>{}, output);
-        else
-            for (int64_t single = output; single < outputs; ++single) each(std::integral_constant<int64_t, 1>{}, single);
-    }
+    const int64_t whole = std::min(stop, outputs / TILE_OUTPUTS), step = whole - first;
+    for (int64_t i = 0; i < step; ++i)
+        each(std::integral_constant<int64_t, TILE_OUTPUTS>{}, first * TILE_OUTPUTS + i, step);
+    if (whole < stop)
+        for (int64_t single = whole * TILE_OUTPUTS; single < outputs; ++single)
+            each(std::integral_constant<int64_t, 1>{}, single, 1);
 }
 
 inline int64_t num_output_tiles(int64_t outputs) { return (outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS; }
