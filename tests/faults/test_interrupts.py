@@ -55,7 +55,13 @@ def test_a_signal_to_all_processes_however_often_is_one_line_and_130(
     directory = outputs / "run"
     words = [*lab_command, *COMMANDS[command], f"hydra.run.dir={directory}"]
     with subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        words,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # a shell makes what it starts in the background ignore Ctrl-C, these tests included
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
             deadline = time.monotonic() + 200

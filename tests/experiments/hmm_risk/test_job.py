@@ -1,5 +1,6 @@
 """A sweep gives the same numbers however it came to its end, and whatever else is in it."""
 
+import contextlib
 import json
 import os
 import signal
@@ -230,21 +231,25 @@ def test_two_sweeps_cannot_write_into_one_directory(lab: Lab, lab_command: tuple
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_ends_a_sweep_with_one_line(lab: Lab, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_ends_a_sweep_with_one_line(lab_command: tuple[str, ...], tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting a small file system needs root")
     try:
-        done = lab("hmm-risk", "sweep", *LONG, "workers=1", f"hydra.run.dir={disk / 'run'}")
+        with working(lab_command, disk / "run", *LONG, "workers=1") as process:
+            with contextlib.suppress(OSError), open(disk / "of somebody else", "wb", buffering=0) as file:
+                while file.write(bytes(1024)):
+                    pass
+            _, said = process.communicate(timeout=100)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
-    assert done.code == 2
+    assert process.returncode == 2
     # the progress bar stands in front of it
-    assert done.err.rstrip().splitlines()[-1].startswith("lab: ")
-    assert "the disk is full; free some space" in done.err
-    assert "Traceback" not in done.err
+    assert said.rstrip().splitlines()[-1].startswith("lab: ")
+    assert "the disk is full; free some space" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow
