@@ -65,7 +65,9 @@ def _refuse_other_study(directory: Path, study: Experiment) -> None:
     for path in (directory / "config.json", *sorted(directory.glob("*/config.json"))[:1]):
         recorded = json_object_or_none(path) if path.exists() else None
         if recorded is not None and not recorded.keys() <= known:
-            raise RunError(f"{directory} is no run of `lab {study.command}`; resume it with the command of its study")
+            raise RunError(
+                f"{directory} is of another study than `lab {study.command}`; resume it with that study's command"
+            )
 
 
 def quoted(directory: Path) -> str:

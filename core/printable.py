@@ -2,7 +2,7 @@
 
 import unicodedata
 
-# control characters, invisible ones that turn the direction of writing, and bytes of a path that are no text
+# control characters, invisible ones that turn the direction of writing, and bytes of a path that cannot be decoded
 _ESCAPED = ("Cc", "Cf", "Cs")
 
 

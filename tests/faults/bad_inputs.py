@@ -1,4 +1,4 @@
-"""Command lines that must be refused: each key with each kind of value that cannot be, and words that are no command.
+"""Command lines that must be refused: each key with each kind of impossible value, and words that name nothing.
 
 A key lists the values that it does take, or for which the whole is refused for another reason that is tested elsewhere.
 """

@@ -8,7 +8,7 @@
 namespace {
 
 // Rows of x, and rows of the weight, whose products are summed at once: as many sums as registers hold, since each number
-// read is then used several times. Every sum is a chain of additions of its own.
+// read is then used several times. Each sum is a separate chain of additions.
 constexpr int64_t TILE_ROWS = 4, TILE_OUTPUTS = register_bytes == 64 ? 4 : 2;
 
 template <typename Sum> using Register = typename Lanes<Sum>::Vector;
