@@ -79,7 +79,7 @@ def _squeue(jobs: set[str]) -> dict[str, str] | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    # of several unknown jobs it says nothing
+    # if it knows none of several jobs, it prints nothing
     if answer.returncode != 0 and "Invalid job id" not in answer.stderr:
         return None
     return dict(line.split() for line in answer.stdout.splitlines() if len(line.split()) == 2)

@@ -51,7 +51,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def file_atomically(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file next to `path` to write into; on exit it is flushed to disk and replaces `path`.
 
-    The folder must be there: one that was deleted in the middle of a run is not made anew.
+    The folder must be there: one that was deleted during a run is not created again.
 
     Raises:
         RunError: if the disk is full or the folder cannot be written; the old content is intact.

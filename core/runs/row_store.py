@@ -12,7 +12,7 @@ _BITS = 20
 
 
 class RowStore(Sequence[Row], Generic[Row]):
-    """A list of rows that are kept by columns; each is made anew when it is asked for.
+    """A list of rows, stored by columns; a row is built each time it is asked for.
 
     Rows with the same columns in the same order share a group. A column of floats, or of ints, takes eight bytes a row;
     any other is a list of objects, equal strings being one.

@@ -60,7 +60,7 @@ class Commands:
         self._folder = folder
 
     def left_by(self, words: Sequence[str]) -> Left:
-        """Run a command in the folder, which is empty but for what it is given to read in `given`."""
+        """Run a command in a folder that holds only the files in `given`."""
         streams = self._folder.parent / "out", self._folder.parent / "err"
         for path in streams:
             path.write_text("")

@@ -9,7 +9,7 @@ import pytest
 
 from lab.core.runs.signals import SIGNALS, EndSignals
 
-# a controller that says what is in the file `state`, and writes what it is told to `told`
+# a fake scontrol: it prints the file `state`, and records its arguments in `told`
 _SCONTROL = """#!/bin/sh
 echo "$@" >> "{folder}/told"
 case $1 in
