@@ -21,6 +21,8 @@ class Experiment:
         job: "module:function" that runs one.
         help: what `--help` prints: groups, main keys, examples. Its first line fits into the list of commands.
         grows, free: keys that may be others beside `resume=RUN`; see `core.runs.record.Extension`.
+        own_key: a key that configurations of this study have, and those of no other.
+        recorded: "module:object" that draws and lists recorded runs; see `core.runs.recorded_study.RecordedStudy`.
     """
 
     command: str
@@ -29,6 +31,8 @@ class Experiment:
     check: str
     job: str
     help: str
+    own_key: str
+    recorded: str
     grows: frozenset[str] = frozenset()
     free: frozenset[str] = frozenset()
 

@@ -92,4 +92,6 @@ SPEC = Experiment(
     check="lab.experiments.distill.job:check",
     job="lab.experiments.distill.job:run",
     help=_HELP,
+    own_key="teacher",
+    recorded="lab.experiments.distill.recorded:STUDY",
 )

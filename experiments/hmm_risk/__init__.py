@@ -97,6 +97,8 @@ SPEC = Experiment(
     check="lab.experiments.hmm_risk.job:check",
     job="lab.experiments.hmm_risk.job:run",
     help=_HELP.replace("FIGURES", _FIGURES).replace("SINKS", _SINKS),
+    own_key="hmm",
+    recorded="lab.experiments.hmm_risk.results.recorded:STUDY",
     grows=GROWS,
     free=FREE,
 )

@@ -16,7 +16,20 @@ from lab.experiments.distill.config import DistillConfig
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 
 CONF = Path(__file__).parents[2] / "conf"
-NAMES = ["bench", "distill", "doctor", "export", "generate", "hmm-risk", "runs", "show", "slurm", "version"]
+NAMES = [
+    "bench",
+    "compare",
+    "distill",
+    "doctor",
+    "export",
+    "generate",
+    "hmm-risk",
+    "plot",
+    "runs",
+    "show",
+    "slurm",
+    "version",
+]
 COMMANDS = [(), *((name,) for name in NAMES), ("hmm-risk", "sweep"), ("slurm", "script")]
 STUDIES = {("distill",): DistillConfig, ("hmm-risk", "sweep"): HmmRiskConfig}
 HEAVY = {"numpy", "scipy", "torch", "hydra", "omegaconf", "matplotlib", "pyarrow"}
