@@ -20,6 +20,7 @@ class Experiment:
             is the folder where it will write, or None if another machine will run it.
         job: "module:function" that runs one.
         help: what `--help` prints: groups, main keys, examples. Its first line fits into the list of commands.
+        grows, free: keys that may be others beside `resume=RUN`; see `core.runs.record.Extension`.
     """
 
     command: str
@@ -28,6 +29,8 @@ class Experiment:
     check: str
     job: str
     help: str
+    grows: frozenset[str] = frozenset()
+    free: frozenset[str] = frozenset()
 
 
 def options_of_group(group: str, *, indent: int) -> str:

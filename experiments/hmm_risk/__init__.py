@@ -41,7 +41,10 @@ Keys [default] (those marked * take a number or a list [a,b,c]):
                          is allowed [[0]]
   hmm.spectral_radius    of the transition matrix, in [0, 1) [0.95]
   hmm.state_dim          q, dimension of the state [null: p]
-  replicates             number of draws of the training rows [20]
+  problems               number of draws of the problem: A, W, E, the
+                         labelling [1]
+  replicates             number of draws of the training rows of each problem;
+                         0: theory alone [20]
   num_test               test rows for a Monte-Carlo check of the exact risk
                          [null: none]
   rank_tolerance         singular values below this fraction of the largest
@@ -57,7 +60,8 @@ FIGURES
   workers                number of processes [null: one per core]
 SINKS
   resume                 a run to continue: its directory, or the end of its
-                         name
+                         name; with more problems or replicates, or other
+                         figures, beside it
   resume_on              where a run may be resumed: same (only where it comes
                          to the same last digits), or different [same]
 
@@ -72,6 +76,9 @@ Examples:
 """
 
 _WIDTH, _INDENT = 78, 25
+
+# beside resume=RUN: more of them is more work, and these are read at the end only
+GROWS, FREE = frozenset({"problems", "replicates"}), frozenset({"figures", "title"})
 
 
 def _listed(key: str, names: list[str], default: str) -> str:
@@ -90,4 +97,6 @@ SPEC = Experiment(
     check="lab.experiments.hmm_risk.job:check",
     job="lab.experiments.hmm_risk.job:run",
     help=_HELP.replace("FIGURES", _FIGURES).replace("SINKS", _SINKS),
+    grows=GROWS,
+    free=FREE,
 )

@@ -24,9 +24,9 @@ from lab.experiments.hmm_risk.problems.problem import Problem, Rows
 class GaussianProblem(Problem):
     """Base of the representations of a linear-Gaussian HMM: the state's distribution and the task."""
 
-    def __init__(self, cell: Cell, hmm: LinearGaussianConfig, token_dim: int) -> None:
+    def __init__(self, cell: Cell, hmm: LinearGaussianConfig, seeds: Seeds, token_dim: int) -> None:
         self.cell = cell
-        self.seeds = Seeds(cell.seed)
+        self.seeds = seeds
         self.observation_noise = cell.observation_noise
         self.hmm = _build_hmm(hmm, token_dim, cell.observation_noise, self.seeds)
 
@@ -77,10 +77,10 @@ class GaussianProblem(Problem):
 class WindowProblem(GaussianProblem):
     """The last token, or the last L: features are linear in L states, plus independent noise."""
 
-    def __init__(self, cell: Cell, hmm: LinearGaussianConfig) -> None:
+    def __init__(self, cell: Cell, hmm: LinearGaussianConfig, seeds: Seeds) -> None:
         is_window = cell.representation.name is RepresentationName.context_window
         self._window = cell.representation.window if is_window else 1
-        super().__init__(cell, hmm, token_dim=-(-cell.num_features // self._window))
+        super().__init__(cell, hmm, seeds, token_dim=-(-cell.num_features // self._window))
 
     @cached_property
     def population(self) -> Population:
@@ -133,9 +133,9 @@ class WindowProblem(GaussianProblem):
 class KalmanProblem(GaussianProblem):
     """The Bayes filter's state E[z_T | x_1 .. x_T]: the best representation that a frozen model could provide."""
 
-    def __init__(self, cell: Cell, hmm: LinearGaussianConfig) -> None:
+    def __init__(self, cell: Cell, hmm: LinearGaussianConfig, seeds: Seeds) -> None:
         assert cell.representation.observation_dim is not None, "checked with the configuration"
-        super().__init__(cell, hmm, token_dim=cell.representation.observation_dim)
+        super().__init__(cell, hmm, seeds, token_dim=cell.representation.observation_dim)
         self._filter = KalmanFilter(self.hmm, self.length)
 
     @cached_property
