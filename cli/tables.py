@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lab.core.errors import RunError
 from lab.core.printable import printable
-from lab.core.runs.console import print_summary
+from lab.core.runs.console import print_directory, print_summary
 from lab.core.runs.find import find_run, is_open, outputs_root, run_directories
 from lab.core.runs.json_files import json_object_or_none, read_json_object
 
@@ -82,6 +82,7 @@ def print_run(name: str) -> None:
         raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error
     table = printable(str(directory / "table.parquet"))
     Console(markup=False, emoji=False).print(f"table: {table}", highlight=False, soft_wrap=True)
+    print_directory(directory)
 
 
 def _status(directory: Path, status: dict[str, Any]) -> str:
