@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lab import experiments as studies
+from lab.cli.help import EXPERIMENTS, MACHINE, MODELS, RESULTS, SectionedGroup, command_with_help
 from lab.cli.slurm import HELP as SLURM_HELP
 from lab.core.errors import ConfigError
 from lab.core.streams import printed, steady_streams
@@ -66,6 +67,7 @@ Examples:
 
 app = typer.Typer(
     name="lab",
+    cls=SectionedGroup,
     help="Experiments on state-space models: the risk of head tuning (hmm-risk), and distillation of Transformers into "
     "linear-time models (distill).",
     no_args_is_help=True,
@@ -80,7 +82,7 @@ def main() -> None:
     app()
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def runs(
     study: Annotated[str, typer.Option(help="List runs of this study only, such as hmm_risk.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs to list.")] = 20,
@@ -95,7 +97,7 @@ def runs(
         write_json(listed(study, limit)) if as_json else print_runs(study, limit)
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def show(
     run: Annotated[str, typer.Argument(help="The run: its directory, or the end of its name.")],
     as_json: Annotated[
@@ -123,7 +125,7 @@ def show(
             print_run(run)
 
 
-@app.command(help=_EXPORT)
+@app.command(help=_EXPORT, rich_help_panel=MODELS)
 def export(
     run: Annotated[str, typer.Argument(help="A run of `lab distill`: its directory, or the end of its name.")],
     dest: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
@@ -142,7 +144,7 @@ def export(
     print(written)
 
 
-@app.command(help=_GENERATE)
+@app.command(help=_GENERATE, rich_help_panel=MODELS)
 def generate(
     model: Annotated[str, typer.Argument(help="The model: a checkpoint folder, a GGUF file, a run, or `shipped`.")],
     prompt: Annotated[str, typer.Option(help="The prompt; <image> marks where an image belongs.")],
@@ -196,7 +198,7 @@ def generate(
         distill.main(request, threads=threads, json_path=json)
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE)
 def doctor(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure what computes products fastest, unless it is known; seconds.")
@@ -212,7 +214,7 @@ def doctor(
         print_report()
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE)
 def bench(
     name: Annotated[str, typer.Argument(help="What to time: hmm-risk, products, ssd, delta-rule or distill.")],
     repeats: Annotated[
@@ -232,7 +234,7 @@ def bench(
         run.main(name, repeats=repeats, quick=quick, json_path=json)
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE)
 def version() -> None:
     """Print the version of lab."""
     from importlib.metadata import version as installed
@@ -260,8 +262,11 @@ def _add(experiment: Experiment) -> None:
     parent = app
     if group:
         parent = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-        app.add_typer(parent, name=group[0], help=experiment.help.splitlines()[0])
-    parent.command(leaf, help=experiment.help, context_settings=_HYDRA)(command)
+        app.add_typer(parent, name=group[0], help=experiment.summary, rich_help_panel=EXPERIMENTS)
+    of_hydra = command_with_help(experiment.help)
+    parent.command(leaf, help=experiment.summary, cls=of_hydra, context_settings=_HYDRA, rich_help_panel=EXPERIMENTS)(
+        command
+    )
 
 
 def _slurm_script(ctx: typer.Context) -> None:
@@ -275,5 +280,5 @@ def _slurm_script(ctx: typer.Context) -> None:
 for _experiment in found_experiments():
     _add(_experiment)
 _slurm = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(_slurm, name="slurm", help="Job scripts for Slurm.")
+app.add_typer(_slurm, name="slurm", help="Job scripts for Slurm.", rich_help_panel=MACHINE)
 _slurm.command("script", help=SLURM_HELP, context_settings=_HYDRA)(_slurm_script)
