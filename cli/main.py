@@ -39,6 +39,19 @@ _Stage = Annotated[int | None, typer.Option(min=0, max=3, help=_STAGE_HELP)]
 _Variant = Annotated[str | None, typer.Option(help="Label of the student, if the run trained several variants.")]
 _Replicate = Annotated[int, typer.Option(min=0, help="Number of the replicate, if the run trained several.")]
 
+_REPORT = """Write one HTML page about runs: claims, figures and numbers.
+
+The file needs no network and no other file. Claims come first, each with its figure, its numbers and a verdict; then
+tables, also as Markdown and LaTeX to copy, the commands that make everything again, and where the configurations of the
+runs differ. Of a sweep, every point is a run. What is missing or damaged of a run is said in the report. An earlier
+report in the same place is replaced; any other file is left alone, and the command refused.
+
+\b
+Examples:
+  lab report RUN
+  lab report outputs/reference/hmm_risk/* -o first-study.html
+"""
+
 _EXPORT = """Write a distilled student as a checkpoint folder.
 
 The folder has the layout of mmMamba's release: config.json records the kind of every layer, the weights are stored as
@@ -123,6 +136,22 @@ def show(
             from lab.cli.tables import print_run
 
             print_run(run)
+
+
+@app.command(help=_REPORT, rich_help_panel=RESULTS)
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="The runs: directories, or ends of their names.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write; an earlier report there is replaced.")
+    ] = Path("report.html"),
+) -> None:
+    """Write one HTML page about runs: claims, figures and numbers."""
+    from lab.cli.dispatch import one_line_errors
+
+    with one_line_errors(), printed(is_also_written=True):
+        from lab.cli.report import write_report
+
+        write_report(runs, output, found_experiments())
 
 
 @app.command(help=_EXPORT, rich_help_panel=MODELS)

@@ -191,8 +191,9 @@ def _place(tree: ast.Module, module: str, name: str) -> str | None:
         if isinstance(statement, ast.ClassDef) and statement.name == name:
             return f"{module}:{name}"
         if isinstance(statement, ast.ImportFrom) and name in {alias.name for alias in statement.names}:
-            is_ours = (statement.module or "").startswith(("lab.core.", "lab.experiments."))
-            return f"{statement.module}:{name}" if is_ours else None
+            source = statement.module or ""
+            is_ours = source.startswith(("lab.core.", "lab.experiments."))
+            return _place(_tree(source), source, name) if is_ours else None
     return None
 
 

@@ -20,6 +20,8 @@ class Experiment:
         check: "module:function" that refuses a composed configuration before anything is written; its second argument
             is the folder where it will write, or None if another machine will run it.
         job: "module:function" that runs one.
+        schema: "module:class" of the configuration's dataclass.
+        findings: "module:function" that returns what a report says of a `RecordedRun`.
         summary: a sentence that fits into the list of commands.
         help: returns what `--help` prints: the summary, groups, keys, examples. It may read files.
     """
@@ -29,6 +31,8 @@ class Experiment:
     register: str
     check: str
     job: str
+    schema: str
+    findings: str
     summary: str
     help: Callable[[], str]
 

@@ -104,6 +104,8 @@ SPEC = Experiment(
     register="lab.experiments.distill.config:register",
     check="lab.experiments.distill.job:check",
     job="lab.experiments.distill.job:run",
+    schema=f"{_CONFIG}:DistillConfig",
+    findings="lab.experiments.distill.claims:findings",
     summary=_SUMMARY,
     help=_help,
 )

@@ -107,6 +107,8 @@ SPEC = Experiment(
     register="lab.experiments.hmm_risk.config:register",
     check="lab.experiments.hmm_risk.job:check",
     job="lab.experiments.hmm_risk.job:run",
+    schema=f"{_CONFIG}:HmmRiskConfig",
+    findings="lab.experiments.hmm_risk.results.claims:findings",
     summary=_SUMMARY,
     help=_help,
 )
