@@ -245,7 +245,7 @@ def doctor(
 
 @app.command(rich_help_panel=MACHINE)
 def bench(
-    name: Annotated[str, typer.Argument(help="What to time: hmm-risk, products, ssd, delta-rule or distill.")],
+    name: Annotated[str, typer.Argument(help="What to time: hmm-risk, products, decode, ssd, delta-rule or distill.")],
     repeats: Annotated[
         int, typer.Option(min=1, max=_MOST, help="Number of rounds; each round times every candidate once.")
     ] = 7,

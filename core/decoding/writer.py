@@ -70,9 +70,12 @@ class Writer:
         self._kept: list[object] = []
         self._buffers: dict[tuple[str, int], Tensor] = {}
         self._clocks: list[Clock] = []
-        # buffers read and written since all threads met, with the tasks a row that they were shared by; 0: by channels
+        # buffers read and written since the last meeting, with the tasks a row that they were shared by; 0: by channels
         self._read: dict[int, set[int]] = {}
         self._written: dict[int, set[int]] = {}
+        # the chains of joined steps that have to do with each of these; the number of the last chain
+        self._chains: dict[int, set[int]] = {}
+        self._chain = 0
 
     def finish(self, logits: Float[Tensor, "B V"]) -> Program:
         """The program, one of whose steps writes `logits`."""
@@ -310,14 +313,25 @@ class Writer:
             """Whether another thread may have to do with one of these buffers."""
             return any(there.get(address, {tasks}) != {tasks} or (not tasks and address in there) for address in here)
 
-        is_meeting = is_elsewhere(self._written, [*read, *written]) or is_elsewhere(self._read, written)
-        if is_meeting:
-            self._read, self._written = {}, {}
+        needed = {*self._written.keys() & {*read, *written}, *self._read.keys() & set(written)}
+        if is_elsewhere(self._written, [*read, *written]) or is_elsewhere(self._read, written):
+            order = steps.Order.meeting
+        elif not needed:
+            order = steps.Order.any_time
+        else:
+            # each task needs the same one of earlier steps: of the last one, and those that are joined to each other
+            is_of_chain = all(self._chains[address] == {self._chain} for address in needed)
+            order = steps.Order.joined if is_of_chain else steps.Order.meeting
+        if order is steps.Order.meeting:
+            self._read, self._written, self._chains = {}, {}, {}
+        if order is not steps.Order.joined:
+            self._chain += 1
         for found, addresses in ((self._read, read), (self._written, written)):
             for address in addresses:
                 found.setdefault(address, set()).add(tasks)
+                self._chains.setdefault(address, set()).add(self._chain)
         self._kept.append(step)
-        self._instructions.append(steps.Instruction(step.operation, is_meeting, ctypes.addressof(step)))
+        self._instructions.append(steps.Instruction(step.operation, order, ctypes.addressof(step)))
 
 
 def refuse_another(module: nn.Module, *kinds: type[nn.Module]) -> None:

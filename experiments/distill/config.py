@@ -13,7 +13,7 @@ from lab.core.list_keys import settle_lists
 from lab.core.mixers.spec import mixer_spec
 from lab.core.models import families
 from lab.core.models.families import TeacherConfig
-from lab.core.products import setting
+from lab.core.products import current
 from lab.core.ranges import LARGEST_COUNT, LARGEST_SEED, refuse_outside
 from lab.core.runs.attempts import ResumeOn
 from lab.core.runs.sinks import refuse_unknown
@@ -120,7 +120,7 @@ class DistillConfig:
     """cpu, cuda, or auto: cuda if there is a GPU."""
     threads: int | None = None
     """Number of torch threads; null: one per core. Two are 1.4 to 1.6 times as fast as one with the shipped model."""
-    products: str = setting.AUTO
+    products: str = current.AUTO
     """What computes the products of linear layers: torch, onednn, native (outputs of 1 to 16 rows, torch the rest), or
     auto: for large ones, the fastest by a measurement that is made once on a machine."""
     loader: Loader = Loader.auto
@@ -146,7 +146,7 @@ class DistillConfig:
         refuse_outside(self, "seed", at_least=0, at_most=LARGEST_SEED)
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device={self.device}: choose from auto, cpu, cuda")
-        setting.refuse_unknown(self.products)
+        current.refuse_unknown(self.products)
         refuse_unknown(self.sinks)
         for name in self.figures:
             if name not in FIGURES:

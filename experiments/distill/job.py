@@ -16,8 +16,9 @@ from lab.core.models.spec import build
 from lab.core.native.build import compiler_version
 from lab.core.native.fallback import say_missing_loops
 from lab.core.operators.backends import Backend, resolve
-from lab.core.products import setting
+from lab.core.products import current
 from lab.core.resources import refuse_too_many_threads, usable_cores
+from lab.core.runs import attempts
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run, deciding
@@ -86,7 +87,7 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
     settings = to_typed(config, DistillConfig)
     refuse_too_many_threads(settings.threads)
     torch.set_num_threads(settings.threads or usable_cores())
-    with setting.using(settings.products):
+    with current.using(settings.products):
         return _execute(settings, _recorded(config), directory, overrides)
 
 
@@ -95,7 +96,8 @@ def _execute(
 ) -> float:
     context = open_context(settings, directory)
     source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
-    products = setting.settle(context.teacher, _product_dtypes(settings))
+    before = attempts.recorded(directory, "products")
+    products = current.settle(context.teacher, _product_dtypes(settings), before)
     missing = _missing_loops(settings, context.device)
     provenance, patch = collect(
         seeds={"seed": settings.seed},
@@ -129,7 +131,7 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
     if folder is not None:
         refuse_too_many_threads(config.threads)
     device = device_of(config.device)
-    setting.refuse(config.products, device, _product_dtypes(config))
+    current.refuse(config.products, device, _product_dtypes(config))
     if config.stage == TEACHER:
         task, given = config.data.source.task, config.teacher.architecture
         if given is None or given.vision is None or task is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_module
 
 from lab.core.hydra_schema import to_typed
-from lab.core.products import setting
+from lab.core.products import current
 from lab.experiments.distill.config import DistillConfig, register
 from lab.experiments.distill.estimate import steps
 from lab.experiments.distill.job import execute, open_context
@@ -39,5 +39,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    setting.recall_or_measure = lambda *arguments: setting.only(setting.TORCH)
+    current.recall_or_measure = lambda *arguments: current.only(current.TORCH)
     main()
