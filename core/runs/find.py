@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from lab.core.errors import RunError
@@ -58,6 +59,14 @@ def find_run(name: str) -> Path:
     raise RunError(
         f"{name} is the end of {len(matches)} runs, {matches[0].name} and {matches[1].name} among them; give more"
     )
+
+
+def run_state(directory: Path, status: Mapping[str, object]) -> str:
+    """The recorded state of a run; one that is recorded as running but holds no lock was killed."""
+    recorded = str(status.get("status", "unreadable"))
+    if recorded != "running":
+        return recorded
+    return "running" if is_open(directory) else "killed"
 
 
 def is_open(directory: Path) -> bool:

@@ -232,7 +232,7 @@ def _product_dtypes(config: DistillConfig) -> list[torch.dtype]:
 def _report(record: Run[Row], settings: DistillConfig) -> float:
     """Table, figures and verdict, rebuilt from the recorded rows, so that a resumed run ends like any other."""
     # matplotlib takes seconds to import: defer it until there is something to draw
-    from lab.core.runs.console import print_summary  # noqa: PLC0415
+    from lab.core.runs.console import print_directory, print_summary  # noqa: PLC0415
     from lab.core.runs.figures import draw_figures  # noqa: PLC0415
     from lab.experiments.distill.figures import FIGURES, Drawn  # noqa: PLC0415
     from lab.experiments.distill.report import headline, summary_table, table_rows, verdict  # noqa: PLC0415
@@ -249,6 +249,7 @@ def _report(record: Run[Row], settings: DistillConfig) -> float:
     record.save_summary(header, body, sentences)
     record.set_headline(settings.title, headline(table))
     print_summary(settings.title, header, body, sentences, drawn)
+    print_directory(record.directory)
     results = [row for row in table if row["kind"] == "result"]
     last = results[-1]
     return 1 - last["accuracy"] if settings.stage == TEACHER else last["kl_per_answer_token"]
