@@ -75,7 +75,7 @@ def products_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(setting, "recall_or_measure", lambda *arguments: setting.only(setting.TORCH))
 
 
-COMMAND = (sys.executable, "-c", "from lab.cli.main import main; main()")
+COMMAND = (sys.executable, "-c", "from lab.cli.start import main; main()")
 
 
 @dataclass(frozen=True, slots=True)
