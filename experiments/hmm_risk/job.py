@@ -108,7 +108,7 @@ def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> N
     unfinished = {(unit.cell, replicate) for unit in todo for replicate in unit.replicates or (None,)}
     record.keep(lambda row: (row["cell"], row.get("replicate")) not in unfinished)
     if record.damage is not None:
-        say(f"{record.damage}: what they held is computed again")
+        say(f"{record.damage}: what is missing is computed again")
     num_units = count_units(cells)
     if done:
         _log.info("%d of %d units of work are already recorded and are skipped", len(done), num_units)

@@ -91,11 +91,7 @@ class _Points:
         first = [self._shared[number] for number in ordered]
         measured = [name for name in MEASURED_QUANTITIES if all(name in self._measured[n] for n in ordered)]
         # all cells have the same number of replicates, so the values of a quantity form a matrix
-        values = {name: np.array([self._measured[number][name] for number in ordered]) for name in measured}
-        counts = {name: np.sum(np.isfinite(block), axis=1) for name, block in values.items()}
-        with np.errstate(invalid="ignore"):
-            error = {name: values[name].std(axis=1, ddof=1) / np.sqrt(counts[name]) for name in measured}
-            mean = {name: values[name].mean(axis=1) for name in measured}
+        statistics = {name: _statistics(np.array([self._measured[n][name] for n in ordered])) for name in measured}
         words = [label] if label else []
         if several_ridges:
             words.append(f"λ = {self.ridge}" if self.ridge != "optimal" else "optimal λ")
@@ -103,11 +99,11 @@ class _Points:
             label=", ".join(words) or "measured",
             ridge=self.ridge,
             x={name: _column(first, name) for name in ("gamma", "width", "context_length", "snr")},
-            mean=mean,
-            standard_error=error,
-            median={name: np.median(values[name], axis=1) for name in measured},
-            low={name: np.quantile(values[name], 0.1, axis=1) for name in measured},
-            high={name: np.quantile(values[name], 0.9, axis=1) for name in measured},
+            mean={name: statistics[name]["mean"] for name in measured},
+            standard_error={name: statistics[name]["standard_error"] for name in measured},
+            median={name: statistics[name]["median"] for name in measured},
+            low={name: statistics[name]["low"] for name in measured},
+            high={name: statistics[name]["high"] for name in measured},
             theory={name.removeprefix(_THEORY): _column(first, name) for name in first[0] if name.startswith(_THEORY)},
             floor=_column(first, "noise_floor"),
             null_excess=_column(first, "null_risk") - _column(first, "noise_floor"),
@@ -153,6 +149,15 @@ def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
     for _ in found.seen(rows):
         pass
     return found.all()
+
+
+def _statistics(values: Float64[ndarray, "k r"]) -> dict[str, Float64[ndarray, " k"]]:
+    """Over the replicates of each point."""
+    with np.errstate(invalid="ignore"):
+        error = values.std(axis=1, ddof=1) / np.sqrt(np.sum(np.isfinite(values), axis=1))
+        mean = values.mean(axis=1)
+    low, high = np.quantile(values, [0.1, 0.9], axis=1)
+    return {"mean": mean, "standard_error": error, "median": np.median(values, axis=1), "low": low, "high": high}
 
 
 def _number(value: float | None) -> float:
