@@ -112,7 +112,7 @@ def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> N
     done = recorded_pieces(record.rows, cells)
     record.keep(lambda row: Piece.of(row) in done)
     if record.damage is not None:
-        say(f"{record.damage}: what they held is computed again")
+        say(f"{record.damage}: what is missing is computed again")
     if done:
         _log.info("%d of %d draws are already recorded and are skipped", len(done), count_pieces(cells))
     todo = units(cells, done)
