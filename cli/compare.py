@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lab.cli.help import RESULTS
 from lab.cli.recorded_runs import config_of, labelled_runs, run_name, study_of
 from lab.cli.run_data import write_json
 from lab.core.errors import ConfigError
@@ -41,7 +42,7 @@ _COLUMNS = ("run", "curve", "point", "quantity", "first", "first_se", "second", 
 def add(app: typer.Typer, experiments: Callable[[], Sequence[Experiment]]) -> None:
     """Add the command `compare` for runs of some experiments."""
 
-    @app.command(help=_HELP)
+    @app.command(help=_HELP, rich_help_panel=RESULTS)
     def compare(
         run: Annotated[
             list[str], typer.Argument(help="Runs or sweeps: directories, or names as `lab runs` lists them.")

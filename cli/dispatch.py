@@ -19,6 +19,7 @@ from lab.cli.resume import resumed
 from lab.cli.slurm_queue import jobs_of_a_sweep
 from lab.core.errors import ConfigError, LabError
 from lab.core.runs.atomic_files import WRITING_ERRORS, as_run_error
+from lab.core.runs.early_signals import INTERRUPTED, send_held
 from lab.core.runs.find import outputs_root
 from lab.core.runs.signals import EndSignals
 from lab.core.streams import say
@@ -30,7 +31,9 @@ _MOST_CHECKED = 200
 # Hydra's flags that print a configuration, and run nothing
 _COMPOSING = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--run", "-r")
 
-_INTERRUPTED = 130
+# a run prints its directory, and errors
+_QUIET = "--quiet"
+_QUIET_LOGS = ("hydra.job_logging.root.level=WARNING", "hydra.hydra_logging.root.level=WARNING")
 
 # of pipes between processes of lab
 _BETWEEN_PROCESSES = (errno.EPIPE, errno.ECONNRESET)
@@ -47,7 +50,8 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
         refuse_several_processes()
         _refuse_no_working_folder()
         _load(experiment.register)()
-        overrides, flags = _split(resumed(arguments, study=experiment))
+        is_quiet = _QUIET in arguments
+        overrides, flags = _split(resumed([word for word in arguments if word != _QUIET], study=experiment))
         _refuse_odd_places()
         if not flags or flags == ["--multirun"]:
             _check_every_point(experiment, overrides, is_multirun=bool(flags))
@@ -56,15 +60,22 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
 
             with initialize_config_module("lab.conf", version_base="1.3"):
                 _composed(experiment.config, overrides)
+            if is_quiet:
+                raise ConfigError(f"{_QUIET} with {flags[0]}: only a run has something to leave out; leave it out")
         if not flags or flags[0] not in _COMPOSING:
             overrides += own_directories(experiment, overrides)
+            overrides += _QUIET_LOGS if is_quiet else ()
         import hydra
+
+        from lab.core.runs.console import quiet
 
         # the undecorated function pickles by name, which is what launchers send to another machine
         entry = hydra.main(version_base="1.3", config_path="pkg://lab.conf", config_name=experiment.config)(
             _load(experiment.job)
         )
-        with _command_line([f"lab {experiment.command}", *overrides, *flags]), jobs_of_a_sweep([*overrides, *flags]):
+        words = [*overrides, *flags]
+        said = quiet() if is_quiet else contextlib.nullcontext()
+        with _command_line([f"lab {experiment.command}", *words]), jobs_of_a_sweep(words), said:
             entry()
 
 
@@ -75,6 +86,8 @@ def check_command(experiment: Experiment, arguments: Sequence[str]) -> None:
         LabError: for what the user can fix.
     """
     _load(experiment.register)()
+    if _QUIET in arguments:
+        raise ConfigError(f"{_QUIET}: a job runs a command as it stands; leave the flag out")
     overrides, flags = _split(resumed(arguments, study=experiment))
     _refuse_odd_places()
     if flags not in ([], ["--multirun"]):
@@ -106,10 +119,11 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
     """
     with EndSignals(is_process=True):
         try:
+            send_held()
             yield
         except KeyboardInterrupt:
             say(interrupted)
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
         except Exception as error:
             message = _message(error)
             if message is None:

@@ -7,6 +7,15 @@ from typing import Any, TextIO
 from lab.core.hydra_schema import did_you_mean
 
 _NOT_OPTIONAL = re.compile(r"field '[^']*' is not Optional")
+# what to write where OmegaConf says only what it was given
+_CURES = {
+    "could not be converted to Integer": "give one whole number",
+    "could not be converted to Float": "give one number",
+    "is not a valid bool": "give true or false",
+    "is not a ListConfig, list or tuple": "give a list, as in 'KEY=[1,2]'",
+    "Cannot merge DictConfig with ListConfig": "give a list, as in 'KEY=[1,2]'",
+    "to string:": "give one text",
+}
 
 
 def hydra_message(error: Exception) -> str | None:
@@ -35,6 +44,7 @@ def hydra_message(error: Exception) -> str | None:
     kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_type="))]
     message = "; ".join(line.rstrip(".") for line in kept)
     message = _NOT_OPTIONAL.sub("it cannot be null; give a value", message)
+    message = "; ".join([message, *(cure for words, cure in _CURES.items() if words in message)])
     last = str(key).rpartition(".")[2]
     names = [str(name) for name in parent] if parent is not None and hasattr(parent, "keys") else []
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and names and last not in names:

@@ -13,6 +13,7 @@ import typer
 
 from lab import experiments as studies
 from lab.cli import compare, plot
+from lab.cli.help import EXPERIMENTS, MACHINE, MODELS, RESULTS, SectionedGroup, command_with_help
 from lab.cli.slurm import HELP as SLURM_HELP
 from lab.core.errors import ConfigError
 from lab.core.streams import printed, steady_streams
@@ -38,6 +39,19 @@ _STAGE_HELP = "Use the student after this stage; 0 is the untrained one. By defa
 _Stage = Annotated[int | None, typer.Option(min=0, max=3, help=_STAGE_HELP)]
 _Variant = Annotated[str | None, typer.Option(help="Label of the student, if the run trained several variants.")]
 _Replicate = Annotated[int, typer.Option(min=0, help="Number of the replicate, if the run trained several.")]
+
+_REPORT = """Write one HTML page about runs: claims, figures and numbers.
+
+The file needs no network and no other file. Claims come first, each with its figure, its numbers and a verdict; then
+tables, also as Markdown and LaTeX to copy, the commands that make everything again, and where the configurations of the
+runs differ. Of a sweep, every point is a run. What is missing or damaged of a run is said in the report. An earlier
+report in the same place is replaced; any other file is left alone, and the command refused.
+
+\b
+Examples:
+  lab report RUN
+  lab report outputs/reference/hmm_risk/* -o first-study.html
+"""
 
 _EXPORT = """Write a distilled student as a checkpoint folder.
 
@@ -67,6 +81,7 @@ Examples:
 
 app = typer.Typer(
     name="lab",
+    cls=SectionedGroup,
     help="Experiments on state-space models: the risk of head tuning (hmm-risk), and distillation of Transformers into "
     "linear-time models (distill).",
     no_args_is_help=True,
@@ -81,7 +96,7 @@ def main() -> None:
     app()
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def runs(
     study: Annotated[str, typer.Option(help="List runs of this study only, such as hmm_risk.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs to list.")] = 20,
@@ -96,7 +111,7 @@ def runs(
         write_json(listed(study, limit)) if as_json else print_runs(study, limit)
 
 
-@app.command()
+@app.command(rich_help_panel=RESULTS)
 def show(
     run: Annotated[str, typer.Argument(help="The run: its directory, or the end of its name.")],
     as_json: Annotated[
@@ -124,7 +139,23 @@ def show(
             print_run(run)
 
 
-@app.command(help=_EXPORT)
+@app.command(help=_REPORT, rich_help_panel=RESULTS)
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="The runs: directories, or ends of their names.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write; an earlier report there is replaced.")
+    ] = Path("report.html"),
+) -> None:
+    """Write one HTML page about runs: claims, figures and numbers."""
+    from lab.cli.dispatch import one_line_errors
+
+    with one_line_errors(), printed(is_also_written=True):
+        from lab.cli.report import write_report
+
+        write_report(runs, output, found_experiments())
+
+
+@app.command(help=_EXPORT, rich_help_panel=MODELS)
 def export(
     run: Annotated[str, typer.Argument(help="A run of `lab distill`: its directory, or the end of its name.")],
     dest: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
@@ -143,7 +174,7 @@ def export(
     print(written)
 
 
-@app.command(help=_GENERATE)
+@app.command(help=_GENERATE, rich_help_panel=MODELS)
 def generate(
     model: Annotated[str, typer.Argument(help="The model: a checkpoint folder, a GGUF file, a run, or `shipped`.")],
     prompt: Annotated[str, typer.Option(help="The prompt; <image> marks where an image belongs.")],
@@ -197,7 +228,7 @@ def generate(
         distill.main(request, threads=threads, json_path=json)
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE)
 def doctor(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure what computes products fastest, unless it is known; seconds.")
@@ -213,9 +244,9 @@ def doctor(
         print_report()
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE)
 def bench(
-    name: Annotated[str, typer.Argument(help="What to time: hmm-risk, products, ssd, delta-rule or distill.")],
+    name: Annotated[str, typer.Argument(help="What to time: hmm-risk, products, decode, ssd, delta-rule or distill.")],
     repeats: Annotated[
         int, typer.Option(min=1, max=_MOST, help="Number of rounds; each round times every candidate once.")
     ] = 7,
@@ -233,7 +264,7 @@ def bench(
         run.main(name, repeats=repeats, quick=quick, json_path=json)
 
 
-@app.command()
+@app.command(rich_help_panel=MACHINE)
 def version() -> None:
     """Print the version of lab."""
     from importlib.metadata import version as installed
@@ -261,8 +292,11 @@ def _add(experiment: Experiment) -> None:
     parent = app
     if group:
         parent = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-        app.add_typer(parent, name=group[0], help=experiment.help.splitlines()[0])
-    parent.command(leaf, help=experiment.help, context_settings=_HYDRA)(command)
+        app.add_typer(parent, name=group[0], help=experiment.summary, rich_help_panel=EXPERIMENTS)
+    of_hydra = command_with_help(experiment.help)
+    parent.command(leaf, help=experiment.summary, cls=of_hydra, context_settings=_HYDRA, rich_help_panel=EXPERIMENTS)(
+        command
+    )
 
 
 def _slurm_script(ctx: typer.Context) -> None:
@@ -278,5 +312,5 @@ for _experiment in found_experiments():
 for _command in (plot, compare):
     _command.add(app, found_experiments)
 _slurm = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(_slurm, name="slurm", help="Job scripts for Slurm.")
+app.add_typer(_slurm, name="slurm", help="Job scripts for Slurm.", rich_help_panel=MACHINE)
 _slurm.command("script", help=SLURM_HELP, context_settings=_HYDRA)(_slurm_script)

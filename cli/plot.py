@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from lab.cli.help import RESULTS
 from lab.cli.recorded_runs import config_of, labelled_runs, study_of
 from lab.core.errors import ConfigError
 from lab.core.printable import printable
@@ -56,7 +57,7 @@ class PlotOptions:
 def add(app: typer.Typer, experiments: Callable[[], Sequence[Experiment]]) -> None:
     """Add the command `plot` for runs of some experiments."""
 
-    @app.command(help=_HELP)
+    @app.command(help=_HELP, rich_help_panel=RESULTS)
     def plot(
         run: Annotated[
             list[str], typer.Argument(help="Runs or sweeps: directories, or names as `lab runs` lists them.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from lab.core.errors import RunError
 from lab.core.runs.find import find_run, outputs_root, points_of
 from lab.core.runs.json_files import read_json, read_json_object
+from lab.experiments.key_help import keys_of
 from lab.experiments.spec import Experiment
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ def config_of(directory: Path) -> dict[str, Any]:
 
 
 def _experiment_of(directory: Path, experiments: Sequence[Experiment]) -> Experiment:
-    config = config_of(directory)
+    recorded = config_of(directory).keys()
     for experiment in experiments:
-        if experiment.own_key in config:
+        if recorded <= {key.partition(".")[0] for key in keys_of(experiment.schema)}:
             return experiment
     raise RunError(f"{directory} is of no study of this lab; {_HINT}")
 

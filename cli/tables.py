@@ -2,7 +2,6 @@
 
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,8 +9,8 @@ from rich.table import Table
 
 from lab.core.errors import RunError
 from lab.core.printable import printable
-from lab.core.runs.console import print_summary
-from lab.core.runs.find import find_run, is_open, outputs_root, run_directories
+from lab.core.runs.console import print_directory, print_summary
+from lab.core.runs.find import find_run, outputs_root, run_directories, run_state
 from lab.core.runs.json_files import json_object_or_none, read_json_object
 
 # columns that names, states and ages take: with less beside them, titles would be cut to a few letters
@@ -26,7 +25,7 @@ def listed(study: str, limit: int) -> list[dict[str, str | None]]:
     for directory in run_directories(root / study if study else root)[:limit]:
         status = json_object_or_none(directory / "status.json")
         run: dict[str, str | None] = {"run": directory.relative_to(root).as_posix(), "directory": str(directory)}
-        run["status"] = "unreadable" if status is None else _status(directory, status)
+        run["status"] = "unreadable" if status is None else run_state(directory, status)
         recorded = status or {}
         run |= {key: None if recorded.get(key) is None else str(recorded[key]) for key in _OF_STATUS}
         found.append(run)
@@ -72,7 +71,7 @@ def print_run(name: str) -> None:
     status = read_json_object(directory / "status.json", hint="if this is not a run, `lab runs` lists them")
     path = directory / "summary.json"
     if not path.exists():
-        state = _status(directory, status)
+        state = run_state(directory, status)
         raise RunError(f"{directory} is {state} and has no table yet; resume={directory.name} goes on with it")
     summary = read_json_object(path, hint=f"resume={directory.name} writes it again")
     try:
@@ -82,14 +81,7 @@ def print_run(name: str) -> None:
         raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error
     table = printable(str(directory / "table.parquet"))
     Console(markup=False, emoji=False).print(f"table: {table}", highlight=False, soft_wrap=True)
-
-
-def _status(directory: Path, status: dict[str, Any]) -> str:
-    """The recorded status; a run that is recorded as running but holds no lock was killed."""
-    recorded = str(status.get("status", "unreadable"))
-    if recorded != "running":
-        return recorded
-    return "running" if is_open(directory) else "killed"
+    print_directory(directory)
 
 
 def _age(moment: Any) -> str:

@@ -1,6 +1,7 @@
 """Description of an experiment for the command line, available before heavy imports."""
 
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -19,9 +20,11 @@ class Experiment:
         check: "module:function" that refuses a composed configuration before anything is written; its second argument
             is the folder where it will write, or None if another machine will run it.
         job: "module:function" that runs one.
-        help: what `--help` prints: groups, main keys, examples. Its first line fits into the list of commands.
+        schema: "module:class" of the configuration's dataclass.
+        findings: "module:function" that returns what a report says of a `RecordedRun`.
+        summary: a sentence that fits into the list of commands.
+        help: returns what `--help` prints: the summary, groups, keys, examples. It may read files.
         grows, free: keys that may be others beside `resume=RUN`; see `core.runs.record.Extension`.
-        own_key: a key that configurations of this study have, and those of no other.
         recorded: "module:object" that draws and lists recorded runs; see `core.runs.recorded_study.RecordedStudy`.
     """
 
@@ -30,9 +33,11 @@ class Experiment:
     register: str
     check: str
     job: str
-    help: str
-    own_key: str
+    schema: str
     recorded: str
+    findings: str
+    summary: str
+    help: Callable[[], str]
     grows: frozenset[str] = frozenset()
     free: frozenset[str] = frozenset()
 

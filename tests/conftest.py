@@ -70,12 +70,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def products_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products are torch's unless a test says otherwise: nothing is measured, nor read of what was measured here."""
-    setting = sys.modules.get("lab.core.products.setting")
-    if setting is not None:
-        monkeypatch.setattr(setting, "recall_or_measure", lambda *arguments: setting.only(setting.TORCH))
+    current = sys.modules.get("lab.core.products.current")
+    if current is not None:
+        monkeypatch.setattr(current, "recall_or_measure", lambda *arguments: current.only(current.TORCH))
 
 
-COMMAND = (sys.executable, "-c", "from lab.cli.main import main; main()")
+COMMAND = (sys.executable, "-c", "from lab.cli.start import main; main()")
 
 
 @dataclass(frozen=True, slots=True)

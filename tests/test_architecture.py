@@ -13,7 +13,7 @@ MAX_LINES = 350
 # what each room may import from `lab`; a study may also import itself, and the bench the studies that it times
 ALLOWED = {
     "core": ("lab.core",),
-    "experiments": ("lab.core", "lab.experiments.spec"),
+    "experiments": ("lab.core", "lab.experiments.key_help", "lab.experiments.spec"),
     "cli": ("lab.cli", "lab.core", "lab.experiments"),
     "conf": (),
 }

@@ -1,6 +1,7 @@
 """The steps that a program is made of, as `src/decode.cpp` reads them: each structure is the one of its name there."""
 
 import ctypes
+from enum import IntEnum
 from typing import ClassVar
 
 _POINTER, _WHOLE, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
@@ -104,7 +105,18 @@ class Gate(Step):
     ]
 
 
-class Instruction(ctypes.Structure):
-    """A step, and whether all threads have to be done with those before it."""
+class Order(IntEnum):
+    """When a step may begin."""
 
-    _fields_ = [("operation", _WHOLE), ("is_meeting", _WHOLE), ("arguments", _POINTER)]
+    any_time = 0
+    """As soon as a thread comes to it."""
+    meeting = 1
+    """When everything before it is done."""
+    joined = 2
+    """Each of its tasks right after the same task of the step before, on the same thread."""
+
+
+class Instruction(ctypes.Structure):
+    """A step, and when it may begin."""
+
+    _fields_ = [("operation", _WHOLE), ("order", _WHOLE), ("arguments", _POINTER)]

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lab.core.decoding import instructions as steps
+from lab.core.decoding.order import OrderOfSteps
 from lab.core.decoding.program import Clock, HasLength, NoProgramError, Program, refuse_what_has_no_loop
 from lab.core.mixers.norm import RmsNorm
 from lab.core.products.linear import Linear
@@ -70,9 +71,7 @@ class Writer:
         self._kept: list[object] = []
         self._buffers: dict[tuple[str, int], Tensor] = {}
         self._clocks: list[Clock] = []
-        # buffers read and written since all threads met, with the tasks a row that they were shared by; 0: by channels
-        self._read: dict[int, set[int]] = {}
-        self._written: dict[int, set[int]] = {}
+        self._order = OrderOfSteps()
 
     def finish(self, logits: Float[Tensor, "B V"]) -> Program:
         """The program, one of whose steps writes `logits`."""
@@ -304,20 +303,9 @@ class Writer:
 
     def _add(self, step: steps.Step, *, reads: Iterable[Tensor], writes: Iterable[Tensor], tasks: int = 0) -> None:
         """Append a step whose threads share its work by channels of outputs, or by `tasks` a row."""
-        read, written = ([tensor.data_ptr() for tensor in tensors] for tensors in (reads, writes))
-
-        def is_elsewhere(there: dict[int, set[int]], here: Iterable[int]) -> bool:
-            """Whether another thread may have to do with one of these buffers."""
-            return any(there.get(address, {tasks}) != {tasks} or (not tasks and address in there) for address in here)
-
-        is_meeting = is_elsewhere(self._written, [*read, *written]) or is_elsewhere(self._read, written)
-        if is_meeting:
-            self._read, self._written = {}, {}
-        for found, addresses in ((self._read, read), (self._written, written)):
-            for address in addresses:
-                found.setdefault(address, set()).add(tasks)
+        order = self._order.of([each.data_ptr() for each in reads], [each.data_ptr() for each in writes], tasks)
         self._kept.append(step)
-        self._instructions.append(steps.Instruction(step.operation, is_meeting, ctypes.addressof(step)))
+        self._instructions.append(steps.Instruction(step.operation, order, ctypes.addressof(step)))
 
 
 def refuse_another(module: nn.Module, *kinds: type[nn.Module]) -> None:

@@ -14,7 +14,7 @@ from lab.core.decoding.program import NoProgramError, Program
 from lab.core.decoding.writer import Writer
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.decoding_state import DecodingState
-from lab.core.products import setting
+from lab.core.products import current
 
 
 class Steps:
@@ -46,8 +46,8 @@ class Steps:
 
 
 def _program_of(model: LanguageModel, state: DecodingState) -> Program:
-    if setting.STATE.name != setting.AUTO:
-        raise NoProgramError(f"products={setting.STATE.name} was asked for")
+    if current.STATE.name != current.AUTO:
+        raise NoProgramError(f"products={current.STATE.name} was asked for")
     weight = model.input_embedding.weight
     # of keys and values, or of a recurrence
     rows = state.layers[0].tensors()[0].shape[0]

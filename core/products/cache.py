@@ -17,14 +17,15 @@ from lab.core.errors import RunError
 from lab.core.native.build import library_name, processor_features
 from lab.core.native.cache import user_cache
 from lab.core.products import native
-from lab.core.products.choice import CELLS, Table
-from lab.core.products.implementations import IMPLEMENTATIONS
+from lab.core.products.choice import CELLS, BusyError, Table, only
+from lab.core.products.implementations import IMPLEMENTATIONS, TORCH
 from lab.core.runs.atomic_files import write_atomically
 from lab.core.runs.json_files import json_object_or_none
 from lab.core.runs.provenance import processor_name
+from lab.core.streams import say
 
 # raised when what is measured, or how it is chosen, changes
-_VERSION = 1
+_VERSION = 2
 
 
 def recall(dtype: torch.dtype, threads: int) -> Table | None:
@@ -33,7 +34,21 @@ def recall(dtype: torch.dtype, threads: int) -> Table | None:
 
 
 def recall_or_measure(dtype: torch.dtype, threads: int, measure: Callable[[torch.dtype], Table]) -> Table:
-    """The table on disk, or else one that is measured and written there."""
+    """The table on disk, or else one that is measured and written there.
+
+    On a machine that is too busy for a measurement it is torch's throughout, which is said and not written.
+    """
+    try:
+        return _recalled_or_measured(dtype, threads, measure)
+    except BusyError:
+        say(
+            "products: torch computes all of them here, since this machine is too busy to find out what is fastest; "
+            "`lab doctor --measure` does that when it is at rest"
+        )
+        return only(TORCH)
+
+
+def _recalled_or_measured(dtype: torch.dtype, threads: int, measure: Callable[[torch.dtype], Table]) -> Table:
     path = _path(dtype, threads)
     table = _usable(path, dtype)
     if table is not None:
@@ -84,11 +99,14 @@ def _write(path: Path, table: Table) -> None:
 
 
 def _usable(path: Path, dtype: torch.dtype) -> Table | None:
-    """A table of implementations that all run here; builds those that are built."""
-    table, device = _read(path), torch.device("cpu")
-    if table is None or any(each.why_not(device, dtype) is not None for each in set(table.values())):
-        return None
-    return table
+    """A table of implementations that all run here."""
+    table = _read(path)
+    return table if table is not None and runs_here(table, dtype) else None
+
+
+def runs_here(table: Table, dtype: torch.dtype) -> bool:
+    """Whether all implementations of a table can run on this machine's CPU; builds those that are built."""
+    return all(each.why_not(torch.device("cpu"), dtype) is None for each in set(table.values()))
 
 
 @contextmanager

@@ -1,11 +1,11 @@
-"""Which implementation computes which product: torch's, unless another one won every round by a clear margin.
+"""Which implementation computes which product: torch's, unless another one is faster by a clear margin.
 
 Times vary from run to run, on a busy machine by far, and a choice that varied with them would change results in the
-last bits. So the challenger's slowest round has to beat the fastest one of what was chosen so far, by a margin, at both
-ends of a class of rows and with weights of two sizes; else the choice stays as it was.
+last bits. What disturbs a product only adds to its time, so the least time of several rounds counts, once a second
+round has come close to it; where none does, the machine is too busy for a choice. A challenger has to win at both ends
+of a class of rows and with weights of two sizes; else the choice stays as it was.
 """
 
-import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +25,10 @@ LARGE = 2**18
 ROW_CLASSES = ((1, 1), (2, 3), (4, 8), (9, 16), (17, 255), (256, None))
 # how much faster a challenger must be
 MARGIN = 0.1
-ROUNDS = 5
+# how close the second-best time must come to the best, and the rounds in which it has to
+CLOSE, LEAST_ROUNDS, MOST_ROUNDS = 0.05, 4, 20
+# a measurement takes one to two seconds on a machine at rest
+_PATIENCE_S = 8.0
 
 # rows that stand for the class without an end
 _MANY_ROWS = 512
@@ -85,51 +88,83 @@ def row_class(rows: int) -> int:
     return bisect_left(_LAST_ROWS, rows)
 
 
+class BusyError(Exception):
+    """The machine is so busy that no choice can be trusted."""
+
+
 def decide(challengers: Sequence[Implementation], seconds: Seconds) -> dict[Cell, Implementation]:
     """The implementation of every cell.
 
     Args:
         challengers: others than torch, each of which must beat what was chosen before it.
         seconds: measures.
+
+    Raises:
+        BusyError: if some product never took nearly the same time twice.
     """
     chosen = dict.fromkeys(CELLS, TORCH)
     for challenger in challengers:
         duels = [_Duel(cell, chosen[cell], challenger) for cell in CELLS if cell.may_use(challenger)]
+        open_duels = duels
         # all cells in every round, so that the rounds of a cell are apart in time
-        for _ in range(ROUNDS):
-            duels = [duel for duel in duels if duel.is_won(seconds)]
-        chosen |= {duel.cell: challenger for duel in duels}
+        for _ in range(MOST_ROUNDS):
+            for duel in open_duels:
+                duel.measure(seconds)
+            open_duels = [duel for duel in open_duels if duel.is_won is None]
+        if open_duels:
+            raise BusyError(f"{open_duels[0].cell.name}: the times of {MOST_ROUNDS} rounds do not agree")
+        chosen |= {duel.cell: challenger for duel in duels if duel.is_won}
     return chosen
 
 
 class _Duel:
-    """What was chosen for a cell against a challenger: the one's best times so far, the other's worst."""
+    """What was chosen for a cell against a challenger, at every size.
+
+    Attributes:
+        is_won: whether the challenger is clearly faster; None as long as that is open.
+    """
 
     def __init__(self, cell: Cell, champion: Implementation, challenger: Implementation) -> None:
         self.cell = cell
-        self._champion, self._challenger = champion, challenger
-        self._best = dict.fromkeys(cell.sizes, math.inf)
-        self._worst = dict.fromkeys(cell.sizes, 0.0)
+        self.is_won: bool | None = None
+        self._sides = champion, challenger
+        self._times: dict[Size, tuple[list[float], list[float]]] = {size: ([], []) for size in cell.sizes}
 
-    def is_won(self, seconds: Seconds) -> bool:
-        """Whether the challenger is clearly faster at every size after one more round."""
-        return all(self._is_won_at(size, seconds) for size in self.cell.sizes)
+    def measure(self, seconds: Seconds) -> None:
+        """One more round, at the sizes that are open."""
+        for size, times in self._times.items():
+            if _is_settled(times):
+                continue
+            for implementation, side in zip(self._sides, times, strict=True):
+                side.append(seconds(implementation, self.cell.operation, size))
+            if _is_settled(times) and min(times[0]) < (1 + MARGIN) * min(times[1]):
+                self.is_won = False
+                return
+        if all(map(_is_settled, self._times.values())):
+            self.is_won = True
 
-    def _is_won_at(self, size: Size, seconds: Seconds) -> bool:
-        self._best[size] = min(self._best[size], seconds(self._champion, self.cell.operation, size))
-        self._worst[size] = max(self._worst[size], seconds(self._challenger, self.cell.operation, size))
-        return self._best[size] >= (1 + MARGIN) * self._worst[size]
+
+def _is_settled(times: tuple[list[float], list[float]]) -> bool:
+    return all(len(side) >= LEAST_ROUNDS and sorted(side)[1] <= (1 + CLOSE) * min(side) for side in times)
 
 
 def measured(dtype: torch.dtype) -> dict[Cell, Implementation]:
-    """The implementation of every cell on this processor with the present number of torch threads, by measurement."""
+    """The implementation of every cell on this processor with the present number of torch threads, by measurement.
+
+    Raises:
+        BusyError: if the machine is too busy for one.
+    """
     device = torch.device("cpu")
     challengers = [each for each in IMPLEMENTATIONS.values() if each is not TORCH and not each.why_not(device, dtype)]
     # whatever the caller is in the middle of
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
         operands = _Operands(dtype)
 
+        end = time.monotonic() + _PATIENCE_S
+
         def seconds(implementation: Implementation, operation: Operation, size: Size) -> float:
+            if time.monotonic() > end:
+                raise BusyError(f"{_PATIENCE_S:g} s were not enough")
             return _least_seconds(partial(implementation.functions[operation], *operands.of(operation, size)))
 
         return decide(challengers, seconds)
@@ -176,6 +211,23 @@ def described(table: Table) -> str:
     return "; ".join(f"{operation.value}: {', '.join(_spans(table, operation))}" for operation in Operation)
 
 
+def from_words(words: str) -> dict[Cell, Implementation] | None:
+    """The table that `described` put into a line; None if the line describes none."""
+    if words == described(only(TORCH)):
+        return only(TORCH)
+    table: dict[Cell, Implementation] = {}
+    for part in words.split("; "):
+        operation, _, spans = part.partition(": ")
+        for span in spans.split(", "):
+            name, _, rows = span.partition(" for ")
+            implementation, known = IMPLEMENTATIONS.get(name), _OPERATIONS.get(operation)
+            if implementation is None or known is None or rows not in _SPANS:
+                return None
+            table |= {Cell(known, index): implementation for index in _SPANS[rows]}
+    is_table = table.keys() == set(CELLS) and all(cell.may_use(each) for cell, each in table.items())
+    return table if is_table else None
+
+
 def _spans(table: Table, operation: Operation) -> Iterator[str]:
     names = [table[Cell(operation, index)].name for index in range(len(ROW_CLASSES))]
     for name, group in groupby(range(len(names)), key=names.__getitem__):
@@ -191,3 +243,11 @@ def _span(first: int, last: int) -> str:
     if most == 1:
         return "1 row"
     return f"{most} rows" if least == most else f"{least} to {most} rows"
+
+
+_OPERATIONS: Mapping[str, Operation] = {operation.value: operation for operation in Operation}
+# the classes of rows behind the words for them; all of them need no words
+_SPANS: Mapping[str, range] = {
+    **{_span(first, last): range(first, last + 1) for last in range(len(ROW_CLASSES)) for first in range(last + 1)},
+    "": range(len(ROW_CLASSES)),
+}

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from lab.core.products import setting
+from lab.core.products import current
 from lab.core.products.choice import LARGE
+from lab.core.products.current import Plan
 from lab.core.products.implementations import TORCH, Operation
-from lab.core.products.setting import Plan
 
 
 class Linear(nn.Linear):
@@ -26,7 +26,7 @@ class Linear(nn.Linear):
     def forward(self, x: Float[Tensor, "*rows I"]) -> Float[Tensor, "*rows O"]:
         """x W' + b."""
         # asked here first, since a small product takes no longer than a few calls of Python
-        state = setting.STATE
+        state = current.STATE
         if state.is_torch or (self.is_small and state.forced is None):
             return functional.linear(x, self.weight, self.bias)
         return _chosen(x, self.weight, self.bias, self.in_features)
@@ -43,7 +43,7 @@ def linear(
     Raises:
         BackendError: if an implementation was asked for that does not compute this dtype.
     """
-    state = setting.STATE
+    state = current.STATE
     if state.is_torch or (weight.numel() < LARGE and state.forced is None):
         return functional.linear(x, weight, bias)
     return _chosen(x, weight, bias, weight.shape[-1])
@@ -55,12 +55,12 @@ def _chosen(
     """`linear` with what is chosen, for a weight of `width` inputs."""
     # the number of numbers first: a shape takes Python twice as long
     num_rows = x.numel() // width if width else 0
-    if not setting.STATE.differs(num_rows) or not x.is_cpu or num_rows == 0:
+    if not current.STATE.differs(num_rows) or not x.is_cpu or num_rows == 0:
         return functional.linear(x, weight, bias)
     # autocast leaves float64 as it is
     is_autocast = torch.is_autocast_enabled("cpu") and torch.float64 not in (x.dtype, weight.dtype)
     dtype = torch.get_autocast_dtype("cpu") if is_autocast else x.dtype
-    plan = setting.STATE.plan_of(dtype, num_rows)
+    plan = current.STATE.plan_of(dtype, num_rows)
     needs_gradient = torch.is_grad_enabled() and any(
         part is not None and part.requires_grad for part in (x, weight, bias)
     )

@@ -68,6 +68,12 @@ def refuse_difference(run: Path, provenance: Mapping[str, Any], resume_on: str) 
     say(f"{run} goes on with other last digits (resume_on=different): {what}")
 
 
+def recorded(run: Path, part: str) -> Mapping[str, object]:
+    """A part of the provenance of the last attempt at a run; empty if there was none, or it is damaged."""
+    content = (json_object_or_none(run / PROVENANCE) or {}).get(part)
+    return content if isinstance(content, dict) else {}
+
+
 def with_earlier(run: Path, provenance: Mapping[str, Any], resume_on: str) -> dict[str, Any]:
     """The provenance of an attempt that goes on with a run, and of all before it."""
     before = json_object_or_none(run / PROVENANCE) or {}

@@ -4,6 +4,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,18 @@ from lab.core.streams import say
 # of a longer list nobody reads more; the files hold all of it
 _MOST_TABLES, _MOST_SENTENCES = 30, 60
 
+_is_quiet = ContextVar("_is_quiet", default=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Context in which a run prints its directory and nothing else; errors are said as ever."""
+    token = _is_quiet.set(True)
+    try:
+        yield
+    finally:
+        _is_quiet.reset(token)
+
 
 @contextmanager
 def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Callable[[int], None]]:
@@ -24,6 +37,9 @@ def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Callable
 
     A bar that cannot be shown is said to be missing, and what it is about goes on.
     """
+    if _is_quiet.get():
+        yield lambda _: None
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -60,8 +76,15 @@ def print_summary(
 
     Of very many the first are printed, and the number of the others. What cannot be printed is lost, not an error.
     """
+    if not _is_quiet.get():
+        with suppress(OSError):
+            _print_summary(title, columns, rows, verdict, figures)
+
+
+def print_directory(directory: Path) -> None:
+    """Print where a run is: the whole of the last line that a run prints, for scripts."""
     with suppress(OSError):
-        _print_summary(title, columns, rows, verdict, figures)
+        print(printable(str(directory)))
 
 
 def _print_summary(

@@ -3,6 +3,7 @@
 import difflib
 import fcntl
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from lab.core.errors import RunError
@@ -78,6 +79,14 @@ def points_of(directory: Path) -> list[Path]:
     if not found:
         raise RunError(f"{directory} holds no run; `lab runs` lists them")
     return sorted(found, key=lambda path: (len(path.name) if path.name.isdigit() else _SHOWN, path.as_posix()))
+
+
+def run_state(directory: Path, status: Mapping[str, object]) -> str:
+    """The recorded state of a run; one that is recorded as running but holds no lock was killed."""
+    recorded = str(status.get("status", "unreadable"))
+    if recorded != "running":
+        return recorded
+    return "running" if is_open(directory) else "killed"
 
 
 def is_open(directory: Path) -> bool:

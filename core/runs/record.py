@@ -65,7 +65,8 @@ class Run(Generic[Row]):
 
     Attributes:
         directory: where everything is written.
-        damage: which lines of metrics.jsonl were damaged since, in words; None if none was. Their rows are missing.
+        damage: which lines of metrics.jsonl were damaged since, or how many are gone, in words; None if none is. Their
+            rows are missing.
     """
 
     def __init__(
@@ -120,15 +121,18 @@ class Run(Generic[Row]):
         path, metrics = self.directory / "config.json", self.directory / "metrics.jsonl"
         is_begun = path.exists() or (metrics.exists() and metrics.stat().st_size > 0)
         is_other = True
+        # it is made before config.json
+        is_gone = is_begun and not metrics.exists()
+        recorded: object = None
         if is_begun:
             refuse_other_version(self.directory)
             is_other = self._refuse_other_config(path, config)
             refuse_difference(self.directory, provenance, resume_on)
             provenance = with_earlier(self.directory, provenance, resume_on)
-            self._take_start()
+            recorded = self._take_start()
             remove_partial_files(self.directory)
         self._metrics = MetricsFile(metrics)
-        self.damage = self._metrics.damage()
+        self.damage = self._metrics.damage() or self._metrics.loss(recorded, is_gone=is_gone)
         # before config.json: with it alone, resume= would come with fewer draws than are recorded
         if is_other:
             self._write("overrides.json", json.dumps(list(overrides)) + "\n")
@@ -156,12 +160,17 @@ class Run(Generic[Row]):
                 raise RunError(f"{path.parent} holds a run with {key}={old_value}, not {new_value}; {cure}")
         return is_other
 
-    def _take_start(self) -> None:
-        """When the run began, for the reader: a status that cannot be read stops nobody."""
+    def _take_start(self) -> object:
+        """Take over when the run began, for the reader: a status that cannot be read stops nobody.
+
+        Returns:
+            The number of rows when the attempt before ended; None if that is not known.
+        """
         status = json_object_or_none(self.directory / "status.json")
         if status is None:
             say(f"{self.directory / 'status.json'} is missing or damaged and written anew; the run goes on")
         self._status["started"] = str((status or {}).get("started", _now()))
+        return (status or {}).get("rows")
 
     @property
     def rows(self) -> RowStore[Row]:
@@ -193,6 +202,7 @@ class Run(Generic[Row]):
 
     def _end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         self._file.flush()
+        self._status["rows"] = len(self.rows)
         if kind is None:
             self._write_status("finished")
         # whoever requeues a job, as submitit does, may end the process

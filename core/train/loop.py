@@ -67,15 +67,19 @@ class TrainConfig:
     weight_decay: float = 0.05
     """Weight decay of matrices; norms, biases, decay rates and step sizes have none."""
     beta1: float = 0.9
+    """AdamW: decay of the mean of the gradients."""
     beta2: float = 0.999
+    """AdamW: decay of the mean of their squares."""
     gradient_clip: float = 5.0
     """Maximum gradient norm."""
     autocast: bool = False
     """Whether matrix products run in bfloat16; weights and accumulations keep their dtype."""
     log_every: int = 1
+    """Steps between recorded rows."""
     evaluate_every: int = 100
     """Steps between validation losses; one more follows the last step."""
     checkpoint_every: int = 100
+    """Steps between checkpoints, from which a run is resumed."""
 
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "accumulation", "log_every", "evaluate_every", "checkpoint_every")

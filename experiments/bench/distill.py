@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lab.core.products import setting as products
+from lab.core.products import current as products
 from lab.core.products.implementations import TORCH
 from lab.core.ssd.chunked import native
 from lab.experiments.bench.distill_memory import CANDIDATES, OURS, RECURRENCE, StepPeak, peak_memory

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from lab.core.errors import RunError
-from lab.core.products import setting as products
+from lab.core.products import current as products
 from lab.core.products.implementations import TORCH
 from lab.experiments.bench.distill_problem import StageOne, Step, StepSetting
 from lab.experiments.bench.distill_recipe import in_chunks, step_by_step

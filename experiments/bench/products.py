@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lab.core.products import setting as products
+from lab.core.products import current as products
 from lab.core.products.choice import LARGE, row_class
 from lab.core.products.implementations import TORCH, Implementation, Operation
 from lab.core.products.linear import linear

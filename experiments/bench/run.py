@@ -36,6 +36,7 @@ class Benchmark:
 
 
 BENCHMARKS = {
+    "decode": Benchmark("lab.experiments.bench.decode", every_core, "with a torch thread on each core"),
     "delta-rule": Benchmark("lab.experiments.bench.delta_rule", every_core, "with a torch thread on each core"),
     "distill": Benchmark("lab.experiments.bench.distill", every_core, "with a torch thread on each core"),
     "hmm-risk": Benchmark("lab.experiments.bench.hmm_risk", one_core, "bound to one core where the system can do that"),

@@ -1,15 +1,16 @@
 """From attention to Mamba-2 (mmMamba, arXiv 2502.13145)."""
 
 from lab.core.runs.sinks import sink_names
+from lab.experiments.key_help import KeyGroup, help_of_keys, options_with_keys
 from lab.experiments.spec import Experiment, options_of_group
 
-_HELP = f"""Distil a vision-language Transformer into a linear-time model.
+_SUMMARY = "Distil a vision-language Transformer into a linear-time model."
 
-Every attention layer of a frozen teacher is replaced by a linear-time mixer (Mamba-2 by default) whose weights are
-initialised from the attention's own. Training has three stages: the parameters that are new in each mixer, then the
-whole mixer, both layer by layer on the teacher's attention outputs; then the student end to end, on the teacher's
-next-token distribution. Students are evaluated on held-out data next to the teacher, the teacher with images ablated,
-the teacher with windowed attention, and chance. A run is one directory under outputs/distill/runs/.
+_HELP = f"""Every attention layer of a frozen teacher is replaced by a linear-time mixer (Mamba-2 by default) whose
+weights are initialised from the attention's own. Training has three stages: the parameters that are new in each mixer,
+then the whole mixer, both layer by layer on the teacher's attention outputs; then the student end to end, on the
+teacher's next-token distribution. Students are evaluated on held-out data next to the teacher, the teacher with images
+ablated, the teacher with windowed attention, and chance. A run is one directory under outputs/distill/runs/.
 
 \b
 Groups (choose with GROUP=OPTION):
@@ -29,31 +30,19 @@ Groups (choose with GROUP=OPTION):
                  distill/named_digits_stages
 
 \b
-Keys [default]:
+Keys [default] (those marked * take one value or a list [a,b]):
   stage         1, 2 or 3; all: these in one run; teacher: train a new teacher
-  stages        with stage=all, the list of stages to train [[1,2,3]]
+  stages *      with stage=all, the stages to train [[1,2,3]]
   from_run      with stage=2 or 3, the run or student folder to start from
                 [null: the newest finished run of the same teacher]
   stage_1, stage_2, stage_3, stage_teacher
-                how each stage is trained, as in stage_2.KEY=VALUE: steps,
-                batch_size, accumulation, learning_rate, warmup, decay,
-                weight_decay, gradient_clip, autocast, evaluate_every,
-                checkpoint_every, loss_mask (all, non_padding, answers);
-                stages 1 and 2: factor; stage 3: temperature, train_decay,
-                reduction (token, sequence), cross_entropy
-  teacher.path  a checkpoint folder or GGUF file; shipped: the trained copy
-                of hovle_tiny; null: random weights
-  student.initialisation    scratch, inherit or mimic [mimic]
-  student.hybrid.placement  head_interleaved, tail_interleaved, head_stacked,
-                            tail_stacked, listed, none or all; see also
-                            student.hybrid.number and student.hybrid.layers
-  prompt        how samples are written: system, max_tiles, max_length
-  evaluation    num_batches, batch_size, num_validation_batches, window,
-                num_sinks
+                how each stage is trained: keys below, values by recipe
+  teacher, student, data, prompt, evaluation
+                keys below
   variants      several students in one run:
                 '+variants={{LABEL:{{KEY:VALUE}}}}'
   replicates    number of students that differ in their random seed [1]
-  figures       a list of layer_error, loss, accuracy, trade_off, students
+  figures *     layer_error, loss, accuracy, trade_off, students
                 [the first three]
   title         title of the table, also shown by `lab runs`
   seed          random seed of data, initialisation and training [0]
@@ -66,12 +55,15 @@ Keys [default]:
                 (ahead of them, in a separate process), or auto: process
                 in a long training that leaves a core free, on a GPU or with
                 fewer threads than cores [auto]
-  sinks         where rows go besides metrics.jsonl, a list of
+  sinks *       where rows go besides metrics.jsonl:
                 {", ".join(sink_names())} [[]]
   resume        a run to continue: its directory, or the end of its name
   resume_on     where a run may be resumed: same (only where it comes to the
                 same last digits), or different (anywhere) [same]
 
+GROUP_KEYS
+
+--quiet prints the run's directory, always the last line, and nothing else.
 Ctrl-C and the signals of a cluster write a checkpoint after the current step and end the run; a Slurm job is requeued.
 Hydra's own flags work too: -m (sweep over keys or groups), --cfg job (print the configuration), --info,
 hydra/launcher=slurm_gpu (submit the points of a sweep). `lab slurm script` prints a job script.
@@ -85,13 +77,36 @@ Examples:
   lab distill experiment=distill/t4_initialisation
 """
 
+_CONFIG = "lab.experiments.distill.config"
+_TEACHER = "lab.core.models"
+
+
+def _help() -> str:
+    mixers = options_with_keys("student.mixer.", "student/mixer", ["lab.core.mixers"], "{}_schema")
+    data = options_with_keys("data.{}.", "data", ["lab.core.data", "lab.experiments.distill.tasks"], "{}")
+    groups = [
+        KeyGroup("stage_N.", f"{_CONFIG}:Recipe"),
+        KeyGroup("student.", "lab.experiments.distill.student:StudentConfig", "student"),
+        *mixers,
+        *data,
+        KeyGroup("prompt.", "lab.experiments.distill.data:PromptConfig"),
+        KeyGroup("evaluation.", f"{_CONFIG}:EvaluationConfig"),
+        KeyGroup("teacher.", f"{_TEACHER}.families:TeacherBase", "teacher"),
+        KeyGroup("teacher.FAMILY.", f"{_TEACHER}.config:DecoderConfig"),
+        KeyGroup("teacher.hovle.vision.", f"{_TEACHER}.config:VisionConfig"),
+    ]
+    return f"{_SUMMARY}\n\n{_HELP.replace('GROUP_KEYS', help_of_keys(groups))}"
+
+
 SPEC = Experiment(
     command="distill",
     config="distill",
     register="lab.experiments.distill.config:register",
     check="lab.experiments.distill.job:check",
     job="lab.experiments.distill.job:run",
-    help=_HELP,
-    own_key="teacher",
+    schema=f"{_CONFIG}:DistillConfig",
     recorded="lab.experiments.distill.recorded:STUDY",
+    findings="lab.experiments.distill.claims:findings",
+    summary=_SUMMARY,
+    help=_help,
 )

@@ -9,10 +9,11 @@ from omegaconf import MISSING
 
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import register_schema, with_overrides
+from lab.core.list_keys import settle_lists
 from lab.core.mixers.spec import mixer_spec
 from lab.core.models import families
 from lab.core.models.families import TeacherConfig
-from lab.core.products import setting
+from lab.core.products import current
 from lab.core.ranges import LARGEST_COUNT, LARGEST_SEED, refuse_outside
 from lab.core.runs.attempts import ResumeOn
 from lab.core.runs.sinks import refuse_unknown
@@ -76,6 +77,7 @@ class EvaluationConfig:
     num_validation_batches: int = 2
     """Batches for each validation loss during training."""
     batch_size: int = 64
+    """Samples of a batch."""
     window: int = 32
     """Windowed-attention baseline: number of most recent tokens that the teacher's attention sees."""
     num_sinks: int = 4
@@ -94,7 +96,7 @@ class DistillConfig:
     title: str = ""
     stage: str = MISSING
     """teacher, 1, 2, 3, or all: stages 1 to 3 in one run."""
-    stages: list[int] = field(default_factory=lambda: [1, 2, 3])
+    stages: Any = field(default_factory=lambda: [1, 2, 3])
     """stage=all: which stages, in ascending order; an empty list evaluates the untrained student."""
     from_run: str | None = None
     """stage=2 and stage=3: the run to start from; null: the newest finished run of the same teacher."""
@@ -113,12 +115,12 @@ class DistillConfig:
     """Number of students that differ in their random numbers and data order."""
     variants: dict[str, Any] = field(default_factory=dict)
     """stage=all: several students in one run: for each label, the keys in which it differs."""
-    figures: list[str] = field(default_factory=lambda: ["layer_error", "loss", "accuracy"])
+    figures: Any = field(default_factory=lambda: ["layer_error", "loss", "accuracy"])
     device: str = "auto"
     """cpu, cuda, or auto: cuda if there is a GPU."""
     threads: int | None = None
     """Number of torch threads; null: one per core. Two are 1.4 to 1.6 times as fast as one with the shipped model."""
-    products: str = setting.AUTO
+    products: str = current.AUTO
     """What computes the products of linear layers: torch, onednn, native (outputs of 1 to 16 rows, torch the rest), or
     auto: for large ones, the fastest by a measurement that is made once on a machine."""
     loader: Loader = Loader.auto
@@ -126,12 +128,13 @@ class DistillConfig:
     process in a long training that leaves a core free: on a GPU, or with fewer threads than cores."""
     resume_on: ResumeOn = ResumeOn.same
     """same: a run that is resumed where its last digits would be others is refused; different: that is only said."""
-    sinks: list[str] = field(default_factory=list)
+    sinks: Any = field(default_factory=list)
     """Sinks that receive the rows besides metrics.jsonl, by the names of their files in core/runs/sinks."""
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ConfigError(f"stage={self.stage}: choose from {', '.join(STAGES)}")
+        settle_lists(self, stages=int, figures=str, sinks=str)
         if sorted({*self.stages}) != self.stages or not {*self.stages} <= {1, 2, 3}:
             raise ConfigError(f"stages={self.stages}: give some of 1, 2, 3, each once, in ascending order")
         if self.from_run is not None and self.stage not in ("2", "3"):
@@ -143,7 +146,7 @@ class DistillConfig:
         refuse_outside(self, "seed", at_least=0, at_most=LARGEST_SEED)
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device={self.device}: choose from auto, cpu, cuda")
-        setting.refuse_unknown(self.products)
+        current.refuse_unknown(self.products)
         refuse_unknown(self.sinks)
         for name in self.figures:
             if name not in FIGURES:

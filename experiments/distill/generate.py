@@ -15,7 +15,7 @@ from lab.core.models.decoding_state import DecodingState
 from lab.core.models.folder import Precision
 from lab.core.models.generation import SamplingConfig, TextStream, allocate, generate, longest_answer
 from lab.core.models.steps import Steps
-from lab.core.products import setting
+from lab.core.products import current
 from lab.core.resources import refuse_too_many_threads, usable_cores
 from lab.core.runs.atomic_files import refuse_no_file, write_atomically
 from lab.core.runs.random_streams import Seeds
@@ -143,16 +143,16 @@ def answer(request: Request, write: Callable[[str], None]) -> Report:
     Raises:
         LabError: naming argument or file, value and fix.
     """
-    setting.refuse_unknown(request.products)
+    current.refuse_unknown(request.products)
     opened = _opened(request)
-    with setting.using(request.products):
+    with current.using(request.products):
         return _answer(opened, request, write)
 
 
 def _answer(opened: OpenedModel, request: Request, write: Callable[[str], None]) -> Report:
-    setting.refuse(request.products, next(opened.model.parameters()).device, [opened.model.dtype])
+    current.refuse(request.products, next(opened.model.parameters()).device, [opened.model.dtype])
     # measured now, if at all: not while the prompt is timed
-    setting.settle(opened.model, [opened.model.dtype])
+    current.settle(opened.model, [opened.model.dtype])
     generator = Seeds(request.seed).torch("generate")
     inputs = opened.read(request.prompt, request.images, is_raw=request.is_raw)
     room = longest_answer(opened.model, inputs)

@@ -16,8 +16,9 @@ from lab.core.models.spec import build
 from lab.core.native.build import compiler_version
 from lab.core.native.fallback import say_missing_loops
 from lab.core.operators.backends import Backend, resolve
-from lab.core.products import setting
+from lab.core.products import current
 from lab.core.resources import refuse_too_many_threads, usable_cores
+from lab.core.runs import attempts
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run, deciding
@@ -25,7 +26,11 @@ from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
 from lab.experiments.distill.data_sources import data_sources
-from lab.experiments.distill.estimate import refuse_steps_that_do_not_fit, refuse_weights_that_do_not_fit
+from lab.experiments.distill.estimate import (
+    long_samples,
+    refuse_steps_that_do_not_fit,
+    refuse_weights_that_do_not_fit,
+)
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.pipeline import RunContext, work_on_students, work_on_teacher
@@ -40,10 +45,6 @@ if TYPE_CHECKING:
 
 # on their versions the last digits depend
 _PACKAGES = ("numpy", "torch", "triton", "mamba-ssm", "causal-conv1d", "fla-core", "pillow", "tokenizers")
-
-
-# samples whose longest stands for those of every batch, to which the others are padded
-_NUM_MEASURED = 8
 
 
 def check(config: "DictConfig", folder: Path | None = None) -> None:
@@ -86,7 +87,7 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
     settings = to_typed(config, DistillConfig)
     refuse_too_many_threads(settings.threads)
     torch.set_num_threads(settings.threads or usable_cores())
-    with setting.using(settings.products):
+    with current.using(settings.products):
         return _execute(settings, _recorded(config), directory, overrides)
 
 
@@ -95,7 +96,8 @@ def _execute(
 ) -> float:
     context = open_context(settings, directory)
     source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
-    products = setting.settle(context.teacher, _product_dtypes(settings))
+    before = attempts.recorded(directory, "products")
+    products = current.settle(context.teacher, _product_dtypes(settings), before)
     missing = _missing_loops(settings, context.device)
     provenance, patch = collect(
         seeds={"seed": settings.seed},
@@ -129,7 +131,7 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
     if folder is not None:
         refuse_too_many_threads(config.threads)
     device = device_of(config.device)
-    setting.refuse(config.products, device, _product_dtypes(config))
+    current.refuse(config.products, device, _product_dtypes(config))
     if config.stage == TEACHER:
         task, given = config.data.source.task, config.teacher.architecture
         if given is None or given.vision is None or task is None:
@@ -157,9 +159,9 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
     # detect missing, broken or useless files before anything is written
     data.refuse_broken()
     list(data.held_out(1, batch_size=1))
-    sample = data.stream("check", batch_size=_NUM_MEASURED).next_batch()
+    trained, evaluated = long_samples(config, data)
     if folder is not None and device.type == "cpu":
-        refuse_steps_that_do_not_fit(config, architecture, sample)
+        refuse_steps_that_do_not_fit(config, architecture, trained, evaluated)
     return RunContext(config, teacher, data, tokenizer, device)
 
 
@@ -230,7 +232,7 @@ def _product_dtypes(config: DistillConfig) -> list[torch.dtype]:
 def _report(record: Run[Row], settings: DistillConfig) -> float:
     """Table, figures and verdict, rebuilt from the recorded rows, so that a resumed run ends like any other."""
     # matplotlib takes seconds to import: defer it until there is something to draw
-    from lab.core.runs.console import print_summary  # noqa: PLC0415
+    from lab.core.runs.console import print_directory, print_summary  # noqa: PLC0415
     from lab.core.runs.figures import draw_figures  # noqa: PLC0415
     from lab.experiments.distill.figures import drawn  # noqa: PLC0415
     from lab.experiments.distill.report import headline, summary_table, table_rows, verdict  # noqa: PLC0415
@@ -243,6 +245,7 @@ def _report(record: Run[Row], settings: DistillConfig) -> float:
     record.save_summary(header, body, sentences)
     record.set_headline(settings.title, headline(table))
     print_summary(settings.title, header, body, sentences, paths)
+    print_directory(record.directory)
     results = [row for row in table if row["kind"] == "result"]
     last = results[-1]
     return 1 - last["accuracy"] if settings.stage == TEACHER else last["kl_per_answer_token"]

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from lab.core.errors import ConfigError
+from lab.core.list_keys import settle_lists
 from lab.core.ranges import refuse_outside
 
 
@@ -42,10 +44,11 @@ class HybridConfig:
     """A pattern, or `listed`."""
     number: int | None = None
     """Number of layers per block (interleaved) or in the stack (stacked)."""
-    layers: list[int] | None = None
-    """Layer numbers, for `listed`."""
+    layers: Any = None
+    """Layer numbers, one or a list, for `listed`."""
 
     def __post_init__(self) -> None:
+        settle_lists(self, layers=int)
         is_pattern = self.placement in _PATTERNS
         if is_pattern != (self.number is not None):
             expected = "must be given" if is_pattern else "has no meaning"

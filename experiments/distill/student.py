@@ -31,7 +31,7 @@ class StudentConfig:
     initialisation: Initialisation = Initialisation.mimic
     """Initialisation of the mixers."""
     mixer: Any = None
-    """MixerOptions, chosen by the configuration group `student/mixer`; None: mmMamba's layer."""
+    """MixerOptions, chosen by the configuration group `student/mixer`; null: mmMamba's layer."""
     hybrid: HybridConfig = field(default_factory=HybridConfig)
     """Layers that are softmax attention again from stage 3 on."""
 

@@ -4,13 +4,14 @@ import textwrap
 
 from lab.core.runs.sinks import sink_names
 from lab.experiments.hmm_risk.results.figures import figure_names
+from lab.experiments.key_help import KeyGroup, help_of_keys, options_with_keys
 from lab.experiments.spec import Experiment
 
-_HELP = """Measure the risk of head tuning as a function of model size.
+_SUMMARY = "Measure the risk of head tuning as a function of model size."
 
-A frozen language model is modelled as a hidden Markov model that passes a representation of p numbers to a linear head,
-which is fitted on n rows. The sweep draws rows, computes the exact risk of the minimum-norm (or ridge) head given them,
-and compares it with random-matrix theory. A run is one directory under outputs/hmm_risk/runs/.
+_HELP = """A frozen language model is modelled as a hidden Markov model that passes a representation of p numbers to a
+linear head, which is fitted on n rows. The sweep draws rows, computes the exact risk of the minimum-norm (or ridge)
+head given them, and compares it with random-matrix theory. A run is one directory under outputs/hmm_risk/runs/.
 
 \b
 Groups (choose with GROUP=OPTION):
@@ -26,10 +27,10 @@ Groups (choose with GROUP=OPTION):
                   hmm_risk/all for all of them
 
 \b
-Keys [default] (those marked * take a number or a list [a,b,c]):
+Keys [default] (those marked * take one value or a list [a,b,c]):
   num_train *            n, number of training rows [200]
-  gammas                 list of model sizes p/n [0.05 ... 5]
-  widths                 list of model sizes p, instead of gammas [null]
+  gammas *               model sizes p/n [0.05 ... 5]
+  widths *               model sizes p, instead of gammas [null]
   tokens_per_sequence *  rows drawn from one sequence; above 1 they are
                          dependent [1]
   context_length *       tokens read before the predicted one [1]
@@ -37,10 +38,8 @@ Keys [default] (those marked * take a number or a list [a,b,c]):
                          [0.288 ... 1.307]
   snr *                  signal-to-noise ratio, instead of observation_noise
                          [null]
-  ridge                  list of strengths lambda, as in n lambda I; `optimal`
-                         is allowed [[0]]
-  hmm.spectral_radius    of the transition matrix, in [0, 1) [0.95]
-  hmm.state_dim          q, dimension of the state [null: p]
+  ridge *                strengths lambda, as in n lambda I; `optimal` is
+                         allowed [0]
   problems               number of draws of the problem: A, W, E, the
                          labelling [1]
   replicates             number of draws of the training rows of each problem;
@@ -65,6 +64,9 @@ SINKS
   resume_on              where a run may be resumed: same (only where it comes
                          to the same last digits), or different [same]
 
+GROUP_KEYS
+
+--quiet prints the run's directory, always the last line, and nothing else.
 Hydra's own flags work too: -m (sweep over keys or groups), --cfg job (print the configuration), --info,
 hydra/launcher=slurm_cpu (submit the points of a sweep).
 
@@ -81,14 +83,30 @@ _WIDTH, _INDENT = 78, 25
 GROWS, FREE = frozenset({"problems", "replicates"}), frozenset({"figures", "title"})
 
 
-def _listed(key: str, names: list[str], default: str) -> str:
+def _listed(key: str, names: list[str], default: str, meaning: str = "") -> str:
     """A key that takes a list of names, in the columns of the help."""
-    words = f"a list of {', '.join(names)} [{default}]"
+    words = f"{meaning}{', '.join(names)} [{default}]"
     return textwrap.fill(words, _WIDTH, initial_indent=f"  {key}".ljust(_INDENT), subsequent_indent=" " * _INDENT)
 
 
-_SINKS = _listed("sinks", sink_names(), "[]; where rows go besides metrics.jsonl")
-_FIGURES = _listed("figures", figure_names(), "excess_risk, bias_variance, total_risk")
+_SINKS = _listed("sinks *", sink_names(), "[]", "where rows go besides metrics.jsonl: ")
+_FIGURES = _listed("figures *", figure_names(), "excess_risk, bias_variance, total_risk")
+
+_CONFIG = "lab.experiments.hmm_risk.config"
+_GROUPS = (
+    KeyGroup("hmm.", f"{_CONFIG}:LinearGaussianConfig", "hmm", "linear_gaussian_schema"),
+    KeyGroup("hmm.", f"{_CONFIG}:DiscreteConfig", "hmm", "discrete_schema"),
+    KeyGroup("representation.", f"{_CONFIG}:RepresentationConfig", "representation"),
+    KeyGroup("task.", f"{_CONFIG}:TaskConfig", "task"),
+)
+
+
+def _help() -> str:
+    heads = options_with_keys("head.", "head", ["lab.experiments.hmm_risk.heads"], "{}_head_schema")
+    keys = help_of_keys([*_GROUPS, *heads])
+    text = _HELP.replace("FIGURES", _FIGURES).replace("SINKS", _SINKS).replace("GROUP_KEYS", keys)
+    return f"{_SUMMARY}\n\n{text}"
+
 
 SPEC = Experiment(
     command="hmm-risk sweep",
@@ -96,9 +114,11 @@ SPEC = Experiment(
     register="lab.experiments.hmm_risk.config:register",
     check="lab.experiments.hmm_risk.job:check",
     job="lab.experiments.hmm_risk.job:run",
-    help=_HELP.replace("FIGURES", _FIGURES).replace("SINKS", _SINKS),
-    own_key="hmm",
+    schema=f"{_CONFIG}:HmmRiskConfig",
     recorded="lab.experiments.hmm_risk.results.recorded:STUDY",
+    findings="lab.experiments.hmm_risk.results.claims:findings",
+    summary=_SUMMARY,
+    help=_help,
     grows=GROWS,
     free=FREE,
 )

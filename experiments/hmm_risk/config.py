@@ -7,6 +7,7 @@ from typing import Any
 
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import register_options_resolver, register_schema
+from lab.core.list_keys import settle_lists
 from lab.core.ranges import LARGEST_COUNT, LARGEST_SEED, refuse_outside
 from lab.core.runs.attempts import ResumeOn
 from lab.core.runs.sinks import refuse_unknown
@@ -216,10 +217,10 @@ class HmmRiskConfig:
 
     num_train: Any = 400
     """n, training rows; or a list."""
-    gammas: list[float] | None = None
-    """Model sizes as gamma = p/n; each is rounded to a whole width."""
-    widths: list[int] | None = None
-    """Model sizes p, instead of gammas."""
+    gammas: Any = None
+    """Model sizes as gamma = p/n, one or a list; each is rounded to a whole width."""
+    widths: Any = None
+    """Model sizes p, one or a list, instead of gammas."""
     tokens_per_sequence: Any = 1
     """Rows per sequence; above 1 the rows are dependent. Or a list."""
     context_length: Any = 1
@@ -229,8 +230,9 @@ class HmmRiskConfig:
     snr: Any = None
     """tr B' Sigma B / tr Sigma_e; or a list. Sets the observation noise (state that grows with the width) or the label
     noise (downstream label)."""
-    ridge: list[Any] = field(default_factory=lambda: [0.0])
-    """Strengths lambda of (X'X + n lambda I)^-1 X'Y; 0 is the minimum-norm head, `optimal` the best for each width."""
+    ridge: Any = field(default_factory=lambda: [0.0])
+    """Strength lambda, or a list of them, of (X'X + n lambda I)^-1 X'Y; 0 is the minimum-norm head,
+    `optimal` the best for each width."""
     problems: int = 1
     """Independent draws of the problem: A, W, E and the labelling. Each has its own draws of rows."""
     replicates: int = 20
@@ -249,18 +251,20 @@ class HmmRiskConfig:
 
     resume_on: ResumeOn = ResumeOn.same
     """same: a run that is resumed where its last digits would be others is refused; different: that is only said."""
-    sinks: list[str] = field(default_factory=list)
+    sinks: Any = field(default_factory=list)
     """Sinks that receive the rows besides metrics.jsonl, by the names of their files in core/runs/sinks."""
 
     curves: dict[str, Any] = field(default_factory=dict)
     """Several problems in one run: for each label, the keys in which it differs from this configuration."""
-    figures: list[str] = field(default_factory=lambda: ["excess_risk", "bias_variance", "total_risk"])
+    figures: Any = field(default_factory=lambda: ["excess_risk", "bias_variance", "total_risk"])
 
     def __post_init__(self) -> None:
         if self.hmm is None:
             raise ConfigError("hmm is missing: choose a configuration of the group, such as hmm=orthogonal")
         if self.head is None:
             self.head = LinearOptions()
+        settle_lists(self, gammas=float, widths=int, sinks=str, figures=str)
+        self.ridge = as_list(self.ridge)
         for key in ("num_train", "tokens_per_sequence", "context_length"):
             for value in grid_values(key, getattr(self, key)):
                 is_count = is_whole(value) and 1 <= value <= LARGEST_COUNT

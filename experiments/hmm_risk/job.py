@@ -10,7 +10,7 @@ from lab.core.hydra_schema import to_typed
 from lab.core.native.build import compiler_version
 from lab.core.native.fallback import say_missing_loops
 from lab.core.resources import usable_cores
-from lab.core.runs.console import print_summary, progress
+from lab.core.runs.console import print_directory, print_summary, progress
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import blas, collect
 from lab.core.runs.record import Extension, Run
@@ -112,7 +112,7 @@ def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> N
     done = recorded_pieces(record.rows, cells)
     record.keep(lambda row: Piece.of(row) in done)
     if record.damage is not None:
-        say(f"{record.damage}: what they held is computed again")
+        say(f"{record.damage}: what is missing is computed again")
     if done:
         _log.info("%d of %d draws are already recorded and are skipped", len(done), count_pieces(cells))
     todo = units(cells, done)
@@ -200,4 +200,5 @@ def _report(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) ->
     record.save_summary(header, body, sentences)
     record.set_headline(settings.title, headline(curves))
     print_summary(settings.title, header, body, sentences, drawn)
+    print_directory(record.directory)
     return largest_gap(curves)

@@ -14,6 +14,8 @@ from lab.experiments.hmm_risk import SPEC
 
 Lab = Callable[..., Any]
 
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -64,14 +66,34 @@ def test_a_sweep_writes_one_directory_with_everything_in_it(
 ) -> None:
     outputs, printed = finished_run
     (folder,) = run_folders(outputs)
-    assert {path.name for path in folder.iterdir()} >= FILES
+    names = {path.name for path in folder.iterdir()}
+    assert names >= FILES
+    listed = README.partition("| file | what it holds |")[2].partition("\n\n")[0]
+    assert [name for name in names if f"`{name}" not in listed] == []
     assert {path.suffix for path in (folder / "figures").iterdir()} == {".pdf", ".png", ".parquet"}
     assert json.loads((folder / "status.json").read_text())["status"] == "finished"
     assert json.loads((folder / "overrides.json").read_text()) == list(tiny)
     assert str(folder / "figures" / "excess_risk.png") in printed
+    assert printed.splitlines()[-1] == str(folder)
     # three widths, two replicates, and the theory of each width
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 9
     assert list(outputs.parent.iterdir()) == [outputs], "nothing is written beside the output folder"
+
+
+@pytest.mark.slow
+def test_a_quiet_sweep_prints_where_its_runs_are(lab: Lab, outputs: Path, tiny: tuple[str, ...]) -> None:
+    done = sweep(lab, "--quiet", *tiny)
+    assert (done.code, done.out.splitlines(), done.err) == (0, list(map(str, run_folders(outputs))), "")
+    done = sweep(lab, "--quiet", "-m", *tiny, "seed=1,2")
+    points = sorted(outputs.glob("hmm_risk/sweeps/*/[01]"))
+    assert (done.code, done.out.splitlines(), done.err) == (0, list(map(str, points)), "")
+
+
+def test_quiet_is_refused_where_nothing_runs(lab: Lab) -> None:
+    check_refused(sweep(lab, "--quiet", "--cfg", "job"), "--quiet with --cfg")
+    check_refused(
+        lab("slurm", "script", "hmm-risk", "sweep", "--quiet", "time=60"), "--quiet: a job runs a command as it stands"
+    )
 
 
 @pytest.mark.parametrize(

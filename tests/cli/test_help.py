@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,21 @@ import typer
 from typer.testing import CliRunner
 
 from lab.cli.main import app
-from lab.experiments.distill.config import DistillConfig
-from lab.experiments.hmm_risk.config import HmmRiskConfig
+from lab.core.mixers.spec import mixers
+from lab.core.models.config import DecoderConfig, VisionConfig
+from lab.core.models.families import TeacherBase
+from lab.experiments.distill.config import DistillConfig, EvaluationConfig, Recipe
+from lab.experiments.distill.data import PromptConfig
+from lab.experiments.distill.data_sources import data_sources
+from lab.experiments.distill.student import StudentConfig
+from lab.experiments.hmm_risk.config import (
+    DiscreteConfig,
+    HmmRiskConfig,
+    LinearGaussianConfig,
+    RepresentationConfig,
+    TaskConfig,
+)
+from lab.experiments.hmm_risk.heads import heads
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = [
@@ -25,6 +38,7 @@ NAMES = [
     "generate",
     "hmm-risk",
     "plot",
+    "report",
     "runs",
     "show",
     "slurm",
@@ -47,20 +61,34 @@ import json, sys
 from lab.cli.main import app
 for words in json.loads(sys.argv[1]):
     app([*words, "--help"], standalone_mode=False)
-print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+    print(json.dumps(sorted(sys.modules)), file=sys.stderr)
 """
     words = [sys.executable, "-c", program, json.dumps(COMMANDS)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.count("Usage:") == len(COMMANDS)
-    modules = json.loads(done.stderr)
-    assert HEAVY & set(modules) == set()
+    of_first, *_, of_all = map(json.loads, done.stderr.splitlines())
+    assert HEAVY & set(of_all) == set()
     # 0.15 s; a library more, and `lab --help` is felt
-    assert len(modules) < 300
+    assert len(of_first) < 300
+    # the help of a study reads its YAML files
+    assert len(of_all) < 330
 
 
 def test_the_commands_are_those_that_are_documented() -> None:
-    listed = [line.split()[0] for line in help_of().partition("Commands:")[2].splitlines() if line.strip()]
+    listed = re.findall(r"^  ([a-z-]+)  ", help_of().partition("Experiments:")[2], flags=re.MULTILINE)
     assert sorted(listed) == NAMES
+
+
+def test_commands_stand_in_sections() -> None:
+    sections = re.split(r"^(\w[\w ]*):$", help_of().partition("Options:")[2], flags=re.MULTILINE)[1:]
+    found = {
+        title: re.findall(r"^  ([a-z-]+)  ", text, flags=re.MULTILINE)
+        for title, text in zip(sections[::2], sections[1::2], strict=True)
+    }
+    assert found["Experiments"] == ["distill", "hmm-risk"]
+    assert found["Models"] == ["export", "generate"]
+    assert {"runs", "show"} <= set(found["Results"])
+    assert {"doctor", "bench", "slurm"} <= set(found["This machine"])
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
@@ -98,3 +126,41 @@ def test_the_help_of_a_study_teaches_groups_keys_and_examples(words: tuple[str, 
         for option in (CONF / "experiment" / "distill").glob("*.yaml"):
             assert option.stem in known
     assert text.partition("Examples:")[2].count(f"lab {' '.join(words)}") >= 3
+
+
+def keys(schema: type, prefix: str) -> set[str]:
+    """The keys of a dataclass, as they are typed."""
+    found: set[str] = set()
+    for field in fields(schema):
+        kind = field.type if is_dataclass(field.type) else None
+        if kind is None and isinstance(field.default_factory, type) and is_dataclass(field.default_factory):
+            kind = field.default_factory
+        found |= keys(kind, f"{prefix}{field.name}.") if kind else {f"{prefix}{field.name}"}  # type: ignore[arg-type]
+    return found
+
+
+def test_the_help_lists_every_key_of_every_group() -> None:
+    of_risk = keys(LinearGaussianConfig, "hmm.") | keys(DiscreteConfig, "hmm.")
+    of_risk |= keys(RepresentationConfig, "representation.") | keys(TaskConfig, "task.")
+    for head in heads().values():
+        of_risk |= keys(head.options, "head.")
+    of_distill = keys(Recipe, "stage_N.") | keys(StudentConfig, "student.") | keys(PromptConfig, "prompt.")
+    of_distill |= keys(EvaluationConfig, "evaluation.") | keys(TeacherBase, "teacher.")
+    of_distill |= keys(DecoderConfig, "teacher.FAMILY.") | keys(VisionConfig, "teacher.hovle.vision.")
+    for mixer in mixers().values():
+        of_distill |= keys(mixer.options, "student.mixer.")
+    for kind, source in data_sources().items():
+        of_distill |= keys(source.options, f"data.{kind}.")
+    for words, expected in ((("hmm-risk", "sweep"), of_risk), (("distill",), of_distill)):
+        assert len(expected) > 15
+        assert expected - set(re.findall(r"^ +([\w.]+)", help_of(*words), flags=re.MULTILINE)) == set()
+
+
+def test_the_help_says_what_options_of_a_group_set() -> None:
+    text = " ".join(help_of("hmm-risk", "sweep").split())
+    assert "hmm.spectral_radius Largest modulus of A's eigenvalues, below 1. [0.8; orthogonal_modes: 0.95;" in text
+    assert "hmm=dirichlet, permutations:" in text
+    assert "student.hybrid.number" in help_of("distill")
+    text = " ".join(help_of("distill").split())
+    assert "data.text.folder A folder whose *.txt, *.md and *.rst files are read recursively; null:" in text
+    assert "stage_N.loss_mask Positions that enter the loss: all, non_padding, answers. [all]" in text

@@ -62,6 +62,16 @@ DISTILL = {
         ["variants.a.stages=[1]"],
         "variants.a.stages=[1]: there is no key variants.a; write +variants.a.stages=[1] to add it",
     ),
+    "a list for a number": (
+        ["stage_1.steps=[2]"],
+        "stage_1.steps=[2]: Value '[2]' of type 'list' could not be converted to Integer; give one whole number",
+    ),
+    "a number for a list of an architecture": (
+        ["teacher.hovle.llm.windowed_layers=3"],
+        "teacher.hovle.llm.windowed_layers=3: Invalid value assigned: int is not a ListConfig, list or tuple; give a "
+        "list, as in 'KEY=[1,2]'",
+    ),
+    "a name for a number in a list": (["stages=x"], "stages=x: give whole numbers, one or a list as in [1,2]"),
     "null for a group": (
         ["student=null"],
         "student=null: a group cannot be null; choose from hybrid, linear",
@@ -71,6 +81,8 @@ DISTILL = {
 }
 # one of each kind of answer; composing takes most of the time, so the rest are slow tests
 QUICK = (
+    "a list for a number",
+    "a name for a number in a list",
     "below null",
     "swept",
     "printed only",
@@ -83,6 +95,7 @@ QUICK = (
 HMM_RISK = {
     "of another option": (["hmm.num_states=4"], f"hmm.num_states=4: {DISCRETE}"),
     "of another option, added": (["+hmm.num_states=4"], f"+hmm.num_states=4: {DISCRETE}"),
+    "a mapping for a list": (["ridge={a:1}"], "ridge={a:1}: Cannot merge DictConfig with ListConfig; give a list"),
     "below a number": (["num_train.a.b=3"], "num_train.a.b=3: num_train is a single value and has no keys; write num"),
 }
 

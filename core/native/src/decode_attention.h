@@ -13,14 +13,16 @@ struct Attend {
     Positions positions;
     int64_t groups, queries, width, slots;
 
-    template <typename Weight> void run(int64_t rows, const Worker &me) const {
-        me.share(rows * groups, [&](int64_t task) { attend<Weight>(task, me); });
+    int64_t num_tasks(int64_t rows) const { return rows * groups; }
+
+    template <typename Weight> void run(int64_t, const Share &mine) const {
+        mine.each([&](int64_t task) { attend<Weight>(task, mine); });
     }
 
   private:
-    template <typename Weight> void attend(int64_t task, const Worker &me) const {
+    template <typename Weight> void attend(int64_t task, const Share &mine) const {
         const int64_t length = *positions.length, seen = std::min(length + 1, slots);
-        float *const q = me.scratch((queries + 1) * width + queries * slots), *const k = q + queries * width;
+        float *const q = mine.scratch((queries + 1) * width + queries * slots), *const k = q + queries * width;
         float *const scores = k + width;
         const float *const group = qkv + task * (queries + 2) * width;
         std::copy_n(group, (queries + 1) * width, q);

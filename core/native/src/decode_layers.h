@@ -16,8 +16,10 @@ struct Embed {
         return std::all_of(tokens, tokens + rows, [this](int64_t token) { return token >= 0 && token < vocabulary; });
     }
 
-    template <typename Weight> void run(int64_t rows, const Worker &me) const {
-        me.share(rows, [&](int64_t row) {
+    int64_t num_tasks(int64_t rows) const { return rows; }
+
+    template <typename Weight> void run(int64_t, const Share &mine) const {
+        mine.each([&](int64_t row) {
             const Weight *const from = static_cast<const Weight *>(table) + tokens[row] * width;
             for (int64_t i = 0; i < width; ++i) x[row * width + i] = widened(from[i]);
         });
@@ -33,17 +35,19 @@ struct Product {
     int64_t inputs, outputs, is_added;
     double eps;
 
-    template <typename Weight> void run(int64_t rows, const Worker &me) const {
-        const int64_t tiles = num_output_tiles(outputs), first = me.first(tiles), stop = me.stop(tiles);
-        if (first == stop) return;
+    int64_t num_tasks(int64_t) const { return num_output_tiles(outputs); }
+
+    int64_t num_weights() const { return (up ? 2 : 1) * inputs * outputs; }
+
+    template <typename Weight> void run(int64_t rows, const Share &mine) const {
         const float *read = x;
         if (norm) {
-            float *const normed = me.scratch(rows * inputs);
-            for (int64_t row = 0; row < rows; ++row)
+            float *const normed = mine.scratch(rows * inputs);
+            for (int64_t row = 0; mine.is_first && row < rows; ++row)
                 rms_norm(x + row * inputs, static_cast<const Weight *>(norm), float(eps), normed + row * inputs, inputs);
             read = normed;
         }
-        for_output_tiles(first, stop, outputs, [&](auto num_outputs, int64_t output, int64_t step) {
+        for_output_tiles(mine.first, mine.stop, outputs, [&](auto num_outputs, int64_t output, int64_t step) {
             for_row_tiles(rows, [&](auto num_rows, int64_t row) {
                 tile<num_rows.value, num_outputs.value, Weight>(read + row * inputs, row, output, step);
             });

@@ -18,8 +18,10 @@ struct Operands {
 
     int64_t channels() const { return groups * (2 + queries) * width; }
 
-    template <typename Weight> void run(int64_t rows, const Worker &me) const {
-        me.share(rows * groups, [&](int64_t task) {
+    int64_t num_tasks(int64_t rows) const { return rows * groups; }
+
+    template <typename Weight> void run(int64_t, const Share &mine) const {
+        mine.each([&](int64_t task) {
             const int64_t row = task / groups, group = task % groups;
             const int64_t k = (groups + group) * width, q = (2 * groups + group * queries) * width;
             convolve<Weight>(row, group * width, width);
@@ -64,8 +66,8 @@ struct Recurrence {
 
     // prepare(k) of every group and prepare(q) of every head, then each(index, head, v, k, q)
     template <typename Prepare, typename Each>
-    void for_heads(int64_t rows, const Worker &me, Prepare prepare, Each each) const {
-        me.share(rows * groups, [&](int64_t task) {
+    void for_heads(const Share &mine, Prepare prepare, Each each) const {
+        mine.each([&](int64_t task) {
             const int64_t row = task / groups, group = task % groups;
             float *const x = vkq + row * groups * (2 + queries) * width;
             float *const v = x + group * width, *const k = v + groups * width;
@@ -85,12 +87,14 @@ struct Ssd {
     const float *dt; // [rows, heads], before the bias and the softplus
     const void *D; // [heads], or null
 
-    template <typename Weight> void run(int64_t rows, const Worker &me) const {
+    int64_t num_tasks(int64_t rows) const { return rows * recurrence.groups; }
+
+    template <typename Weight> void run(int64_t, const Share &mine) const {
         const Recurrence &of = recurrence;
         const int64_t width = of.width;
         auto *const advance = ssd_advance<float, float>(width);
         const auto as_it_is = [](float *) {};
-        of.for_heads(rows, me, as_it_is, [&](int64_t index, int64_t head, const float *v, const float *k, const float *q) {
+        of.for_heads(mine, as_it_is, [&](int64_t index, int64_t head, const float *v, const float *k, const float *q) {
             const auto weight = [=](const void *from) { return float(widened(static_cast<const Weight *>(from)[head])); };
             float size = dt[index] + weight(of.dt_bias);
             if (size <= 40) size = std::log1p(std::exp(size));
@@ -106,7 +110,9 @@ struct Delta {
     const float *a, *b; // [rows, heads]: of the decay, before bias and softplus, and of the strength, before the sigmoid
     double scale, unit_eps; // unit_eps: of the lengths by which keys and queries are divided
 
-    template <typename Weight> void run(int64_t rows, const Worker &me) const {
+    int64_t num_tasks(int64_t rows) const { return rows * recurrence.groups; }
+
+    template <typename Weight> void run(int64_t, const Share &mine) const {
         const Recurrence &of = recurrence;
         const int64_t width = of.width;
         auto *const advance = delta_advance<float, float>(width);
@@ -114,7 +120,7 @@ struct Delta {
             const float factor = 1 / std::sqrt(dot(x, x, width) + float(unit_eps));
             for (int64_t i = 0; i < width; ++i) x[i] *= factor;
         };
-        of.for_heads(rows, me, to_unit, [&](int64_t index, int64_t head, const float *v, const float *k, const float *q) {
+        of.for_heads(mine, to_unit, [&](int64_t index, int64_t head, const float *v, const float *k, const float *q) {
             const auto weight = [=](const void *from) { return float(widened(static_cast<const Weight *>(from)[head])); };
             float size = a[index] + weight(of.dt_bias);
             if (size <= 20) size = std::log1p(std::exp(size));
@@ -132,8 +138,10 @@ struct Gate {
     int64_t groups, queries, width, is_sigmoid;
     double eps;
 
-    template <typename Weight> void run(int64_t rows, const Worker &me) const {
-        me.share(rows * groups, [&](int64_t task) {
+    int64_t num_tasks(int64_t rows) const { return rows * groups; }
+
+    template <typename Weight> void run(int64_t, const Share &mine) const {
+        mine.each([&](int64_t task) {
             float *const heads = y + task * queries * width, *const gates = logits + task * queries * width;
             if (is_sigmoid)
                 map(gates, queries * width, [](Vector<float> value) { return 2.0f * sigmoid(value); });

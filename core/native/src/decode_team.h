@@ -1,35 +1,68 @@
-// What the steps of a decoding program have in common: the share of a thread, its memory, and functions of rows of floats.
+// What the steps of a decoding program have in common: how threads share their tasks, memory, and functions of rows of floats.
 #pragma once
 
 #include "rows_tile.h"
 #include "tile.h"
 
+#include <atomic>
+#include <thread>
 #include <vector>
 
 namespace {
 
-// One of the threads that go through a program together. What a thread computes is the same whoever computes it, so results
-// do not depend on the number of threads.
-class Worker {
-  public:
-    Worker(int64_t number, int64_t count) : number_(number), count_(count) {}
+// The tasks of a step. Threads take them as they come: one that the system has put aside holds nobody up, unless it is in
+// the middle of some. What a task computes is the same whoever does it and with whichever others, so results do not depend
+// on threads.
+struct alignas(64) Tasks {
+    int64_t total = 0, least = 1; // least: of what is taken at once
+    std::atomic<int64_t> taken{0}, done{0};
 
-    // each(task) for this thread's share of the tasks
-    template <typename Each> void share(int64_t tasks, Each each) const {
-        for (int64_t task = first(tasks); task < stop(tasks); ++task) each(task);
+    void reset(int64_t count, int64_t at_least) {
+        total = count, least = at_least;
+        taken.store(0, std::memory_order_relaxed), done.store(0, std::memory_order_relaxed);
     }
-    int64_t first(int64_t tasks) const { return tasks * number_ / count_; }
-    int64_t stop(int64_t tasks) const { return tasks * (number_ + 1) / count_; }
 
-    // Memory of this thread until the next call; kept for the next token.
+    // each(first, stop) for what this thread takes: ever smaller parts, so that all threads end together
+    template <typename Each> void take(int64_t threads, Each each) {
+        int64_t first = taken.load(std::memory_order_relaxed);
+        while (first < total) {
+            const int64_t part = threads == 1 ? total : std::max(least, (total - first) / (2 * threads));
+            const int64_t stop = std::min(total, first + part);
+            if (!taken.compare_exchange_weak(first, stop, std::memory_order_relaxed)) continue;
+            each(first, stop);
+            done.fetch_add(stop - first, std::memory_order_release);
+            first = taken.load(std::memory_order_relaxed);
+        }
+    }
+
+    void wait() const {
+        for (int64_t turn = 0; done.load(std::memory_order_acquire) < total; ++turn)
+            if (turn > MOST_TURNS) std::this_thread::yield();
+    }
+
+  private:
+    // some ten microseconds: longer, and the thread that is waited for may need this core
+    static constexpr int64_t MOST_TURNS = 10000;
+};
+
+// Some tasks of a step, and the memory of the thread that does them.
+class Share {
+  public:
+    Share(int64_t first, int64_t stop, bool is_first) : first(first), stop(stop), is_first(is_first) {}
+
+    const int64_t first, stop;
+    const bool is_first; // of those that the thread takes of this step
+
+    template <typename Each> void each(Each run) const {
+        for (int64_t task = first; task < stop; ++task) run(task);
+    }
+
+    // Memory of this thread until the next step; kept for the next token.
     float *scratch(int64_t size) const {
         thread_local std::vector<float> memory;
         if (int64_t(memory.size()) < size) memory.resize(size);
         return memory.data();
     }
-
-  private:
-    int64_t number_, count_;
 };
 
 // x[i] = function(x[i], i) for whole registers; the last one is filled up with zeros.

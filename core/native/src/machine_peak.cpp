@@ -76,6 +76,8 @@ template <typename T> double multiply_add_rate(Index num_threads, double seconds
     return flops_per_step * double(num_steps) * double(num_threads) / took;
 }
 
+constexpr Index page = 4096, page_numbers = page / sizeof(float);
+
 // Reads four streams at a time, as products of a few rows do: more requests are on their way than from one.
 float read(const float* from, Index count) {
     constexpr Index num_streams = 4;
@@ -108,7 +110,6 @@ double multiply_add_rate_float64(Index num_threads, double seconds) {
 // Bytes per second of all threads, the best of `num_rounds`: reading once, and reading and writing in place, which counts
 // each byte twice. Returns false without memory or threads.
 bool streaming_rates(Index num_bytes, Index num_threads, Index num_rounds, double* read_rate, double* update_rate) {
-    constexpr Index page = 4096;
     const Index count = round_up(num_bytes / num_threads, page) / Index(sizeof(float)), total = count * num_threads;
     float* numbers = static_cast<float*>(std::aligned_alloc(page, size_t(total) * sizeof(float)));
     if (!numbers) return false;
@@ -137,5 +138,19 @@ bool streaming_rates(Index num_bytes, Index num_threads, Index num_rounds, doubl
     *read_rate = bytes / reading;
     *update_rate = 2 * bytes / updating;
     return true;
+}
+
+// Asks for large pages for memory that nobody has written yet, and writes it, each thread the part that it will read.
+void want_pages(float* numbers, Index count, Index num_threads) {
+    want_large_pages<float>(numbers, count);
+    const Index part = count / num_threads;
+    seconds_together(num_threads, [&](Index thread) { std::fill_n(numbers + thread * part, part, 1.0f); });
+}
+
+// Reads memory once, on all threads. Returns false without threads.
+bool read_once(const float* numbers, Index count, Index num_threads) {
+    const Index part = count / num_threads / page_numbers * page_numbers;
+    std::vector<float> results(num_threads);
+    return seconds_together(num_threads, [&](Index thread) { results[thread] = read(numbers + thread * part, part); }) > 0;
 }
 }

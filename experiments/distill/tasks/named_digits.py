@@ -47,7 +47,9 @@ class NamedDigitsConfig:
     """Number of pictures and questions in a sequence."""
 
     num_pictures: int = 6
+    """Pictures in a sequence."""
     num_questions: int = 6
+    """Questions about them."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_pictures <= len(NAMES):

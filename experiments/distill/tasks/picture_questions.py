@@ -62,9 +62,9 @@ class PictureQuestionsConfig:
     """Number of initial samples that show one picture and ask what it is, only to train a new teacher. Without them the
     loss stays on its first plateau: looking in the right place and recognising things cannot be learnt jointly."""
     garments: Path | None = None
-    """Folder with Fashion-MNIST's IDX files; None for the built-in pictures."""
+    """Folder with Fashion-MNIST's IDX files; null for the built-in pictures."""
     digits: Path | None = None
-    """Folder with MNIST's IDX files; None for the built-in pictures."""
+    """Folder with MNIST's IDX files; null for the built-in pictures."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_pictures <= len(COLOURS):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lab.core.heads.asymptotics import asymptotic_risk
 from lab.core.heads.conditional_risk import conditional_risk
+from lab.core.heads.factor_covariance import FactorCovariance
 from lab.core.heads.population import Spectrum
 from lab.core.hmm.discrete import DiscreteHmm
 from lab.core.hmm.random_models import dirichlet_tables, permutation_tables
@@ -157,11 +158,10 @@ class DiscreteRows(CellWork):
                 no_risk: ClassTheory = {**key, "labellings_rejected": self._labelling.num_rejected}
                 rows.append(no_risk)
                 continue
-            covariance, coefficients, noise_trace = self._moments(width)
-            eigenvalues, vectors = linalg.eigh(covariance)
-            signals = np.sum((vectors.T @ coefficients) ** 2, axis=1)
-            spectrum = Spectrum(np.maximum(eigenvalues, 0.0), signals)
-            risk = asymptotic_risk(spectrum, noise_trace, num_train=self.cell.num_train, ridge=float(ridge))
+            _, _, noise_trace = self._moments(width)
+            risk = asymptotic_risk(
+                self._spectrum(width), noise_trace, num_train=self.cell.num_train, ridge=float(ridge)
+            )
             _, _, full_noise = self._moments(self.cell.widths[-1])
             misspecification = self._scale * (noise_trace - full_noise)
             signal = 1 - noise_trace
@@ -217,15 +217,18 @@ class DiscreteRows(CellWork):
             total += posteriors.T @ posteriors
         return total / num_sequences
 
-    def _moments(self, width: int) -> tuple[Float64[ndarray, "p p"], Float64[ndarray, "p m"], float]:
+    def _moments(self, width: int) -> tuple[Float64[ndarray, "p p"] | FactorCovariance, Float64[ndarray, "p m"], float]:
         """Sigma_p, the best head B_p, and the minimum risk E||y - B_p' x||^2 (a one-hot y has norm 1)."""
         mapping = self._map[:width]
-        covariance = mapping @ self._second_moment @ mapping.T
         cross = mapping @ self._second_moment @ self._outcome
+        covariance: Float64[ndarray, "p p"] | FactorCovariance
         if self._is_lifted:
-            covariance[np.diag_indices_from(covariance)] += self.cell.observation_noise**2
-            coefficients = linalg.solve(covariance, cross, assume_a="pos")
-        elif width == self._hmm.num_states and self.cell.representation.name is RepresentationName.posterior:
+            covariance, targets = self._lifted(width)
+            coefficients = covariance.factor @ covariance.shrunk(targets)
+            noise_trace = 1 - float(np.sum(cross * coefficients))
+            return covariance, coefficients, 0.0 if abs(noise_trace) < _ROUNDING else noise_trace
+        covariance = mapping @ self._second_moment @ mapping.T
+        if width == self._hmm.num_states and self.cell.representation.name is RepresentationName.posterior:
             coefficients = self._outcome
         else:
             # next-token distributions span only S directions: the rest of B is arbitrary, and set to zero
@@ -233,6 +236,21 @@ class DiscreteRows(CellWork):
         noise_trace = 1 - float(np.sum(cross * coefficients))
         # if the outcome is certain, the difference is rounding of either sign
         return covariance, coefficients, 0.0 if abs(noise_trace) < _ROUNDING else noise_trace
+
+    def _lifted(self, width: int) -> tuple[FactorCovariance, Float64[ndarray, "S m"]]:
+        """Sigma_p = F F' + s I, and R'G with E[x y'] = F R'G, where R R' = E[f f'] and F = M R."""
+        eigenvalues, vectors = linalg.eigh(self._second_moment)
+        root = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))
+        return FactorCovariance(self._map[:width] @ root, self.cell.observation_noise**2), root.T @ self._outcome
+
+    def _spectrum(self, width: int) -> Spectrum:
+        if self._is_lifted:
+            covariance, targets = self._lifted(width)
+            return covariance.spectrum(targets)
+        dense, coefficients, _ = self._moments(width)
+        assert isinstance(dense, np.ndarray), "only lifted features have noise"
+        eigenvalues, vectors = linalg.eigh(dense)
+        return Spectrum(np.maximum(eigenvalues, 0.0), np.sum((vectors.T @ coefficients) ** 2, axis=1))
 
     def _posteriors(self, stream: str, num_sequences: int) -> Float64[ndarray, "N S"]:
         return self._hmm.filter_last(self._tokens(stream, num_sequences)).numpy()

@@ -11,7 +11,8 @@ from numpy import ndarray
 
 from lab.core.errors import ConfigError
 from lab.core.heads.decompositions import default_rank_tolerance
-from lab.core.heads.population import DensePopulation, FactorPopulation, Population
+from lab.core.heads.factor_population import FactorPopulation
+from lab.core.heads.population import DensePopulation, Population
 from lab.core.hmm.kalman import KalmanFilter
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm, observe, unit_variance_noise
 from lab.core.hmm.random_models import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
@@ -49,15 +50,17 @@ class GaussianProblem(Problem):
 
     def target_variances(self) -> Float64[ndarray, " m"]:
         """E[y_j^2]."""
+        covariance = self.hmm.state_covariance(self.length)
+        return np.sum((self.target_map @ covariance) * self.target_map, axis=1) + self.residual_variances()
+
+    def residual_variances(self) -> Float64[ndarray, " m"]:
+        """Var(y_j | z_T)."""
         if self.cell.task.name is TaskName.downstream_label:
-            readout, noise = self.target_map, 0.0
-            covariance = self.hmm.state_covariance(self.length)
-        else:
-            is_token = self.cell.task.name is TaskName.next_token
-            readout = self.hmm.loading if is_token else np.eye(self.hmm.state_dim)
-            noise = self.observation_noise**2 if is_token else 0.0
-            covariance = self.hmm.state_covariance(self.length + 1)
-        return np.sum((readout @ covariance) * readout, axis=1) + noise
+            return np.zeros(self.cell.task.num_outputs)
+        if self.cell.task.name is TaskName.next_state:
+            return self.hmm.state_noise_covariance.diagonal().copy()
+        moved = self.hmm.loading @ self.hmm.state_noise_covariance
+        return np.sum(moved * self.hmm.loading, axis=1) + self.observation_noise**2
 
     def targets(
         self, now: Float64[ndarray, "n q"], following: Float64[ndarray, "n q"], stream: str, replicate: int
@@ -103,6 +106,7 @@ class WindowProblem(GaussianProblem):
             cross=np.vstack([covariances[lag] @ powers[lag].T for lag in range(self._window)]) @ self.target_map.T,
             target_variances=self.target_variances(),
             outputs_follow_width=self.cell.task.name is TaskName.next_token,
+            residual_variances=self.residual_variances(),
         )
 
     def rows(self, stream: str, replicate: int, num_rows: int) -> Rows:

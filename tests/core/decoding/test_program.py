@@ -18,7 +18,7 @@ from lab.core.models.decoding_state import DecodingState
 from lab.core.models.steps import Steps
 from lab.core.models.text_model import TextModel
 from lab.core.native.build import load_native
-from lab.core.products import setting
+from lab.core.products import current
 
 pytestmark = pytest.mark.skipif(load_native("decode.cpp", "-fopenmp").library is None, reason="no compiler")
 
@@ -240,7 +240,7 @@ def test_what_is_not_what_it_seems_is_computed_by_torch(change: Callable[[Langua
 
 def test_products_that_were_asked_for_are_torch_s_to_compute() -> None:
     model = attention()
-    with setting.using("torch"):
+    with current.using("torch"):
         assert Steps(model, *states(model, 1, 5, 1)).how == "torch (products=torch was asked for)"
 
 

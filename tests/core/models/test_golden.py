@@ -9,8 +9,8 @@ from torch import Tensor
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.folder import ModelFolder
 from lab.core.models.hovle.model import Hovle
+from lab.core.products.current import using
 from lab.core.products.implementations import IMPLEMENTATIONS
-from lab.core.products.setting import using
 
 TOLERANCE = 1e-12  # of the largest entry
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lab.core.errors import BackendError
-from lab.core.products import setting
+from lab.core.products import current
 from lab.core.products.implementations import IMPLEMENTATIONS, ONEDNN, TORCH, Implementation, Operation
 from lab.core.products.linear import Linear, linear
 
@@ -24,7 +24,7 @@ def forced(request: pytest.FixtureRequest) -> Iterator[str]:
     reason = IMPLEMENTATIONS[request.param].why_not(CPU, torch.float32)
     if reason is not None:
         pytest.skip(reason)
-    with setting.using(request.param):
+    with current.using(request.param):
         yield request.param
 
 
@@ -73,7 +73,7 @@ def test_output_and_gradients(forced: str, rows: tuple[int, ...], has_bias: bool
 def test_gradients_are_those_of_the_output(name: str) -> None:
     if IMPLEMENTATIONS[name].why_not(CPU, torch.float64) is not None:
         pytest.skip("there is no C++ compiler")
-    with setting.using(name):
+    with current.using(name):
         layer = Linear(5, 3).double()
         x = drawn(0, 2, 4, 5, dtype=torch.float64).requires_grad_()
         assert torch.autograd.gradcheck(layer, (x,))
@@ -102,7 +102,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """What was asked for by name, in this test."""
     counted = Counted()
     monkeypatch.setitem(IMPLEMENTATIONS, "counted", counted.implementation)
-    monkeypatch.setattr(setting, "STATE", setting.State("counted"))
+    monkeypatch.setattr(current, "STATE", current.State("counted"))
     return counted
 
 
@@ -160,7 +160,7 @@ def test_float64_stays_float64_under_autocast(name: str) -> None:
     if IMPLEMENTATIONS[name].why_not(CPU, torch.float64) is not None:
         pytest.skip("there is no C++ compiler")
     x, weight = drawn(0, 3, 4, dtype=torch.float64), drawn(1, 2, 4, dtype=torch.float64)
-    with setting.using(name), torch.autocast("cpu", torch.bfloat16):
+    with current.using(name), torch.autocast("cpu", torch.bfloat16):
         assert close(linear(x, weight), functional.linear(x, weight))
 
 
@@ -188,7 +188,7 @@ def test_operands_that_do_not_fit_are_refused_as_by_torch(forced: str) -> None:
 
 
 def test_another_dtype_than_the_implementation_computes_is_refused() -> None:
-    with setting.using("onednn"), pytest.raises(BackendError, match="float64"):
+    with current.using("onednn"), pytest.raises(BackendError, match="float64"):
         linear(drawn(0, 3, 4, dtype=torch.float64), drawn(1, 2, 4, dtype=torch.float64))
 
 
@@ -198,7 +198,7 @@ def test_a_gradient_of_a_gradient_is_torchs_alone() -> None:
     gradient.sum().backward()
     assert weight.grad is not None
     if ONEDNN.why_not(CPU, torch.float32) is None:
-        with setting.using("onednn"):
+        with current.using("onednn"):
             (gradient,) = torch.autograd.grad(linear(x, weight).square().sum(), x, create_graph=True)
             with pytest.raises(RuntimeError, match="once_differentiable"):
                 gradient.sum().backward()

@@ -1,15 +1,18 @@
 import sys
 from pathlib import Path
 
-from lab.core.runs.console import print_summary
+from lab.core.runs.console import print_directory, print_summary, progress, quiet
+
+RUN = Path("/runs/7")
 
 
 def printed(capsys, *, title="Sweep", columns=("cell", "width"), rows=(), verdict=(), figures=()):
     print_summary(title, columns, rows, verdict, figures)
+    print_directory(RUN)
     return capsys.readouterr().out
 
 
-def test_a_table_is_printed_for_each_value_of_the_first_column_then_verdict_and_figures(capsys):
+def test_a_table_is_printed_for_each_value_of_the_first_column_then_verdict_figures_and_the_run(capsys):
     out = printed(
         capsys,
         columns=("cell", "width", "risk"),
@@ -29,6 +32,7 @@ def test_a_table_is_printed_for_each_value_of_the_first_column_then_verdict_and_
         ["10", "0.1"],
         ["-", "the", "peak", "is", "at", "20"],
         ["figure:", "/runs/7/risk.png"],
+        ["/runs/7"],
     ]
 
 
@@ -49,7 +53,7 @@ def test_brackets_and_colons_are_printed_as_they_are(capsys):
 
 def test_without_a_title_or_label_nothing_is_printed_in_its_place(capsys):
     out = printed(capsys, title="", columns=("cell", "width"), rows=[("", "10")])
-    assert [line.strip() for line in out.splitlines() if line.strip()] == ["width", "10"]
+    assert [line.strip() for line in out.splitlines() if line.strip()] == ["width", "10", "/runs/7"]
 
 
 def test_a_path_is_never_broken_and_a_pipe_carries_no_colour(capsys):
@@ -65,3 +69,12 @@ def test_a_table_wider_than_an_old_terminal_is_not_cut_in_a_pipe(capsys, monkeyp
     names = [f"column_{i}" for i in range(8)]
     out = printed(capsys, columns=("cell", *names), rows=[("", *names)])
     assert all(out.count(name) == 2 for name in names)
+
+
+def test_a_quiet_run_prints_its_directory_and_nothing_else(capsys):
+    with quiet():
+        with progress("draws", 3) as advance:
+            advance(3)
+        assert printed(capsys, rows=[("", "10")], verdict=["a peak"], figures=[Path("/f.png")]) == "/runs/7\n"
+    assert capsys.readouterr().err == ""
+    assert "a peak" in printed(capsys, verdict=["a peak"])

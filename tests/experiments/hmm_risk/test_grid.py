@@ -47,6 +47,13 @@ def test_widths_stand_instead_of_gammas() -> None:
     assert cell.widths == (3, 7)
 
 
+def test_one_value_stands_for_a_list_of_one() -> None:
+    one = config(gammas=2, ridge=0.1, figures="total_risk", sinks="csv")
+    many = config(gammas=[2.0], ridge=[0.1], figures=["total_risk"], sinks=["csv"])
+    assert one == many
+    assert expand(config(gammas=None, widths=7, ridge="optimal"))[0].ridge == ("optimal",)
+
+
 def test_a_state_of_rotating_planes_grows_by_two_features() -> None:
     (cell,) = expand(config(hmm=modes(), gammas=[0.003, 0.25, 0.49, 1.0, 1.5], num_train=30))
     assert cell.widths == (2, 8, 14, 30, 44)

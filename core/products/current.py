@@ -1,6 +1,6 @@
 """Which implementations this process uses: torch's, until `settle` has chosen for a model or another was asked for."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -8,8 +8,8 @@ import torch
 from torch import get_num_threads, nn
 
 from lab.core.errors import BackendError, ConfigError
-from lab.core.products.cache import recall_or_measure
-from lab.core.products.choice import LARGE, ROW_CLASSES, Cell, Table, described, measured, only, row_class
+from lab.core.products.cache import recall_or_measure, runs_here
+from lab.core.products.choice import LARGE, ROW_CLASSES, Cell, Table, described, from_words, measured, only, row_class
 from lab.core.products.implementations import IMPLEMENTATIONS, TORCH, Implementation, Operation
 
 AUTO = "auto"
@@ -105,12 +105,16 @@ def using(name: str) -> Iterator[None]:
         STATE = before
 
 
-def settle(model: nn.Module, dtypes: Iterable[torch.dtype]) -> dict[str, str]:
+def settle(
+    model: nn.Module, dtypes: Iterable[torch.dtype], before: Mapping[str, object] | None = None
+) -> dict[str, str]:
     """Choose for the products of a model, by a measurement if the machine has none yet; small models need none.
 
     Args:
         model: on its device.
         dtypes: of its products.
+        before: what an earlier attempt at the same run returned: it is chosen again where it can run, so that the run
+            does not depend on when the machine was measured.
 
     Returns:
         What computes the products of each dtype, in one line: to be recorded.
@@ -127,10 +131,18 @@ def settle(model: nn.Module, dtypes: Iterable[torch.dtype]) -> dict[str, str]:
             refuse(STATE.name, torch.device("cpu"), [dtype])
             table = only(STATE.forced)
         elif STATE.name == AUTO and is_large:
-            table = recall_or_measure(dtype, get_num_threads(), measured)
+            recorded = from_words(str((before or {}).get(_name(dtype), "")))
+            if recorded is not None and runs_here(recorded, dtype):
+                table = recorded
+            else:
+                table = recall_or_measure(dtype, get_num_threads(), measured)
             STATE.take(dtype, table)
-        chosen[str(dtype).removeprefix("torch.")] = described(table)
+        chosen[_name(dtype)] = described(table)
     return chosen
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def refuse_unknown(name: str) -> None:

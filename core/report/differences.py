@@ -1,0 +1,41 @@
+"""Where the configurations of runs differ: for each key, its values and the runs that have them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lab.core.report.recorded import flat
+
+_ABSENT = "not there"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A key with more than one value.
+
+    Attributes:
+        key: with dots.
+        values: for each value, as JSON, the names of its runs.
+    """
+
+    key: str
+    values: Mapping[str, Sequence[str]]
+
+
+def differences(configs: Mapping[str, Mapping[str, Any]]) -> list[Difference]:
+    """The keys in which configurations differ, in the order in which they first stand.
+
+    Args:
+        configs: by the names of the runs.
+    """
+    flattened = {name: flat(config) for name, config in configs.items()}
+    found = []
+    for key in dict.fromkeys(key for config in flattened.values() for key in config):
+        values: dict[str, list[str]] = {}
+        for name, config in flattened.items():
+            value = json.dumps(config[key], ensure_ascii=False, default=str) if key in config else _ABSENT
+            values.setdefault(value, []).append(name)
+        if len(values) > 1:
+            found.append(Difference(key, values))
+    return found

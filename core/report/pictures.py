@@ -1,0 +1,50 @@
+"""Figures small enough for a page of many: fewer colours and dots, which figures of lines do not need."""
+
+import base64
+import io
+
+from PIL import Image, UnidentifiedImageError, features
+
+from lab.core.errors import RunError
+
+# more than the width of a page's text, on screen and on paper
+_MOST_DOTS = 1400
+# of a printed figure of 300 dots an inch: one panel fills two thirds of a page's text
+_SHOWN = 0.6
+# lines of up to ten colours, and what lies between them and white
+_COLOURS = 32
+# of an uncompressed picture: a damaged header may say anything
+_MOST_PIXELS = 50_000_000
+
+
+def data_uri(png: bytes) -> tuple[str, int, int]:
+    """A picture for the source of an <img>, with its width and height on the page.
+
+    Raises:
+        RunError: if it is damaged, or too large.
+    """
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as opened:
+            if opened.width * opened.height > _MOST_PIXELS:
+                raise RunError(f"a picture of {opened.width} x {opened.height} dots is too large for a page")
+            whole = Image.new("RGB", opened.size, "white")
+            rgba = opened.convert("RGBA")
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise RunError("it is no PNG picture, or a damaged one") from error
+    whole.paste(rgba, mask=rgba.getchannel("A"))
+    scale = min(1.0, _MOST_DOTS / whole.width)
+    small = whole.resize((round(whole.width * scale), max(1, round(whole.height * scale))), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    drawn = small.quantize(_COLOURS, dither=Image.Dither.NONE)
+    # lossless, and two thirds of a PNG
+    if features.check("webp"):
+        kind = "webp"
+        drawn.convert("RGB").save(buffer, "WEBP", lossless=True)
+    else:
+        kind = "png"
+        drawn.save(buffer, "PNG", optimize=True)
+    return (
+        f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}",
+        round(_SHOWN * whole.width),
+        round(_SHOWN * whole.height),
+    )
