@@ -18,11 +18,11 @@ def caption(shows: str, data: FigureData, *, quantities: Sequence[str], more: Se
         quantities: the columns of its panels.
         more: sentences about marks that only this figure has.
     """
-    sentences = [shows, *_points(data), *_lines(data, quantities), *more, _numbers(data)]
+    sentences = [shows, *_points(data, quantities), *_lines(data, quantities), *more, _numbers(data)]
     return Caption([sentence for sentence in sentences if sentence])
 
 
-def _points(data: FigureData) -> list[str]:
+def _points(data: FigureData, quantities: Sequence[str]) -> list[str]:
     if not any(curve.num_draws for curve in data.curves):
         return ["Theory alone: nothing was drawn at random but the problem."]
     has_problems = any(curve.num_problems > 1 for curve in data.curves)
@@ -40,6 +40,8 @@ def _points(data: FigureData) -> list[str]:
         )
         if len(data.curves) > 1:
             sentences.append("Hollow markers beside each other belong to the same size.")
+    if any(curve.is_reference or not set(quantities) <= curve.theory.keys() for curve in data.curves):
+        sentences.append("Thin lines join the points of a curve.")
     return sentences
 
 
@@ -77,18 +79,13 @@ def _numbers(data: FigureData) -> str:
     rows = sorted(
         {round(float(w / g)) for curve in data.curves for w, g in zip(curve.x["width"], curve.x["gamma"], strict=True)}
     )
-    parts = [f"n = {_listed(rows)} training rows"]
     draws = sorted({curve.num_draws for curve in data.curves})
     problems = sorted({curve.num_problems for curve in data.curves})
+    text = f"n = {_listed(rows)} training rows"
     if draws != [0]:
-        parts.append(f"{_listed(draws)} draws of them")
+        text += f", {_listed(draws)} draws of them"
     if problems != [1]:
-        parts.append(
-            f"for each of {_listed(problems)} draws of the HMM"
-            if draws != [0]
-            else f"{_listed(problems)} draws of the HMM"
-        )
-    text = " ".join(parts) if problems != [1] else ", ".join(parts)
+        text += f"{',' if draws == [0] else ''} for each of {_listed(problems)} draws of the HMM"
     if data.seeds:
         text += f"; seed {_listed(sorted(set(data.seeds)))}"
     return f"{text}."

@@ -75,6 +75,7 @@ class FigureSpec:
         caption: what the figure shows and what its marks mean.
         x: the column on the x axis; a grid over it gives points of a curve, not separate curves.
         most_curves: of more curves, as many are drawn, evenly spaced in the order of the sweep.
+        has_lines: whether theory is drawn as lines between the sizes of the dots.
     """
 
     columns: tuple[str, ...]
@@ -82,6 +83,7 @@ class FigureSpec:
     caption: "Callable[[FigureData], Caption]"
     x: str = "gamma"
     most_curves: int = 24
+    has_lines: bool = True
 
     def drawn(self, data: FigureData) -> "Drawn":
         """Draw the figure; if only some of the curves are in it, it says so, and so do its numbers."""

@@ -59,7 +59,7 @@ class RecordedSweeps:
         spec = figure(name)
         data = _chosen(_together([(run, load(run.directory)) for run in runs]), request)
         _refuse_missing(name, spec, data)
-        if spec.x == "gamma" and not all(curve.label in data.lines for curve in data.curves if _has_line(curve)):
+        if spec.has_lines and not all(curve.label in data.lines for curve in data.curves if _has_line(curve)):
             say(f"figure {name}: a run has no theory between its dots, which are joined by straight lines instead")
         drawn = spec.drawn(data)
         set_axes(drawn.figure, request.axes)

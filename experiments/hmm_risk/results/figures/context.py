@@ -50,4 +50,5 @@ FIGURE = FigureSpec(
         more=("Dashed lines: the best linear head on the representation, the least risk that training can reach.",),
     ),
     x="context_length",
+    has_lines=False,
 )

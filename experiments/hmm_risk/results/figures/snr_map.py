@@ -66,4 +66,6 @@ def _caption(data: FigureData) -> Caption:
 
 
 # a row of the map each, not a line
-FIGURE = FigureSpec(columns=("excess_risk", "theory_excess_risk"), draw=draw, caption=_caption, most_curves=100)
+FIGURE = FigureSpec(
+    columns=("excess_risk", "theory_excess_risk"), draw=draw, caption=_caption, most_curves=100, has_lines=False
+)
