@@ -130,7 +130,8 @@ class Run(Generic[Row]):
             refuse_difference(self.directory, provenance, resume_on)
             provenance = with_earlier(self.directory, provenance, resume_on)
             recorded = self._take_start()
-            remove_partial_files(self.directory)
+        # an attempt may have been killed before it had begun; others' runs may be below such a folder
+        remove_partial_files(self.directory, below=is_begun)
         self._metrics = MetricsFile(metrics)
         self.damage = self._metrics.damage() or self._metrics.loss(recorded, is_gone=is_gone)
         # before config.json: with it alone, resume= would come with fewer draws than are recorded
