@@ -65,3 +65,15 @@ def test_a_table_wider_than_an_old_terminal_is_not_cut_in_a_pipe(capsys, monkeyp
     names = [f"column_{i}" for i in range(8)]
     out = printed(capsys, columns=("cell", *names), rows=[("", *names)])
     assert all(out.count(name) == 2 for name in names)
+
+
+def test_numbers_are_printed_to_three_digits_and_columns_that_do_not_fit_follow_below(capsys):
+    names = [f"quantity {i}" for i in range(30)]
+    out = printed(
+        capsys, columns=("cell", "width", *names), rows=[("", 10, *[1 / 3] * 29, None), ("", 200, *[2e-9] * 30)]
+    )
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 160
+    assert sum(line.split()[:1] == ["10"] for line in lines) == sum(line.split()[:1] == ["width"] for line in lines) > 1
+    assert (out.count("0.333"), out.count("2e-09")) == (29, 30)
+    assert all(out.count(f"{name} ") + out.count(f"{name}\n") == 1 for name in names)
