@@ -22,8 +22,11 @@ from lab.experiments.hmm_risk.key_checks import (
     refuse_unless,
 )
 
-# standard deviations beside states and features of unit variance: their squares are rounding, or leave only rounding
+# standard deviations beside states and features of unit variance: below, rounding of the features hides the noise in
+# them, and risks have fewer than eight digits (tests/core/heads/test_small_noise.py)
 SMALLEST_NOISE, LARGEST_NOISE = 1e-6, 1e6
+# the same where the square of the noise is one term of a sum
+SMALLEST_SUMMED_NOISE = 1e-3
 _SMALLEST_SNR, _LARGEST_SNR = 1e-9, 1e9
 
 # more than the cores of any machine
@@ -288,9 +291,13 @@ class HmmRiskConfig:
         """The widths p of the grid, ascending, for n rows; gammas are rounded to possible widths."""
         if self.widths is not None:
             return tuple(self.widths)
+        return tuple(sorted(set(self.rounded(num_train).values())))
+
+    def rounded(self, num_train: int) -> dict[float, int]:
+        """The possible width of every gamma of the grid, for n rows."""
         assert self.gammas is not None, "checked in __post_init__"
         step = self.hmm.features_per_step if isinstance(self.hmm, LinearGaussianConfig) else 1
-        return tuple(sorted({step * max(1, round(gamma * num_train / step)) for gamma in self.gammas}))
+        return {gamma: step * max(1, round(gamma * num_train / step)) for gamma in self.gammas}
 
 
 @cache

@@ -18,7 +18,7 @@ from lab.core.streams import say
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 from lab.experiments.hmm_risk.estimate import refuse_what_does_not_fit
 from lab.experiments.hmm_risk.grid.cell import Cell
-from lab.experiments.hmm_risk.grid.expand import expand
+from lab.experiments.hmm_risk.grid.expand import expand, merged_points
 from lab.experiments.hmm_risk.pool import Unit, count_units, run_all, units
 from lab.experiments.hmm_risk.rows import Row, TableRow
 
@@ -83,6 +83,8 @@ def run(config: "DictConfig") -> float:
     )
     with Run[Row](directory, content, list(hydra.overrides.task), provenance, patch, settings.sinks) as record:
         say_missing_loops(missing)
+        for line in merged_points(settings):
+            say(line)
         _work(record, settings, cells)
         return _report(record, settings, cells)
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from lab.core.errors import ConfigError
 from lab.experiments.hmm_risk.config import (
+    SMALLEST_NOISE,
+    SMALLEST_SUMMED_NOISE,
     DiscreteConfig,
     LinearGaussianConfig,
     Loading,
@@ -156,6 +158,7 @@ def _check_gaussian(cell: Cell, hmm: LinearGaussianConfig) -> None:
         _check_identity_task(cell, hmm)
     else:
         _needs_noise(cell, "a Gaussian loading")
+        _check_noise_beside_state(cell, hmm)
     if name is RepresentationName.context_window:
         refuse_unless(
             cell.representation.window <= cell.context_length,
@@ -165,9 +168,11 @@ def _check_gaussian(cell: Cell, hmm: LinearGaussianConfig) -> None:
         )
     if name is RepresentationName.kalman_state:
         assert hmm.state_dim is not None, "only identity loading has no state_dim"
-        refuse_unless(
-            cell.widths[-1] <= hmm.state_dim, "widths", cell.widths[-1], f"the state has {hmm.state_dim} entries"
-        )
+        if cell.widths[-1] > hmm.state_dim:
+            raise ConfigError(
+                f"representation=kalman_state: the grid asks for width {cell.widths[-1]}, and hmm.state_dim is "
+                f"{hmm.state_dim}; give widths up to that, or gammas up to {hmm.state_dim / cell.num_train:g}"
+            )
         num_observed = (cell.representation.observation_dim or 1) * cell.context_length
         refuse_unless(
             num_observed >= cell.num_features,
@@ -232,15 +237,43 @@ def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
     rows = cell.num_train
     if rows % cell.tokens_per_sequence:
         raise ConfigError(f"{key} does not divide num_train={rows}; give a divisor")
-    if cell.representation.name is not RepresentationName.last_token or cell.task.name is not TaskName.next_state:
-        raise ConfigError(f"{key}: dependent rows need representation=last_token and task=next_state")
+    if cell.representation.name is not RepresentationName.last_token:
+        raise ConfigError(
+            f"representation={cell.representation.name.value}: with {key} a row is one token; choose "
+            "representation=last_token, or tokens_per_sequence=1"
+        )
+    if cell.task.name is TaskName.downstream_label:
+        raise ConfigError(
+            f"task=downstream_label: a sequence has one label, and with {key} many rows; choose task=next_state or "
+            "next_token, or tokens_per_sequence=1"
+        )
     if cell.representation.size_map is not SizeMap.nested:
         raise ConfigError(f"{key}: dependent rows need representation.size_map=nested")
     if hmm.start is not Start.stationary:
-        raise ConfigError(f"{key}: dependent rows need hmm.start=stationary")
-    if "optimal" in cell.ridge:
-        raise ConfigError(f"ridge=optimal: with {key} the best strength is not known; give numbers")
+        raise ConfigError(
+            f"hmm.start={hmm.start.value}: with {key} rows of other tokens have other distributions; choose "
+            "hmm.start=stationary, or tokens_per_sequence=1"
+        )
     _needs_noise(cell, "dependent rows")
+
+
+def _check_noise_beside_state(cell: Cell, hmm: LinearGaussianConfig) -> None:
+    """Refuse noise that rounding of the features hides."""
+    size = 1.0 if hmm.state_noise is None else hmm.state_noise / (1 - hmm.spectral_radius**2) ** 0.5
+    is_projected = cell.representation.size_map is SizeMap.random_projection
+    is_posterior_of_label = (
+        cell.representation.name is RepresentationName.kalman_state and cell.task.name is TaskName.downstream_label
+    )
+    # the first holds everywhere; the other two form sums in which the square of the noise is one term
+    share = SMALLEST_NOISE if not (is_projected or is_posterior_of_label) else SMALLEST_SUMMED_NOISE
+    where = "with a random projection, " if is_projected else "with a Kalman state, " if is_posterior_of_label else ""
+    refuse_unless(
+        cell.observation_noise >= share * size * (1 - 1e-9),
+        "observation_noise",
+        f"{cell.observation_noise:g}",
+        f"{where}risks are right to eight digits from {share:g} times the size of the state, here {share * size:.3g}; "
+        "give that or more",
+    )
 
 
 def _needs_noise(cell: Cell, what: str) -> None:

@@ -71,10 +71,7 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
     """
     figures = {name: figure(name) for name in config.figures}
     points: list[tuple[str, HmmRiskConfig, GridPoint]] = []
-    curves = {
-        curve: with_overrides(replace(config, curves={}), overrides, label=f"curves.{curve}")
-        for curve, overrides in (config.curves or {"": {}}).items()
-    }
+    curves = _curves(config)
     _refuse_too_many(curves)
     for curve, curve_config in curves.items():
         points += [(curve, curve_config, point) for point in _grid_points(curve_config)]
@@ -92,6 +89,31 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
     for name, spec in figures.items():
         _check_figure(name, spec, cells)
     return cells
+
+
+def merged_points(config: HmmRiskConfig) -> list[str]:
+    """For every curve and n, a line that says which gammas are one width, so that fewer points run than were given."""
+    lines = []
+    for curve, curve_config in _curves(config).items():
+        if curve_config.widths is not None or curve_config.representation.name in _NOISELESS:
+            continue
+        for num_train in as_list(curve_config.num_train):
+            gammas: dict[int, list[str]] = {}
+            for gamma, width in curve_config.rounded(num_train).items():
+                gammas.setdefault(width, []).append(f"{gamma:g}")
+            merged = [f"{' and '.join(names)} are p = {width}" for width, names in gammas.items() if len(names) > 1]
+            if merged:
+                place = f"curves.{curve}: " if curve else ""
+                lines.append(f"{place}gammas with num_train={num_train}: {', '.join(merged)}; each is one point")
+    return lines
+
+
+def _curves(config: HmmRiskConfig) -> dict[str, HmmRiskConfig]:
+    """The configuration of every curve, by label."""
+    return {
+        curve: with_overrides(replace(config, curves={}), overrides, label=f"curves.{curve}")
+        for curve, overrides in (config.curves or {"": {}}).items()
+    }
 
 
 def _refuse_too_many(curves: Mapping[str, HmmRiskConfig]) -> None:

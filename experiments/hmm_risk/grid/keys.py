@@ -55,7 +55,11 @@ _DIRICHLET = Readers("hmm.generator=dirichlet", lambda cell: _hmm(cell, generato
 _PERMUTATIONS = Readers("hmm.generator=permutations", lambda cell: _hmm(cell, generator=Generator.permutations))
 _LABEL = Readers("task=downstream_label", _is_label)
 _GAUSSIAN = Readers("linear-Gaussian HMMs", lambda cell: not cell.is_discrete)
-_SIZED = Readers("representations with a free size", _has_size)
+_SIZED = Readers(
+    "representations with a free size (a posterior is as wide as hmm has states, a next-token distribution as it has "
+    "tokens)",
+    _has_size,
+)
 
 # every key that some problem does not read; add a new key here unless all problems read it
 READERS: Mapping[str, Readers] = {

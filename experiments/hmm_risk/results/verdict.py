@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from lab.experiments.hmm_risk.dependent_rows.finite_size import LARGEST_CORRECTION
 from lab.experiments.hmm_risk.results.curves import CurveShape, curve_shape
 from lab.experiments.hmm_risk.results.summary import Curve
 
@@ -74,6 +75,7 @@ def _agreement(curve: Curve) -> list[str]:
         words += [f"{close} from there to {_CLOSE[0]} and {_CLOSE[1]}"] if close else []
         if words:
             parts.append(f"{line} {', '.join(words)}")
+    parts += _refusals(curve)
     others = {"exact": "the exact finite-n line is within", "independent_rows": "theory of independent rows misses by"}
     for name, phrase in others.items():
         if name in curve.theory and np.isfinite(curve.theory[name]).any():
@@ -81,6 +83,23 @@ def _agreement(curve: Curve) -> list[str]:
             if largest:
                 parts.append(f"{phrase} {largest}")
     return parts
+
+
+def _refusals(curve: Curve) -> list[str]:
+    """Why there is no theory at some widths."""
+    if "correction" not in curve.theory:
+        return []
+    corrections = curve.theory["correction"]
+    refused = corrections > LARGEST_CORRECTION
+    if not refused.any():
+        return []
+    largest = corrections[refused].max()
+    size = f"by up to {100 * largest:.3g} %" if np.isfinite(largest) else "without bound"
+    count, bound = f"{int(refused.sum())} of {corrections.size}", f"{100 * LARGEST_CORRECTION:g} %"
+    return [
+        f"no theory at {count} model sizes: it is the limit of many directions of the state and many sequences, which "
+        f"its first correction changes {size}, where {bound} is the bound; measured risks are exact there too"
+    ]
 
 
 def _largest(gaps: Float64[ndarray, " k"]) -> str:
