@@ -126,6 +126,11 @@ class LinearGaussianConfig:
             raise ConfigError("hmm.state_dim=null: only hmm.loading=identity grows with the width; give a number")
 
     @property
+    def starts_stationary(self) -> bool:
+        """Whether all tokens have one distribution."""
+        return self.start is Start.stationary
+
+    @property
     def features_per_step(self) -> int:
         """Step of the number of features: two if the state grows by rotating planes, else one."""
         grows = self.loading is Loading.identity and self.state_dim is None
@@ -162,6 +167,18 @@ class DiscreteConfig:
         refuse_outside(self, "transition_concentration", "emission_concentration", at_least=1e-3, at_most=1e6)
         temperatures = ("start_temperature", "transition_temperature", "emission_temperature")
         refuse_outside(self, *temperatures, at_least=1e-3, at_most=1e6)
+
+
+@dataclass(kw_only=True, slots=True)
+class FileConfig:
+    """A hidden Markov model in a file, instead of a drawn one; `own_hmm` reads it."""
+
+    path: str
+    """An .npz file: transition, loading and state_noise_covariance, with initial_covariance and observation_noise where
+    they are not left to the keys; or start, transition and emission of a discrete HMM."""
+    start: Start | None = None
+    """The distribution of the first state of a linear-Gaussian HMM; null: initial_covariance of the file, or the
+    stationary one."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -211,7 +228,7 @@ class HmmRiskConfig:
     title: str = ""
     """Title of the table, also shown by `lab runs`."""
     hmm: Any = None
-    """LinearGaussianConfig or DiscreteConfig, chosen by the configuration group."""
+    """LinearGaussianConfig, DiscreteConfig or FileConfig, chosen by the configuration group."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     head: Any = None
@@ -308,3 +325,4 @@ def register() -> None:
     register_schema("hmm_risk_schema", HmmRiskConfig)
     register_schema("linear_gaussian_schema", LinearGaussianConfig, group="hmm")
     register_schema("discrete_schema", DiscreteConfig, group="hmm")
+    register_schema("file_schema", FileConfig, group="hmm")

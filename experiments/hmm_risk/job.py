@@ -17,7 +17,7 @@ from lab.core.runs.record import Run
 from lab.core.streams import say
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 from lab.experiments.hmm_risk.estimate import refuse_what_does_not_fit
-from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.grid.cell import Cell, digests
 from lab.experiments.hmm_risk.grid.expand import expand, merged_points
 from lab.experiments.hmm_risk.pool import Unit, count_units, run_all, units
 from lab.experiments.hmm_risk.rows import Row, TableRow
@@ -72,6 +72,9 @@ def run(config: "DictConfig") -> float:
     resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(resolved, dict), "a composed configuration is a mapping"
     content = {str(key): value for key, value in resolved.items()}
+    if files := digests(cells):
+        # another content of a file is another configuration
+        content["hmm"] = {**content["hmm"], "digests": files}
     is_discrete = any(cell.is_discrete for cell in cells)
     missing = _missing_loop() if is_discrete else {}
     provenance, patch = collect(

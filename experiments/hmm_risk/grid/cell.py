@@ -1,5 +1,6 @@
 """A cell of a sweep: one problem, with every grid except width, ridge and replicate resolved, and its validation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,6 @@ from lab.experiments.hmm_risk.config import (
     RepresentationConfig,
     RepresentationName,
     SizeMap,
-    Start,
     TaskConfig,
     TaskName,
     Transition,
@@ -21,6 +21,7 @@ from lab.experiments.hmm_risk.config import (
 from lab.experiments.hmm_risk.head_spec import HeadSpec
 from lab.experiments.hmm_risk.heads import head_name, heads
 from lab.experiments.hmm_risk.key_checks import refuse_unless
+from lab.experiments.hmm_risk.own_hmm import OwnDiscrete, OwnGaussian, check_states
 from lab.experiments.hmm_risk.rows import GaussianTheory, MeasuredClasses, RiskResult, RiskTheory, quantities
 
 _GAUSSIAN = (RepresentationName.last_token, RepresentationName.context_window, RepresentationName.kalman_state)
@@ -87,10 +88,18 @@ class Cell:
             return self.hmm.state_dim or self.widths[-1]
         if self.representation.name in (RepresentationName.posterior, RepresentationName.next_token_distribution):
             return self.widths[-1]
+        if isinstance(self.hmm, OwnGaussian):
+            is_window = self.representation.name is RepresentationName.context_window
+            return self.hmm.hmm.num_features * (self.representation.window if is_window else 1)
         if isinstance(self.hmm, LinearGaussianConfig) and self.hmm.loading is Loading.identity and self.hmm.state_dim:
             return self.hmm.state_dim
         # at least n, so that the rounding at narrow widths does not depend on the widest one
         return max(self.widths[-1], self.num_train)
+
+
+def digests(cells: Sequence[Cell]) -> dict[str, str]:
+    """SHA-256 of every file that problems come from, by its path."""
+    return {cell.hmm.path: cell.hmm.digest for cell in cells if isinstance(cell.hmm, OwnGaussian | OwnDiscrete)}
 
 
 def check_cell(cell: Cell) -> None:
@@ -158,7 +167,10 @@ def _check_gaussian(cell: Cell, hmm: LinearGaussianConfig) -> None:
         _check_identity_task(cell, hmm)
     else:
         _needs_noise(cell, "a Gaussian loading")
-        _check_noise_beside_state(cell, hmm)
+        if isinstance(hmm, OwnGaussian):
+            _check_own(cell, hmm)
+        else:
+            _check_noise_beside_state(cell, hmm)
     if name is RepresentationName.context_window:
         refuse_unless(
             cell.representation.window <= cell.context_length,
@@ -249,12 +261,31 @@ def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
         )
     if cell.representation.size_map is not SizeMap.nested:
         raise ConfigError(f"{key}: dependent rows need representation.size_map=nested")
-    if hmm.start is not Start.stationary:
+    if not hmm.starts_stationary:
+        start = f"hmm.start={hmm.start.value}"
+        if isinstance(hmm, OwnGaussian):
+            start = f"hmm.path={hmm.path}: its start is not stationary"
         raise ConfigError(
-            f"hmm.start={hmm.start.value}: with {key} rows of other tokens have other distributions; choose "
-            "hmm.start=stationary, or tokens_per_sequence=1"
+            f"{start}; with {key} rows of other tokens have other distributions: choose a stationary start, or "
+            "tokens_per_sequence=1"
         )
     _needs_noise(cell, "dependent rows")
+
+
+def _check_own(cell: Cell, own: OwnGaussian) -> None:
+    """Refuse more features than the file has, and states that are too large."""
+    representation, num_rows = cell.representation, own.hmm.num_features
+    if representation.name is RepresentationName.kalman_state:
+        asked = representation.observation_dim or 1
+    else:
+        window = representation.window if representation.name is RepresentationName.context_window else 1
+        asked = -(-max(cell.widths[-1], representation.num_features or 1) // window)
+    if asked > num_rows:
+        raise ConfigError(
+            f"hmm.path={own.path}: loading has {num_rows} rows, and tokens of {asked} features are asked for; give "
+            "smaller widths or gammas, or a loading with more rows"
+        )
+    check_states(own, max(cell.context_length, cell.tokens_per_sequence), cell.observation_noise)
 
 
 def _check_noise_beside_state(cell: Cell, hmm: LinearGaussianConfig) -> None:

@@ -10,6 +10,7 @@ from lab.core.errors import ConfigError
 from lab.core.hydra_schema import with_overrides
 from lab.experiments.hmm_risk.config import (
     DiscreteConfig,
+    FileConfig,
     HmmRiskConfig,
     RepresentationName,
     TaskName,
@@ -17,6 +18,7 @@ from lab.experiments.hmm_risk.config import (
 from lab.experiments.hmm_risk.grid.cell import Cell, check_cell
 from lab.experiments.hmm_risk.grid.keys import refuse_unread_keys
 from lab.experiments.hmm_risk.key_checks import as_list, refuse_unless
+from lab.experiments.hmm_risk.own_hmm import OwnGaussian, read_hmm
 from lab.experiments.hmm_risk.results.figure_spec import FigureSpec
 from lab.experiments.hmm_risk.results.figures import figure
 
@@ -110,10 +112,11 @@ def merged_points(config: HmmRiskConfig) -> list[str]:
 
 def _curves(config: HmmRiskConfig) -> dict[str, HmmRiskConfig]:
     """The configuration of every curve, by label."""
-    return {
-        curve: with_overrides(replace(config, curves={}), overrides, label=f"curves.{curve}")
-        for curve, overrides in (config.curves or {"": {}}).items()
-    }
+    curves = {}
+    for curve, overrides in (config.curves or {"": {}}).items():
+        changed = with_overrides(replace(config, curves={}), overrides, label=f"curves.{curve}")
+        curves[curve] = replace(changed, hmm=read_hmm(changed.hmm)) if isinstance(changed.hmm, FileConfig) else changed
+    return curves
 
 
 def _refuse_too_many(curves: Mapping[str, HmmRiskConfig]) -> None:
@@ -148,6 +151,8 @@ def _grid_points(config: HmmRiskConfig) -> Iterator[GridPoint]:
         noises = noises[:1]
     if config.representation.name in _NOISELESS:
         noises = [0.0]
+    if isinstance(config.hmm, OwnGaussian) and config.hmm.observation_noise is not None:
+        noises = [config.hmm.observation_noise]
     for num_train, tokens_per_sequence, context_length, noise, snr, num_states in product(
         as_list(config.num_train),
         as_list(config.tokens_per_sequence),

@@ -16,6 +16,7 @@ from lab.experiments.hmm_risk.config import (
     Transition,
 )
 from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.own_hmm import OwnGaussian
 
 
 class Readers(NamedTuple):
@@ -45,6 +46,8 @@ def _has_size(cell: Cell) -> bool:
 def _reads_noise(cell: Cell) -> bool:
     if cell.is_discrete:
         return cell.representation.name is RepresentationName.lifted_posterior
+    if isinstance(cell.hmm, OwnGaussian) and cell.hmm.observation_noise is not None:
+        return False
     return cell.snr is None or _is_label(cell)
 
 
@@ -90,7 +93,7 @@ READERS: Mapping[str, Readers] = {
         "discrete HMMs and hmm.loading=gaussian with one row a sequence",
         lambda cell: cell.is_discrete or (_hmm(cell, loading=Loading.gaussian) and cell.tokens_per_sequence == 1),
     ),
-    "observation_noise": Readers("problems with noise that snr does not set", _reads_noise),
+    "observation_noise": Readers("problems with noise that neither snr nor hmm.path sets", _reads_noise),
     "snr": _IDENTITY_LOADING,
     "num_test": Readers(
         "independent rows of linear-Gaussian HMMs and classes",

@@ -127,7 +127,7 @@ def test_gammas_that_are_one_width_are_said() -> None:
         ({"tokens_per_sequence": 7}, ["tokens_per_sequence=7", "num_train=100", "divisor"]),
         (
             {"tokens_per_sequence": 5, "hmm": LinearGaussianConfig(start=Start.identity)},
-            ["hmm.start=identity", "tokens_per_sequence=5", "hmm.start=stationary"],
+            ["hmm.start=identity", "tokens_per_sequence=5", "stationary start"],
         ),
         (
             {"tokens_per_sequence": 5, "task": TaskConfig(name=TaskName.downstream_label)},
