@@ -281,7 +281,9 @@ def _lock(directory: Path) -> IO[str]:
     refuse_special(path, RunError)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115  (held open until the run is left)
+        # no link: it would make a file elsewhere
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        file = open(handle, "a")  # noqa: SIM115  (held open until the run is left)
     except OSError as error:
         raise as_run_error(error, path) from error
     try:
