@@ -116,6 +116,7 @@ SPEC = Experiment(
     check="lab.experiments.hmm_risk.job:check",
     job="lab.experiments.hmm_risk.job:run",
     schema=f"{_CONFIG}:HmmRiskConfig",
+    recorded="lab.experiments.hmm_risk.results.recorded:STUDY",
     findings="lab.experiments.hmm_risk.results.claims:findings",
     summary=_SUMMARY,
     help=_help,

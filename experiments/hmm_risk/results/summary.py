@@ -4,7 +4,7 @@
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from lab.experiments.hmm_risk.results.tails import NO_MEAN_WITHIN, is_heavy
 from lab.experiments.hmm_risk.rows import MEASURED_QUANTITIES, RiskResult, quantities
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
+Part = TypeVar("Part")
 
 # columns that are the same for all draws of a problem, besides those of theory
 _SHARED = frozenset(
@@ -208,6 +209,15 @@ class Curves:
                 replace(curve, label=f"{curve.label}, SNR {curve.x['snr'][0]:.3g}".lstrip(", ")) for curve in grouped
             ]
         return grouped
+
+    def labelled(self, found: Sequence[Curve], parts: Mapping[tuple[str, str], Part]) -> dict[str, Part]:
+        """What belongs to a label and ridge strength of rows, by the label of their curve.
+
+        Args:
+            found: `all()`.
+            parts: by label and ridge strength.
+        """
+        return {curve.label: parts[key] for key, curve in zip(self._groups, found, strict=True) if key in parts}
 
 
 def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
