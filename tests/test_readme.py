@@ -127,5 +127,15 @@ def test_a_command_of_the_readme_runs_as_written(
 
 
 def test_the_readme_shows_every_command() -> None:
-    commands = ["runs", "show", "report", "doctor", "bench", "export", "generate", "slurm script", "hmm-risk sweep --help"]
+    commands = [
+        "runs",
+        "show",
+        "report",
+        "doctor",
+        "bench",
+        "export",
+        "generate",
+        "slurm script",
+        "hmm-risk sweep --help",
+    ]
     assert [command for command in commands if f"lab {command}" not in README] == []
