@@ -19,6 +19,7 @@ from lab.cli.resume import resumed
 from lab.cli.slurm_queue import jobs_of_a_sweep
 from lab.core.errors import ConfigError, LabError
 from lab.core.runs.atomic_files import WRITING_ERRORS, as_run_error
+from lab.core.runs.early_signals import INTERRUPTED, send_held
 from lab.core.runs.find import outputs_root
 from lab.core.runs.signals import EndSignals
 from lab.core.streams import say
@@ -33,8 +34,6 @@ _COMPOSING = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--
 # a run prints its directory, and errors
 _QUIET = "--quiet"
 _QUIET_LOGS = ("hydra.job_logging.root.level=WARNING", "hydra.hydra_logging.root.level=WARNING")
-
-_INTERRUPTED = 130
 
 # of pipes between processes of lab
 _BETWEEN_PROCESSES = (errno.EPIPE, errno.ECONNRESET)
@@ -120,10 +119,11 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
     """
     with EndSignals(is_process=True):
         try:
+            send_held()
             yield
         except KeyboardInterrupt:
             say(interrupted)
-            sys.exit(_INTERRUPTED)
+            sys.exit(INTERRUPTED)
         except Exception as error:
             message = _message(error)
             if message is None:

@@ -43,14 +43,16 @@ def resumed(arguments: Sequence[str], *, study: Experiment) -> list[str]:
     is_sweep = (directory / "multirun.yaml").exists()
     _refuse_other_study(directory, study)
     overrides = _sweep_overrides(directory) if is_sweep else _run_overrides(directory)
-    free = [word for word in others if word.partition("=")[0] in INDIFFERENT_KEYS]
-    # what makes no difference to the numbers may be another in this attempt
+    allowed = INDIFFERENT_KEYS | study.grows | study.free
+    free = [word for word in others if word.partition("=")[0] in allowed]
+    # what makes no difference to the recorded numbers may be another in this attempt
     replaced = {word.partition("=")[0] for word in free}
     overrides = [word for word in overrides if word.partition("=")[0] not in replaced] + free
     for word in others:
         if word not in overrides:
             raise RunError(
-                f"{word} with resume={names[-1]}: a run continues unchanged; leave it out, or start a new run"
+                f"{word} with resume={names[-1]}: a run continues unchanged, except for "
+                f"{', '.join(sorted(study.grows | study.free | INDIFFERENT_KEYS))}; leave it out, or start a new run"
             )
     if is_sweep:
         return ["--multirun", *overrides, f"hydra.sweep.dir={quoted(directory)}"]

@@ -1,19 +1,18 @@
 """Recorded runs as JSON and CSV, for other programs: numbers in full precision."""
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
 from lab.core.errors import RunError
 from lab.core.runs.find import find_run, run_directories
-from lab.core.runs.json_files import json_object_or_none, read_json_object
+from lab.core.runs.json_files import finite, json_object_or_none, read_json_object
 
 
 def write_json(content: object) -> None:
     """Print a value as strict JSON, which has no word for NaN and infinity: they are null."""
-    print(json.dumps(_finite(content), indent=2, allow_nan=False))
+    print(json.dumps(finite(content), indent=2, allow_nan=False))
 
 
 def run_content(name: str) -> dict[str, Any] | list[dict[str, Any]]:
@@ -84,11 +83,3 @@ def _table(directory: Path) -> Any:
         raise RunError(f"{directory} has no table yet; resume={directory.name} goes on with it") from error
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error
-
-
-def _finite(content: object) -> object:
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [_finite(item) for item in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content

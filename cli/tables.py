@@ -77,7 +77,7 @@ def print_run(name: str) -> None:
     try:
         figures = sorted((directory / "figures").glob("*.p[nd][gf]"))
         print_summary(str(status.get("title", "")), summary["columns"], summary["rows"], summary["verdict"], figures)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error
     table = printable(str(directory / "table.parquet"))
     Console(markup=False, emoji=False).print(f"table: {table}", highlight=False, soft_wrap=True)

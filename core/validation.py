@@ -101,6 +101,12 @@ def real_array(name: str, value: ArrayLike, *, shape: tuple[int | None, ...] | N
         array = np.asarray(value)
     except ValueError:
         raise InputError(f"{name} is ragged but must be an array of numbers; give rows of equal length") from None
+    except (TypeError, RuntimeError) as error:
+        # tensors of torch that have a gradient, are on a GPU, or are of a type that numpy lacks
+        raise InputError(
+            f"{name} cannot be read as an array ({' '.join(str(error).split())}); give a numpy array, of a tensor "
+            "tensor.detach().cpu().double().numpy()"
+        ) from None
     if array.dtype.kind == "c":
         raise InputError(
             f"{name} has dtype {array.dtype} but must be real; give its real part if that is what is meant"

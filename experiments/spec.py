@@ -24,6 +24,7 @@ class Experiment:
         findings: "module:function" that returns what a report says of a `RecordedRun`.
         summary: a sentence that fits into the list of commands.
         help: returns what `--help` prints: the summary, groups, keys, examples. It may read files.
+        grows, free: keys that may be others beside `resume=RUN`; see `core.runs.record.Extension`.
     """
 
     command: str
@@ -35,6 +36,8 @@ class Experiment:
     findings: str
     summary: str
     help: Callable[[], str]
+    grows: frozenset[str] = frozenset()
+    free: frozenset[str] = frozenset()
 
 
 def options_of_group(group: str, *, indent: int) -> str:

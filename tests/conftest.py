@@ -75,7 +75,7 @@ def products_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(current, "recall_or_measure", lambda *arguments: current.only(current.TORCH))
 
 
-COMMAND = (sys.executable, "-c", "from lab.cli.main import main; main()")
+COMMAND = (sys.executable, "-c", "from lab.cli.start import main; main()")
 
 
 @dataclass(frozen=True, slots=True)

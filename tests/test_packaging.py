@@ -50,6 +50,6 @@ def test_the_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     assert {f"lab/{path.relative_to(ROOT)}" for path in tracked} - held == set()
     assert (
-        "lab = lab.cli.main:main"
+        "lab = lab.cli.start:main"
         in zipfile.ZipFile(wheel).read(next(name for name in held if name.endswith("entry_points.txt"))).decode()
     )

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lab.core.decoding import instructions as steps
+from lab.core.decoding.order import OrderOfSteps
 from lab.core.decoding.program import Clock, HasLength, NoProgramError, Program, refuse_what_has_no_loop
 from lab.core.mixers.norm import RmsNorm
 from lab.core.products.linear import Linear
@@ -70,12 +71,7 @@ class Writer:
         self._kept: list[object] = []
         self._buffers: dict[tuple[str, int], Tensor] = {}
         self._clocks: list[Clock] = []
-        # buffers read and written since the last meeting, with the tasks a row that they were shared by; 0: by channels
-        self._read: dict[int, set[int]] = {}
-        self._written: dict[int, set[int]] = {}
-        # the chains of joined steps that have to do with each of these; the number of the last chain
-        self._chains: dict[int, set[int]] = {}
-        self._chain = 0
+        self._order = OrderOfSteps()
 
     def finish(self, logits: Float[Tensor, "B V"]) -> Program:
         """The program, one of whose steps writes `logits`."""
@@ -307,29 +303,7 @@ class Writer:
 
     def _add(self, step: steps.Step, *, reads: Iterable[Tensor], writes: Iterable[Tensor], tasks: int = 0) -> None:
         """Append a step whose threads share its work by channels of outputs, or by `tasks` a row."""
-        read, written = ([tensor.data_ptr() for tensor in tensors] for tensors in (reads, writes))
-
-        def is_elsewhere(there: dict[int, set[int]], here: Iterable[int]) -> bool:
-            """Whether another thread may have to do with one of these buffers."""
-            return any(there.get(address, {tasks}) != {tasks} or (not tasks and address in there) for address in here)
-
-        needed = {*self._written.keys() & {*read, *written}, *self._read.keys() & set(written)}
-        if is_elsewhere(self._written, [*read, *written]) or is_elsewhere(self._read, written):
-            order = steps.Order.meeting
-        elif not needed:
-            order = steps.Order.any_time
-        else:
-            # each task needs the same one of earlier steps: of the last one, and those that are joined to each other
-            is_of_chain = all(self._chains[address] == {self._chain} for address in needed)
-            order = steps.Order.joined if is_of_chain else steps.Order.meeting
-        if order is steps.Order.meeting:
-            self._read, self._written, self._chains = {}, {}, {}
-        if order is not steps.Order.joined:
-            self._chain += 1
-        for found, addresses in ((self._read, read), (self._written, written)):
-            for address in addresses:
-                found.setdefault(address, set()).add(tasks)
-                self._chains.setdefault(address, set()).add(self._chain)
+        order = self._order.of([each.data_ptr() for each in reads], [each.data_ptr() for each in writes], tasks)
         self._kept.append(step)
         self._instructions.append(steps.Instruction(step.operation, order, ctypes.addressof(step)))
 

@@ -15,6 +15,7 @@ from numpy import ndarray
 from lab.core import validation
 from lab.core.errors import InputError
 from lab.core.heads.decompositions import thin_svd
+from lab.core.heads.factor_covariance import FactorCovariance
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class ConditionalRisk:
 
 def conditional_risk(
     features: Real[ndarray, "n p"],
-    covariance: Real[ndarray, "p p"],
+    covariance: Real[ndarray, "p p"] | FactorCovariance,
     coefficients: Real[ndarray, "p m"],
     *,
     noise_trace: float | None = None,
@@ -58,7 +59,7 @@ def conditional_risk(
 
     Args:
         features: X.
-        covariance: Sigma = E[x x'].
+        covariance: Sigma = E[x x']; a `FactorCovariance` where noise is so small that the sum would lose it.
         coefficients: B.
         noise_trace: tr Sigma_e, for i.i.d. noise. Give exactly one of this and the next two.
         row_noise: the noise variance of each row, summed over outputs, if it differs.
@@ -72,22 +73,37 @@ def conditional_risk(
         InputError: if shapes do not match, or the noise is not given exactly once.
     """
     svd = thin_svd(features, rtol=rtol)
-    num_rows, width = features.shape
-    sigma = validation.real_array("covariance", covariance, shape=(width, width))
+    num_rows, width = svd.left.shape[0], svd.right.shape[1]
     best = validation.real_array("coefficients", coefficients, shape=(width, None))
     strength = validation.non_negative_number("ridge", ridge)
-    gain = svd.singular / (svd.singular**2 + num_rows * strength)
+    # no squares: any unit of features will do
+    with np.errstate(over="ignore"):
+        penalty = num_rows * strength / svd.singular
+    gain = 1 / (svd.singular + penalty)
+    noise = _noise_in_the_head(svd.left * gain, noise_trace, row_noise, block_noise)
+    seen = svd.right @ best
     if mean_targets is None:
-        mean_head = svd.right.T @ ((gain * svd.singular)[:, None] * (svd.right @ best))
+        # D - B = -(V h V'B + (I - VV') B) with the shrinkage h: no difference of larger numbers
+        mean_seen, lost = (gain * svd.singular)[:, None] * seen, (penalty * gain)[:, None] * seen
     else:
         means = validation.real_array("mean_targets", mean_targets, shape=(num_rows, best.shape[1]))
-        mean_head = svd.right.T @ (gain[:, None] * (svd.left.T @ means))
-    error = mean_head - best
-    noise = _noise_in_the_head(svd.left * gain, noise_trace, row_noise, block_noise)
+        mean_seen = gain[:, None] * (svd.left.T @ means)
+        lost = seen - mean_seen
+    unseen = best - svd.right.T @ seen if svd.rank < width else np.zeros_like(best)
+    if isinstance(covariance, FactorCovariance):
+        factor_seen, factor_unseen = covariance.split(svd.right)
+        bias = covariance.noise_variance * (np.sum(lost**2) + np.sum(unseen**2))
+        bias += np.sum((factor_seen.T @ lost + factor_unseen.T @ unseen) ** 2)
+        weighted = covariance.noise_variance * np.trace(noise) + np.sum((factor_seen.T @ noise) * factor_seen.T)
+    else:
+        sigma = validation.real_array("covariance", covariance, shape=(width, width))
+        error = svd.right.T @ lost + unseen
+        bias = np.sum(error * (sigma @ error))
+        weighted = np.sum((svd.right @ sigma @ svd.right.T) * noise)
     return ConditionalRisk(
-        bias=float(np.sum(error * (sigma @ error))),
-        variance=float(np.sum((svd.right @ sigma @ svd.right.T) * noise)),
-        squared_weight_norm=float(np.sum(mean_head**2) + np.trace(noise)),
+        bias=float(bias),
+        variance=float(weighted),
+        squared_weight_norm=float(np.sum(mean_seen**2) + np.trace(noise)),
         rank=svd.rank,
     )
 

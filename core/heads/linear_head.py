@@ -43,14 +43,24 @@ class LinearHead:
             rtol: fraction of the largest singular value below which one counts as zero.
 
         Raises:
-            InputError: if rows do not match, values are not finite, ridge is negative or rtol outside [0, 1).
+            InputError: if rows do not match, values are not finite, ridge is negative or rtol outside [0, 1), and if
+                the weights are beyond the numbers of float64.
         """
         svd = thin_svd(features, rtol=rtol)
-        answers = validation.real_array("targets", targets, shape=(features.shape[0], None))
+        answers = validation.real_array("targets", targets, shape=(svd.left.shape[0], None))
         strength = validation.non_negative_number("ridge", ridge)
-        gain = svd.singular / (svd.singular**2 + features.shape[0] * strength)
-        weight = svd.right.T @ (gain[:, None] * (svd.left.T @ answers))
-        return cls(weight=weight, rank=svd.rank, weight_norm=float(np.linalg.norm(weight)))
+        # neither the gain nor the norm forms squares of them, so that any unit of features will do
+        with np.errstate(over="ignore", invalid="ignore"):
+            gain = 1 / (svd.singular + svd.left.shape[0] * strength / svd.singular)
+            weight = svd.right.T @ (gain[:, None] * (svd.left.T @ answers))
+            largest = float(np.abs(weight).max(initial=0.0))
+            norm = largest * float(np.linalg.norm(weight / largest)) if largest else 0.0
+        if not np.isfinite(norm):
+            raise InputError(
+                f"features have singular values from {svd.singular[-1]:.3g} to {svd.singular[0]:.3g}, with which the "
+                "weights are beyond the numbers of float64; give features in another unit"
+            )
+        return cls(weight=weight, rank=svd.rank, weight_norm=norm)
 
     def predict(self, features: Real[ndarray, "n p"]) -> Float64[ndarray, "n m"]:
         """X Bhat.

@@ -10,8 +10,9 @@ The risk depends on B_p only through B_p B_p', so any matrix with the same produ
 
 # Letters: p width, q latent dimension, m outputs, r outputs after reduction to at most q.
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +20,10 @@ from jaxtyping import Float64
 from numpy import ndarray
 from scipy import linalg
 from typing_extensions import override
+
+from lab.core import validation
+from lab.core.errors import InputError
+from lab.core.heads.decompositions import default_rank_tolerance
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,116 +71,13 @@ class Population(ABC):
     def dense(self, width: int) -> tuple[Float64[ndarray, "p p"], Float64[ndarray, "p m"]]:
         """Sigma_p and a B_p, as dense matrices."""
 
+    @abstractmethod
+    def scaled(self, factor: float) -> "Population":
+        """The same rows with features in another unit: `factor` times the numbers."""
+
     def noise_trace(self, width: int) -> float:
         """tr Sigma_e,p: the lowest prediction risk of any linear head on the first `width` features."""
         return self.target_trace(width) - self.signal(width)
-
-
-@dataclass(frozen=True)
-class FactorPopulation(Population):
-    """Features x = W z + u of a few latent variables, Sigma_p = W_p P W_p' + s I.
-
-    Attributes:
-        loading: W; a width p keeps its first p rows.
-        latent_covariance: P = E[z z'], positive definite.
-        noise_variance: s, the variance of each entry of u, independent of z; positive.
-        cross: E[z y'].
-        target_variances: E[y_j^2] of every output.
-        outputs_follow_width: whether a width p predicts the first p outputs only (the next token, as wide as the
-            model) or all of them (the next state).
-    """
-
-    loading: Float64[ndarray, "p q"]
-    latent_covariance: Float64[ndarray, "q q"]
-    noise_variance: float
-    cross: Float64[ndarray, "q m"]
-    target_variances: Float64[ndarray, " m"]
-    outputs_follow_width: bool = False
-
-    @property
-    @override
-    def num_features(self) -> int:
-        return self.loading.shape[0]
-
-    @override
-    def num_outputs(self, width: int) -> int:
-        return min(width, self.cross.shape[1]) if self.outputs_follow_width else self.cross.shape[1]
-
-    @override
-    def target_trace(self, width: int) -> float:
-        return float(self.target_variances[: self.num_outputs(width)].sum())
-
-    @override
-    def signal(self, width: int) -> float:
-        known = self.at(width)
-        return float(np.sum((known.loading_gram @ known.latent_coefficients) * known.reduced_cross))
-
-    @override
-    def squared_norm(self, width: int) -> float:
-        known = self.at(width)
-        return float(np.sum(known.latent_coefficients * (known.loading_gram @ known.latent_coefficients)))
-
-    @override
-    def spectrum(self, width: int) -> Spectrum:
-        # all but q of the p directions are pure noise: q x q algebra suffices
-        root = linalg.cholesky(self.latent_covariance, lower=True)
-        left, singular, _ = linalg.svd(self.loading[:width] @ root, full_matrices=False)
-        projected = left.T @ (self.loading[:width] @ self.at(width).latent_coefficients)
-        eigenvalues = np.full(width, self.noise_variance)
-        eigenvalues[: singular.size] += singular**2
-        squared_coefficients = np.zeros(width)
-        squared_coefficients[: singular.size] = np.sum(projected**2, axis=1)
-        return Spectrum(eigenvalues, squared_coefficients)
-
-    @override
-    def dense(self, width: int) -> tuple[Float64[ndarray, "p p"], Float64[ndarray, "p m"]]:
-        loading = self.loading[:width]
-        covariance = loading @ self.latent_covariance @ loading.T
-        covariance[np.diag_indices_from(covariance)] += self.noise_variance
-        return covariance, loading @ self.at(width).latent_coefficients
-
-    def at(self, width: int) -> "FactorWidth":
-        """The q x q algebra of a width, cached: a sweep needs it for every draw."""
-        if width not in self._known:
-            loading, cross = self.loading[:width], self._reduced_cross(width)
-            gram = loading.T @ loading
-            if width < loading.shape[1]:
-                # the q x q system would be singular but for s: solve the p x p one for B, then W_p H = B
-                system = loading @ self.latent_covariance @ loading.T
-                system[np.diag_indices_from(system)] += self.noise_variance
-                latent = np.linalg.pinv(loading) @ linalg.solve(system, loading @ cross, assume_a="pos")
-            else:
-                system = self.latent_covariance @ gram
-                system[np.diag_indices_from(system)] += self.noise_variance
-                latent = np.linalg.solve(system, cross)
-            self._known[width] = FactorWidth(gram, cross, latent)
-        return self._known[width]
-
-    @cached_property
-    def _known(self) -> "dict[int, FactorWidth]":
-        return {}
-
-    def _reduced_cross(self, width: int) -> Float64[ndarray, "q r"]:
-        cross = self.cross[:, : self.num_outputs(width)]
-        if cross.shape[1] <= cross.shape[0]:
-            return cross
-        (triangle,) = linalg.qr(cross.T, mode="r", check_finite=False)
-        return np.ascontiguousarray(triangle[: cross.shape[0]].T)
-
-
-@dataclass(frozen=True, slots=True)
-class FactorWidth:
-    """A `FactorPopulation` at one width.
-
-    Attributes:
-        loading_gram: W_p'W_p.
-        reduced_cross: F with F F' = E[z y'] E[z y']' and at most q columns: 2,000 outputs cost no more than q.
-        latent_coefficients: H with B_p = W_p H: (s I + P W_p'W_p)^-1 F for p >= q, and the H of least norm for p < q.
-    """
-
-    loading_gram: Float64[ndarray, "q q"]
-    reduced_cross: Float64[ndarray, "q r"]
-    latent_coefficients: Float64[ndarray, "q r"]
 
 
 @dataclass(frozen=True)
@@ -220,6 +122,10 @@ class DiagonalPopulation(Population):
     @override
     def dense(self, width: int) -> tuple[Float64[ndarray, "p p"], Float64[ndarray, "p m"]]:
         return np.diag(self.variances[:width]), self.coefficients[:width]
+
+    @override
+    def scaled(self, factor: float) -> "DiagonalPopulation":
+        return replace(self, variances=self.variances * factor**2, coefficients=self.coefficients / factor)
 
     @cached_property
     def _squared_coefficients(self) -> Float64[ndarray, " p"]:
@@ -272,20 +178,38 @@ class ModePopulation(Population):
     def dense(self, width: int) -> tuple[Float64[ndarray, "p p"], Float64[ndarray, "p m"]]:
         return np.diag(self.variances[:width]), np.diag(np.sqrt(self.squared_coefficients[:width]))
 
+    @override
+    def scaled(self, factor: float) -> "ModePopulation":
+        return replace(
+            self, variances=self.variances * factor**2, squared_coefficients=self.squared_coefficients / factor**2
+        )
+
 
 @dataclass(frozen=True)
 class DensePopulation(Population):
     """Arbitrary second moments, given as matrices.
 
     Attributes:
-        covariance: Sigma = E[x x'], positive definite.
-        cross: E[x y'].
+        covariance: Sigma = E[x x']; of any rank: features without variance of their own change no prediction, and of
+            all B that predict alike the one of least norm is meant.
+        cross: E[x y'], in the range of Sigma.
         target_variance: tr E[y y'].
+
+    Raises:
+        InputError: for mismatched shapes, a covariance that is not symmetric positive semi-definite, and a cross
+            covariance that no targets can have.
     """
 
     covariance: Float64[ndarray, "p p"]
     cross: Float64[ndarray, "p m"]
     target_variance: float
+
+    def __post_init__(self) -> None:
+        covariance = validation.covariance_matrix("covariance", self.covariance)
+        cross = validation.real_array("cross", self.cross, shape=(covariance.shape[0], None))
+        object.__setattr__(self, "covariance", covariance)
+        object.__setattr__(self, "cross", cross)
+        validation.non_negative_number("target_variance", self.target_variance)
 
     @property
     @override
@@ -311,19 +235,54 @@ class DensePopulation(Population):
     @override
     def spectrum(self, width: int) -> Spectrum:
         eigenvalues, vectors = linalg.eigh(self.covariance[:width, :width])
-        return Spectrum(eigenvalues, np.sum((vectors.T @ self.coefficients(width)) ** 2, axis=1))
+        squared_coefficients = np.sum((vectors.T @ self.coefficients(width)) ** 2, axis=1)
+        is_varying = eigenvalues > default_rank_tolerance(width, width) * eigenvalues[-1]
+        return Spectrum(np.where(is_varying, eigenvalues, 0.0), np.where(is_varying, squared_coefficients, 0.0))
 
     @override
     def dense(self, width: int) -> tuple[Float64[ndarray, "p p"], Float64[ndarray, "p m"]]:
         return self.covariance[:width, :width], self.coefficients(width)
 
+    @override
+    def scaled(self, factor: float) -> "DensePopulation":
+        return DensePopulation(self.covariance * factor**2, self.cross * factor, self.target_variance)
+
     def coefficients(self, width: int) -> Float64[ndarray, "p m"]:
-        """B_p = Sigma_p^-1 E[x y']_1:p, cached: a sweep needs it for every draw."""
+        """B_p = Sigma_p^+ E[x y']_1:p, cached: a sweep needs it for every draw.
+
+        Raises:
+            InputError: if features without variance are correlated with the targets.
+        """
         if width not in self._known:
-            factor = linalg.cho_factor(self.covariance[:width, :width], lower=True)
-            self._known[width] = linalg.cho_solve(factor, self.cross[:width])
+            self._known[width] = self._solved(width)
         return self._known[width]
 
     @cached_property
     def _known(self) -> dict[int, Float64[ndarray, "p m"]]:
         return {}
+
+    def _solved(self, width: int) -> Float64[ndarray, "p m"]:
+        sigma, cross = self.covariance[:width, :width], self.cross[:width]
+        tolerance = default_rank_tolerance(width, width)
+        try:
+            factor = linalg.cho_factor(sigma, lower=True)
+            pivots = np.square(np.diag(factor[0])) / np.diag(sigma)
+            if pivots.min() > width * tolerance:
+                solution: Float64[ndarray, "p m"] = linalg.cho_solve(factor, cross)
+                return solution
+        except linalg.LinAlgError:
+            pass
+        eigenvalues, vectors = linalg.eigh(sigma)
+        is_varying = eigenvalues > tolerance * eigenvalues[-1]
+        if not is_varying.any():
+            raise InputError(f"covariance is zero in its first {width} features; at least one must vary")
+        along = vectors.T @ cross
+        # no target correlates with what does not vary: beyond rounding this is another law's cross covariance
+        unseen, rank = float(np.abs(along[~is_varying]).max(initial=0.0)), int(is_varying.sum())
+        if unseen > math.sqrt(tolerance) * float(np.abs(along).max(initial=0.0)):
+            raise InputError(
+                f"covariance has rank {rank} in its first {width} features, but cross is not in its range (off by "
+                f"{unseen:.3g}): no targets have it; give E[x y'] of the same rows, or raise the covariance's diagonal"
+            )
+        inverse = vectors[:, is_varying] / eigenvalues[is_varying]
+        return inverse @ along[is_varying]

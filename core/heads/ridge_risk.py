@@ -1,4 +1,4 @@
-"""Exact risk of ridge heads of one width: one decomposition for all strengths."""
+"""Exact risk of ridge and minimum-norm heads of one width: one decomposition for all strengths."""
 
 # Letters: n rows, p features, r rank, m outputs, L ridge strengths, q latent dimension.
 
@@ -9,7 +9,8 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from lab.core.heads.decompositions import RightSpectrum, right_spectrum
-from lab.core.heads.population import DiagonalPopulation, FactorPopulation, ModePopulation, Population
+from lab.core.heads.factor_population import FactorPopulation, FactorWidth
+from lab.core.heads.population import DiagonalPopulation, ModePopulation, Population
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +26,21 @@ class RidgeRisks:
 def ridge_risks(
     features: Float64[ndarray, "n p"], population: Population, strengths: Float64[ndarray, " L"], *, rtol: float
 ) -> RidgeRisks:
-    """Bias and variance of (X'X + n lambda I)^-1 X'Y for every lambda > 0.
+    """Bias and variance of (X'X + n lambda I)^-1 X'Y for every lambda, 0 included: X^+ Y.
 
-    With filters f = s^2 / (s^2 + n lambda) and the right vectors V of X, the mean head is D = V f V'B, so that
-    D - B = -(V (1 - f) V'B + (I - VV') B): no term is the difference of larger ones.
+    With shrinkage h = n lambda / (s^2 + n lambda) and the right vectors V of X, the mean head is D = V (1 - h) V'B, so
+    that D - B = -(V h V'B + (I - VV') B): no term is the difference of larger ones.
     """
     num_rows, width = features.shape
     spectrum = right_spectrum(features, smallest_ridge=float(strengths.min()), rtol=rtol)
-    shrunk = num_rows * strengths / (spectrum.singular[:, None] ** 2 + num_rows * strengths)
-    gain = spectrum.singular[:, None] / (spectrum.singular[:, None] ** 2 + num_rows * strengths)
+    penalised = spectrum.singular[:, None] ** 2 + num_rows * strengths
+    shrunk, gain = num_rows * strengths / penalised, spectrum.singular[:, None] / penalised
     noise_trace = population.noise_trace(width)
     if _is_isotropic(population):
         bias, kept = _isotropic_bias(population, width, spectrum, shrunk)
         along = np.full(spectrum.singular.size, population.spectrum(width).eigenvalues[0])
+    elif isinstance(population, FactorPopulation):
+        bias, kept, along = _factor_bias(population.at(width), spectrum, shrunk)
     else:
         bias, kept = _general_bias(population, width, spectrum, shrunk)
         along = np.sum(_times_sigma(population, width, spectrum.right.T) * spectrum.right.T, axis=0)
@@ -67,16 +70,28 @@ def _isotropic_bias(
     return moments.eigenvalues[0] * (_weighted_sums(along, shrunk**2) + unseen), along
 
 
+def _factor_bias(
+    known: FactorWidth, spectrum: RightSpectrum, shrunk: Float64[ndarray, "r L"]
+) -> tuple[Float64[ndarray, " L"], Float64[ndarray, " r"], Float64[ndarray, " r"]]:
+    """Bias, ||v_i'B||^2 and v_i'Sigma v_i."""
+    noise = known.covariance.noise_variance
+    factor_seen, factor_unseen = known.covariance.split(spectrum.right)
+    head_seen, head_unseen = factor_seen @ known.latent_coefficients, factor_unseen @ known.latent_coefficients
+    left_unseen, seen_unseen = np.sum(head_unseen**2), factor_unseen.T @ head_unseen
+    bias = np.empty(shrunk.shape[1])
+    for column, factors in enumerate(shrunk.T):
+        lost = factors[:, None] * head_seen
+        bias[column] = noise * (np.sum(lost**2) + left_unseen) + np.sum((factor_seen.T @ lost + seen_unseen) ** 2)
+    return bias, np.sum(head_seen**2, axis=1), noise + np.sum(factor_seen**2, axis=1)
+
+
 def _general_bias(
     population: Population, width: int, spectrum: RightSpectrum, shrunk: Float64[ndarray, "r L"]
 ) -> tuple[Float64[ndarray, " L"], Float64[ndarray, " r"]]:
     """Bias by forming D - B for each strength, and ||v_i'B||^2."""
-    if isinstance(population, FactorPopulation):
-        coefficients = population.loading[:width] @ population.at(width).latent_coefficients
-    else:
-        coefficients = population.dense(width)[1]
+    coefficients = population.dense(width)[1]
     seen = spectrum.right @ coefficients
-    unseen = coefficients - spectrum.right.T @ seen
+    unseen = coefficients - spectrum.right.T @ seen if spectrum.singular.size < width else np.zeros_like(coefficients)
     bias = np.empty(shrunk.shape[1])
     for column, factors in enumerate(shrunk.T):
         error = spectrum.right.T @ (factors[:, None] * seen) + unseen
@@ -90,10 +105,6 @@ def _weighted_sums(weights: Float64[ndarray, " r"] | float, values: Float64[ndar
 
 
 def _times_sigma(population: Population, width: int, vectors: Float64[ndarray, "p k"]) -> Float64[ndarray, "p k"]:
-    if isinstance(population, FactorPopulation):
-        loading = population.loading[:width]
-        seen = loading @ (population.latent_covariance @ (loading.T @ vectors))
-        return seen + population.noise_variance * vectors
     if isinstance(population, DiagonalPopulation | ModePopulation):
         return population.variances[:width, None] * vectors
     return population.dense(width)[0] @ vectors

@@ -19,18 +19,25 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64, Real
 from numpy import ndarray
+from scipy import linalg
 from scipy.linalg import lapack
 
 from lab.core import validation
 from lab.core.errors import InputError
-from lab.core.heads.conditional_risk import conditional_risk
 from lab.core.heads.decompositions import default_rank_tolerance
+from lab.core.heads.factor_population import FactorPopulation
 from lab.core.heads.min_norm_above_n import WideGram
-from lab.core.heads.population import Population
+from lab.core.heads.population import DiagonalPopulation, ModePopulation, Population
 from lab.core.heads.ridge_risk import ridge_risks
 
 # ||X||_F^2 ||X^+||_F^2 is an upper bound of the squared condition number; the QR route stays accurate well beyond this
 _LARGEST_QR_CONDITION = 1e20
+
+
+# features beyond these are divided by a power of two: sums of fourth powers are formed
+_USUAL = (1e-60, 1e60)
+# of the largest feature, in powers of two: its square and the inverse are normal numbers
+_LARGEST_EXPONENT = 508
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +86,13 @@ def nested_risk(
             `default_rank_tolerance`.
 
     Raises:
-        InputError: if a width or strength is out of range, or values are not finite.
+        InputError: if a width or strength is out of range, or values are not finite or have squares that are not.
     """
     matrix = np.asfortranarray(validation.real_array("features", features, shape=(None, None)))
     _check(matrix, population, widths, ridge)
+    unit = _unit(matrix)
+    if unit != 1:
+        matrix, population = matrix / unit, population.scaled(1 / unit)
     if rtol is None:
         tolerances = [default_rank_tolerance(matrix.shape[0], width) for width in widths]
     else:
@@ -95,7 +105,7 @@ def nested_risk(
     if zero:
         _minimum_norm(matrix, population, widths, tolerances, result, methods, zero)
     if positive:
-        strengths = np.array([ridge[column] for column in positive])
+        strengths = np.array([ridge[column] for column in positive]) / unit**2
         for row, width in enumerate(widths):
             risks = ridge_risks(matrix[:, :width], population, strengths, rtol=tolerances[row])
             result.bias[row, positive] = risks.bias
@@ -103,7 +113,22 @@ def nested_risk(
             result.squared_weight_norm[row, positive] = risks.squared_weight_norm
             if not zero:
                 result.rank[row], methods[row] = risks.rank, "spectrum"
-    return NestedRisk(result.bias, result.variance, result.squared_weight_norm, result.rank, tuple(methods))
+    norm = result.squared_weight_norm / unit**2
+    return NestedRisk(result.bias, result.variance, norm, result.rank, tuple(methods))
+
+
+def _unit(features: Float64[ndarray, "n d"]) -> float:
+    """A power of two to divide features by, so that sums of fourth powers stay in float64; 1 for usual features."""
+    largest = float(np.max(np.abs(features), initial=0.0))
+    if largest == 0 or _USUAL[0] < largest < _USUAL[1]:
+        return 1.0
+    _, exponent = np.frexp(largest)
+    if abs(exponent) > _LARGEST_EXPONENT:
+        raise InputError(
+            f"features contain {largest:.3g}, whose square is no number of float64; give features and population in "
+            "another unit"
+        )
+    return float(np.ldexp(1.0, exponent))
 
 
 def _minimum_norm(
@@ -126,17 +151,9 @@ def _minimum_norm(
         elif width > num_rows:
             values, rank, method = wide.at(width), num_rows, "cholesky"
         if values is None:
-            sigma, best = population.dense(width)
-            risk = conditional_risk(
-                features[:, :width],
-                sigma,
-                best,
-                noise_trace=population.noise_trace(width),
-                ridge=0.0,
-                rtol=tolerances[row],
-            )
-            values = (risk.bias, risk.variance, risk.squared_weight_norm)
-            rank, method = risk.rank, "svd"
+            risks = ridge_risks(features[:, :width], population, np.zeros(1), rtol=tolerances[row])
+            values = (float(risks.bias[0]), float(risks.variance[0]), float(risks.squared_weight_norm[0]))
+            rank, method = risks.rank, "svd"
         for column in columns:
             result.bias[row, column], result.variance[row, column], result.squared_weight_norm[row, column] = values
         result.rank[row], methods[row] = rank, method
@@ -170,12 +187,32 @@ def _narrow(features: Float64[ndarray, "n d"], population: Population) -> _Narro
     diagonal = np.abs(np.diag(triangle))
     kept = int(np.argmax(diagonal == 0)) if (diagonal == 0).any() else num_columns
     inverse, _ = lapack.dtrtri(triangle[:kept, :kept])
-    root = np.linalg.cholesky(population.dense(num_columns)[0]).T
-    weighted = root[:kept, :kept] @ inverse
     with np.errstate(over="ignore", invalid="ignore"):
-        inverse_sums = np.cumsum(np.sum(inverse**2, axis=0))
+        inverse_squares = np.sum(inverse**2, axis=0)
+        weighted = np.cumsum(_weighted_squares(population, triangle[:kept, :kept], inverse, inverse_squares))
+        inverse_sums = np.cumsum(inverse_squares)
         squared_condition = np.cumsum(np.sum(triangle[:kept, :kept] ** 2, axis=0)) * inverse_sums
-        return _Narrow(population, np.cumsum(np.sum(weighted**2, axis=0)), inverse_sums, squared_condition)
+        return _Narrow(population, weighted, inverse_sums, squared_condition)
+
+
+def _weighted_squares(
+    population: Population,
+    triangle: Float64[ndarray, "k k"],
+    inverse: Float64[ndarray, "k k"],
+    inverse_squares: Float64[ndarray, " k"],
+) -> Float64[ndarray, " k"]:
+    """Squared norm of every column of Sigma^½ R^-1, whatever the root: those of R^-1 are nested as widths are."""
+    num_columns = triangle.shape[0]
+    if num_columns == 0:
+        return inverse_squares
+    if isinstance(population, FactorPopulation):
+        # R^-T F by substitution: R^-1 itself grows as 1/s^½, and F'R^-1 does not
+        moved = linalg.solve_triangular(triangle, population.factor[:num_columns], trans="T", check_finite=False)
+        return population.noise_variance * inverse_squares + np.sum(moved**2, axis=1)
+    if isinstance(population, DiagonalPopulation | ModePopulation):
+        variances = population.variances[:num_columns]
+        return variances[0] * inverse_squares if np.ptp(variances) == 0 else variances @ inverse**2
+    return np.sum((population.dense(num_columns)[0] @ inverse) * inverse, axis=0)
 
 
 def _check(

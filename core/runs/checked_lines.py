@@ -1,16 +1,19 @@
 """JSON lines under a running checksum: a line that was changed, doubled, moved or lost since it was written is found.
 
 Each line is a JSON object whose last member, "crc32", is the CRC-32 of all lines before it and of itself up to there:
-proof against accidents, not against intent.
+proof against accidents, not against intent. The lines are strict JSON: a number of a row that is NaN or infinite is
+null, and a member "not_finite" says what it was.
 """
 
 import json
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 _MEMBER = "crc32"
+_NOT_FINITE = "not_finite"
 _LENGTH = len(f', "{_MEMBER}": "00000000"}}\n')
 
 
@@ -30,10 +33,10 @@ class Findings:
 
 
 def encode(rows: Iterable[Mapping[str, object]], crc: int) -> tuple[bytes, int]:
-    """The lines of some rows, infinity and NaN in the form that Python's json and pandas read.
+    """The lines of some rows.
 
     Args:
-        rows: none of them empty.
+        rows: none of them empty; numbers that are not finite stand in the row itself, not deeper.
         crc: the checksum after the lines before; 0 at the start of a file.
 
     Returns:
@@ -41,7 +44,7 @@ def encode(rows: Iterable[Mapping[str, object]], crc: int) -> tuple[bytes, int]:
     """
     lines = []
     for row in rows:
-        body = json.dumps(row)[:-1].encode()
+        body = _strict(row)[:-1].encode()
         crc = zlib.crc32(body, crc)
         lines += [body, _end(crc)]
     return b"".join(lines), crc
@@ -65,16 +68,16 @@ def read(file: IO[bytes], found: Findings) -> Iterator[dict[str, Any]]:
         if crc is not None:
             # a checksum that fits by chance does not make an object
             try:
-                row, _ = parse(line.decode())
-            except ValueError:
+                row = _row(parse(line.decode())[0])
+            except (ValueError, TypeError, KeyError, AttributeError):
                 row = None
-        if crc is None or not isinstance(row, dict):
+        if row is None:
             found.damaged.append(number)
             found.crc = zlib.crc32(body, before[0])
             before = (found.crc, *_said(end))
             continue
+        assert crc is not None, "only then the line was parsed"
         found.crc, before = crc, (crc,)
-        del row[_MEMBER]
         yield row
 
 
@@ -83,6 +86,21 @@ def tally(rows: Iterable[Mapping[str, object]], crc: int = 0) -> int:
     for row in rows:
         crc = zlib.crc32(json.dumps(row).encode(), crc)
     return crc
+
+
+def _strict(row: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(row, allow_nan=False)
+    except ValueError:
+        words = {name: str(x) for name, x in row.items() if isinstance(x, float) and not math.isfinite(x)}
+        return json.dumps({**row, **dict.fromkeys(words), _NOT_FINITE: words}, allow_nan=False)
+
+
+def _row(content: Any) -> dict[str, Any]:
+    """The row of which a line was made."""
+    del content[_MEMBER]
+    content |= {name: float(word) for name, word in content.pop(_NOT_FINITE, {}).items()}
+    return dict(content)
 
 
 def _end(crc: int) -> bytes:

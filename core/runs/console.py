@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from lab.core.printable import printable
+from lab.core.runs.json_files import Entry
 from lab.core.streams import say
 
 # of a longer list nobody reads more; the files hold all of it
@@ -69,7 +70,7 @@ def _try(action: Callable[[], None], bar: Progress) -> None:
 
 
 def print_summary(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], verdict: Sequence[str], figures: Sequence[Path]
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Entry]], verdict: Sequence[str], figures: Sequence[Path]
 ) -> None:
     """Print a table for each value of the first column, then the verdict, then where the figures are.
 
@@ -87,22 +88,26 @@ def print_directory(directory: Path) -> None:
 
 
 def _print_summary(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], verdict: Sequence[str], figures: Sequence[Path]
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[Entry]], verdict: Sequence[str], figures: Sequence[Path]
 ) -> None:
     # A file or pipe has no width: do not cut tables to 80 columns there. No markup or emoji codes: paths may contain
     # brackets and colons.
-    console = Console(width=None if sys.stdout.isatty() else 100, markup=False, emoji=False)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
     if title:
         console.print(printable(title), style="bold", highlight=False)
     blocks = [(label, list(block)) for label, block in itertools.groupby(rows, key=lambda row: row[0])]
     for label, block in blocks[:_MOST_TABLES]:
-        table = Table(title=printable(label) or None, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
-        for name in columns[1:]:
-            table.add_column(printable(name), justify="right", no_wrap=True)
-        for row in block:
-            table.add_row(*map(printable, row[1:]))
-        console.print(table)
-        console.print()
+        texts = [[printable(_text(entry)) for entry in row[1:]] for row in block]
+        above: str | None = printable(str(label)) or None
+        for places in _parts([printable(name) for name in columns[1:]], texts, console.width):
+            table = Table(title=above, title_justify="left", box=None, pad_edge=False, padding=(0, 1))
+            for place in places:
+                table.add_column(printable(columns[1 + place]), justify="right", no_wrap=True)
+            for row in texts:
+                table.add_row(*(row[place] for place in places))
+            console.print(table)
+            console.print()
+            above = None
     if len(blocks) > _MOST_TABLES:
         console.print(
             f"({len(blocks) - _MOST_TABLES:,} more tables: summary.json of the run has them)\n", highlight=False
@@ -113,3 +118,21 @@ def _print_summary(
         console.print(f"({len(verdict) - _MOST_SENTENCES:,} more sentences there)", highlight=False)
     for path in figures:
         console.print(f"figure: {printable(str(path))}", highlight=False, soft_wrap=True)
+
+
+def _text(entry: Entry) -> str:
+    """A number to three digits; nothing where there is none."""
+    if isinstance(entry, float):
+        return f"{entry:.3g}"
+    return "" if entry is None else str(entry)
+
+
+def _parts(names: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """Columns that fit beside each other, as numbers; the first one is in every part."""
+    sizes = [max(map(len, column)) + 2 for column in zip(names, *rows, strict=True)]
+    parts = [[0]]
+    for place in range(1, len(names)):
+        if sum(sizes[there] for there in parts[-1]) + sizes[place] > width + 2 and len(parts[-1]) > 1:
+            parts.append([0])
+        parts[-1].append(place)
+    return parts

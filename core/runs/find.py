@@ -9,7 +9,7 @@ from lab.core.errors import RunError
 from lab.core.runs.json_files import json_object_or_none
 
 # incremented whenever older runs can no longer be read or continued
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # characters of a name that is too long for a file system
 _SHOWN = 80

@@ -1,11 +1,15 @@
-"""Read JSON files; a file that cannot be used is refused in one line."""
+"""JSON files: strict when written, and one that cannot be used is refused in one line when read."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from lab.core.errors import LabError, RunError
 from lab.core.runs.atomic_files import refuse_special
+
+# of a table in a summary: a number, a label, or nothing
+Entry = str | int | float | None
 
 
 def read_json(path: Path, *, hint: str, error: type[LabError] = RunError) -> object:
@@ -54,3 +58,12 @@ def json_object_or_none(path: Path) -> dict[str, Any] | None:
         return read_json_object(path, hint="")
     except RunError:
         return None
+
+
+def finite(content: object) -> object:
+    """A value for strict JSON, which has no word for NaN and infinity: they become null."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(item) for item in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -34,18 +35,22 @@ class MetricsFile(Generic[Row]):
             RunError: if it cannot be read or written.
         """
         self.path = path
-        self.rows: RowStore[Row] = RowStore()
-        found = Findings()
         refuse_special(path, RunError)
         try:
-            # no link: in a run folder from somebody else it could lead to any file of the user's
-            self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-            with open(self._handle, "rb", closefd=False) as file:
-                self.rows.extend(read(file, found))  # type: ignore[arg-type]  # the study's: configurations agree
-            if os.fstat(self._handle).st_size > found.size:
-                os.ftruncate(self._handle, found.size)
+            self._open()
         except OSError as error:
             raise as_run_error(error, path) from error
+
+    def _open(self) -> None:
+        found = Findings()
+        # before they are read again: twice the rows may be too many
+        self.rows: RowStore[Row] = RowStore()
+        # no link: in a run folder from somebody else it could lead to any file of the user's
+        self._handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        with open(self._handle, "rb", closefd=False) as file:
+            self.rows.extend(read(file, found))  # type: ignore[arg-type]  # the study's: configurations agree
+        if os.fstat(self._handle).st_size > found.size:
+            os.ftruncate(self._handle, found.size)
         self._crc, self.damaged = found.crc, found.damaged
 
     def damage(self) -> str | None:
@@ -56,6 +61,17 @@ class MetricsFile(Generic[Row]):
         named = ", ".join(map(str, self.damaged[:_NAMED])) + (f" and {more} more" if more > 0 else "")
         are = "lines" if len(self.damaged) > 1 else "line"
         return f"{self.path}: {are} {named} not as written, or lines before missing"
+
+    def loss(self, recorded: object, *, is_gone: bool) -> str | None:
+        """How many rows are missing since an attempt ended, in words; None if none is known to be.
+
+        Args:
+            recorded: the number of rows then; anything else if it is not known.
+            is_gone: whether the file was not there.
+        """
+        if isinstance(recorded, int) and len(self.rows) < recorded:
+            return f"{self.path}: {recorded - len(self.rows)} of the {recorded} rows that it held are gone"
+        return f"{self.path} is gone" if is_gone else None
 
     def append(self, rows: Sequence[Row]) -> None:
         """Append rows to the file in one write, not yet to `rows`.
@@ -87,17 +103,18 @@ class MetricsFile(Generic[Row]):
 
     def keep(self, counts: Callable[[Row], bool]) -> None:
         """Keep only the rows that count; the file is written anew if any does not, or lines were damaged."""
-        kept: RowStore[Row] = RowStore(row for row in self.rows if counts(row))
-        if len(kept) == len(self.rows) and not self.damaged:
+        if not self.damaged and all(map(counts, self.rows)):
             return
-        crc = 0
+        crc, kept = 0, filter(counts, self.rows)
         with file_atomically(self.path) as file:
-            for start in range(0, len(kept), _BLOCK):
-                lines, crc = encode(kept[start : start + _BLOCK], crc)
+            while block := list(islice(kept, _BLOCK)):
+                lines, crc = encode(block, crc)
                 file.write(lines)
         self.close()
-        self._handle = os.open(self.path, os.O_RDWR | os.O_APPEND)
-        self.rows, self._crc, self.damaged = kept, crc, []
+        try:
+            self._open()
+        except OSError as error:
+            raise as_run_error(error, self.path) from error
 
     def refuse_gone(self) -> None:
         """Refuse to go on where the file is not the one that was opened: nothing is begun anew in the middle.

@@ -20,15 +20,24 @@ if TYPE_CHECKING:
 class Seeds:
     """Child streams of one seed.
 
+    Attributes:
+        seed: of all streams.
+        scope: of the part whose streams these are; see `within`.
+
     Raises:
         InputError: if the seed is negative.
     """
 
     seed: int
+    scope: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"seed={self.seed} must be a non-negative integer")
+
+    def within(self, purpose: str, *indices: int) -> "Seeds":
+        """The streams of one part, such as one of several problems: independent of those here and of other parts."""
+        return Seeds(self.seed, (*self.scope, *_key(purpose, indices)))
 
     def numpy(self, purpose: str, *indices: int) -> np.random.Generator:
         """A fresh numpy generator for `purpose` and `indices`."""
@@ -43,5 +52,9 @@ class Seeds:
         return torch.Generator().manual_seed(int(state[0]))
 
     def _sequence(self, purpose: str, indices: tuple[int, ...]) -> np.random.SeedSequence:
-        # crc32, not hash(): Python's string hash differs between processes
-        return np.random.SeedSequence(self.seed, spawn_key=(zlib.crc32(purpose.encode()), *indices))
+        return np.random.SeedSequence(self.seed, spawn_key=(*self.scope, *_key(purpose, indices)))
+
+
+def _key(purpose: str, indices: tuple[int, ...]) -> tuple[int, ...]:
+    # crc32, not hash(): Python's string hash differs between processes
+    return (zlib.crc32(purpose.encode()), *indices)

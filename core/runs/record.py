@@ -1,7 +1,7 @@
 """Record of a run in one directory, from which it can be resumed.
 
-config.json        the resolved configuration; a run can only be resumed with the same one
-overrides.json     the overrides that were typed, for resume=
+config.json        the resolved configuration; a run can only be resumed with the same one, or with more draws
+overrides.json     the overrides that were typed, for resume=; of the last attempt
 provenance.json    commit, versions, machine of this attempt and of the earlier ones; uncommitted changes are next to it
 status.json        running, finished, failed or interrupted, and since when; only for the reader
 metrics.jsonl      every result as it is produced, one object per line, under a checksum; append-only while running
@@ -17,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Generic, Self, TypeVar
+from typing import IO, Generic, NamedTuple, Self, TypeVar
 
 from lab.core.errors import RunError
 from lab.core.runs.atomic_files import as_run_error, make_folder, refuse_special, remove_partial_files, write_atomically
 from lab.core.runs.attempts import PROVENANCE, ResumeOn, patch_name, refuse_difference, with_earlier
 from lab.core.runs.find import SCHEMA_VERSION, refuse_other_version
-from lab.core.runs.json_files import json_object_or_none, read_json_object
+from lab.core.runs.json_files import Entry, finite, json_object_or_none, read_json_object
 from lab.core.runs.metrics_file import MetricsFile
 from lab.core.runs.row_store import RowStore
 from lab.core.runs.signals import EndSignals
@@ -39,12 +39,34 @@ INDIFFERENT_KEYS = frozenset({"workers", "threads", "loader", "sinks", "resume_o
 _HINT = "start a new run without resume"
 
 
+class Extension(NamedTuple):
+    """Keys in which a run that is resumed may differ from what it was.
+
+    Attributes:
+        grows: numbers of which more is more work, and leaves what is recorded as it is.
+        free: keys that are read at the end only, such as the names of figures.
+    """
+
+    grows: frozenset[str] = frozenset()
+    free: frozenset[str] = frozenset()
+
+    def refuses(self, key: str, old: object, new: object) -> bool:
+        """Whether a run with the value `old` of a key cannot go on with `new`."""
+        if key.partition(".")[0] in self.free:
+            return False
+        return key not in self.grows or not (isinstance(old, int) and isinstance(new, int) and new > old)
+
+
+_NONE = Extension()
+
+
 class Run(Generic[Row]):
     """An open run directory, locked by this process until the context exits; `Run[Row]` records rows of that type.
 
     Attributes:
         directory: where everything is written.
-        damage: which lines of metrics.jsonl were damaged since, in words; None if none was. Their rows are missing.
+        damage: which lines of metrics.jsonl were damaged since, or how many are gone, in words; None if none is. Their
+            rows are missing.
     """
 
     def __init__(
@@ -55,23 +77,28 @@ class Run(Generic[Row]):
         provenance: Mapping[str, object],
         patch: str,
         sinks: Sequence[str] = (),
+        extension: Extension = _NONE,
     ) -> None:
         """Start a run, or open an existing one.
 
         Args:
             directory: the run's directory.
-            config: the resolved configuration; an existing run must have the same one, except for `INDIFFERENT_KEYS`.
-                Its key `resume_on` says whether an attempt may compute with something else than the one before.
+            config: the resolved configuration; an existing run must have the same one, except for `INDIFFERENT_KEYS`
+                and the keys of `extension`. Its key `resume_on` says whether an attempt may compute with something
+                else than the one before.
             overrides: the overrides that were typed, for resume=.
             provenance: of this process.
             patch: uncommitted changes of the source, empty if there are none.
             sinks: names of the sinks that also receive every row.
+            extension: keys that may differ from those of an existing run; config.json and overrides.json then have the
+                new values.
 
         Raises:
             RunError: if the directory cannot be written, is open in another process, is damaged, or belongs to a
                 different configuration, another version of lab, or what computes with other last digits.
         """
         self.directory = directory
+        self._extension = extension
         self._status: dict[str, str | int] = {"schema_version": SCHEMA_VERSION, "started": _now()}
         self._sinks = Sinks(sinks)
         self._signals = EndSignals(directory)
@@ -93,16 +120,21 @@ class Run(Generic[Row]):
     ) -> None:
         path, metrics = self.directory / "config.json", self.directory / "metrics.jsonl"
         is_begun = path.exists() or (metrics.exists() and metrics.stat().st_size > 0)
+        is_other = True
+        # it is made before config.json
+        is_gone = is_begun and not metrics.exists()
+        recorded: object = None
         if is_begun:
             refuse_other_version(self.directory)
-            _refuse_other_config(path, config)
+            is_other = self._refuse_other_config(path, config)
             refuse_difference(self.directory, provenance, resume_on)
             provenance = with_earlier(self.directory, provenance, resume_on)
-            self._take_start()
+            recorded = self._take_start()
             remove_partial_files(self.directory)
         self._metrics = MetricsFile(metrics)
-        self.damage = self._metrics.damage()
-        if not is_begun:
+        self.damage = self._metrics.damage() or self._metrics.loss(recorded, is_gone=is_gone)
+        # before config.json: with it alone, resume= would come with fewer draws than are recorded
+        if is_other:
             self._write("overrides.json", json.dumps(list(overrides)) + "\n")
         name = patch_name(self.directory, provenance, patch)
         if name is not None:
@@ -110,15 +142,35 @@ class Run(Generic[Row]):
         self._write(PROVENANCE, _dump({**provenance, "patch": name}))
         self._write_status("running")
         # written last: a run killed before this point starts over
-        if not is_begun:
+        if is_other:
             self._write("config.json", _dump(config))
 
-    def _take_start(self) -> None:
-        """When the run began, for the reader: a status that cannot be read stops nobody."""
+    def _refuse_other_config(self, path: Path, config: Mapping[str, object]) -> bool:
+        """Whether a configuration differs from the recorded one, in keys in which it may."""
+        known, new = _flat(read_json_object(path, hint=_HINT)), _flat(json.loads(_dump(config)))
+        is_other = False
+        for key in sorted(known.keys() | new.keys()):
+            old_value, new_value = known.get(key, "absent"), new.get(key, "absent")
+            if old_value == new_value:
+                continue
+            is_other = True
+            if self._extension.refuses(key, old_value, new_value):
+                is_less = key in self._extension.grows
+                cure = f"give {old_value} or more" if is_less else "keep that value or start a new run"
+                raise RunError(f"{path.parent} holds a run with {key}={old_value}, not {new_value}; {cure}")
+        return is_other
+
+    def _take_start(self) -> object:
+        """Take over when the run began, for the reader: a status that cannot be read stops nobody.
+
+        Returns:
+            The number of rows when the attempt before ended; None if that is not known.
+        """
         status = json_object_or_none(self.directory / "status.json")
         if status is None:
             say(f"{self.directory / 'status.json'} is missing or damaged and written anew; the run goes on")
         self._status["started"] = str((status or {}).get("started", _now()))
+        return (status or {}).get("rows")
 
     @property
     def rows(self) -> RowStore[Row]:
@@ -150,6 +202,7 @@ class Run(Generic[Row]):
 
     def _end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         self._file.flush()
+        self._status["rows"] = len(self.rows)
         if kind is None:
             self._write_status("finished")
         # whoever requeues a job, as submitit does, may end the process
@@ -199,8 +252,8 @@ class Run(Generic[Row]):
             make_folder(path)
         return path
 
-    def save_summary(self, columns: Sequence[str], rows: Sequence[Sequence[str]], verdict: Sequence[str]) -> None:
-        """Save the final table and sentences, for `lab show`."""
+    def save_summary(self, columns: Sequence[str], rows: Sequence[Sequence[Entry]], verdict: Sequence[str]) -> None:
+        """Save the final table, in full precision, and sentences, for `lab show`."""
         summary = {"columns": list(columns), "rows": [list(row) for row in rows], "verdict": list(verdict)}
         self._write("summary.json", _dump(summary))
 
@@ -239,16 +292,6 @@ def _lock(directory: Path) -> IO[str]:
     return file
 
 
-def _refuse_other_config(path: Path, config: Mapping[str, object]) -> None:
-    known, new = _flat(read_json_object(path, hint=_HINT)), _flat(json.loads(_dump(config)))
-    for key in sorted(known.keys() | new.keys()):
-        old_value, new_value = known.get(key, "absent"), new.get(key, "absent")
-        if old_value != new_value:
-            raise RunError(
-                f"{path.parent} holds a run with {key}={old_value}, not {new_value}; keep that value or start a new run"
-            )
-
-
 def _flat(tree: object, prefix: str = "") -> dict[str, object]:
     if not isinstance(tree, dict):
         return {prefix: tree}
@@ -259,8 +302,8 @@ def _flat(tree: object, prefix: str = "") -> dict[str, object]:
     }
 
 
-def _dump(content: Mapping[str, object]) -> str:
-    return json.dumps(content, indent=2, default=str) + "\n"
+def _dump(content: object) -> str:
+    return json.dumps(finite(content), indent=2, default=str, allow_nan=False) + "\n"
 
 
 def _now() -> str:

@@ -6,24 +6,23 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 Row = TypeVar("Row", bound=Mapping[str, object])
 
-_TYPES = {float: "d", int: "q"}
 # a position holds the number of the group in its lowest bits
 _BITS = 20
+# of signed whole numbers, by the bytes that they take
+_INTS = "bhiq"
 
 
 class RowStore(Sequence[Row], Generic[Row]):
     """A list of rows, stored by columns; a row is built each time it is asked for.
 
-    Rows with the same columns in the same order share a group. A column of floats, or of ints, takes eight bytes a row;
-    any other is a list of objects, equal strings being one.
+    Rows with the same columns in the same order share a group.
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self._groups: dict[tuple[str, ...], int] = {}
         self._names: list[tuple[str, ...]] = []
-        self._columns: list[list[array[Any] | list[Any]]] = []
+        self._columns: list[list[_Column]] = []
         self._places = array("Q")
-        self._strings: dict[str, str] = {}
         self.extend(rows)
 
     def extend(self, rows: Iterable[Row]) -> None:
@@ -34,16 +33,11 @@ class RowStore(Sequence[Row], Generic[Row]):
             if group is None:
                 group = self._groups[names] = len(self._names)
                 self._names.append(names)
-                self._columns.append([_new_column(value) for value in row.values()])
+                self._columns.append([_Column(type(value)) for value in row.values()])
             columns = self._columns[group]
             # not the length of the first column: a row may have none
-            self._places.append(len(columns[0]) << _BITS | group if columns else group)
-            for index, value in enumerate(row.values()):
-                column = columns[index]
-                if type(value) is str:
-                    value = self._strings.setdefault(value, value)
-                if type(column) is array and (_TYPES.get(type(value)) != column.typecode or not _fits(value)):
-                    column = columns[index] = list(column)
+            self._places.append(len(columns[0].values) << _BITS | group if columns else group)
+            for column, value in zip(columns, row.values(), strict=True):
                 column.append(value)
 
     def __len__(self) -> int:
@@ -63,14 +57,55 @@ class RowStore(Sequence[Row], Generic[Row]):
 
     def _at(self, place: int) -> Row:
         group, index = place & (1 << _BITS) - 1, place >> _BITS
-        values = [column[index] for column in self._columns[group]]
+        values = [
+            column.values[index] if column.words is None else column.words[column.values[index]]
+            for column in self._columns[group]
+        ]
         return cast("Row", dict(zip(self._names[group], values, strict=True)))
 
 
-def _new_column(value: object) -> "array[Any] | list[Any]":
-    typecode = _TYPES.get(type(value))
-    return [] if typecode is None else array(typecode)
+class _Column:
+    """Values of one kind: a float takes eight bytes; a whole number, or the number of a word, as few as the largest.
 
+    With values of several kinds, or another one, a column is a list of objects.
 
-def _fits(value: object) -> bool:
-    return type(value) is not int or -(2**63) <= value < 2**63
+    Attributes:
+        values: the numbers, or the objects.
+        words: the words in the order of their numbers; None if the column does not hold words.
+    """
+
+    __slots__ = ("_kind", "_numbers", "values", "words")
+
+    def __init__(self, kind: type) -> None:
+        self._kind: type | None = kind if kind in (float, int, str) else None
+        self.values: array[Any] | list[Any] = [] if self._kind is None else array("d" if kind is float else _INTS[0])
+        self.words: list[str] | None = [] if kind is str else None
+        self._numbers: dict[str, int] = {}
+
+    def append(self, value: Any) -> None:
+        """Append a value."""
+        if self._kind is not type(value) and self._kind is not None:
+            self._hold_objects()
+        if self.words is not None:
+            number = self._numbers.setdefault(value, len(self.words))
+            if number == len(self.words):
+                self.words.append(value)
+            value = number
+        try:
+            self.values.append(value)
+        except OverflowError:
+            self._widen()
+            self.append(value if self.words is None else self.words[value])
+
+    def _widen(self) -> None:
+        assert isinstance(self.values, array), "a list takes everything"
+        wider = _INTS[_INTS.index(self.values.typecode) + 1 :]
+        if wider:
+            self.values = array(wider[0], self.values)
+        else:
+            self._hold_objects()
+
+    def _hold_objects(self) -> None:
+        words = self.words
+        self.values = list(self.values) if words is None else [words[number] for number in self.values]
+        self._kind = self.words = None

@@ -1,6 +1,7 @@
 """What a signal does that ends a run, where nobody handles it yet."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +10,16 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from lab.core.runs import slurm
+from lab.core.runs.early_signals import SIGNALS, end_at_once
 from lab.core.streams import say
 
-# Ctrl-C; the end of a cluster job; the warnings that are sent ahead of it
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
 Handler = Callable[[int, FrameType | None], object] | int | None
+
+# between two looks whether an import has ended
+_SECONDS_OF_IMPORTS = 0.05
+
+# where nobody has decided yet what a signal means
+_UNDECIDED = (signal.SIG_DFL, signal.default_int_handler, end_at_once)
 
 
 @contextmanager
@@ -33,6 +38,9 @@ def blocked() -> Iterator[None]:
 class EndSignals:
     """A context in which signals raise KeyboardInterrupt, once: what cleans up afterwards is not disturbed.
 
+    An import is finished first: numpy and torch do not survive an exception in the middle of theirs. Without a run, the
+    process ends instead. Where a library swallows the exception, the next signal raises it again.
+
     A handler that is already there is left alone: it knows better what a signal means. In a Slurm job, all signals but
     Ctrl-C announce that the job will end; the job is requeued first, or the signal is ignored where Slurm does that
     (docs/why/012-a-pre-empted-job.md).
@@ -50,7 +58,7 @@ class EndSignals:
         self._is_process = is_process
         self._handlers: dict[int, Handler] = {}
         self._outer: EndSignals | None = None
-        self._is_ending = False
+        self._raised: KeyboardInterrupt | None = None
         self._goes_on_unasked = False
 
     def __enter__(self) -> Self:
@@ -61,7 +69,7 @@ class EndSignals:
                 outer = getattr(handler, "__self__", None)
                 if isinstance(outer, EndSignals):
                     self._outer = outer
-                elif handler not in (signal.SIG_DFL, signal.default_int_handler):
+                elif handler not in _UNDECIDED:
                     continue
                 self._handlers[number] = signal.signal(number, self._answer)
         return self
@@ -69,19 +77,34 @@ class EndSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._is_ending and self._is_process:
+        if signal.SIGALRM in self._handlers:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        is_ending = self._raised is not None and _leads_to(error, self._raised)
+        if is_ending and self._is_process:
             # the interpreter leaves an ignored signal alone until it is gone
             self._handlers = dict.fromkeys(self._handlers, signal.SIG_IGN)
-        elif self._is_ending and self._outer is not None:
-            self._outer._is_ending = True
+        elif is_ending and self._outer is not None:
+            self._outer._raised = self._raised
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def _answer(self, number: int, frame: FrameType | None) -> None:
-        if self._is_ending or (number != signal.SIGINT and self._goes_on(signal.Signals(number).name)):
+        if self._raised is not None and _leads_to(sys.exception(), self._raised):
             return
-        self._is_ending = True
-        raise KeyboardInterrupt
+        if number not in (signal.SIGINT, signal.SIGALRM) and self._goes_on(signal.Signals(number).name):
+            return
+        if _is_importing(frame):
+            self._answer_later()
+            return
+        self._raised = KeyboardInterrupt()
+        raise self._raised
+
+    def _answer_later(self) -> None:
+        if self._run is None:
+            end_at_once(signal.SIGINT, None)
+        if signal.SIGALRM not in self._handlers:
+            self._handlers[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._answer)
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS_OF_IMPORTS)
 
     def _goes_on(self, name: str) -> bool:
         """Whether the run goes on in spite of a signal; if not, its job is requeued, or needs not be."""
@@ -108,6 +131,21 @@ class EndSignals:
             return True
         say(f"{name}: job {job} is requeued, and goes on from what is recorded")
         return False
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _leads_to(error: BaseException | None, cause: BaseException) -> bool:
+    """Whether an exception is that one, or was raised while it was handled."""
+    while error is not None and error is not cause:
+        error = error.__context__
+    return error is cause
 
 
 def _progress(run: Path | None) -> tuple[int, int]:

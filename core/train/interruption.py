@@ -5,7 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Self
 
-from lab.core.runs.signals import SIGNALS, Handler
+from lab.core.runs.early_signals import SIGNALS
+from lab.core.runs.signals import Handler
 from lab.core.streams import say
 
 

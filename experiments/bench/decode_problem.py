@@ -15,10 +15,10 @@ from torch import Tensor
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.mixers.softmax import KvState
 from lab.core.mixers.spec import mixer_like, mixers
+from lab.core.models.config import DecoderConfig
 from lab.core.models.decoder import Inputs, draw_weights
 from lab.core.models.decoding_state import DecodingState
-from lab.core.models.llama import SPEC as LLAMA
-from lab.core.models.llama.config import LlamaConfig
+from lab.core.models.spec import families
 from lab.core.models.steps import Steps
 from lab.core.models.text_model import TextModel
 from lab.core.products import current
@@ -27,6 +27,8 @@ from lab.experiments.bench.machine import load_optional
 from lab.experiments.bench.rates import Work
 from lab.experiments.bench.ssd_problem import largest_difference
 
+# what transformers has too
+_FAMILY = families()["llama"]
 _WEIGHT_STD = 0.02
 # of the largest score: rounding in float32 over all layers
 TOLERANCE = 1e-4
@@ -38,7 +40,7 @@ class DecodeSetting:
 
     Attributes:
         shape: of the model, for tables.
-        sizes: of its layers, as in `LlamaConfig`.
+        sizes: of its layers, by the keys of the architecture.
         attention_every: of so many layers one keeps softmax attention and the others are Mamba-2; None: none keeps it.
         num_rows: B, sequences that are decoded together.
         prompt_tokens: T, read before the first step.
@@ -75,7 +77,7 @@ class DecodeProblem:
     def __init__(self, setting: DecodeSetting) -> None:
         self.setting = setting
         rotary = RotaryConfig(theta=1e5, max_length=setting.prompt_tokens + setting.new_tokens)
-        self.model = TextModel(LlamaConfig(**setting.sizes, rms_norm_eps=1e-5, rotary=rotary)).eval()
+        self.model = TextModel(DecoderConfig(**setting.sizes, rms_norm_eps=1e-5, rotary=rotary)).eval()
         for layer in self.model.mixer_layers():
             if setting.attention_every is None or layer.index % setting.attention_every:
                 options = mixers()["mamba2"].options()
@@ -159,9 +161,10 @@ def transformers_model(problem: DecodeProblem) -> Any | None:
     transformers = load_optional("transformers")
     if transformers is None or problem.setting.kind != "teacher":
         return None
-    content = LLAMA.write(problem.model.config)
-    model = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(content)).eval()
-    tensors = LLAMA.names(problem.model).to_public(problem.model.state_dict())
+    content = _FAMILY.write(problem.model.config)
+    config = transformers.AutoConfig.for_model(**content)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    tensors = _FAMILY.names(problem.model).to_public(problem.model.state_dict())
     # a tied head is the table of embeddings
     model.load_state_dict(tensors, strict=not problem.model.config.tie_output)
     return model

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from lab.core.heads.decompositions import default_rank_tolerance
-from lab.core.heads.population import FactorPopulation
+from lab.core.heads.factor_population import FactorPopulation
 from lab.core.heads.risk_by_width import nested_risk
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm, unit_variance_noise
 from lab.core.runs.random_streams import Seeds

@@ -1,11 +1,13 @@
 """What a distillation will need: memory of weights and of a step, and disk for checkpoints, estimated from the sizes.
 
-The factors are fitted to measured peaks (tests/experiments/distill/test_estimate.py) and hold within a factor of two.
+The factors are fitted to measured peaks (tests/experiments/distill/test_estimate.py) and hold to 30 % below and 50 %
+above.
 Nothing is built for it: a config.json may say anything.
 """
 
 # Letters: B batch, T tokens, D model width, I width of the SwiGLU, H heads, G key/value heads, P head_dim.
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,13 +16,17 @@ from lab.core.data.batch import Batch
 from lab.core.models.config import DecoderConfig, ModelConfig
 from lab.core.resources import refuse_too_large, refuse_too_much_disk
 from lab.experiments.distill.config import TEACHER, DistillConfig, Recipe
+from lab.experiments.distill.data import Data
 from lab.experiments.distill.stage_graph import nodes, students
 
 # moments of AdamW for each trained weight
 _MOMENTS = 2
 
-# what a run loads once it has begun: figures, tables, compiled loops
-_LOADED_BYTES = 150e6
+# what a run loads at its end, for tables and figures, when the memory of its steps is free again
+_LOADED_BYTES = 110e6
+
+# samples whose longest stands for those of every batch, to which the others are padded
+_NUM_MEASURED = 8
 
 # newest, best, and the one that is being written
 _CHECKPOINTS = 3
@@ -52,42 +58,80 @@ def refuse_weights_that_do_not_fit(
     )
 
 
-def refuse_steps_that_do_not_fit(config: DistillConfig, architecture: ModelConfig, sample: Batch) -> None:
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a batch of a run needs.
+
+    Attributes:
+        key: that sets the size of the batch.
+        batch_size: samples.
+        num_tokens: of a sample.
+        num_bytes: memory, besides the weights that are loaded.
+    """
+
+    key: str
+    batch_size: int
+    num_tokens: int
+    num_bytes: float
+
+
+def long_samples(config: DistillConfig, data: Data) -> tuple[Batch, Batch]:
+    """A batch as training reads it, and one as evaluation does; of a new teacher's the last: lessons are shorter."""
+    others = data.stream("check", batch_size=_NUM_MEASURED).next_batch()
+    if config.stage != TEACHER:
+        return others, others
+    recipe = config.stage_teacher
+    stream = data.stream("check", batch_size=_NUM_MEASURED, has_lessons=True)
+    last = recipe.steps * recipe.accumulation * recipe.batch_size
+    stream.restore({**stream.state, "position": max(0, last - _NUM_MEASURED)})
+    return stream.next_batch(), others
+
+
+def refuse_steps_that_do_not_fit(
+    config: DistillConfig, architecture: ModelConfig, trained: Batch, evaluated: Batch
+) -> None:
     """Refuse batches for which there is no room.
 
     Args:
         config: of the run.
         architecture: of its teacher, whose weights are loaded.
-        sample: a batch of a few samples.
+        trained: a batch of a few samples of the training, the longest that it reads.
+        evaluated: a batch of a few held-out samples.
 
     Raises:
         ConfigError: naming the key of the batch, with the estimate and what is free.
     """
-    for key, num_samples, num_bytes in steps(config, architecture, sample):
-        what = f"{key}={num_samples} with samples of {_num_tokens(sample)} tokens"
-        refuse_too_large(num_bytes, what, f"lower {key}, and raise accumulation for the same gradient")
+    for step in steps(config, architecture, trained, evaluated):
+        what = f"{step.key}={step.batch_size} with samples of {step.num_tokens} tokens"
+        refuse_too_large(step.num_bytes, what, f"lower {step.key}, and raise accumulation for the same gradient")
 
 
-def steps(config: DistillConfig, architecture: ModelConfig, sample: Batch) -> list[tuple[str, int, float]]:
-    """The key and the size of every batch of a run, and the memory of its step besides the weights that are loaded."""
+def steps(config: DistillConfig, architecture: ModelConfig, trained: Batch, evaluated: Batch) -> list[Step]:
+    """Every kind of batch of a run; the samples are as for `refuse_steps_that_do_not_fit`."""
     size = _dtype(config).itemsize
-    trained = trained_bytes(config, architecture)
     found = []
     if config.stage == TEACHER:
         recipes = {"stage_teacher": config.stage_teacher}
     else:
         recipes = {f"stage_{stage}": config.recipe(stage) for stage in config.stage_numbers}
     for name, recipe in recipes.items():
-        per_layer = name in ("stage_1", "stage_2")
-        kept = _kept_floats(architecture, per_layer=per_layer) * size
-        logits = _logits_bytes(architecture, recipe, recipe.batch_size * _num_tokens(sample))
-        num_bytes = recipe.batch_size * (_num_tokens(sample) * kept + 2 * _data_bytes(sample)) + logits
-        found.append((f"{name}.batch_size", recipe.batch_size, num_bytes + trained + _LOADED_BYTES))
-    evaluated = config.evaluation.batch_size
+        kept = _kept_floats(architecture, per_layer=name in ("stage_1", "stage_2")) * size
+        found.append(_step(f"{name}.batch_size", recipe.batch_size, trained, architecture, recipe, kept))
     passing = _passing_floats(architecture) * size
-    logits = _logits_bytes(architecture, config.stage_3, evaluated * _num_tokens(sample))
-    num_bytes = evaluated * (_num_tokens(sample) * passing + 2 * _data_bytes(sample)) + logits
-    return [*found, ("evaluation.batch_size", evaluated, num_bytes + _LOADED_BYTES)]
+    evaluation = _step(
+        "evaluation.batch_size", config.evaluation.batch_size, evaluated, architecture, config.stage_3, passing
+    )
+    moments = trained_bytes(config, architecture)
+    return [*(replace(step, num_bytes=step.num_bytes + moments) for step in found), evaluation]
+
+
+def _step(
+    key: str, batch_size: int, sample: Batch, architecture: ModelConfig, recipe: Recipe, bytes_per_token: float
+) -> Step:
+    num_tokens = _num_tokens(sample)
+    num_bytes = batch_size * (num_tokens * bytes_per_token + 2 * _data_bytes(sample))
+    num_bytes += _logits_bytes(architecture, recipe, batch_size * num_tokens)
+    return Step(key, batch_size, num_tokens, max(num_bytes, _LOADED_BYTES))
 
 
 def num_weights(architecture: ModelConfig) -> int:
@@ -130,9 +174,10 @@ def _attention_weights(decoder: DecoderConfig) -> int:
 
 
 def _kept_floats(architecture: ModelConfig, *, per_layer: bool) -> float:
-    """Numbers that a training step keeps for each token: of one layer, or of all of them."""
+    """Numbers that a training step keeps for each token: of one layer, or of all, and the gradients of one mixer."""
     mixers = [_mixer_floats(decoder) for decoder in architecture.decoders]
-    passing = _passing_floats(architecture)
+    gradients = max(17.0 * decoder.num_heads * decoder.head_dim for decoder in architecture.decoders)
+    passing = _passing_floats(architecture) + gradients
     if per_layer:
         return passing + max(mixers)
     layers = zip(architecture.decoders, mixers, strict=True)
@@ -143,7 +188,7 @@ def _kept_floats(architecture: ModelConfig, *, per_layer: bool) -> float:
 
 
 def _mixer_floats(decoder: DecoderConfig) -> float:
-    """Operands, gates, outputs and their gradients of one mixer for each token."""
+    """Operands, gates and outputs of one mixer for each token."""
     return 13.0 * decoder.num_heads * decoder.head_dim + 2.6 * decoder.hidden_size
 
 

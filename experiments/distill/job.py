@@ -26,7 +26,11 @@ from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.config import TEACHER, DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
 from lab.experiments.distill.data_sources import data_sources
-from lab.experiments.distill.estimate import refuse_steps_that_do_not_fit, refuse_weights_that_do_not_fit
+from lab.experiments.distill.estimate import (
+    long_samples,
+    refuse_steps_that_do_not_fit,
+    refuse_weights_that_do_not_fit,
+)
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.pipeline import RunContext, work_on_students, work_on_teacher
@@ -41,10 +45,6 @@ if TYPE_CHECKING:
 
 # on their versions the last digits depend
 _PACKAGES = ("numpy", "torch", "triton", "mamba-ssm", "causal-conv1d", "fla-core", "pillow", "tokenizers")
-
-
-# samples whose longest stands for those of every batch, to which the others are padded
-_NUM_MEASURED = 8
 
 
 def check(config: "DictConfig", folder: Path | None = None) -> None:
@@ -159,9 +159,9 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
     # detect missing, broken or useless files before anything is written
     data.refuse_broken()
     list(data.held_out(1, batch_size=1))
-    sample = data.stream("check", batch_size=_NUM_MEASURED).next_batch()
+    trained, evaluated = long_samples(config, data)
     if folder is not None and device.type == "cpu":
-        refuse_steps_that_do_not_fit(config, architecture, sample)
+        refuse_steps_that_do_not_fit(config, architecture, trained, evaluated)
     return RunContext(config, teacher, data, tokenizer, device)
 
 

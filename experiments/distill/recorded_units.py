@@ -78,7 +78,7 @@ def keep_what_counts(record: Run[Row], folders: Mapping[str, Path]) -> set[str]:
 
     record.keep(is_kept)
     if record.damage is not None:
-        say(f"{record.damage}: what they held is computed again")
+        say(f"{record.damage}: what is missing is computed again")
     return complete
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from lab.core.runs.json_files import Entry
 from lab.core.runs.row_store import RowStore
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.rows import Origin, Quantity, ResultRow, Row, joined
@@ -115,6 +116,7 @@ _COLUMNS = (
     "student",
     "after",
     "accuracy %",
+    "s.d.",
     "recovered %",
     "KL/token",
     "KL/answer token",
@@ -123,10 +125,15 @@ _COLUMNS = (
 )
 
 
-def summary_table(table: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the printed table, as text; with several students, only their last stages."""
+def summary_table(table: Sequence[Row]) -> tuple[list[str], list[list[Entry]]]:
+    """Header and rows of the table, in full precision; with several students, only their last stages.
+
+    `s.d.` is the standard deviation of the accuracy over replicates.
+    """
     baselines = accuracies(table)
-    lines = [["baselines", name, _percent(value), "", "", "", "", ""] for name, value in baselines.items()]
+    lines: list[list[Entry]] = [
+        ["baselines", name, 100 * value, *[None] * (len(_COLUMNS) - 3)] for name, value in baselines.items()
+    ]
     found = summaries(table)
     is_one = len({summary.label for summary in found}) == 1
     for summary in found:
@@ -179,19 +186,22 @@ def _progress_of_stages(table: Sequence[Row]) -> Iterator[str]:
         yield f"{name}: held-out loss {_short(of_stage[0])} to {_short(of_stage[-1])}"
 
 
-def _numbers(summary: Summary, baselines: dict[str, float]) -> list[str]:
+def _numbers(summary: Summary, baselines: dict[str, float]) -> list[Entry]:
     accuracy = summary.mean("accuracy")
     assert accuracy is not None, "every result has one"
-    share = recovered(accuracy, baselines)
-    spread = summary.spread("accuracy")
     return [
-        _percent(accuracy) + ("" if spread is None else f" ± {_percent(spread)}"),
-        "" if share is None else _percent(share),
-        _short(summary.mean("kl_per_token")),
-        _short(summary.mean("kl_per_answer_token")),
-        _percent(summary.mean("agreement")),
-        _short(summary.mean("relative_error")),
+        100 * accuracy,
+        _of_hundred(summary.spread("accuracy")),
+        _of_hundred(recovered(accuracy, baselines)),
+        summary.mean("kl_per_token"),
+        summary.mean("kl_per_answer_token"),
+        _of_hundred(summary.mean("agreement")),
+        summary.mean("relative_error"),
     ]
+
+
+def _of_hundred(value: float | None) -> float | None:
+    return None if value is None else 100 * value
 
 
 def _stage(stage: int) -> str:

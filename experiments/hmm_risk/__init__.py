@@ -40,7 +40,10 @@ Keys [default] (those marked * take one value or a list [a,b,c]):
                          [null]
   ridge *                strengths lambda, as in n lambda I; `optimal` is
                          allowed [0]
-  replicates             number of draws of the training rows [20]
+  problems               number of draws of the problem: A, W, E, the
+                         labelling [1]
+  replicates             number of draws of the training rows of each problem;
+                         0: theory alone [20]
   num_test               test rows for a Monte-Carlo check of the exact risk
                          [null: none]
   rank_tolerance         singular values below this fraction of the largest
@@ -56,7 +59,8 @@ FIGURES
   workers                number of processes [null: one per core]
 SINKS
   resume                 a run to continue: its directory, or the end of its
-                         name
+                         name; with more problems or replicates, or other
+                         figures, beside it
   resume_on              where a run may be resumed: same (only where it comes
                          to the same last digits), or different [same]
 
@@ -74,6 +78,9 @@ Examples:
 """
 
 _WIDTH, _INDENT = 78, 25
+
+# beside resume=RUN: more of them is more work, and these are read at the end only
+GROWS, FREE = frozenset({"problems", "replicates"}), frozenset({"figures", "title"})
 
 
 def _listed(key: str, names: list[str], default: str, meaning: str = "") -> str:
@@ -111,4 +118,6 @@ SPEC = Experiment(
     findings="lab.experiments.hmm_risk.results.claims:findings",
     summary=_SUMMARY,
     help=_help,
+    grows=GROWS,
+    free=FREE,
 )

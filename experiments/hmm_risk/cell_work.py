@@ -27,7 +27,7 @@ from lab.experiments.hmm_risk.rows import (
 
 
 class CellWork(ABC):
-    """What one cell contributes to the table."""
+    """What one problem of a cell contributes to the table."""
 
     @abstractmethod
     def theory(self) -> Sequence[Theory]:
@@ -41,9 +41,10 @@ class CellWork(ABC):
 class IndependentRows(CellWork):
     """One row a sequence: the closed form given the features, and the asymptotic theory over it."""
 
-    def __init__(self, cell: Cell, problem: Problem) -> None:
+    def __init__(self, cell: Cell, problem: Problem, number: int) -> None:
         self.cell = cell
         self.problem = problem
+        self.number = number
 
     def theory(self) -> list[GaussianTheory]:
         """Theory for every width and ridge strength."""
@@ -85,6 +86,7 @@ class IndependentRows(CellWork):
         return {
             "kind": "measured",
             "cell": self.cell.index,
+            "problem": self.number,
             "replicate": replicate,
             "width": width,
             "ridge": ridge_label(self.cell.ridge[r]),
@@ -108,6 +110,8 @@ class IndependentRows(CellWork):
         return {
             "kind": "theory",
             "cell": self.cell.index,
+            "problem": self.number,
+            "problem_is_drawn": self.cell.draws_problem,
             "width": self.cell.widths[w],
             "ridge": ridge_label(self.cell.ridge[r]),
             "ridge_strength": float(curve.ridges[w, r]),

@@ -233,8 +233,10 @@ class HmmRiskConfig:
     ridge: Any = field(default_factory=lambda: [0.0])
     """Strength lambda, or a list of them, of (X'X + n lambda I)^-1 X'Y; 0 is the minimum-norm head,
     `optimal` the best for each width."""
+    problems: int = 1
+    """Independent draws of the problem: A, W, E and the labelling. Each has its own draws of rows."""
     replicates: int = 20
-    """Independent draws of the training rows."""
+    """Independent draws of the training rows of each problem; 0: theory alone."""
     num_test: int | None = None
     """Test rows for a Monte-Carlo check of the closed form at every width; null: no check."""
     population_sequences: int = 100_000
@@ -278,7 +280,14 @@ class HmmRiskConfig:
             for value in grid_values("snr", self.snr):
                 is_ratio = is_number(value) and _SMALLEST_SNR <= value <= _LARGEST_SNR
                 refuse_unless(is_ratio, "snr", value, f"give numbers from {_SMALLEST_SNR:g} to {_LARGEST_SNR:g}")
-        refuse_outside(self, "replicates", at_least=2, at_most=LARGEST_COUNT)
+        refuse_outside(self, "problems", at_least=1, at_most=LARGEST_COUNT)
+        refuse_outside(self, "replicates", at_least=0, at_most=LARGEST_COUNT)
+        refuse_unless(
+            self.replicates != 1 or self.problems > 1,
+            "replicates",
+            1,
+            "a standard error needs two draws; give 2 or more, or more problems, or 0 for theory alone",
+        )
         refuse_outside(self, "seed", at_least=0, at_most=LARGEST_SEED)
         refuse_outside(self, "workers", at_least=1, at_most=_MOST_WORKERS)
         refuse_outside(self, "num_test", at_least=2, at_most=LARGEST_COUNT)

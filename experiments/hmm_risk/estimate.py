@@ -21,7 +21,7 @@ from lab.experiments.hmm_risk.config import (
     TaskName,
 )
 from lab.experiments.hmm_risk.grid.cell import Cell
-from lab.experiments.hmm_risk.pool import count_units
+from lab.experiments.hmm_risk.units import count_units
 
 _FLOAT = 8
 
@@ -47,8 +47,9 @@ def refuse_what_does_not_fit(settings: HmmRiskConfig, cells: Sequence[Cell], fol
         ConfigError: with the estimate, what is free, and what to lower.
     """
     num_rows = rows_of(cells)
-    many = f"{num_rows:,} rows of {len(cells):,} cells with replicates={settings.replicates}"
-    hint = "lower replicates, or the lengths of the grids"
+    draws = f"problems={settings.problems} and " * (settings.problems > 1) + f"replicates={settings.replicates}"
+    many = f"{num_rows:,} rows of {len(cells):,} cells with {draws}"
+    hint = f"lower {'problems, ' * (settings.problems > 1)}replicates, or the lengths of the grids"
     refuse_too_large(num_rows * _ROW_BYTES, many, hint)
     refuse_too_much_disk(num_rows * _ROW_DISK_BYTES, folder, many, hint)
     largest = max(cells, key=work_bytes)
@@ -71,8 +72,8 @@ def workers_of(settings: HmmRiskConfig, cells: Sequence[Cell]) -> int:
 
 
 def rows_of(cells: Sequence[Cell]) -> int:
-    """Rows that are recorded: theory, and one for each draw, for each width and ridge."""
-    return sum((cell.replicates + 1) * len(cell.widths) * len(cell.ridge) for cell in cells)
+    """Rows that are recorded: theory, and one for each draw, for each problem, width and ridge."""
+    return sum(cell.problems * (cell.replicates + 1) * len(cell.widths) * len(cell.ridge) for cell in cells)
 
 
 def work_bytes(cell: Cell) -> float:

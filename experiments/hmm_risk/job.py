@@ -2,7 +2,7 @@
 
 import logging
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,16 @@ from lab.core.resources import usable_cores
 from lab.core.runs.console import print_directory, print_summary, progress
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import blas, collect
-from lab.core.runs.record import Run
+from lab.core.runs.record import Extension, Run
 from lab.core.streams import say
+from lab.experiments.hmm_risk import FREE, GROWS
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 from lab.experiments.hmm_risk.estimate import refuse_what_does_not_fit
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.grid.expand import expand
-from lab.experiments.hmm_risk.pool import Unit, count_units, run_all, units
+from lab.experiments.hmm_risk.pool import run_all
 from lab.experiments.hmm_risk.rows import Row, TableRow
+from lab.experiments.hmm_risk.units import Piece, count_pieces, recorded_pieces, units
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -32,6 +34,8 @@ _FILTER = "hmm_filter"
 
 # columns that a cell gives to each of its rows
 _FROM_CELL = ("label", "curve", "num_train", "tokens_per_sequence", "context_length")
+# columns of a recorded row that the table has from elsewhere
+_KEYS = ("kind", "cell", "width", "problem")
 
 
 def check(config: "DictConfig", folder: Path | None = None) -> None:
@@ -81,7 +85,9 @@ def run(config: "DictConfig") -> float:
         settings={},
         compiler=compiler_version() if is_discrete and not missing else None,
     )
-    with Run[Row](directory, content, list(hydra.overrides.task), provenance, patch, settings.sinks) as record:
+    overrides = list(hydra.overrides.task)
+    extension = Extension(grows=GROWS, free=FREE)
+    with Run[Row](directory, content, overrides, provenance, patch, settings.sinks, extension) as record:
         say_missing_loops(missing)
         _work(record, settings, cells)
         return _report(record, settings, cells)
@@ -103,72 +109,63 @@ def _filter_backend(missing: Mapping[str, str], *, is_discrete: bool) -> dict[st
 
 
 def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> None:
-    done = recorded_units(record.rows, units(cells), cells)
-    todo = [unit for unit in units(cells) if unit not in done]
-    unfinished = {(unit.cell, replicate) for unit in todo for replicate in unit.replicates or (None,)}
-    record.keep(lambda row: (row["cell"], row.get("replicate")) not in unfinished)
+    done = recorded_pieces(record.rows, cells)
+    record.keep(lambda row: Piece.of(row) in done)
     if record.damage is not None:
-        say(f"{record.damage}: what they held is computed again")
-    num_units = count_units(cells)
+        say(f"{record.damage}: what is missing is computed again")
     if done:
-        _log.info("%d of %d units of work are already recorded and are skipped", len(done), num_units)
-    workers = min(settings.workers or usable_cores(), len(todo))
-    with progress("draws", num_units, completed=len(done)) as advance:
-        for number, (_, rows) in enumerate(run_all(cells, todo, workers), start=len(done) + 1):
+        _log.info("%d of %d draws are already recorded and are skipped", len(done), count_pieces(cells))
+    todo = units(cells, done)
+    workers = min(settings.workers or usable_cores(), count_pieces(cells) - len(done))
+    num_done = len(done)
+    with progress("draws", count_pieces(cells), completed=num_done) as advance:
+        for unit, rows in run_all(cells, todo, workers):
             record.log(rows)
-            advance(number)
-
-
-def recorded_units(rows: Iterable[Row], every_unit: Iterable[Unit], cells: Sequence[Cell]) -> set[Unit]:
-    """The units with all rows recorded; rows of an interrupted unit are ignored."""
-    counts: dict[int, dict[object, int]] = {}
-    for row in rows:
-        of_cell, replicate = counts.setdefault(row["cell"], {}), row.get("replicate")
-        of_cell[replicate] = of_cell.get(replicate, 0) + 1
-    done = set()
-    for unit in every_unit:
-        size = len(cells[unit.cell].widths) * len(cells[unit.cell].ridge)
-        of_cell = counts.get(unit.cell, {})
-        if all(of_cell.get(replicate) == size for replicate in unit.replicates or (None,)):
-            done.add(unit)
-    return done
+            num_done += unit.num_pieces
+            advance(num_done)
 
 
 def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> Iterator[TableRow]:
-    """Measured rows with their theory, ordered by cell, width, ridge and replicate; made one at a time."""
-    theory: dict[int, list[Row]] = {}
+    """Measured rows with their theory, ordered by cell, width, ridge, problem and replicate; made one at a time.
+
+    Without draws, there is a row for each theory.
+    """
+    theory: dict[int, dict[tuple[int, str, int], int]] = {}
     measured: dict[int, array[int]] = {}
     for place, row in enumerate(rows):
         if row["kind"] == "theory":
-            theory.setdefault(row["cell"], []).append(row)
+            theory.setdefault(row["cell"], {})[row["width"], row["ridge"], row["problem"]] = place
         else:
             measured.setdefault(row["cell"], array("q")).append(place)
 
-    def order(place: int) -> tuple[int, str, int]:
+    def order(place: int) -> tuple[int, str, int, int]:
         row = rows[place]
         assert row["kind"] != "theory", "it is among the others"
-        return row["width"], row["ridge"], row["replicate"]
+        return row["width"], row["ridge"], row["problem"], row["replicate"]
 
-    for index in sorted(measured):
-        known = {(row["width"], row["ridge"]): row for row in theory[index]}
+    for index in sorted(theory):
+        known = theory[index]
+        if index not in measured:
+            yield from (_joined(None, rows[known[key]], cells[index]) for key in sorted(known))
+            continue
         for place in sorted(measured[index], key=order):
-            row = rows[place]
-            yield _joined(row, known[row["width"], row["ridge"]], cells[index])
+            key = order(place)[:3]
+            yield _joined(rows[place], rows[known[key]], cells[index])
 
 
-def _joined(row: Row, known: Row, cell: Cell) -> TableRow:
-    """A measured row with its theory."""
-    assert row["kind"] != "theory", "the other one is"
-    assert known["kind"] == "theory", "of the same width and ridge"
+def _joined(row: Row | None, known: Row, cell: Cell) -> TableRow:
+    """A measured row with its theory; the theory alone if there is none."""
+    assert row is None or row["kind"] != "theory", "the other one is"
+    assert known["kind"] == "theory", "of the same width, ridge and problem"
     joined: TableRow = {
         "cell": cell.index,
         **{name: getattr(cell, name) for name in _FROM_CELL},
-        "width": row["width"],
-        "gamma": row["width"] / cell.num_train,
-        **{key: value for key, value in row.items() if key not in ("kind", "cell", "width")},
-        **{key: value for key, value in known.items() if key not in ("kind", "cell", "width", "ridge")},
+        "width": known["width"],
+        "gamma": known["width"] / cell.num_train,
+        "problem": known["problem"],
+        **{key: value for key, value in {**(row or {}), **known}.items() if key not in _KEYS},
     }
-    if "bias" in row:
+    if row is not None and "bias" in row:
         assert "noise_floor" in known, "a risk that is measured exactly has a theory"
         excess = row["bias"] + row["variance"]
         joined |= {

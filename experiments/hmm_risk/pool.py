@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import active_children, get_context, resource_tracker
 
@@ -16,84 +15,60 @@ from lab.experiments.hmm_risk.config import DiscreteConfig, LinearGaussianConfig
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.problems.gaussian import KalmanProblem, WindowProblem
 from lab.experiments.hmm_risk.problems.modes import ModeProblem
-from lab.experiments.hmm_risk.problems.problem import Problem, ProjectedProblem
+from lab.experiments.hmm_risk.problems.problem import Problem, ProjectedProblem, seeds_of_problem
 from lab.experiments.hmm_risk.rows import Row
+from lab.experiments.hmm_risk.units import Unit
 
 # units that wait for each process: enough that none waits for the next
 _HANDED_OUT = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """The smallest recorded piece of work: the theory of a cell, or some of its replicates.
-
-    Attributes:
-        cell: index of the cell.
-        replicates: numbers of the draws; empty for the theory.
-    """
-
-    cell: int
-    replicates: tuple[int, ...] = ()
-
-
-def build_problem(cell: Cell) -> Problem:
-    """The problem of a linear-Gaussian cell."""
+def build_problem(cell: Cell, number: int = 0) -> Problem:
+    """One problem of a linear-Gaussian cell."""
     assert isinstance(cell.hmm, LinearGaussianConfig), "a discrete HMM has another CellWork"
+    seeds = seeds_of_problem(cell.seed, number)
     if cell.hmm.loading is Loading.identity:
-        problem: Problem = ModeProblem(cell, cell.hmm)
+        problem: Problem = ModeProblem(cell, cell.hmm, seeds)
     elif cell.representation.name is RepresentationName.kalman_state:
-        problem = KalmanProblem(cell, cell.hmm)
+        problem = KalmanProblem(cell, cell.hmm, seeds)
     else:
-        problem = WindowProblem(cell, cell.hmm)
+        problem = WindowProblem(cell, cell.hmm, seeds)
     if cell.representation.size_map is SizeMap.random_projection:
-        return ProjectedProblem(problem, cell.seed)
+        return ProjectedProblem(problem, seeds)
     return problem
 
 
-def build_work(cell: Cell) -> CellWork:
-    """The object that does the work of a cell."""
+def build_work(cell: Cell, number: int = 0) -> CellWork:
+    """The object that does the work of one problem of a cell."""
     if isinstance(cell.hmm, DiscreteConfig):
         # only a discrete HMM needs torch, which takes 2 s to import
         from lab.experiments.hmm_risk.problems.discrete import DiscreteRows  # noqa: PLC0415
 
-        return DiscreteRows(cell, cell.hmm)
+        return DiscreteRows(cell, cell.hmm, number)
     if cell.tokens_per_sequence > 1:
         from lab.experiments.hmm_risk.dependent_rows.work import DependentRows  # noqa: PLC0415
 
-        return DependentRows(cell, build_problem(cell))
-    return IndependentRows(cell, build_problem(cell))
+        return DependentRows(cell, build_problem(cell, number), number)
+    return IndependentRows(cell, build_problem(cell, number), number)
 
 
 class WorkerState:
-    """Runs units of a sweep; keeps what units of the same cell share."""
+    """Runs units of a sweep; keeps what units of the same problem share, until one of another problem comes."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         self._cells = cells
-        self._works: dict[int, CellWork] = {}
+        self._key: tuple[int, int] | None = None
+        self._work: CellWork | None = None
 
     def run(self, unit: Unit) -> list[Row]:
         """The rows of one unit."""
-        work = self._works.get(unit.cell)
-        if work is None:
-            work = self._works[unit.cell] = build_work(self._cells[unit.cell])
-        if not unit.replicates:
-            return list(work.theory())
-        return [row for replicate in unit.replicates for row in work.measure(replicate)]
-
-
-def units(cells: Sequence[Cell]) -> Iterator[Unit]:
-    """All units of a sweep. A discrete HMM's replicates form one unit, since its second moments cost more than they."""
-    for cell in cells:
-        yield Unit(cell.index)
-        if cell.is_discrete:
-            yield Unit(cell.index, tuple(range(cell.replicates)))
-        else:
-            yield from (Unit(cell.index, (replicate,)) for replicate in range(cell.replicates))
-
-
-def count_units(cells: Sequence[Cell]) -> int:
-    """The number of `units`."""
-    return sum(2 if cell.is_discrete else 1 + cell.replicates for cell in cells)
+        key = (unit.cell, unit.problem)
+        if self._work is None or key != self._key:
+            # the one before is let go first: each holds matrices of its problem's size
+            self._work = None
+            self._key, self._work = key, build_work(self._cells[unit.cell], unit.problem)
+        rows: list[Row] = list(self._work.theory()) if unit.with_theory else []
+        return rows + [row for replicate in unit.replicates for row in self._work.measure(replicate)]
 
 
 def run_all(cells: Sequence[Cell], todo: Iterable[Unit], num_workers: int) -> Iterator[tuple[Unit, list[Row]]]:

@@ -12,7 +12,9 @@ class TheoryKey(TypedDict):
 
     Attributes:
         kind: in metrics.jsonl only.
-        cell: index of the problem.
+        cell: index of the family of problems.
+        problem: number of the draw of A, W, E and the labelling.
+        problem_is_drawn: whether anything of these is random; else every problem of the cell would be the same.
         width: p.
         ridge: as configured: a number, or `optimal`.
         ridge_strength: lambda of (X'X + n lambda I)^-1 X'Y.
@@ -23,6 +25,8 @@ class TheoryKey(TypedDict):
 
     kind: Literal["theory"]
     cell: int
+    problem: int
+    problem_is_drawn: bool
     width: int
     ridge: str
     ridge_strength: float
@@ -33,7 +37,13 @@ class TheoryKey(TypedDict):
 
 @final
 class ClassTheory(TheoryKey):
-    """A head that classifies: there is no theory of its error."""
+    """A head that classifies: there is no theory of its error.
+
+    Attributes:
+        labellings_rejected: labellings that were drawn before this one and have almost one class only.
+    """
+
+    labellings_rejected: int
 
 
 class RiskTheory(TheoryKey):
@@ -75,7 +85,8 @@ class MeasuredKey(TypedDict):
 
     Attributes:
         kind: in metrics.jsonl only.
-        cell: index of the problem.
+        cell: index of the family of problems.
+        problem: number of the draw of A, W, E and the labelling.
         replicate: number of the draw of the training rows.
         width: p.
         ridge: as configured.
@@ -84,6 +95,7 @@ class MeasuredKey(TypedDict):
 
     kind: Literal["measured"]
     cell: int
+    problem: int
     replicate: int
     width: int
     ridge: str
@@ -125,10 +137,19 @@ class TestedRisk(MeasuredRisk, TestRisk):
 
 @final
 class MeasuredClasses(MeasuredHead):
-    """Error of a classifying head on test rows."""
+    """Error of a classifying head on test rows.
+
+    Attributes:
+        accuracy: share of the test rows whose class is predicted.
+        log_loss: mean of -log of the probability of the class, nats.
+        constant_accuracy: of the best constant guess on the same test rows: the share of the most frequent class.
+        constant_log_loss: of the best constant probabilities on the same test rows: the entropy of their classes.
+    """
 
     accuracy: float
     log_loss: float
+    constant_accuracy: float
+    constant_log_loss: float
 
 
 class RiskResult(MeasuredRisk):

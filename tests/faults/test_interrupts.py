@@ -90,3 +90,52 @@ def test_a_signal_to_all_processes_however_often_is_one_line_and_130(
     assert group(process.pid) == []
     done = lab(*(("hmm-risk", "sweep") if "sweep" in command else ("distill",)), f"resume={directory}")
     assert done.code == 0, done.err
+
+
+READERS = {
+    "help": ("--help",),
+    "version": ("version",),
+    "runs": ("runs",),
+    "show": ("show", "nothing"),
+    "doctor": ("doctor",),
+    "export": ("export", "nothing", "there"),
+    "generate": ("generate", "shipped", "--prompt", "How many pictures show a bag?"),
+    "bench": ("bench", "ssd", "--quick"),
+    "script": ("slurm", "script", *SWEEP, "time=10"),
+    "sweep": SWEEP,
+    "training": STAGE_1,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", READERS)
+def test_ctrl_c_while_a_command_is_imported_is_one_line_and_130(
+    name: str, lab_command: tuple[str, ...], outputs: Path, tmp_path: Path
+) -> None:
+    print(f"FAULTS_SEED={SEED}")
+    moments = random.Random(f"{SEED} {name}")
+    for _ in range(3):
+        with subprocess.Popen(
+            [*lab_command, *READERS[name]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as process:
+            status = Path(f"/proc/{process.pid}/status")
+            # the mask of what Python handles; the interpreter answers Ctrl-C in its own words before that
+            while not caught(status) & 1 << signal.SIGUSR2 - 1 and process.poll() is None:
+                time.sleep(0.001)
+            time.sleep(moments.random())
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=100)
+        assert "Traceback" not in said
+        # or it was done before
+        assert process.returncode in (0, 2) or (process.returncode, said.count("lab: interrupted")) == (130, 1), said
+
+
+def caught(status: Path) -> int:
+    """The signals that a process handles, as bits; none of one that is gone."""
+    words = status.read_text().split() if status.exists() else []
+    return int(words[words.index("SigCgt:") + 1], 16) if "SigCgt:" in words else 0

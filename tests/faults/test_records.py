@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -57,6 +58,10 @@ def random_bytes(path: Path) -> None:
     path.write_bytes(content)
 
 
+def other_digit(digit: re.Match[bytes]) -> bytes:
+    return b"%d" % ((int(digit[0]) + 1) % 10)
+
+
 DAMAGES: dict[str, Damage] = {
     "cut in half": lambda path: os.truncate(path, path.stat().st_size // 2),
     "emptied": lambda path: os.truncate(path, 0),
@@ -66,8 +71,10 @@ DAMAGES: dict[str, Damage] = {
     "first line gone": by_lines(lambda lines: lines[1:]),
     "lines swapped": by_lines(lambda lines: [lines[1], lines[0], *lines[2:]]),
     "all lines doubled": by_lines(lambda lines: lines * 2),
-    "a digit changed": by_lines(lambda lines: [*lines[:3], lines[3].replace(b"0.25", b"0.35"), *lines[4:]]),
-    "a key changed": by_lines(lambda lines: [*lines[:3], lines[3].replace(b"unit", b"tinu"), *lines[4:]]),
+    "a digit changed": by_lines(
+        lambda lines: [*lines[:3], re.sub(rb"(?<=: )\d", other_digit, lines[3], count=1), *lines[4:]]
+    ),
+    "a key changed": by_lines(lambda lines: [*lines[:3], lines[3].replace(b'"kind"', b'"knid"'), *lines[4:]]),
     "random bytes": random_bytes,
 }
 
@@ -103,6 +110,33 @@ def test_a_finished_unit_that_has_lost_rows_is_not_finished(tmp_path: Path) -> N
     with Run[Row](tmp_path, {}, [], {}, "") as run:
         assert keep_what_counts(run, {"u": tmp_path}) == set()
         assert list(run.rows) == []
+
+
+GONE: dict[str, tuple[Damage, str]] = {
+    "deleted": (Path.unlink, "8 of the 8 rows that it held are gone"),
+    "emptied": (lambda path: os.truncate(path, 0), "8 of the 8 rows that it held are gone"),
+    "last lines gone": (by_lines(lambda lines: lines[:-3]), "3 of the 8 rows that it held are gone"),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), GONE.values(), ids=GONE)
+def test_rows_that_are_gone_from_the_end_of_a_run_are_missed(damage: Damage, words: str, tmp_path: Path) -> None:
+    with Run[Row](tmp_path, {}, [], {}, "") as run:
+        run.log(rows_of(8))
+    damage(tmp_path / "metrics.jsonl")
+    with Run[Row](tmp_path, {}, [], {}, "") as run:
+        assert run.damage == f"{tmp_path / 'metrics.jsonl'}: {words}"
+    with Run[Row](tmp_path, {}, [], {}, "") as run:
+        assert run.damage is None
+
+
+def test_records_that_are_gone_after_a_kill_are_missed(tmp_path: Path) -> None:
+    with Run[Row](tmp_path, {}, [], {}, "") as run:
+        run.log(rows_of(8))
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "status.json").write_text('{"status": "running"}')
+    with Run[Row](tmp_path, {}, [], {}, "") as run:
+        assert run.damage == f"{tmp_path / 'metrics.jsonl'} is gone"
 
 
 def in_the_middle(folder: Path, delete: Callable[[Path], None]) -> None:
@@ -145,6 +179,7 @@ def test_a_sweep_computes_damaged_rows_again(damage: Damage, lab: Lab, tmp_path:
     done = lab(*words)
     assert done.code == 0, done.err
     assert (folder / "table.parquet").read_bytes() == whole
+    assert "what is missing is computed again" in done.err
 
 
 @pytest.mark.slow

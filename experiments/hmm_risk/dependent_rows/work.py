@@ -16,8 +16,8 @@ from lab.experiments.hmm_risk.rows import GaussianTheory, MeasuredRisk
 class DependentRows(IndependentRows):
     """T rows per sequence; the theory of independent rows is recorded too, for comparison."""
 
-    def __init__(self, cell: Cell, problem: Problem) -> None:
-        super().__init__(cell, problem)
+    def __init__(self, cell: Cell, problem: Problem, number: int) -> None:
+        super().__init__(cell, problem, number)
         self._rows = _token_rows(cell, problem)
 
     @override

@@ -49,6 +49,7 @@ class Cell:
     observation_noise: float
     snr: float | None
     ridge: tuple[float | str, ...]
+    problems: int
     replicates: int
     num_test: int | None
     population_sequences: int
@@ -60,6 +61,17 @@ class Cell:
     def is_discrete(self) -> bool:
         """Whether the data are tokens of a discrete HMM."""
         return isinstance(self.hmm, DiscreteConfig)
+
+    @property
+    def draws_problem(self) -> bool:
+        """Whether anything but the rows is random, so that two problems of the cell can differ in their risk.
+
+        A state that is observed mode by mode has fixed modes. Its labels have random signs, to which the risk of
+        features that are symmetric about zero is indifferent.
+        """
+        if isinstance(self.hmm, DiscreteConfig):
+            return True
+        return self.hmm.loading is Loading.gaussian or self.representation.size_map is SizeMap.random_projection
 
     @property
     def head_spec(self) -> HeadSpec:
@@ -110,11 +122,24 @@ def check_cell(cell: Cell) -> None:
         _check_gaussian(cell, cell.hmm)
     _check_head(cell)
     refuse_unless(
+        cell.problems == 1 or cell.draws_problem,
+        "problems",
+        cell.problems,
+        f"with hmm.loading=identity nothing but the rows is random{_of_curve(cell)}, so all problems are the same; "
+        "leave it at 1 there and raise replicates, or choose a hmm with a Gaussian loading",
+    )
+    if cell.replicates == 0:
+        refuse_unless("accuracy" not in cell.quantities, "replicates", 0, "classes have no theory; give 1 or more")
+    refuse_unless(
         cell.widths[-1] <= cell.num_features,
         "representation.num_features",
         cell.num_features,
         f"the grid asks for width {cell.widths[-1]}; give that or more",
     )
+
+
+def _of_curve(cell: Cell) -> str:
+    return f" in curves.{cell.curve}" if cell.curve else ""
 
 
 def _check_head(cell: Cell) -> None:
@@ -140,6 +165,8 @@ def _check_discrete(cell: Cell) -> None:
         refuse_unless(
             cell.num_test is not None, "num_test", None, "accuracy is measured on test rows; give num_test=2000"
         )
+    else:
+        _has_no_test(cell, "the next state or token of a discrete HMM")
 
 
 def _check_gaussian(cell: Cell, hmm: LinearGaussianConfig) -> None:
@@ -241,6 +268,16 @@ def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
     if "optimal" in cell.ridge:
         raise ConfigError(f"ridge=optimal: with {key} the best strength is not known; give numbers")
     _needs_noise(cell, "dependent rows")
+    _has_no_test(cell, "dependent rows")
+
+
+def _has_no_test(cell: Cell, what: str) -> None:
+    refuse_unless(
+        cell.num_test is None,
+        "num_test",
+        cell.num_test,
+        f"{what} cannot be checked on test rows{_of_curve(cell)}; leave it out there",
+    )
 
 
 def _needs_noise(cell: Cell, what: str) -> None:

@@ -88,10 +88,6 @@ READERS: Mapping[str, Readers] = {
     ),
     "observation_noise": Readers("problems with noise that snr does not set", _reads_noise),
     "snr": _IDENTITY_LOADING,
-    "num_test": Readers(
-        "independent rows of linear-Gaussian HMMs and classes",
-        lambda cell: _is_label(cell) if cell.is_discrete else cell.tokens_per_sequence == 1,
-    ),
     "population_sequences": Readers(
         "discrete HMMs whose task has a risk", lambda cell: cell.is_discrete and not _is_label(cell)
     ),

@@ -5,18 +5,20 @@ E[y | tokens] = G' f. So the risk of a head given the sequences is exact, with n
 second moment E[f f'] has no closed form and is estimated once per HMM.
 """
 
-# Letters: n rows, p width, S states, V tokens, m outputs, N sequences.
+# Letters: n rows, p width, S states, V tokens, m outputs, N sequences, T tokens of a sequence.
 
 from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from numpy import ndarray
 from scipy import linalg
+from torch import Tensor
 
 from lab.core.heads.asymptotics import asymptotic_risk
 from lab.core.heads.conditional_risk import conditional_risk
+from lab.core.heads.factor_covariance import FactorCovariance
 from lab.core.heads.population import Spectrum
 from lab.core.hmm.discrete import DiscreteHmm
 from lab.core.hmm.random_models import dirichlet_tables, permutation_tables
@@ -24,6 +26,8 @@ from lab.core.runs.random_streams import Seeds
 from lab.experiments.hmm_risk.cell_work import CellWork, rank_tolerance, ridge_label
 from lab.experiments.hmm_risk.config import DiscreteConfig, Generator, RepresentationName, TaskName
 from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.problems.labelling import NUM_JUDGED, Labelling, best_constant, classes, draw_labelling
+from lab.experiments.hmm_risk.problems.problem import seeds_of_problem
 from lab.experiments.hmm_risk.rows import (
     ClassTheory,
     Measured,
@@ -44,9 +48,10 @@ _ROUNDING = 1e-13
 class DiscreteRows(CellWork):
     """One row per sequence, from the exact filter of a discrete HMM."""
 
-    def __init__(self, cell: Cell, hmm: DiscreteConfig) -> None:
+    def __init__(self, cell: Cell, hmm: DiscreteConfig, number: int) -> None:
         self.cell = cell
-        self._seeds = Seeds(cell.seed)
+        self._number = number
+        self._seeds = seeds_of_problem(cell.seed, number)
         self._hmm = _draw_hmm(hmm, self._seeds)
         self._predicts_label = cell.task.name is TaskName.downstream_label
 
@@ -94,6 +99,7 @@ class DiscreteRows(CellWork):
             self._labelled(stream, replicate, num_rows)
             for stream, num_rows in (("train", self.cell.num_train), ("test", self.cell.num_test or 0))
         )
+        constant_accuracy, constant_log_loss = best_constant(test[1])
         rows: list[MeasuredClasses] = []
         for width in self.cell.widths:
             for ridge in self.cell.ridge:
@@ -113,6 +119,8 @@ class DiscreteRows(CellWork):
                         **self._row(replicate, width, ridge, tolerance),
                         "accuracy": float(np.mean(predicted.labels == test[1])),
                         "log_loss": float(-np.log(likelihood).mean()),
+                        "constant_accuracy": constant_accuracy,
+                        "constant_log_loss": constant_log_loss,
                         "weight_norm": head.weight_norm,
                         "effective_rank": head.effective_rank,
                         "solved_by": head.solved_by,
@@ -124,6 +132,7 @@ class DiscreteRows(CellWork):
         return {
             "kind": "measured",
             "cell": self.cell.index,
+            "problem": self._number,
             "replicate": replicate,
             "width": width,
             "ridge": ridge_label(ridge),
@@ -136,6 +145,8 @@ class DiscreteRows(CellWork):
             key: TheoryKey = {
                 "kind": "theory",
                 "cell": self.cell.index,
+                "problem": self._number,
+                "problem_is_drawn": self.cell.draws_problem,
                 "width": width,
                 "ridge": ridge_label(ridge),
                 "ridge_strength": float(ridge),
@@ -144,14 +155,13 @@ class DiscreteRows(CellWork):
                 "gaussian_reference": True,
             }
             if self._predicts_label:
-                no_risk: ClassTheory = {**key}
+                no_risk: ClassTheory = {**key, "labellings_rejected": self._labelling.num_rejected}
                 rows.append(no_risk)
                 continue
-            covariance, coefficients, noise_trace = self._moments(width)
-            eigenvalues, vectors = linalg.eigh(covariance)
-            signals = np.sum((vectors.T @ coefficients) ** 2, axis=1)
-            spectrum = Spectrum(np.maximum(eigenvalues, 0.0), signals)
-            risk = asymptotic_risk(spectrum, noise_trace, num_train=self.cell.num_train, ridge=float(ridge))
+            _, _, noise_trace = self._moments(width)
+            risk = asymptotic_risk(
+                self._spectrum(width), noise_trace, num_train=self.cell.num_train, ridge=float(ridge)
+            )
             _, _, full_noise = self._moments(self.cell.widths[-1])
             misspecification = self._scale * (noise_trace - full_noise)
             signal = 1 - noise_trace
@@ -207,15 +217,18 @@ class DiscreteRows(CellWork):
             total += posteriors.T @ posteriors
         return total / num_sequences
 
-    def _moments(self, width: int) -> tuple[Float64[ndarray, "p p"], Float64[ndarray, "p m"], float]:
+    def _moments(self, width: int) -> tuple[Float64[ndarray, "p p"] | FactorCovariance, Float64[ndarray, "p m"], float]:
         """Sigma_p, the best head B_p, and the minimum risk E||y - B_p' x||^2 (a one-hot y has norm 1)."""
         mapping = self._map[:width]
-        covariance = mapping @ self._second_moment @ mapping.T
         cross = mapping @ self._second_moment @ self._outcome
+        covariance: Float64[ndarray, "p p"] | FactorCovariance
         if self._is_lifted:
-            covariance[np.diag_indices_from(covariance)] += self.cell.observation_noise**2
-            coefficients = linalg.solve(covariance, cross, assume_a="pos")
-        elif width == self._hmm.num_states and self.cell.representation.name is RepresentationName.posterior:
+            covariance, targets = self._lifted(width)
+            coefficients = covariance.factor @ covariance.shrunk(targets)
+            noise_trace = 1 - float(np.sum(cross * coefficients))
+            return covariance, coefficients, 0.0 if abs(noise_trace) < _ROUNDING else noise_trace
+        covariance = mapping @ self._second_moment @ mapping.T
+        if width == self._hmm.num_states and self.cell.representation.name is RepresentationName.posterior:
             coefficients = self._outcome
         else:
             # next-token distributions span only S directions: the rest of B is arbitrary, and set to zero
@@ -224,9 +237,23 @@ class DiscreteRows(CellWork):
         # if the outcome is certain, the difference is rounding of either sign
         return covariance, coefficients, 0.0 if abs(noise_trace) < _ROUNDING else noise_trace
 
+    def _lifted(self, width: int) -> tuple[FactorCovariance, Float64[ndarray, "S m"]]:
+        """Sigma_p = F F' + s I, and R'G with E[x y'] = F R'G, where R R' = E[f f'] and F = M R."""
+        eigenvalues, vectors = linalg.eigh(self._second_moment)
+        root = vectors * np.sqrt(np.maximum(eigenvalues, 0.0))
+        return FactorCovariance(self._map[:width] @ root, self.cell.observation_noise**2), root.T @ self._outcome
+
+    def _spectrum(self, width: int) -> Spectrum:
+        if self._is_lifted:
+            covariance, targets = self._lifted(width)
+            return covariance.spectrum(targets)
+        dense, coefficients, _ = self._moments(width)
+        assert isinstance(dense, np.ndarray), "only lifted features have noise"
+        eigenvalues, vectors = linalg.eigh(dense)
+        return Spectrum(np.maximum(eigenvalues, 0.0), np.sum((vectors.T @ coefficients) ** 2, axis=1))
+
     def _posteriors(self, stream: str, num_sequences: int) -> Float64[ndarray, "N S"]:
-        tokens = self._hmm.sample(num_sequences, self.cell.context_length, self._seeds.torch(f"{stream}/tokens")).tokens
-        return self._hmm.filter_last(tokens).numpy()
+        return self._hmm.filter_last(self._tokens(stream, num_sequences)).numpy()
 
     def _features(self, posteriors: Float64[ndarray, "n S"], stream: str, replicate: int) -> Float64[ndarray, "n d"]:
         if not self._is_lifted:
@@ -238,26 +265,28 @@ class DiscreteRows(CellWork):
         return (self._map @ posteriors.T + self.cell.observation_noise * noise).T
 
     def _labelled(self, stream: str, replicate: int, num_rows: int) -> tuple[Float64[ndarray, "n d"], ndarray]:
-        """Features of the last posterior, and the class argmax_c <w_c, A p(h_1 | tokens)> of each sequence.
-
-        A is applied as in Wei, Xie and Ma's code, which does not invert it to go back in time.
-        """
-        generator = self._seeds.torch(f"{stream}/{replicate}/tokens")
-        tokens = self._hmm.sample(num_rows, self.cell.context_length, generator).tokens
+        """Features of the last posterior, and the class of each sequence."""
+        tokens = self._tokens(f"{stream}/{replicate}", num_rows)
         features = self._features(self._hmm.filter_last(tokens).numpy(), stream, replicate)
-        first = self._hmm.smooth_first(tokens).numpy()
-        scores = first @ self._hmm.transition.numpy().T @ self._class_weights.T
-        return features, scores.argmax(axis=1)
+        return features, classes(self._first(tokens), self._labelling.weights)
 
     @cached_property
-    def _class_weights(self) -> Float64[ndarray, "m S"]:
-        """Six entries of each class, drawn with replacement, are standard normal; the others are zero."""
-        rng = self._seeds.numpy("class_weights")
-        weights = np.zeros((self.cell.task.num_outputs, self._hmm.num_states))
-        for row in weights:
-            entries = rng.integers(self._hmm.num_states, size=6)
-            row[entries] = rng.standard_normal(6)
-        return weights
+    def _labelling(self) -> Labelling:
+        return draw_labelling(
+            self._first(self._tokens("labelling", NUM_JUDGED)),
+            self.cell.task.num_outputs,
+            self._seeds,
+            fewest_rows=min(self.cell.num_train, self.cell.num_test or self.cell.num_train),
+            what=f"task=downstream_label with hmm.num_states={self._hmm.num_states}, problem {self._number}",
+        )
+
+    def _first(self, tokens: Int64[Tensor, "N T"]) -> Float64[ndarray, "N S"]:
+        """A p(h_1 | tokens)."""
+        return self._hmm.smooth_first(tokens).numpy() @ self._hmm.transition.numpy().T
+
+    def _tokens(self, stream: str, num_sequences: int) -> Int64[Tensor, "N T"]:
+        generator = self._seeds.torch(f"{stream}/tokens")
+        return self._hmm.sample(num_sequences, self.cell.context_length, generator).tokens
 
 
 def _draw_hmm(hmm: DiscreteConfig, seeds: Seeds) -> DiscreteHmm:

@@ -11,7 +11,8 @@ from numpy import ndarray
 
 from lab.core.errors import ConfigError
 from lab.core.heads.decompositions import default_rank_tolerance
-from lab.core.heads.population import DensePopulation, FactorPopulation, Population
+from lab.core.heads.factor_population import FactorPopulation
+from lab.core.heads.population import DensePopulation, Population
 from lab.core.hmm.kalman import KalmanFilter
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm, observe, unit_variance_noise
 from lab.core.hmm.random_models import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
@@ -24,9 +25,9 @@ from lab.experiments.hmm_risk.problems.problem import Problem, Rows
 class GaussianProblem(Problem):
     """Base of the representations of a linear-Gaussian HMM: the state's distribution and the task."""
 
-    def __init__(self, cell: Cell, hmm: LinearGaussianConfig, token_dim: int) -> None:
+    def __init__(self, cell: Cell, hmm: LinearGaussianConfig, seeds: Seeds, token_dim: int) -> None:
         self.cell = cell
-        self.seeds = Seeds(cell.seed)
+        self.seeds = seeds
         self.observation_noise = cell.observation_noise
         self.hmm = _build_hmm(hmm, token_dim, cell.observation_noise, self.seeds)
 
@@ -49,15 +50,17 @@ class GaussianProblem(Problem):
 
     def target_variances(self) -> Float64[ndarray, " m"]:
         """E[y_j^2]."""
+        covariance = self.hmm.state_covariance(self.length)
+        return np.sum((self.target_map @ covariance) * self.target_map, axis=1) + self.residual_variances()
+
+    def residual_variances(self) -> Float64[ndarray, " m"]:
+        """Var(y_j | z_T)."""
         if self.cell.task.name is TaskName.downstream_label:
-            readout, noise = self.target_map, 0.0
-            covariance = self.hmm.state_covariance(self.length)
-        else:
-            is_token = self.cell.task.name is TaskName.next_token
-            readout = self.hmm.loading if is_token else np.eye(self.hmm.state_dim)
-            noise = self.observation_noise**2 if is_token else 0.0
-            covariance = self.hmm.state_covariance(self.length + 1)
-        return np.sum((readout @ covariance) * readout, axis=1) + noise
+            return np.zeros(self.cell.task.num_outputs)
+        if self.cell.task.name is TaskName.next_state:
+            return self.hmm.state_noise_covariance.diagonal().copy()
+        moved = self.hmm.loading @ self.hmm.state_noise_covariance
+        return np.sum(moved * self.hmm.loading, axis=1) + self.observation_noise**2
 
     def targets(
         self, now: Float64[ndarray, "n q"], following: Float64[ndarray, "n q"], stream: str, replicate: int
@@ -77,10 +80,10 @@ class GaussianProblem(Problem):
 class WindowProblem(GaussianProblem):
     """The last token, or the last L: features are linear in L states, plus independent noise."""
 
-    def __init__(self, cell: Cell, hmm: LinearGaussianConfig) -> None:
+    def __init__(self, cell: Cell, hmm: LinearGaussianConfig, seeds: Seeds) -> None:
         is_window = cell.representation.name is RepresentationName.context_window
         self._window = cell.representation.window if is_window else 1
-        super().__init__(cell, hmm, token_dim=-(-cell.num_features // self._window))
+        super().__init__(cell, hmm, seeds, token_dim=-(-cell.num_features // self._window))
 
     @cached_property
     def population(self) -> Population:
@@ -103,6 +106,7 @@ class WindowProblem(GaussianProblem):
             cross=np.vstack([covariances[lag] @ powers[lag].T for lag in range(self._window)]) @ self.target_map.T,
             target_variances=self.target_variances(),
             outputs_follow_width=self.cell.task.name is TaskName.next_token,
+            residual_variances=self.residual_variances(),
         )
 
     def rows(self, stream: str, replicate: int, num_rows: int) -> Rows:
@@ -133,9 +137,9 @@ class WindowProblem(GaussianProblem):
 class KalmanProblem(GaussianProblem):
     """The Bayes filter's state E[z_T | x_1 .. x_T]: the best representation that a frozen model could provide."""
 
-    def __init__(self, cell: Cell, hmm: LinearGaussianConfig) -> None:
+    def __init__(self, cell: Cell, hmm: LinearGaussianConfig, seeds: Seeds) -> None:
         assert cell.representation.observation_dim is not None, "checked with the configuration"
-        super().__init__(cell, hmm, token_dim=cell.representation.observation_dim)
+        super().__init__(cell, hmm, seeds, token_dim=cell.representation.observation_dim)
         self._filter = KalmanFilter(self.hmm, self.length)
 
     @cached_property

@@ -71,9 +71,9 @@ class Modes:
 class ModeProblem(Problem):
     """Uncorrelated features; the target is the next state of as many modes, or a label of a fixed number of them."""
 
-    def __init__(self, cell: Cell, hmm: LinearGaussianConfig) -> None:
+    def __init__(self, cell: Cell, hmm: LinearGaussianConfig, seeds: Seeds) -> None:
         self._cell = cell
-        self._seeds = Seeds(cell.seed)
+        self._seeds = seeds
         num_modes = hmm.state_dim or cell.num_features
         if hmm.transition is Transition.orthogonal:
             self.modes = Modes.orthogonal(num_modes, hmm.spectral_radius)

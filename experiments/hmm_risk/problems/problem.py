@@ -28,6 +28,11 @@ class Rows:
     targets: Float64[ndarray, "n m"]
 
 
+def seeds_of_problem(seed: int, number: int) -> Seeds:
+    """The random streams of one draw of a problem; those of number 0 are the seed's own."""
+    return Seeds(seed).within("problem", number) if number else Seeds(seed)
+
+
 class Problem(ABC):
     """A linear-Gaussian problem.
 
@@ -50,11 +55,11 @@ class Problem(ABC):
 class ProjectedProblem(Problem):
     """The same rows projected on random directions: phi = S'x with Gaussian S; a width keeps the first columns."""
 
-    def __init__(self, problem: Problem, seed: int) -> None:
+    def __init__(self, problem: Problem, seeds: Seeds) -> None:
         self._problem = problem
         self.observation_noise = problem.observation_noise
         num_features = problem.population.num_features
-        normals = Seeds(seed).numpy("projection").standard_normal((num_features, num_features))
+        normals = seeds.numpy("projection").standard_normal((num_features, num_features))
         self._directions = normals.T / np.sqrt(num_features)
 
     @cached_property

@@ -18,7 +18,8 @@ from numpy import ndarray
 
 from lab.core.errors import InputError
 from lab.core.heads.asymptotics import asymptotic_risk, exact_risk, optimal_ridge
-from lab.core.heads.population import DensePopulation, FactorPopulation, Population
+from lab.core.heads.factor_population import FactorPopulation
+from lab.core.heads.population import DensePopulation, Population
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ def finish(axes: Axes, data: FigureData, panel: Panel, *, with_legend: bool = Tr
         _cut_peak(axes, data, panel.column)
     elif panel.top == "centre":
         # the 10 to 90 % range at p = n spans decades above its median
-        axes.set_ylim(top=3 * max(float(np.nanmax(curve.centre(panel.column))) for curve in data.curves))
+        axes.set_ylim(top=3 * max(float(finite.max()) for finite in _finite_centres(data, panel.column)))
     if is_log:
         _plain_risk_axis(axes)
     if with_legend and (len(data.curves) > 1 or data.curves[0].label != "measured"):
@@ -135,10 +135,17 @@ def add_legend(axes: Axes, num_curves: int) -> None:
     figure.set_size_inches(width, height + 0.14 * -(-num_curves // num_columns))
 
 
+def _finite_centres(data: FigureData, quantity: str) -> list[Float64[ndarray, " k"]]:
+    """The numbers of every curve; without draws, theory is infinite at p = n."""
+    centres = [curve.centre(quantity) for curve in data.curves]
+    return [centre[np.isfinite(centre)] for centre in centres]
+
+
 def _cut_peak(axes: Axes, data: FigureData, quantity: str) -> None:
     """Cut off the peak, with a note: on its scale a sweet spot would be a flat line."""
-    lowest = min(float(np.nanmin(curve.mean[quantity])) for curve in data.curves)
-    start = max(float(curve.mean[quantity][0]) for curve in data.curves)
+    centres = _finite_centres(data, quantity)
+    lowest = min(float(finite.min()) for finite in centres)
+    start = max(float(finite[0]) for finite in centres)
     top = max(10 * lowest, 3 * start)
     if axes.get_ylim()[1] > top:
         axes.set_ylim(top=top)

@@ -1,25 +1,32 @@
 """From single draws to curves: mean, spread and distance from theory at every point of a sweep."""
 
+# Letters: k points, K problems, R draws of the rows of each.
+
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy import ndarray
 
-from lab.experiments.hmm_risk.rows import MEASURED_QUANTITIES
+from lab.experiments.hmm_risk.results.spread import Spread, spread
+from lab.experiments.hmm_risk.results.tails import NO_MEAN_WITHIN, is_heavy
+from lab.experiments.hmm_risk.rows import MEASURED_QUANTITIES, RiskResult, quantities
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 
-# columns that are the same for all draws of a point, besides those of theory
-_SHARED = frozenset({"gamma", "width", "context_length", "snr", "noise_floor", "null_risk"})
+# columns that are the same for all draws of a problem, besides those of theory
+_SHARED = frozenset(
+    {"gamma", "width", "context_length", "snr", "noise_floor", "misspecification", "null_risk", "labellings_rejected"}
+)
 _THEORY = "theory_"
+_MEASURED = (*MEASURED_QUANTITIES, "test_risk")
 
-# Within this many rows of p = n the mean of the risk, or its variance, is infinite (inverse Wishart moments).
-NO_MEAN_WITHIN = 3
+# what a constant guess achieves, by the quantity that it is compared with
+CONSTANT = {"accuracy": "constant_accuracy", "log_loss": "constant_log_loss"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +36,22 @@ class Curve:
     Attributes:
         label: its legend.
         x: columns that can serve as the x axis (gamma, width, context_length), one entry for each point.
-        mean, standard_error, median, low, high: over replicates, by measured quantity; low and high are the 10 and
-            90 % quantiles.
-        theory: by quantity; `independent_rows` and `exact` in addition to the asymptotic line; NaN where undefined.
-        floor: the minimum risk of any linear head on these features.
-        null_excess: the excess risk of predicting zero.
-        has_mean: False within three rows of p = n, where only quantiles are meaningful.
+        mean, standard_error, between, within: over problems and draws, by measured quantity; see `Spread`.
+        median, low, high: of all draws, by measured quantity; low and high are the 10 and 90 % quantiles.
+        theory: by quantity, averaged over problems; `independent_rows` and `exact` in addition to the asymptotic line;
+            NaN where undefined.
+        floor: the minimum risk of any linear head on these features, averaged over problems: of Gaussian features, and
+            of a posterior, that of the Bayes rule.
+        baseline: by measured quantity, what is achieved without features, averaged over problems: by predicting zero,
+            or by the best constant guess on the same test rows.
+        z: distances in two-level standard errors of paired differences, NaN where there is no mean: `exact`, the excess
+            risk from the exact finite-n line of the same problem; `test`, the error on test rows from the exact risk
+            of the same draw; and the name of a quantity, from its baseline.
+        has_mean: False where only quantiles are meaningful; see `tails`.
         is_reference: whether the theory is only a Gaussian reference, not a prediction for these data.
+        problem_is_drawn: whether anything but the rows is random.
+        num_problems, num_draws: K and R; R is 0 in a sweep of theory alone.
+        labellings_rejected: of all problems together.
     """
 
     label: str
@@ -43,17 +59,31 @@ class Curve:
     x: dict[str, Float64[ndarray, " k"]]
     mean: dict[str, Float64[ndarray, " k"]]
     standard_error: dict[str, Float64[ndarray, " k"]]
+    between: dict[str, Float64[ndarray, " k"]]
+    within: dict[str, Float64[ndarray, " k"]]
     median: dict[str, Float64[ndarray, " k"]]
     low: dict[str, Float64[ndarray, " k"]]
     high: dict[str, Float64[ndarray, " k"]]
     theory: dict[str, Float64[ndarray, " k"]]
     floor: Float64[ndarray, " k"]
-    null_excess: Float64[ndarray, " k"]
-    has_mean: ndarray
+    baseline: dict[str, Float64[ndarray, " k"]]
+    z: dict[str, Float64[ndarray, " k"]]
+    has_mean: Bool[ndarray, " k"]
     is_reference: bool
+    problem_is_drawn: bool
+    num_problems: int
+    num_draws: int
+    labellings_rejected: int
+
+    @property
+    def null_excess(self) -> Float64[ndarray, " k"]:
+        """The excess risk of predicting zero."""
+        return self.baseline["excess_risk"]
 
     def centre(self, quantity: str) -> Float64[ndarray, " k"]:
-        """The mean where it exists, else the median."""
+        """The mean where it is meaningful, else the median; theory, if nothing was drawn."""
+        if self.num_draws == 0:
+            return self.theory[quantity]
         return np.where(self.has_mean, self.mean[quantity], self.median[quantity])
 
     def gap(self, quantity: str, line: str) -> Float64[ndarray, " k"]:
@@ -64,57 +94,87 @@ class Curve:
         return np.where(self.has_mean & np.isfinite(theory), gap, np.nan)
 
 
-class _Points:
-    """The points of one curve: what their draws measured, and the columns that all draws of a point share."""
+class _Point:
+    """The draws at one point, problem by problem, and the columns that all draws of a problem share."""
 
-    def __init__(self, ridge: str, *, is_reference: bool) -> None:
-        self.ridge = ridge
-        self.is_reference = is_reference
-        self._numbers: dict[tuple[float, ...], int] = {}
-        self._shared: list[dict[str, float]] = []
-        self._measured: list[dict[str, array[float]]] = []
+    def __init__(self) -> None:
+        self.shared: dict[int, dict[str, float]] = {}
+        self.draws: dict[int, dict[str, array[float]]] = {}
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Take a row: one draw at one point."""
-        key = (row["num_train"], row["width"], row["context_length"])
-        number = self._numbers.setdefault(key, len(self._shared))
-        if number == len(self._shared):
-            names = (name for name in row if name in _SHARED or name.startswith(_THEORY))
-            self._shared.append({name: _number(row[name]) for name in names})
-            self._measured.append({name: array("d") for name in MEASURED_QUANTITIES if name in row})
-        for name, values in self._measured[number].items():
+        """Take a row: one draw, or theory alone."""
+        problem = row["problem"]
+        if problem not in self.shared:
+            self.shared[problem] = {
+                name: _number(row[name]) for name in row if name in _SHARED or name.startswith(_THEORY)
+            }
+            self.draws[problem] = {name: array("d") for name in _MEASURED if name in row}
+        for name, values in self.draws[problem].items():
             values.append(_number(row[name]))
+
+    def numbers(self, name: str) -> list[float]:
+        """A shared column, problem by problem."""
+        return [self.shared[problem].get(name, math.nan) for problem in sorted(self.shared)]
+
+    def values(self, name: str) -> list["array[float]"]:
+        """A measured column, problem by problem and draw by draw."""
+        return [self.draws[problem][name] for problem in sorted(self.draws)]
+
+
+class _Points:
+    """The points of one curve."""
+
+    def __init__(self, ridge: str, first: Mapping[str, Any]) -> None:
+        self._ridge = ridge
+        self._is_reference = bool(first["gaussian_reference"])
+        self._problem_is_drawn = bool(first["problem_is_drawn"])
+        self._points: dict[tuple[float, ...], _Point] = {}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take a row of one point."""
+        key = (row["num_train"], row["width"], row["context_length"])
+        self._points.setdefault(key, _Point()).add(row)
 
     def curve(self, label: str, *, several_ridges: bool) -> Curve:
         """The curve through the points, ordered by rows, width and context."""
-        ordered = [self._numbers[key] for key in sorted(self._numbers)]
-        first = [self._shared[number] for number in ordered]
-        measured = [name for name in MEASURED_QUANTITIES if all(name in self._measured[n] for n in ordered)]
-        # all cells have the same number of replicates, so the values of a quantity form a matrix
-        values = {name: np.array([self._measured[number][name] for number in ordered]) for name in measured}
-        counts = {name: np.sum(np.isfinite(block), axis=1) for name, block in values.items()}
-        with np.errstate(invalid="ignore"):
-            error = {name: values[name].std(axis=1, ddof=1) / np.sqrt(counts[name]) for name in measured}
-            mean = {name: values[name].mean(axis=1) for name in measured}
+        points = [self._points[key] for key in sorted(self._points)]
+        # all cells of a curve have as many problems and draws, so the values of a quantity form a block
+        measured = [name for name in _MEASURED if all(name in point.draws[0] for point in points)]
+        values = {name: np.array([point.values(name) for point in points]) for name in measured}
+        shared = {name: np.array([point.numbers(name) for point in points]) for name in points[0].shared[0]}
+        num_points, num_problems = len(points), len(points[0].shared)
+        if not values:
+            values = dict.fromkeys(quantities(RiskResult), np.empty((num_points, num_problems, 0)))
+        spreads = {name: spread(block) for name, block in values.items()}
+        near = [self._ridge == "0" and abs(n - width) <= NO_MEAN_WITHIN for n, width, _ in sorted(self._points)]
+        deciding = values["excess_risk"] if "excess_risk" in values else values["log_loss"]
+        has_mean = ~(np.array(near) | is_heavy(deciding))
+        middle = {name: shared[name].mean(axis=1) for name in shared}
         words = [label] if label else []
         if several_ridges:
-            words.append(f"λ = {self.ridge}" if self.ridge != "optimal" else "optimal λ")
+            words.append(f"λ = {self._ridge}" if self._ridge != "optimal" else "optimal λ")
+        quantiles = {name: _quantiles(block) for name, block in values.items()}
         return Curve(
             label=", ".join(words) or "measured",
-            ridge=self.ridge,
-            x={name: _column(first, name) for name in ("gamma", "width", "context_length", "snr")},
-            mean=mean,
-            standard_error=error,
-            median={name: np.median(values[name], axis=1) for name in measured},
-            low={name: np.quantile(values[name], 0.1, axis=1) for name in measured},
-            high={name: np.quantile(values[name], 0.9, axis=1) for name in measured},
-            theory={name.removeprefix(_THEORY): _column(first, name) for name in first[0] if name.startswith(_THEORY)},
-            floor=_column(first, "noise_floor"),
-            null_excess=_column(first, "null_risk") - _column(first, "noise_floor"),
-            has_mean=np.array(
-                [self.ridge != "0" or abs(n - width) > NO_MEAN_WITHIN for n, width, _ in sorted(self._numbers)]
-            ),
-            is_reference=self.is_reference,
+            ridge=self._ridge,
+            x={name: _column(middle, name, num_points) for name in ("gamma", "width", "context_length", "snr")},
+            mean={name: found.mean for name, found in spreads.items()},
+            standard_error={name: found.standard_error for name, found in spreads.items()},
+            between={name: found.between for name, found in spreads.items()},
+            within={name: found.within for name, found in spreads.items()},
+            low={name: found[0] for name, found in quantiles.items()},
+            median={name: found[1] for name, found in quantiles.items()},
+            high={name: found[2] for name, found in quantiles.items()},
+            theory={name.removeprefix(_THEORY): middle[name] for name in middle if name.startswith(_THEORY)},
+            floor=_column(middle, "noise_floor", num_points),
+            baseline=_baselines(middle, spreads),
+            z={name: np.where(has_mean, found.z, np.nan) for name, found in _differences(values, shared).items()},
+            has_mean=has_mean,
+            is_reference=self._is_reference,
+            problem_is_drawn=self._problem_is_drawn,
+            num_problems=num_problems,
+            num_draws=next(iter(values.values())).shape[2],
+            labellings_rejected=int(np.nansum(shared.get("labellings_rejected", np.zeros((1, 1)))[0])),
         )
 
 
@@ -130,8 +190,7 @@ class Curves:
             key = (row["label"], row["ridge"])
             points = self._groups.get(key)
             if points is None:
-                points = _Points(row["ridge"], is_reference=bool(row["gaussian_reference"]))
-                self._groups[key] = points
+                points = self._groups[key] = _Points(row["ridge"], row)
             points.add(row)
             yield row
 
@@ -155,9 +214,44 @@ def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
     return found.all()
 
 
+def _quantiles(values: Float64[ndarray, "k K R"]) -> Float64[ndarray, "3 k"]:
+    """The 10, 50 and 90 % quantiles of all draws; NaN without draws."""
+    if values.size == 0:
+        return np.full((3, values.shape[0]), np.nan)
+    return np.quantile(values.reshape(values.shape[0], -1), (0.1, 0.5, 0.9), axis=1)
+
+
+def _baselines(
+    middle: Mapping[str, Float64[ndarray, " k"]], spreads: Mapping[str, Spread]
+) -> dict[str, Float64[ndarray, " k"]]:
+    found = {name: spreads[constant].mean for name, constant in CONSTANT.items() if constant in spreads}
+    if "null_risk" in middle:
+        excess = middle["null_risk"] - middle["noise_floor"]
+        found |= {
+            "prediction_risk": middle["null_risk"],
+            "excess_risk": excess,
+            "fixed_problem_excess": excess + middle["misspecification"],
+        }
+    return found
+
+
+def _differences(
+    values: Mapping[str, Float64[ndarray, "k K R"]], shared: Mapping[str, Float64[ndarray, "k K"]]
+) -> dict[str, Spread]:
+    """The differences of `Curve.z`, taken draw by draw."""
+    pairs = {name: values[name] - values[constant] for name, constant in CONSTANT.items() if constant in values}
+    if "theory_exact" in shared:
+        pairs["exact"] = values["excess_risk"] - shared["theory_exact"][..., None]
+    if "null_risk" in shared and "prediction_risk" in values:
+        pairs["prediction_risk"] = values["prediction_risk"] - shared["null_risk"][..., None]
+    if "test_risk" in values:
+        pairs["test"] = values["test_risk"] - values["prediction_risk"]
+    return {name: spread(block) for name, block in pairs.items()}
+
+
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _column(rows: Sequence[Mapping[str, float]], name: str) -> Float64[ndarray, " k"]:
-    return np.array([row.get(name, np.nan) for row in rows], dtype=np.float64)
+def _column(columns: Mapping[str, Float64[ndarray, " k"]], name: str, size: int) -> Float64[ndarray, " k"]:
+    return columns.get(name, np.full(size, np.nan))

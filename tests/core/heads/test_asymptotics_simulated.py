@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lab.core.heads.asymptotics import asymptotic_risk, exact_risk
-from lab.core.heads.population import DensePopulation, FactorPopulation, Spectrum
+from lab.core.heads.factor_population import FactorPopulation
+from lab.core.heads.population import DensePopulation, Spectrum
 
 
 def simulate(eigenvalues, coefficients, noise_trace, *, num_train, ridge, num_draws, seed):

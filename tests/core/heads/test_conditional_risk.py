@@ -5,8 +5,8 @@ import pytest
 
 from lab.core.errors import InputError
 from lab.core.heads.conditional_risk import ConditionalRisk, conditional_risk
+from lab.core.heads.factor_population import FactorPopulation
 from lab.core.heads.linear_head import LinearHead, monte_carlo_risk
-from lab.core.heads.population import FactorPopulation
 from lab.core.hmm.kalman import KalmanFilter
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 from lab.core.hmm.random_models import gaussian_loading, symmetric_transition

@@ -8,7 +8,8 @@ from numpy import ndarray
 from lab.core.errors import InputError
 from lab.core.heads.conditional_risk import conditional_risk
 from lab.core.heads.decompositions import default_rank_tolerance
-from lab.core.heads.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation, Population
+from lab.core.heads.factor_population import FactorPopulation
+from lab.core.heads.population import DensePopulation, DiagonalPopulation, ModePopulation, Population
 from lab.core.heads.risk_by_width import nested_risk
 
 NUM_ROWS, NUM_FEATURES = 40, 150

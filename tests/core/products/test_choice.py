@@ -135,27 +135,6 @@ def test_classes_of_rows() -> None:
         assert row_class(first) == row_class(first + 9000 if last is None else last) == index
 
 
-def test_a_table_in_one_line() -> None:
-    assert described(only(TORCH)) == "torch everywhere"
-    assert described(only(ONEDNN)) == "forward: onednn; input gradient: onednn; weight gradient: onednn"
-    assert described(only(NATIVE)) == (
-        "forward: native for 1 to 16 rows, torch for 17 rows or more; input gradient: torch; weight gradient: torch"
-    )
-
-
-@pytest.mark.parametrize(
-    "words", ["", "torch", "forward: torch", "forward: mkl; input gradient: torch", "a; b, c for d"]
-)
-def test_words_that_describe_no_table(words: str) -> None:
-    assert choice.from_words(words) is None
-
-
-@given(st.lists(st.sampled_from(list(IMPLEMENTATIONS.values())), min_size=len(CELLS), max_size=len(CELLS)))
-def test_a_table_comes_back_from_its_words(names: list[Implementation]) -> None:
-    table = {cell: each if cell.may_use(each) else TORCH for cell, each in zip(CELLS, names, strict=True)}
-    assert choice.from_words(described(table)) == table
-
-
 def test_a_measurement_gives_a_table_and_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_WEIGHTS", ((3, 5), (5, 3)))
     monkeypatch.setattr(choice, "_MANY_ROWS", 260)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import random
 import tracemalloc
 from collections.abc import Callable
@@ -26,6 +27,16 @@ def test_a_line_is_an_object_that_anybody_can_read() -> None:
         {**row, "crc32": line[-11:-3].decode()} for row, line in zip(ROWS, LINES, strict=True)
     ]
     assert of(*LINES) == (ROWS, [])
+
+
+def test_numbers_that_are_not_finite_are_null_and_come_back() -> None:
+    rows = [{"risk": math.nan, "n": 1, "theory": math.inf, "low": -math.inf}, {"risk": 0.1, "label": "nan"}]
+    lines = encode(rows, 0)[0].splitlines(keepends=True)
+    strict = json.loads(lines[0], parse_constant=pytest.fail)
+    assert (strict["risk"], strict["n"], strict["theory"]) == (None, 1, None)
+    found, damaged = of(*lines)
+    assert repr(found) == repr(rows)
+    assert damaged == []
 
 
 def test_lines_that_are_appended_later_go_on_with_the_checksum() -> None:

@@ -28,6 +28,15 @@ def test_streams_do_not_depend_on_what_was_drawn_before(keys: list[tuple[int, st
     assert len({tuple(numbers) for numbers in forward}) == len(keys)
 
 
+def test_parts_have_streams_of_their_own_however_deep() -> None:
+    seeds = Seeds(7)
+    parts = [seeds, *(seeds.within("problem", k) for k in (1, 2)), seeds.within("problem", 1).within("problem", 2)]
+    numbers = [tuple(part.numpy("rows", k).integers(0, 2**62, size=4)) for part in parts for k in (0, 1, 2)]
+    assert len(set(numbers)) == 12
+    again = Seeds(7).within("problem", 2).numpy("rows", 1).integers(0, 2**62, size=4)
+    assert tuple(again) == numbers[7]
+
+
 def test_streams_are_the_same_in_every_process() -> None:
     program = (
         "from lab.core.runs.random_streams import Seeds; "

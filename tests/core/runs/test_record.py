@@ -34,13 +34,13 @@ def test_a_finished_run_holds_what_it_was_given(tmp_path: Path) -> None:
     with Run(tmp_path, CONFIG, ["seed=0"], {"commit": "abc"}, "a patch") as run:
         assert status(tmp_path)["status"] == "running"
         run.log(ROWS)
-        run.save_summary(["a"], [["1"]], ["peak"])
+        run.save_summary(["a", "b"], [["1", 1 / 3], ["2", math.nan]], ["peak"])
         run.set_headline("title", "headline")
     assert json.loads((tmp_path / "config.json").read_text()) == CONFIG
     assert json.loads((tmp_path / "overrides.json").read_text()) == ["seed=0"]
     assert json.loads((tmp_path / "provenance.json").read_text()) == {"commit": "abc", "patch": "source.patch"}
     assert (tmp_path / "source.patch").read_text() == "a patch"
-    summary = {"columns": ["a"], "rows": [["1"]], "verdict": ["peak"]}
+    summary = {"columns": ["a", "b"], "rows": [["1", 1 / 3], ["2", None]], "verdict": ["peak"]}
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     found = status(tmp_path)
     assert (found["status"], found["title"], found["headline"]) == ("finished", "title", "headline")

@@ -1,13 +1,19 @@
 """What a signal does to a run: outside of Slurm, in a job that can be requeued, and in one that cannot."""
 
+import importlib
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from lab.core.runs.signals import SIGNALS, EndSignals
+from lab.cli.dispatch import one_line_errors
+from lab.core.runs.early_signals import INTERRUPTED, SIGNALS, handle_early
+from lab.core.runs.signals import EndSignals
 
 # a fake scontrol: it prints the file `state`, and records its arguments in `told`
 _SCONTROL = """#!/bin/sh
@@ -89,6 +95,45 @@ def test_a_signal_ends_a_run_once_and_does_not_disturb_what_follows(number: int,
     assert cleaned == list(SIGNALS)
     # until the process is gone
     assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
+
+
+def test_a_signal_that_a_library_swallows_is_raised_by_the_next(tmp_path: Path) -> None:
+    with EndSignals(tmp_path):
+        with suppress(BaseException):
+            send(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+
+
+def test_an_import_is_finished_before_a_run_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_library.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(0.12)\ndone = True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def run() -> None:
+        with EndSignals(tmp_path):
+            importlib.import_module("slow_library")
+            time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert sys.modules.pop("slow_library").done
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+def test_signals_of_a_job_that_come_before_its_command_are_held_back(
+    controller: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    handle_early()
+    send(signal.SIGTERM)
+    with one_line_errors():
+        assert "SIGTERM: nothing was recorded since job 7 started" in capfd.readouterr().err
+    (controller / "state").write_text(_RUNNING.replace("=RUNNING", "=COMPLETING"))
+    send(signal.SIGTERM)
+    with pytest.raises(SystemExit) as left, one_line_errors():
+        pytest.fail("the job is ending")
+    assert left.value.code == INTERRUPTED
 
 
 def test_what_ends_without_a_signal_puts_back_what_was_there(tmp_path: Path) -> None:

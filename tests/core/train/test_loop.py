@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lab.core.errors import CheckpointError, ConfigError, RunError
-from lab.core.runs.signals import SIGNALS
+from lab.core.runs.early_signals import SIGNALS
 from lab.core.train.digests import read_meta
 from lab.core.train.loop import TrainConfig, fit
 from lab.core.train.state import checkpoint_path, checkpoints, load_tensors

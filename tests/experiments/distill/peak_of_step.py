@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_module
 from lab.core.hydra_schema import to_typed
 from lab.core.products import current
 from lab.experiments.distill.config import DistillConfig, register
-from lab.experiments.distill.estimate import steps
+from lab.experiments.distill.estimate import long_samples, steps
 from lab.experiments.distill.job import execute, open_context
 
 
@@ -30,8 +30,8 @@ def main() -> None:
         config = compose("distill", overrides=sys.argv[1:])
     settings = to_typed(config, DistillConfig)
     context = open_context(settings, None)
-    sample = context.data.stream("check", batch_size=8).next_batch()
-    estimated = max(num_bytes for _, _, num_bytes in steps(settings, context.teacher.config, sample))
+    samples = long_samples(settings, context.data)
+    estimated = max(step.num_bytes for step in steps(settings, context.teacher.config, *samples))
     before = peak()
     with tempfile.TemporaryDirectory() as folder:
         execute(config, Path(folder) / "run", [])

@@ -15,41 +15,56 @@ from lab.experiments.distill.job import check
 
 SMALL = (
     *("figures=[]", "threads=1", "loader=inline", "evaluation.num_batches=1", "evaluation.num_validation_batches=1"),
-    *("evaluation.batch_size=4", "stage=all"),
+    "evaluation.batch_size=4",
 )
+# in the second step the moments of the optimizer are there
+TEACHER = ("stage=teacher", "teacher.path=null", "stage_teacher.steps=2")
+WHOLE = "data.picture_questions.num_lessons=0"
 WIDE = (
     *("teacher.path=null", "teacher.hovle.embedding.hidden_size=512", "teacher.hovle.llm.hidden_size=512"),
     *("teacher.hovle.llm.intermediate_size=1024", "teacher.hovle.llm.num_heads=8", "teacher.hovle.llm.num_kv_heads=4"),
     "teacher.hovle.llm.head_dim=64",
+)
+WIDE_EMBEDDING = (
+    *("teacher.hovle.embedding.intermediate_size=1024", "teacher.hovle.embedding.num_heads=4"),
+    *("teacher.hovle.embedding.num_kv_heads=2", "teacher.hovle.embedding.head_dim=128"),
+    *("teacher.hovle.llm.num_heads=4", "teacher.hovle.llm.num_kv_heads=2", "teacher.hovle.llm.head_dim=128"),
 )
 SIZES = {
     "stage 1": ("stages=[1]", "stage_1.steps=1", "stage_1.batch_size=512"),
     "stage 3": ("stages=[3]", "stage_3.steps=1", "stage_3.batch_size=128"),
     "stage 2, wide": ("stages=[2]", "stage_2.steps=1", "stage_2.batch_size=64", *WIDE),
     "stage 3, wide": ("stages=[3]", "stage_3.steps=1", "stage_3.batch_size=32", *WIDE),
+    "teacher": (*TEACHER, "stage_teacher.batch_size=32", WHOLE),
+    "teacher, lessons": (*TEACHER, "stage_teacher.batch_size=512"),
+    "teacher, wide": (*TEACHER, "stage_teacher.batch_size=16", WHOLE, *WIDE, *WIDE_EMBEDDING),
+    "teacher, named digits": (
+        *(*TEACHER, "recipe=named_digits", "teacher=named_digits", "data=named_digits"),
+        "stage_teacher.batch_size=256",
+    ),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", SIZES.values(), ids=SIZES)
-def test_memory_is_estimated_within_a_factor_of_two(overrides: tuple[str, ...]) -> None:
+def test_memory_is_estimated_to_thirty_percent_below_and_fifty_above(overrides: tuple[str, ...]) -> None:
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("peak_of_step.py")), *SMALL, *overrides],
+        [sys.executable, str(Path(__file__).with_name("peak_of_step.py")), *SMALL, "stage=all", *overrides],
         capture_output=True,
         text=True,
         check=True,
     )
     estimated, measured = json.loads(done.stdout.splitlines()[-1])
     print(f"{estimated / 1e6:.0f} MB estimated, {measured / 1e6:.0f} MB measured")
-    assert measured / 2 < estimated < 2 * measured
+    assert 0.7 * measured < estimated < 1.5 * measured
 
 
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
         (
-            ("stage_1.batch_size=1000000",),
-            ("stage_1.batch_size=1000000", "GB of memory, 2 GB are free", "accumulation"),
+            ("stage_1.batch_size=500000",),
+            ("stage_1.batch_size=500000", "GB of memory, 2 GB are free", "accumulation"),
         ),
         (("evaluation.batch_size=1000000",), ("evaluation.batch_size=1000000", "lower evaluation.batch_size")),
         (

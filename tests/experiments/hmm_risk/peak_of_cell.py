@@ -11,7 +11,8 @@ from lab.core.hydra_schema import to_typed
 from lab.experiments.hmm_risk.config import HmmRiskConfig, register
 from lab.experiments.hmm_risk.estimate import work_bytes
 from lab.experiments.hmm_risk.grid.expand import expand
-from lab.experiments.hmm_risk.pool import Unit, WorkerState
+from lab.experiments.hmm_risk.pool import WorkerState
+from lab.experiments.hmm_risk.units import Unit
 
 
 def peak() -> int:
@@ -29,8 +30,8 @@ def main() -> None:
         import_module(name)
     before = peak()
     worker = WorkerState(cells)
-    worker.run(Unit(0))
-    worker.run(Unit(0, (0,)))
+    worker.run(Unit(0, with_theory=True))
+    worker.run(Unit(0, replicates=(0,)))
     print(json.dumps([work_bytes(cells[0]), peak() - before]))
 
 

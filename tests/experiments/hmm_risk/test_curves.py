@@ -3,7 +3,8 @@ import pytest
 
 from lab.core.errors import InputError
 from lab.core.heads.asymptotics import asymptotic_risk, exact_risk, optimal_ridge
-from lab.core.heads.population import DensePopulation, DiagonalPopulation, FactorPopulation, ModePopulation
+from lab.core.heads.factor_population import FactorPopulation
+from lab.core.heads.population import DensePopulation, DiagonalPopulation, ModePopulation
 from lab.experiments.hmm_risk.results.curves import Point, curve_shape, optimal_ridges, projected, theory_curve
 from reference.isotropic import isotropic_risk
 

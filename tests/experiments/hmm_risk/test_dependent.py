@@ -8,7 +8,8 @@ from scipy import linalg
 
 from lab.core.errors import InputError
 from lab.core.heads.asymptotics import asymptotic_risk
-from lab.core.heads.population import FactorPopulation, ModePopulation
+from lab.core.heads.factor_population import FactorPopulation
+from lab.core.heads.population import ModePopulation
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm, unit_variance_noise
 from lab.core.hmm.random_models import (
     gaussian_loading,

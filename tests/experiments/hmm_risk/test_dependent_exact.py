@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from lab.core.errors import InputError
-from lab.core.heads.population import FactorPopulation, ModePopulation
+from lab.core.heads.factor_population import FactorPopulation
+from lab.core.heads.population import ModePopulation
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 from lab.core.hmm.random_models import gaussian_loading, general_transition
 from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features

@@ -105,7 +105,7 @@ def test_a_posterior_is_as_wide_as_there_are_states_and_has_no_noise() -> None:
         ({"snr": 2}, ["snr=2", "hmm.loading=identity", "leave it out"]),
         ({"representation": RepresentationConfig(window=3)}, ["representation.window=3", "context_window"]),
         ({"hmm": modes(), "context_length": 3}, ["context_length=3", "hmm.loading=gaussian"]),
-        ({"tokens_per_sequence": 5, "num_test": 100}, ["num_test=100", "independent rows"]),
+        ({"tokens_per_sequence": 5, "num_test": 100}, ["num_test=100", "dependent rows", "leave it out"]),
         ({"curves": {"a": {"task": {"decay": 1.5}}, "b": {}}}, ["curves.a", "task.decay=1.5", "task=downstream_label"]),
         ({"population_sequences": 5000}, ["population_sequences=5000", "discrete HMMs"]),
         ({"hmm": LinearGaussianConfig(lowest_eigenvalue=0.2)}, ["hmm.lowest_eigenvalue=0.2", "symmetric"]),

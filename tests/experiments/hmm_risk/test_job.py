@@ -15,8 +15,9 @@ import pytest
 
 from lab.experiments.hmm_risk.config import HmmRiskConfig, LinearGaussianConfig, Loading
 from lab.experiments.hmm_risk.grid.expand import expand
-from lab.experiments.hmm_risk.job import recorded_units, table_rows
-from lab.experiments.hmm_risk.pool import Unit, WorkerState, run_all, units
+from lab.experiments.hmm_risk.job import table_rows
+from lab.experiments.hmm_risk.pool import WorkerState, run_all
+from lab.experiments.hmm_risk.units import Piece, Unit, recorded_pieces, units
 from reference.parquet import read_table
 
 Row = dict[str, Any]
@@ -101,9 +102,10 @@ def test_a_unit_that_was_cut_short_is_done_again() -> None:
     rows = {unit: worker.run(unit) for unit in every_unit}
     cut, *whole = every_unit
     recorded = [row for unit in whole for row in rows[unit]] + rows[cut][:-1]
-    assert recorded_units(recorded, every_unit, cells) == set(whole)
-    assert recorded_units([], every_unit, cells) == set()
-    assert Unit(0) in every_unit
+    done = recorded_pieces(recorded, cells)
+    assert done == {Piece(0, 0, replicate) for replicate in range(3)}
+    assert list(units(cells, done)) == [cut] == [Unit(0, with_theory=True)]
+    assert list(units(cells, recorded_pieces([], cells))) == every_unit
 
 
 def started(lab_command: tuple[str, ...], directory: Path, *words: str) -> "subprocess.Popen[str]":

@@ -80,7 +80,6 @@ OTHER: dict[str, Any] = {
     "context_length": 4,
     "observation_noise": 0.9,
     "snr": 0.7,
-    "num_test": 30,
     "population_sequences": 2000,
     "rank_tolerance": 0.5,
 }

@@ -5,10 +5,11 @@ import pytest
 from lab.experiments.hmm_risk.config import HmmRiskConfig, LinearGaussianConfig, Loading
 from lab.experiments.hmm_risk.grid.expand import expand
 from lab.experiments.hmm_risk.job import table_rows
-from lab.experiments.hmm_risk.pool import run_all, units
+from lab.experiments.hmm_risk.pool import run_all
 from lab.experiments.hmm_risk.results.figure_spec import FigureData
 from lab.experiments.hmm_risk.results.figures.bias_variance import FIGURE
 from lab.experiments.hmm_risk.results.summary import curves
+from lab.experiments.hmm_risk.units import units
 
 
 @pytest.mark.parametrize(("widths", "says"), [([4, 6], "zero throughout"), ([4, 24], "zero up to γ = 0.333")])

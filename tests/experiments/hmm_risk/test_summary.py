@@ -19,8 +19,11 @@ def row(width: int, replicate: int, risk: float | None, **fields: Any) -> dict[s
         "replicate": replicate,
         "snr": 2.0,
         "noise_floor": 0.5,
+        "misspecification": 0.1,
         "null_risk": 1.5,
         "gaussian_reference": False,
+        "problem": 0,
+        "problem_is_drawn": True,
         "theory_excess_risk": 2.0,
         "excess_risk": risk,
     } | fields
