@@ -15,7 +15,7 @@ from lab.core.runs.figures import MARKERS, PALETTE, house_style, new_figure
 _MOST_WITH_TRAINING = 2
 
 # dots an inch: three panels are as wide as a page
-_DOTS = 150
+_DOTS = 120
 
 _STAGES = ("teacher", "stage 1", "stage 2", "stage 3")
 

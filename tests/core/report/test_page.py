@@ -136,6 +136,8 @@ def test_tables_are_copied_as_markdown_and_latex() -> None:
     assert markdown(table) == (
         "| curve | gap % | a\\|b |\n| --- | ---: | --- |\n| λ_1 & &lt;b&gt; | 0.123 | x |\n|  |  | p\\|q\\\\r |\n"
     )
+    curves = Table(title="t", columns=["c", "x"], rows=[["a", 1], ["a", 2], ["b", 3]])
+    assert latex(curves).splitlines()[3:8] == [r"\midrule", r"a & 1 \\", r" & 2 \\", r"\midrule", r"b & 3 \\"]
     assert latex(table) == (
         "\\begin{tabular}{lrl}\n\\toprule\ncurve & gap \\% & a|b \\\\\n\\midrule\n"
         "$\\lambda$\\_1 \\& <b> & 0.123 & x \\\\\n &  & p|q\\textbackslash{}r \\\\\n\\bottomrule\n\\end{tabular}\n"
@@ -149,6 +151,8 @@ def test_differences_group_runs_by_value() -> None:
         ("x.z", {"2": ["a", "b"], "not there": ["c"]}),
     ]
     assert differences({"a": {"n": 1}}) == []
+    (seeds,) = differences({name: {"seed": int(name == "b")} for name in "abcd"})
+    assert seeds.values == {"1": ["b"], "0": ["the other 3"]}
 
 
 def test_the_verdict_of_several_curves() -> None:
