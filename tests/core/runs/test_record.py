@@ -298,7 +298,7 @@ def test_a_run_of_another_version_is_refused_in_one_line_and_left_as_it_is(tmp_p
     (tmp_path / "status.json").write_text(json.dumps(status | {"schema_version": 1}))
     (tmp_path / "provenance.json").write_text(json.dumps({"commit": "561d9f3"}))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    message = "run format 1, recorded by lab at commit 561d9f3; this lab reads format 3: start the run again"
+    message = "run format 1, recorded by lab at commit 561d9f3; this lab reads format 4: start the run again"
     with pytest.raises(RunError, match=message), opened(tmp_path):
         pass
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -302,7 +302,7 @@ def test_times_are_printed_in_the_unit_that_suits(seconds: float, expected: str)
 
 def test_an_unknown_benchmark_is_refused_by_name() -> None:
     with pytest.raises(
-        InputError, match=r"benchmark 'hmm' does not exist; choose one of delta-rule, distill, hmm-risk"
+        InputError, match=r"benchmark 'hmm' does not exist; choose one of decode, delta-rule, distill, hmm-risk"
     ):
         main("hmm")
 
