@@ -9,6 +9,9 @@ from lab.core.report.recorded import flat
 
 _ABSENT = "not there"
 
+# of runs with the usual value, each by its name
+_MOST_NAMED = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -16,11 +19,20 @@ class Difference:
 
     Attributes:
         key: with dots.
-        values: for each value, as JSON, the names of its runs.
+        values: for each value, as JSON, the names of its runs, or how many they are.
     """
 
     key: str
     values: Mapping[str, Sequence[str]]
+
+
+def _abridged(values: Mapping[str, Sequence[str]], total: int) -> dict[str, Sequence[str]]:
+    """The runs of each value; those of a value that most have are only counted, behind the others."""
+    usual = max(values, key=lambda value: len(values[value]))
+    if 2 * len(values[usual]) <= total or len(values[usual]) <= _MOST_NAMED:
+        return dict(values)
+    others = {value: names for value, names in values.items() if value != usual}
+    return {**others, usual: [f"the other {len(values[usual])}"]}
 
 
 def differences(configs: Mapping[str, Mapping[str, Any]]) -> list[Difference]:
@@ -37,5 +49,5 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> list[Difference]:
             value = json.dumps(config[key], ensure_ascii=False, default=str) if key in config else _ABSENT
             values.setdefault(value, []).append(name)
         if len(values) > 1:
-            found.append(Difference(key, values))
+            found.append(Difference(key, _abridged(values, len(configs))))
     return found

@@ -94,8 +94,9 @@ def page(reports: Sequence[RunReport], command: str) -> str:
     studies: dict[str, list[_Section]] = {}
     for report, section in zip(reports, sections, strict=True):
         studies.setdefault(report.study.rstrip("."), []).append(section)
+    short = _short_names([report.run for report in reports])
     compared = {
-        study: differences({section.run.name: section.run.config for section in found if section.run.config})
+        study: differences({short[section.run.name]: section.run.config for section in found if section.run.config})
         for study, found in studies.items()
     }
     style, script = _file("style.css"), _file("copy.js")
@@ -114,6 +115,14 @@ def page(reports: Sequence[RunReport], command: str) -> str:
         command=command,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _short_names(runs: Sequence[RecordedRun]) -> dict[str, str]:
+    """The folder of each run, by its name; the whole name where two runs have the same folder."""
+    folders = [run.directory.name for run in runs]
+    return {
+        run.name: run.name if folders.count(folder) > 1 else folder for run, folder in zip(runs, folders, strict=True)
+    }
 
 
 def _section(anchor: str, report: RunReport) -> _Section:

@@ -11,8 +11,8 @@ from lab.core.errors import RunError
 _MOST_DOTS = 1400
 # of a printed figure of 300 dots an inch: one panel fills two thirds of a page's text
 _SHOWN = 0.6
-# lines of up to ten colours, and what lies between them and white
-_COLOURS = 32
+# of lines and of maps, and what lies between them and white
+_COLOURS = 128
 # of an uncompressed picture: a damaged header may say anything
 _MOST_PIXELS = 50_000_000
 
@@ -35,7 +35,8 @@ def data_uri(png: bytes) -> tuple[str, int, int]:
     scale = min(1.0, _MOST_DOTS / whole.width)
     small = whole.resize((round(whole.width * scale), max(1, round(whole.height * scale))), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    drawn = small.quantize(_COLOURS, dither=Image.Dither.NONE)
+    # by an octree: a colour of few dots, such as that of one marker, keeps its place
+    drawn = small.quantize(_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     # lossless, and two thirds of a PNG
     if features.check("webp"):
         kind = "webp"

@@ -49,11 +49,18 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A tabular of LaTeX with booktabs."""
+    """A tabular of LaTeX with booktabs: a label of the first column stands once, and a rule between labels."""
     places = "".join("r" if numeric else "l" for numeric in numeric_columns(table))
-    rows = [_latex_row([shown(entry) for entry in row]) for row in table.rows]
-    head = [f"\\begin{{tabular}}{{{places}}}", r"\toprule", _latex_row(table.columns), r"\midrule"]
-    return "\n".join([*head, *rows, r"\bottomrule", r"\end{tabular}", ""])
+    lines = [f"\\begin{{tabular}}{{{places}}}", r"\toprule", _latex_row(table.columns)]
+    label = None
+    is_grouped = len({row[0] for row in table.rows}) < len(table.rows)
+    for number, row in enumerate(table.rows):
+        if number == 0 or (is_grouped and row[0] != label):
+            lines.append(r"\midrule")
+        entries = [shown(entry) for entry in row]
+        lines.append(_latex_row(["", *entries[1:]] if number > 0 and row[0] == label else entries))
+        label = row[0]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def _in_markdown(text: str) -> str:

@@ -1,6 +1,7 @@
 """What a finished distillation bears out of the claims about its students, with learning curves and errors by layer."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any, cast
 
@@ -9,6 +10,9 @@ from lab.core.report.content import Claim, Findings, HeatMap, Picture, Verdict, 
 from lab.core.report.recorded import RecordedRun
 from lab.experiments.distill.report import STUDENT, Summary, accuracies, recovered, summaries
 from lab.experiments.distill.rows import Row
+
+# drawn from the table, in addition to the figures of the run
+LEARNING_CURVES = "learning_curves"
 
 # of the teacher's accuracy above chance: a student that has as much keeps it
 _KEPT = 0.9
@@ -28,10 +32,11 @@ def findings(run: RecordedRun) -> Findings:
     table = cast("Sequence[Row]", [row for row in rows if row["kind"] == "result"])
     found = summaries(table)
     figures = [path.stem for path in run.figures]
-    claims = [*_kept(found, accuracies(table)), *_closer(rows), *_different(found)]
-    if claims and figures:
-        first = claims[0]
-        claims[0] = Claim(statement=first.statement, verdict=first.verdict, evidence=first.evidence, figure=figures[0])
+    claims = [
+        *_with_figure(_kept(found, accuracies(table)), figures, ("students", "accuracy", "trade_off")),
+        *_with_figure(_closer(rows), figures, ("layer_error", LEARNING_CURVES)),
+        *_with_figure(_different(found), figures, ("trade_off", "students")),
+    ]
     keys = {"replicates": "replicates", "stages": "stages", "device": "device"}
     return Findings(
         claims=claims,
@@ -40,6 +45,12 @@ def findings(run: RecordedRun) -> Findings:
         tables=list(_maps(rows)),
         design={name: str(run.config[key]) for key, name in keys.items() if run.config.get(key) is not None},
     )
+
+
+def _with_figure(claims: Iterator[Claim], figures: Sequence[str], wanted: Sequence[str]) -> Iterator[Claim]:
+    """Claims with the first of some figures that is there."""
+    figure = next((name for name in wanted if name in (*figures, LEARNING_CURVES)), "")
+    return (replace(claim, figure=figure) for claim in claims)
 
 
 def _captions(figures: Sequence[str]) -> dict[str, str]:
@@ -155,5 +166,5 @@ def _maps(rows: _Rows) -> Iterator[HeatMap]:
 def _curves(rows: _Rows) -> list[Picture]:
     from lab.experiments.distill.learning_curves import learning_curves  # noqa: PLC0415 - matplotlib
 
-    picture = learning_curves([row for row in rows if row["kind"] in ("train", "validation")])
+    picture = learning_curves(LEARNING_CURVES, [row for row in rows if row["kind"] in ("train", "validation")])
     return [] if picture is None else [picture]

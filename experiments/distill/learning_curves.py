@@ -16,15 +16,16 @@ from lab.core.runs.figures import house_style, new_figure
 _MOST_WITH_TRAINING = 2
 
 # dots an inch: three panels are as wide as a page
-_DOTS = 130
+_DOTS = 120
 
 _STAGES = ("teacher", "stage 1", "stage 2", "stage 3")
 
 
-def learning_curves(rows: Sequence[dict[str, Any]]) -> Picture | None:
+def learning_curves(name: str, rows: Sequence[dict[str, Any]]) -> Picture | None:
     """A picture of the losses by step; None if nothing was trained.
 
     Args:
+        name: of the picture.
         rows: of kind train and validation.
     """
     stages = sorted({row["stage"] or 0 for row in rows})
@@ -38,7 +39,10 @@ def learning_curves(rows: Sequence[dict[str, Any]]) -> Picture | None:
             for index, student in enumerate(students):
                 mine = [row for row in rows if (row["stage"] or 0) == stage and (row["student"] or "") == student]
                 _draw(axes, mine, student or "held out", index, has_training=has_training)
-            axes.set_yscale("log")
+            losses = [row["loss"] for row in rows if (row["stage"] or 0) == stage]
+            # within a decade, a logarithmic axis has no plain ticks
+            if min(losses) > 0 and max(losses) > 10 * min(losses):
+                axes.set_yscale("log")
             axes.set_title(_STAGES[stage])
             axes.set_xlabel("step")
         panels[0].set_ylabel("loss")
@@ -47,7 +51,7 @@ def learning_curves(rows: Sequence[dict[str, Any]]) -> Picture | None:
         figure.savefig(buffer, format="png", dpi=_DOTS)
     training = "thin lines are training losses of the first replicate, " if has_training else ""
     return Picture(
-        name="learning_curves",
+        name=name,
         png=buffer.getvalue(),
         alt=f"Loss by training step, one panel for each of {len(stages)} stages, {len(students)} students",
         caption=f"Loss by step and stage: {training}dots held-out losses, the mean over replicates.",

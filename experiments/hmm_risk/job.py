@@ -18,8 +18,8 @@ from lab.core.streams import say
 from lab.experiments.hmm_risk import FREE, GROWS
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 from lab.experiments.hmm_risk.estimate import refuse_what_does_not_fit
-from lab.experiments.hmm_risk.grid.cell import Cell
-from lab.experiments.hmm_risk.grid.expand import expand
+from lab.experiments.hmm_risk.grid.cell import Cell, digests
+from lab.experiments.hmm_risk.grid.expand import expand, merged_points
 from lab.experiments.hmm_risk.pool import run_all
 from lab.experiments.hmm_risk.rows import Row, TableRow
 from lab.experiments.hmm_risk.units import Piece, count_pieces, recorded_pieces, units
@@ -76,6 +76,9 @@ def run(config: "DictConfig") -> float:
     resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(resolved, dict), "a composed configuration is a mapping"
     content = {str(key): value for key, value in resolved.items()}
+    if files := digests(cells):
+        # another content of a file is another configuration
+        content["hmm"] = {**content["hmm"], "digests": files}
     is_discrete = any(cell.is_discrete for cell in cells)
     missing = _missing_loop() if is_discrete else {}
     provenance, patch = collect(
@@ -89,6 +92,8 @@ def run(config: "DictConfig") -> float:
     extension = Extension(grows=GROWS, free=FREE)
     with Run[Row](directory, content, overrides, provenance, patch, settings.sinks, extension) as record:
         say_missing_loops(missing)
+        for line in merged_points(settings):
+            say(line)
         _work(record, settings, cells)
         return _report(record, settings, cells)
 

@@ -78,10 +78,13 @@ class GaussianTheory(RiskTheory):
     Attributes:
         theory_exact: the mean excess risk at this n; NaN without a closed form.
         theory_independent_rows: for dependent rows, the theory of independent ones; else NaN.
+        theory_correction: for dependent rows, the first correction of their theory for few directions or sequences, as
+            a share of it; beyond `finite_size.LARGEST_CORRECTION`, the theory is NaN. Else NaN.
     """
 
     theory_exact: float
     theory_independent_rows: float
+    theory_correction: float
 
 
 class MeasuredKey(TypedDict):

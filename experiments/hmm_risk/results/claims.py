@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from lab.core.report.content import Claim, Entry, Findings, Verdict, share_verdict
@@ -51,12 +51,9 @@ def findings(run: RecordedRun) -> Findings:
     keys = {"num_train": "rows", "replicates": "draws of the rows", "problems": "draws of the HMM", "num_test": "test"}
     design = {name: str(run.config[key]) for key, name in keys.items() if run.config.get(key) is not None}
     # the first figure is the one that the experiment is about
-    return Findings(claims=[_with_figure(claim, figures, place) for place, claim in enumerate(claims)], design=design)
-
-
-def _with_figure(claim: Claim, figures: Sequence[str], place: int) -> Claim:
-    figure = figures[0] if figures and place == 0 else ""
-    return Claim(statement=claim.statement, verdict=claim.verdict, evidence=claim.evidence, figure=figure)
+    if claims and figures:
+        claims[0] = replace(claims[0], figure=figures[0])
+    return Findings(claims=claims, design=design)
 
 
 def _curves(columns: Sequence[str], rows: Sequence[Sequence[Entry]]) -> list[_Curve]:

@@ -147,9 +147,8 @@ class _Points:
         if not values:
             values = dict.fromkeys(quantities(RiskResult), np.empty((num_points, num_problems, 0)))
         spreads = {name: spread(block) for name, block in values.items()}
-        near = [self._ridge == "0" and abs(n - width) <= NO_MEAN_WITHIN for n, width, _ in sorted(self._points)]
-        deciding = values["excess_risk"] if "excess_risk" in values else values["log_loss"]
-        has_mean = ~(np.array(near) | is_heavy(deciding))
+        is_risk = "excess_risk" in values
+        has_mean = ~(self._is_near() | is_heavy(values["excess_risk"])) if is_risk else ~is_heavy(values["log_loss"])
         middle = {name: shared[name].mean(axis=1) for name in shared}
         words = [label] if label else []
         if several_ridges:
@@ -177,6 +176,11 @@ class _Points:
             num_draws=next(iter(values.values())).shape[2],
             labellings_rejected=int(np.nansum(shared.get("labellings_rejected", np.zeros((1, 1)))[0])),
         )
+
+    def _is_near(self) -> Bool[ndarray, " k"]:
+        """Where the minimum-norm head has no mean; the error of one that classifies is bounded."""
+        sizes = sorted(self._points)
+        return np.array([self._ridge == "0" and abs(n - width) <= NO_MEAN_WITHIN for n, width, _ in sizes])
 
 
 class Curves:

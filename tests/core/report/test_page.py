@@ -1,5 +1,6 @@
 """The page of a report: whole without a network, valid, accessible, and nothing of a run is markup in it."""
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -115,6 +116,15 @@ def test_pictures_keep_their_shape_and_lose_dots_and_colours() -> None:
     source, width, height = data_uri(png((2000, 500)))
     assert (width, height) == (1200, 300)
     assert source.startswith("data:image/webp;base64,")
+    plain = Image.radial_gradient("L").resize((1000, 800)).convert("RGB")
+    plain.paste((0, 114, 178), (10, 10, 16, 16))
+    buffer = io.BytesIO()
+    plain.save(buffer, "PNG")
+    source, _, _ = data_uri(buffer.getvalue())
+    with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as kept:
+        marker = kept.convert("RGB").getpixel((13, 13))
+        assert len(kept.convert("RGB").getcolors() or []) <= 128
+    assert max(abs(a - b) for a, b in zip(marker, (0, 114, 178), strict=True)) <= 16  # type: ignore[arg-type]
     with pytest.raises(RunError, match="no PNG"):
         data_uri(b"GIF89a")
 
@@ -126,6 +136,8 @@ def test_tables_are_copied_as_markdown_and_latex() -> None:
     assert markdown(table) == (
         "| curve | gap % | a\\|b |\n| --- | ---: | --- |\n| λ_1 & &lt;b&gt; | 0.123 | x |\n|  |  | p\\|q\\\\r |\n"
     )
+    curves = Table(title="t", columns=["c", "x"], rows=[["a", 1], ["a", 2], ["b", 3]])
+    assert latex(curves).splitlines()[3:8] == [r"\midrule", r"a & 1 \\", r" & 2 \\", r"\midrule", r"b & 3 \\"]
     assert latex(table) == (
         "\\begin{tabular}{lrl}\n\\toprule\ncurve & gap \\% & a|b \\\\\n\\midrule\n"
         "$\\lambda$\\_1 \\& <b> & 0.123 & x \\\\\n &  & p|q\\textbackslash{}r \\\\\n\\bottomrule\n\\end{tabular}\n"
@@ -139,6 +151,8 @@ def test_differences_group_runs_by_value() -> None:
         ("x.z", {"2": ["a", "b"], "not there": ["c"]}),
     ]
     assert differences({"a": {"n": 1}}) == []
+    (seeds,) = differences({name: {"seed": int(name == "b")} for name in "abcd"})
+    assert seeds.values == {"1": ["b"], "0": ["the other 3"]}
 
 
 def test_the_verdict_of_several_curves() -> None:
