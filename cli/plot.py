@@ -136,7 +136,9 @@ def draw_and_save(names: Sequence[str], options: PlotOptions, experiments: Seque
 def _of_run(run: "LabelledRun", study: "RecordedStudy") -> list[str]:
     """The figures that a run drew itself."""
     recorded = config_of(run.directory).get("figures")
-    names = [str(name) for name in recorded] if isinstance(recorded, list) else []
+    # one name may be given without brackets
+    listed = [recorded] if isinstance(recorded, str) else recorded
+    names = [str(name) for name in listed] if isinstance(listed, list) else []
     if not names:
         raise ConfigError(f"{run.directory} has no figures; choose --figure from {', '.join(study.figures())}")
     return names

@@ -12,7 +12,7 @@ from lab.experiments.hmm_risk.theory_lines.interpolation import COLUMNS, Known, 
 # Distance from the line between two nodes that is close enough. What it is measured at becomes a node too, so that the
 # final line is closer. A model whose outputs grow with it makes steps at each width, of the order of one over the
 # width, so narrow models have less tolerance; theory costs less there.
-_TOLERANCE, _LEAST_TOLERANCE, _WIDTH_OF_FULL_TOLERANCE = 0.003, 0.0005, 150
+_TOLERANCE, _LEAST_TOLERANCE, _WIDTH_OF_FULL_TOLERANCE = 0.002, 0.0005, 100
 # where between two nodes it is measured, as a share of the logarithm: one place could agree by chance
 _PROBES = (1 / 3, 2 / 3)
 # nodes further apart than this factor are too few to judge by that

@@ -36,7 +36,8 @@ def theory_lines(rows: Iterable[Row], cells: Sequence[Cell]) -> dict[Key, LineCo
     lines = {}
     for (index, ridge), problems in nodes.items():
         cell = cells[index]
-        if all(row["kind"] == "theory" for found in problems.values() for row in found):
+        # theory at the dots alone makes no line, nor does a mean over problems of which some have no more
+        if any(all(row["kind"] == "theory" for row in found) for found in problems.values()):
             continue
         known = [
             known_of(found, num_train=cell.num_train, has_pole=ridge == "0", is_dependent=cell.tokens_per_sequence > 1)

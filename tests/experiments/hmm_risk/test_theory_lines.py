@@ -102,6 +102,12 @@ def test_lines_are_averaged_over_problems() -> None:
         assert found == pytest.approx(mean[side], rel=5e-3)
 
 
+def test_problems_without_lines_are_not_averaged_with_others() -> None:
+    config = HmmRiskConfig(hmm=FIXED, num_train=20, widths=[5, 40], problems=2, replicates=2)
+    rows = [row for row in rows_of(config) if row["kind"] == "theory" or row["problem"] == 0]
+    assert theory_lines(rows, expand(config)) == {}
+
+
 def test_a_theory_without_all_of_its_line_is_done_again() -> None:
     config = HmmRiskConfig(hmm=FIXED, num_train=20, widths=[5, 40], replicates=2)
     cells, rows = expand(config), rows_of(config)
