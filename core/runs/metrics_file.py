@@ -1,5 +1,6 @@
 """metrics.jsonl of a run, held open: rows are appended under a running checksum, and read without damaged lines."""
 
+import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -33,7 +34,7 @@ class MetricsFile(Generic[Row]):
         """Open the file, or make it; a last line that a kill cut off is removed.
 
         Raises:
-            RunError: if it cannot be read or written.
+            RunError: if it cannot be read or written, or another process has opened it.
         """
         self.path = path
         refuse_special(path, RunError)
@@ -48,6 +49,12 @@ class MetricsFile(Generic[Row]):
         self.rows: RowStore[Row] = RowStore()
         # no link: in a run folder from somebody else it could lead to any file of the user's
         self._handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            # besides the lock of the folder, a file that somebody may delete
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._handle)
+            raise RunError(f"{self.path} is open in another process; wait for it, or start a new run") from error
         with open(self._handle, "rb", closefd=False) as file:
             self.rows.extend(read(file, found))  # type: ignore[arg-type]  # the study's: configurations agree
         if os.fstat(self._handle).st_size > found.size:

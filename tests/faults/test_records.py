@@ -130,6 +130,17 @@ def test_rows_that_are_gone_from_the_end_of_a_run_are_missed(damage: Damage, wor
         assert run.damage is None
 
 
+def test_a_run_whose_lock_was_deleted_is_still_open(tmp_path: Path) -> None:
+    with Run[Row](tmp_path, {}, [], {}, "") as run:
+        run.log(rows_of(3))
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(RunError, match=r"metrics\.jsonl is open in another process"):
+            Run[Row](tmp_path, {}, [], {}, "")
+        run.log(rows_of(3))
+    with Run[Row](tmp_path, {}, [], {}, "") as run:
+        assert len(run.rows) == 6
+
+
 def test_records_of_another_run_are_refused(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     for folder, step in ((ours, 1), (theirs, 2)):
