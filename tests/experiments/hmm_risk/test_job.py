@@ -187,7 +187,7 @@ def test_without_draws_there_is_theory_alone(make: Callable[..., HmmRiskConfig])
 @pytest.mark.slow
 def test_the_interval_of_two_levels_holds_a_known_truth() -> None:
     """200 sweeps of 40 problems: mean and s.e. as they are printed, against the mean of the exact finite-n line."""
-    hmm = LinearGaussianConfig(transition=Transition.general, state_dim=3, state_noise=0.6)
+    hmm = LinearGaussianConfig(transition=Transition.general, state_dim=8, state_noise=0.6)
     settings: dict[str, Any] = {"hmm": hmm, "num_train": 30, "widths": [6], "ridge": [0.0]}
     theory = table_of(problem(**settings, replicates=0, problems=5000, seed=10**6))
     truth = float(np.mean([row["theory_exact"] for row in theory]))
