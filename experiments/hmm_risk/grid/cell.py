@@ -14,6 +14,7 @@ from lab.experiments.hmm_risk.config import (
     RepresentationConfig,
     RepresentationName,
     SizeMap,
+    Start,
     TaskConfig,
     TaskName,
     Transition,
@@ -261,13 +262,10 @@ def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
         )
     if cell.representation.size_map is not SizeMap.nested:
         raise ConfigError(f"{key}: dependent rows need representation.size_map=nested")
-    if not hmm.starts_stationary:
-        start = f"hmm.start={hmm.start.value}"
-        if isinstance(hmm, OwnGaussian):
-            start = f"hmm.path={hmm.path}: its start is not stationary"
+    if "optimal" in cell.ridge and hmm.start is not Start.stationary:
         raise ConfigError(
-            f"{start}; with {key} rows of other tokens have other distributions: choose a stationary start, or "
-            "tokens_per_sequence=1"
+            f"ridge=optimal: with {key} and a start that is not stationary there is no theory to choose it by; give "
+            "numbers, or a stationary start"
         )
     _needs_noise(cell, "dependent rows")
 

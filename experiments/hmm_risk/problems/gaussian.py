@@ -18,6 +18,7 @@ from lab.core.hmm.linear_gaussian import LinearGaussianHmm, observe, unit_varian
 from lab.core.hmm.random_models import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.hmm_risk.config import LinearGaussianConfig, RepresentationName, Start, TaskName, Transition
+from lab.experiments.hmm_risk.dependent_rows.token_rows import mean_state_covariance
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.own_hmm import OwnGaussian
 from lab.experiments.hmm_risk.problems.problem import Problem, Rows
@@ -39,6 +40,13 @@ class GaussianProblem(Problem):
         return rows if rows > 1 else self.cell.context_length
 
     @cached_property
+    def row_covariance(self) -> Float64[ndarray, "q q"]:
+        """Cov(z_T); with several rows a sequence, of the state of any of them."""
+        if self.cell.tokens_per_sequence > 1:
+            return mean_state_covariance(self.hmm, self.length)
+        return self.hmm.state_covariance(self.length)
+
+    @cached_property
     def target_map(self) -> Float64[ndarray, "m q"]:
         """R with E[y | z_T] = R z_T."""
         if self.cell.task.name is TaskName.next_state:
@@ -51,7 +59,7 @@ class GaussianProblem(Problem):
 
     def target_variances(self) -> Float64[ndarray, " m"]:
         """E[y_j^2]."""
-        covariance = self.hmm.state_covariance(self.length)
+        covariance = self.row_covariance
         return np.sum((self.target_map @ covariance) * self.target_map, axis=1) + self.residual_variances()
 
     def residual_variances(self) -> Float64[ndarray, " m"]:
@@ -89,7 +97,8 @@ class WindowProblem(GaussianProblem):
     @cached_property
     def population(self) -> Population:
         """Sigma = W P W' + s I, with P of the states in the window, the newest first."""
-        covariances = [self.hmm.state_covariance(self.length - lag) for lag in range(self._window)]
+        covariances = [self.row_covariance]
+        covariances += [self.hmm.state_covariance(self.length - lag) for lag in range(1, self._window)]
         powers = [np.linalg.matrix_power(self.hmm.transition, lag) for lag in range(self._window)]
         blocks = [
             [
