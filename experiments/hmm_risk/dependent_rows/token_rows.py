@@ -49,8 +49,8 @@ class TokenRows(ABC):
     length: int
 
     @property
-    def is_stationary(self) -> bool:
-        """Whether all rows of a sequence have one distribution."""
+    def has_theory(self) -> bool:
+        """Whether there is an asymptotic theory of these rows (`dependent_rows.asymptotic`)."""
         return True
 
     @property
@@ -134,7 +134,7 @@ class HmmTokenRows(TokenRows):
 
     @property
     @override
-    def is_stationary(self) -> bool:
+    def has_theory(self) -> bool:
         return self.hmm.is_stationary
 
     @property

@@ -131,15 +131,15 @@ def test_gammas_that_are_one_width_are_said() -> None:
                 "ridge": [0, "optimal"],
                 "hmm": LinearGaussianConfig(start=Start.identity),
             },
-            ["ridge=optimal", "tokens_per_sequence=5", "a stationary start"],
+            ["ridge=optimal", "tokens_per_sequence=5", "stationary start only"],
         ),
         (
             {
                 "tokens_per_sequence": 5,
-                "context_length": 3,
+                "hmm": LinearGaussianConfig(start=Start.identity),
                 "representation": RepresentationConfig(name=RepresentationName.context_window, window=3),
             },
-            ["representation=context_window", "tokens_per_sequence=5", "last_token"],
+            ["representation=context_window", "tokens_per_sequence=5", "stationary start", "last_token"],
         ),
         (
             {"tokens_per_sequence": 5, "task": TaskConfig(name=TaskName.downstream_label)},
