@@ -50,15 +50,10 @@ class WindowTokenRows(TokenRows):
             raise InputError("hmm.initial_covariance is not stationary; build hmm with LinearGaussianHmm.stationary")
         self.hmm = hmm
         self.length = length
-        self._window = window
+        self.window = window
         self._population = population
         self._filters: dict[int, KalmanFilter] = {}
         self._sequence_noise: dict[int, Float64[ndarray, "T T"]] = {}
-
-    @property
-    @override
-    def has_theory(self) -> bool:
-        return False
 
     @property
     @override
@@ -86,7 +81,7 @@ class WindowTokenRows(TokenRows):
     @override
     def sequence_noise(self, width: int) -> Float64[ndarray, "T T"]:
         if width not in self._sequence_noise:
-            joint = self._filter(width).smoothed_covariance()[self._window :, self._window :]
+            joint = self._filter(width).smoothed_covariance()[self.window :, self.window :]
             self._sequence_noise[width] = np.trace(joint, axis1=2, axis2=3)
         return self._sequence_noise[width]
 
@@ -95,7 +90,7 @@ class WindowTokenRows(TokenRows):
         for width in widths:
             seen = features[:, : self._check_width(width)]
             by_sequence = seen.reshape(-1, self.length, width)
-            states = self._filter(width).smooth(self._tokens(by_sequence))[:, self._window :]
+            states = self._filter(width).smooth(self._tokens(by_sequence))[:, self.window :]
             yield ExpectedTargets(
                 given_sequence=states.reshape(seen.shape[0], -1),
                 given_token=seen @ self.coefficients(width),
@@ -107,14 +102,14 @@ class WindowTokenRows(TokenRows):
         tokens = np.zeros((by_sequence.shape[0], len(counts), max(counts)))
         for time, count in enumerate(counts):
             # the first tokens are the older ones of the first row, the others the newest of their own
-            lag, row = max(self._window - 1 - time, 0), max(time - self._window + 1, 0)
-            tokens[:, time, :count] = by_sequence[:, row, lag :: self._window]
+            lag, row = max(self.window - 1 - time, 0), max(time - self.window + 1, 0)
+            tokens[:, time, :count] = by_sequence[:, row, lag :: self.window]
         return tokens
 
     def _num_seen(self, width: int) -> list[int]:
         """Known entries of each token."""
-        lags = [max(self._window - 1 - time, 0) for time in range(self.length + self._window - 1)]
-        return [max(-((lag - width) // self._window), 0) for lag in lags]
+        lags = [max(self.window - 1 - time, 0) for time in range(self.length + self.window - 1)]
+        return [max(-((lag - width) // self.window), 0) for lag in lags]
 
     def _filter(self, width: int) -> KalmanFilter:
         if width not in self._filters:

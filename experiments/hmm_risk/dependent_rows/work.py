@@ -37,8 +37,7 @@ class DependentRows(IndependentRows):
     def theory(self) -> list[GaussianTheory]:
         """Theory for every width and strength; NaN where there is none.
 
-        That is so where the state is too small or too slow for it, for windows of tokens, and for a start that is not
-        stationary.
+        That is so where the state is too small or too slow for it, and for a start that is not stationary.
         """
         rows = super().theory()
         for row in rows:

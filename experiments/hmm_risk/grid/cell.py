@@ -270,8 +270,8 @@ def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
         raise ConfigError(f"{key}: dependent rows need representation.size_map=nested")
     if "optimal" in cell.ridge and (is_window or hmm.start is not Start.stationary):
         raise ConfigError(
-            f"ridge=optimal: with {key} there is a theory to choose it by for representation=last_token with a "
-            "stationary start only; give numbers"
+            f"ridge=optimal: with {key} it is searched for with representation=last_token and a stationary start only; "
+            "give numbers"
         )
     _needs_noise(cell, "dependent rows")
 

@@ -91,9 +91,7 @@ def _refusals(curve: Curve) -> list[str]:
         return []
     corrections = curve.theory["correction"]
     if np.isnan(curve.theory["excess_risk"][np.isnan(corrections)]).any():
-        return [
-            "no theory of dependent rows with windows, or with a start that is not stationary; measured risks are exact"
-        ]
+        return ["no theory of dependent rows whose start is not stationary; measured risks are exact"]
     refused = corrections > LARGEST_CORRECTION
     if not refused.any():
         return []

@@ -1,8 +1,11 @@
 """Several rows a sequence whose features are windows, against the joint Gaussian law and against fitted heads."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from lab.core.heads.asymptotics import asymptotic_risk
 from lab.core.heads.factor_population import FactorPopulation
 from lab.experiments.hmm_risk.config import (
     HmmRiskConfig,
@@ -11,7 +14,10 @@ from lab.experiments.hmm_risk.config import (
     RepresentationName,
     Transition,
 )
+from lab.experiments.hmm_risk.dependent_rows.asymptotic import dependent_risk
 from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
+from lab.experiments.hmm_risk.dependent_rows.finite_size import first_correction
+from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows
 from lab.experiments.hmm_risk.dependent_rows.window_rows import WindowTokenRows
 from lab.experiments.hmm_risk.grid.expand import expand
 from lab.experiments.hmm_risk.pool import build_problem, build_work
@@ -102,6 +108,59 @@ def test_risk_is_that_of_heads_fitted_to_drawn_rows(width: int) -> None:
         exact = measured["bias"] + measured["variance"]  # type: ignore[typeddict-item]
         differences.append(np.sum(error * (sigma @ error)) / STATE_DIM - exact)
     assert abs(np.mean(differences)) < 3 * np.std(differences) / np.sqrt(len(differences))
-    (row,) = work.theory()
-    assert np.isnan(row["theory_excess_risk"])  # type: ignore[typeddict-item]
-    assert row["noise_floor"] > 0  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+@pytest.mark.parametrize("width", [4, 7, 19])
+def test_theory_of_one_window_a_sequence_is_that_of_independent_rows(width: int, ridge: float) -> None:
+    given = problem([20])
+    population = given.population
+    assert isinstance(population, FactorPopulation)
+    rows = WindowTokenRows(given.hmm, 1, WINDOW, population)
+    found = dependent_risk(rows, width, num_train=NUM_ROWS, ridge=ridge)
+    noise_trace = population.noise_trace(width)
+    expected = asymptotic_risk(population.spectrum(width), noise_trace, num_train=NUM_ROWS, ridge=ridge)
+    assert found.variance == pytest.approx(expected.variance, rel=1e-7)
+    assert found.bias == pytest.approx(expected.bias, rel=1e-7, abs=1e-7 * expected.variance)
+
+
+@pytest.mark.parametrize("width", [4, 20])
+def test_windows_of_one_token_are_tokens(width: int) -> None:
+    given = problem([20])
+    hmm = replace(given.hmm, loading=np.random.default_rng(0).standard_normal((20, STATE_DIM)))
+    population = FactorPopulation(
+        hmm.loading,
+        hmm.initial_covariance,
+        hmm.observation_noise**2,
+        hmm.initial_covariance @ hmm.transition.T,
+        np.diag(hmm.initial_covariance).copy(),
+    )
+    one, other = WindowTokenRows(hmm, LENGTH, 1, population), HmmTokenRows(hmm, LENGTH)
+    for ridge in (0.0, 0.1):
+        found, expected = (dependent_risk(rows, width, num_train=NUM_ROWS, ridge=ridge) for rows in (one, other))
+        assert found.bias == pytest.approx(expected.bias, rel=1e-8)
+        assert found.variance == pytest.approx(expected.variance, rel=1e-8)
+        corrections = [first_correction(rows, width, num_train=NUM_ROWS, ridge=ridge) for rows in (one, other)]
+        assert corrections[0] == pytest.approx(corrections[1], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+@pytest.mark.parametrize("width", [40, 100, 300])
+def test_theory_of_windows_beside_a_large_state_is_within_four_per_cent(width: int, ridge: float) -> None:
+    config = HmmRiskConfig(
+        hmm=LinearGaussianConfig(state_dim=50, transition=Transition.symmetric, spectral_radius=0.9),
+        representation=RepresentationConfig(name=RepresentationName.context_window, window=2),
+        num_train=200,
+        tokens_per_sequence=10,
+        widths=[width],
+        ridge=[ridge],
+        figures=[],
+    )
+    work = build_work(*expand(config))
+    (theory,) = work.theory()
+    measured = [row for replicate in range(15) for row in work.measure(replicate)]
+    mean = np.mean([row["bias"] + row["variance"] for row in measured])  # type: ignore[typeddict-item]
+    assert theory["theory_excess_risk"] == pytest.approx(mean, rel=0.04)  # type: ignore[typeddict-item]
+    # rows of one sequence matter
+    assert theory["theory_independent_rows"] < 0.95 * mean  # type: ignore[typeddict-item]
