@@ -13,8 +13,8 @@ from lab.core.runs.console import print_directory, print_summary
 from lab.core.runs.find import find_run, outputs_root, run_directories, run_state
 from lab.core.runs.json_files import json_object_or_none, read_json_object
 
-# columns that names, states and ages take: with less beside them, titles would be cut to a few letters
-_WIDTH_OF_NAMES, _WIDTH_OF_TITLES = 64, 40
+# columns of a title, and of a result that is worth a column; between two columns are spaces
+_WIDTH_OF_TITLES, _LEAST_WIDTH, _GAP = 40, 8, 2
 _OF_STATUS = ("started", "updated", "title", "headline", "error")
 
 
@@ -40,18 +40,26 @@ def print_runs(study: str, limit: int) -> None:
     if not runs:
         console.print(f"no runs under {outputs_root()}; `lab hmm-risk sweep` makes one")
         return
-    with_titles = console.width >= _WIDTH_OF_NAMES + 2 * _WIDTH_OF_TITLES
+    rows = [(run["run"], run["status"], _age(run.get("updated"))) for run in runs]
+    names = [[printable(text or "") for text in row] for row in rows]
+    sizes = [max(map(len, column)) for column in zip(("run", "status", "age"), *names, strict=True)]
+    rest = console.width - sum(sizes) - _GAP * len(sizes)
+    with_titles = rest >= 2 * _WIDTH_OF_TITLES + _GAP
+    shown = ["title", "result"] if with_titles else ["result"] if rest >= _LEAST_WIDTH else []
+    width = (rest - _GAP) // 2 if with_titles else rest
     table = Table(box=None, pad_edge=False, header_style="bold")
-    # names are copied by the user: never cut them
-    for name in ("run", "status", "age"):
+    for name in ("run", "status", "age", *shown):
         table.add_column(name, no_wrap=True)
-    for name in ("title", "result") if with_titles else ("result",):
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for run in runs:
-        texts = [run.get("title"), run.get("headline") or run.get("error")][not with_titles :]
-        row = (run["run"], run["status"], _age(run.get("updated")), *texts)
-        table.add_row(*(printable(text or "") for text in row))
-    console.print(table)
+    for run, words in zip(runs, names, strict=True):
+        texts = {"title": run.get("title"), "result": run.get("headline") or run.get("error")}
+        table.add_row(*words, *(_cut(printable(texts[name] or ""), width) for name in shown))
+    # names are copied by the user and never cut, as they would be first in a table that is too wide
+    console.width = max(console.width, sum(sizes) + _GAP * len(sizes))
+    console.print(table, soft_wrap=True)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def print_run(name: str) -> None:

@@ -159,3 +159,18 @@ def test_a_table_that_is_missing_or_damaged_is_one_line(
     done = typed("show", recorded.name, form)
     check_line(done.code, done.err, f"resume={recorded.name}")
     assert done.out == ""
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_names_are_whole_and_lines_fit_in_a_terminal(
+    width: int, recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    status = json.loads((recorded / "status.json").read_text())
+    (recorded / "status.json").write_text(json.dumps(status | {"title": "a title " * 20, "headline": "a result " * 20}))
+    runs(study="", limit=20, as_json=False)
+    line = capsys.readouterr().out.splitlines()[1]
+    assert f"hmm_risk/runs/{recorded.name}" in line
+    assert len(line) <= max(width, len(f"hmm_risk/runs/{recorded.name}  finished  99 min  "))
+    assert ("a title" in line, "a result" in line) == (width > 120, width >= 80)

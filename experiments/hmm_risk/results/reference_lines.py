@@ -1,6 +1,6 @@
 """Lines to compare measured points with: asymptotic and exact theory between the dots, and what no features achieve."""
 
-# Letters: k points of a curve, j points of a line.
+# Letters: k points of a curve, j points of a line, d what is drawn of either.
 
 import numpy as np
 from jaxtyping import Float64
@@ -74,7 +74,7 @@ def draw_baselines(axes: Axes, data: FigureData, quantity: str) -> None:
         axes.axhline(chance, color="0.45", linewidth=0.8, linestyle=(0, (1, 2)), zorder=1, label=CHANCE)
 
 
-def _baseline(curve: Curve, quantity: str, line: Line | None) -> tuple[Float64[ndarray, " j"], Float64[ndarray, " j"]]:
+def _baseline(curve: Curve, quantity: str, line: Line | None) -> tuple[Float64[ndarray, " d"], Float64[ndarray, " d"]]:
     if line is None or quantity not in _EXACT_PLUS:
         return curve.x["gamma"], curve.baseline[quantity]
     less = 0.0 if quantity == "prediction_risk" else line["noise_floor"]
@@ -84,14 +84,14 @@ def _baseline(curve: Curve, quantity: str, line: Line | None) -> tuple[Float64[n
 
 def _asymptotic(
     curve: Curve, quantity: str, line: Line | None
-) -> tuple[Float64[ndarray, " j"], Float64[ndarray, " j"]]:
+) -> tuple[Float64[ndarray, " d"], Float64[ndarray, " d"]]:
     column = f"theory_{quantity}"
     if line is not None and column in line:
         return line["gamma"], line[column]
     return curve.x["gamma"], curve.theory.get(quantity, np.full(curve.has_mean.size, np.nan))
 
 
-def _exact(curve: Curve, quantity: str, line: Line | None) -> tuple[Float64[ndarray, " j"], Float64[ndarray, " j"]]:
+def _exact(curve: Curve, quantity: str, line: Line | None) -> tuple[Float64[ndarray, " d"], Float64[ndarray, " d"]]:
     if line is not None and "theory_exact" in line and quantity in _EXACT_PLUS:
         plus = _EXACT_PLUS[quantity]
         return line["gamma"], line["theory_exact"] + (0.0 if plus is None else line[plus])
