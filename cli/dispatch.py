@@ -15,7 +15,7 @@ from typing import Any
 from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
 from lab.cli.in_a_job import own_directories, refuse_several_processes, refuse_several_tasks
 from lab.cli.override_errors import explain_failure, unreachable_key
-from lab.cli.resume import resumed
+from lab.cli.resume import refuse_links, resumed
 from lab.cli.slurm_queue import jobs_of_a_sweep
 from lab.core.errors import ConfigError, LabError
 from lab.core.runs.atomic_files import WRITING_ERRORS, as_run_error
@@ -201,6 +201,8 @@ def _check_every_point(experiment: Experiment, overrides: Sequence[str], *, is_m
             more_fixed, more_axes = _sweep_axes(params)
             fixed, axes = fixed + more_fixed, axes + more_axes
         folder = _output_folder(first.hydra, is_multirun=is_multirun)
+        if folder is not None:
+            refuse_links(folder)
         for point in itertools.islice(itertools.product(*axes), _MOST_CHECKED):
             words = [*fixed, *point]
             try:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from lab import experiments as studies
+from lab.cli import compare, plot
 from lab.cli.help import EXPERIMENTS, MACHINE, MODELS, RESULTS, SectionedGroup, command_with_help
 from lab.cli.slurm import HELP as SLURM_HELP
 from lab.core.errors import ConfigError
@@ -308,6 +309,8 @@ def _slurm_script(ctx: typer.Context) -> None:
 
 for _experiment in found_experiments():
     _add(_experiment)
+for _command in (plot, compare):
+    _command.add(app, found_experiments)
 _slurm = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(_slurm, name="slurm", help="Job scripts for Slurm.", rich_help_panel=MACHINE)
 _slurm.command("script", help=SLURM_HELP, context_settings=_HYDRA)(_slurm_script)

@@ -59,6 +59,18 @@ def resumed(arguments: Sequence[str], *, study: Experiment) -> list[str]:
     return [*overrides, f"hydra.run.dir={quoted(directory)}"]
 
 
+def refuse_links(directory: Path) -> None:
+    """Refuse a directory where what is written in place is a link: it could lead to any file of the user's.
+
+    Raises:
+        RunError: naming the link.
+    """
+    for pattern in ("*.log", ".lock", "multirun.yaml", "*/*.log", "*/.lock"):
+        for path in directory.glob(pattern):
+            if path.is_symlink():
+                raise RunError(f"{path} is a link, and the run would write to what it leads to; remove it")
+
+
 def _refuse_other_study(directory: Path, study: Experiment) -> None:
     """Refuse a run with keys that the study does not have; points of a sweep are runs in its folder."""
     from hydra.core.config_store import ConfigStore

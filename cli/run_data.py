@@ -35,9 +35,11 @@ def write_csv(name: str) -> None:
     import pyarrow as pa
     from pyarrow import csv
 
+    from lab.core.runs.parquet import read_table
+
     directory = find_run(name)
     points = _points(directory)
-    tables = [_table(point) for point in points]
+    tables = [read_table(point) for point in points]
     if points != [directory]:
         names = [point.relative_to(directory).as_posix() for point in points]
         tables = [
@@ -58,6 +60,8 @@ def _points(directory: Path) -> list[Path]:
 
 
 def _content(directory: Path) -> dict[str, Any]:
+    from lab.core.runs.parquet import read_table
+
     hint = "if this is not a run, `lab runs` lists them"
     status = read_json_object(directory / "status.json", hint=hint)
     summary = json_object_or_none(directory / "summary.json") or {}
@@ -67,19 +71,5 @@ def _content(directory: Path) -> dict[str, Any]:
         "verdict": summary.get("verdict", []),
         "config": json_object_or_none(directory / "config.json"),
         "provenance": json_object_or_none(directory / "provenance.json"),
-        "table": _table(directory).to_pylist(),
+        "table": read_table(directory).to_pylist(),
     }
-
-
-def _table(directory: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = directory / "table.parquet"
-    try:
-        # one file, also if the folder's name looks like a partition
-        return pq.read_table(path, partitioning=None)
-    except FileNotFoundError as error:
-        raise RunError(f"{directory} has no table yet; resume={directory.name} goes on with it") from error
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error

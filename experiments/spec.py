@@ -25,6 +25,7 @@ class Experiment:
         summary: a sentence that fits into the list of commands.
         help: returns what `--help` prints: the summary, groups, keys, examples. It may read files.
         grows, free: keys that may be others beside `resume=RUN`; see `core.runs.record.Extension`.
+        recorded: "module:object" that draws and lists recorded runs; see `core.runs.recorded_study.RecordedStudy`.
     """
 
     command: str
@@ -33,6 +34,7 @@ class Experiment:
     check: str
     job: str
     schema: str
+    recorded: str
     findings: str
     summary: str
     help: Callable[[], str]

@@ -11,6 +11,7 @@ from numpy import ndarray
 from scipy import linalg
 from typing_extensions import override
 
+from lab.core.heads.decompositions import default_rank_tolerance
 from lab.core.heads.factor_covariance import FactorCovariance
 from lab.core.heads.population import Population, Spectrum
 
@@ -21,7 +22,7 @@ class FactorPopulation(Population):
 
     Attributes:
         loading: W; a width p keeps its first p rows.
-        latent_covariance: P = E[z z'], positive definite.
+        latent_covariance: P = E[z z'].
         noise_variance: s, the variance of each entry of u, independent of z; positive.
         cross: E[z y'].
         target_variances: E[y_j^2] of every output.
@@ -87,12 +88,12 @@ class FactorPopulation(Population):
     @cached_property
     def factor(self) -> Float64[ndarray, "p q"]:
         """F = W P^½ in Sigma = F F' + s I; a width keeps its first rows."""
-        return self.loading @ self._latent_root
+        return self.loading @ self._roots[0]
 
     @cached_property
     def latent_cross(self) -> Float64[ndarray, "q m"]:
-        """P^-½ E[z y']."""
-        return linalg.solve_triangular(self._latent_root, self.cross, lower=True)
+        """P^-½ E[z y'], with the pseudo-inverse where P is singular."""
+        return self._roots[1]
 
     def at(self, width: int) -> "FactorWidth":
         """The q x q algebra of a width, cached: a sweep needs it for every draw."""
@@ -116,8 +117,17 @@ class FactorPopulation(Population):
         return self._known[width]
 
     @cached_property
-    def _latent_root(self) -> Float64[ndarray, "q q"]:
-        return linalg.cholesky(self.latent_covariance, lower=True)
+    def _roots(self) -> tuple[Float64[ndarray, "q r"], Float64[ndarray, "r m"]]:
+        """P^½, and P^-½ E[z y']."""
+        try:
+            root = linalg.cholesky(self.latent_covariance, lower=True)
+        except linalg.LinAlgError:
+            # a state that noise does not reach in every direction
+            eigenvalues, vectors = linalg.eigh(self.latent_covariance)
+            is_varying = eigenvalues > default_rank_tolerance(*self.latent_covariance.shape) * eigenvalues[-1]
+            sizes, directions = np.sqrt(eigenvalues[is_varying]), vectors[:, is_varying]
+            return directions * sizes, (directions / sizes).T @ self.cross
+        return root, linalg.solve_triangular(root, self.cross, lower=True)
 
     @cached_property
     def _known(self) -> "dict[int, FactorWidth]":

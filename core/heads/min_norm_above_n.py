@@ -64,7 +64,7 @@ class WideGram:
         bias, weighted_trace, mean_norm, magnified = self._extra.at(width, rest, inverse)
         mean_condition = self._trace(rest) * inverse.trace / self._features.shape[0] ** 2
         # negated, so that NaN is left to the SVD too
-        if not _ROUNDING * mean_condition * magnified <= _LARGEST_LOSS * bias:
+        if not _ROUNDING * mean_condition * max(magnified, 1.0) <= _LARGEST_LOSS:
             return None
         noise_trace = self._population.noise_trace(width)
         return bias, noise_trace * weighted_trace, mean_norm + noise_trace * inverse.trace
@@ -135,7 +135,7 @@ class _Extra(Protocol):
         ...
 
     def at(self, width: int, rest: slice, inverse: _Inverse) -> tuple[float, float, float, float]:
-        """Bias, tr(K^-1 G K^-1), ||D||^2, and the size of the numbers whose difference the bias is.
+        """Bias, tr(K^-1 G K^-1), ||D||^2, and how much larger the numbers are whose differences the first two are.
 
         `rest` holds the columns beyond the last block.
         """
@@ -165,7 +165,8 @@ class _FactorExtra:
         error_norm = squared_norm - mean_norm
         singular, right = known.covariance.directions
         seen = loaded.T @ solved_targets - right @ (singular[:, None] ** 2 * (right.T @ latent))
-        return noise * error_norm + float(np.sum(seen**2)), weighted_trace, mean_norm, noise * squared_norm
+        bias = noise * error_norm + float(np.sum(seen**2))
+        return bias, weighted_trace, mean_norm, _ratio(noise * squared_norm, bias)
 
 
 class _IsotropicModesExtra:
@@ -193,7 +194,8 @@ class _IsotropicModesExtra:
             gram = _add_product(self._target_gram, self._scaled(rest), overwrite=False)
             gram = np.tril(gram) + np.tril(gram, -1).T
             mean_norm = float(np.sum(inverse.whole() * gram))
-            bias, magnified = variance * (total - mean_norm), variance * total
+            bias = variance * (total - mean_norm)
+            magnified = _ratio(variance * total, bias)
         return bias, variance * inverse.trace, mean_norm, magnified
 
     def _scaled(self, block: slice) -> Float64[ndarray, "n k"]:
@@ -214,13 +216,16 @@ class _GeneralExtra:
     def at(self, width: int, rest: slice, inverse: _Inverse) -> tuple[float, float, float, float]:
         weighted = self._weighted + self._products(rest)
         whole_inverse = inverse.whole()
-        weighted_trace = float(np.sum((whole_inverse @ weighted) * whole_inverse))
+        products = (whole_inverse @ weighted) * whole_inverse
+        weighted_trace = float(np.sum(products))
         features, coefficients = self._features[:, :width], self._coefficients(width)
         mean_head = features.T @ (whole_inverse @ (features @ coefficients))
         error = mean_head - coefficients
         bias = float(np.sum(error * self._times_sigma(error)))
         # rounding of D - B is relative to B, and is squared with it
-        magnified = float(np.sqrt(max(bias, 0.0) * self._population.signal(width)))
+        magnified = max(
+            _ratio(self._population.signal(width), bias) ** 0.5, _ratio(float(np.sum(np.abs(products))), weighted_trace)
+        )
         return bias, weighted_trace, float(np.sum(mean_head**2)), magnified
 
     def _products(self, block: slice) -> Float64[ndarray, "n n"]:
@@ -244,6 +249,13 @@ class _GeneralExtra:
             return self._population.variances[: error.shape[0], None] * error
         assert isinstance(self._population, DensePopulation), "the other populations have their own sums"
         return self._population.covariance[: error.shape[0], : error.shape[0]] @ error
+
+
+def _ratio(size: float, rest: float) -> float:
+    """How much larger numbers are than what is left of them; nothing is lost of nothing."""
+    if size == 0:
+        return 1.0
+    return size / rest if rest > 0 else np.inf
 
 
 def _extra(features: Float64[ndarray, "n d"], population: Population) -> _Extra:

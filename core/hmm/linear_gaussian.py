@@ -33,15 +33,15 @@ class LinearGaussianHmm:
     """A hidden state in q dimensions, observed through p noisy features.
 
     Attributes:
-        transition: A; the largest modulus of its eigenvalues is below 1.
+        transition: A; with a stated start and a finite number of tokens it may have any eigenvalues.
         loading: W; a narrower model keeps its first rows.
         state_noise_covariance: Q.
         observation_noise: standard deviation of each entry of u_t; 0 is allowed.
         initial_covariance: P_1; the identity in the paper; `stationary` uses the stationary covariance.
 
     Raises:
-        InputError: for mismatched shapes, entries that are not finite, a spectral radius of 1 or more, covariances that
-            are not symmetric positive semi-definite, and a negative noise level.
+        InputError: for mismatched shapes, entries that are not finite, covariances that are not symmetric positive
+            semi-definite, and a negative noise level.
     """
 
     transition: Float64[ndarray, "q q"]
@@ -51,7 +51,7 @@ class LinearGaussianHmm:
     initial_covariance: Float64[ndarray, "q q"]
 
     def __post_init__(self) -> None:
-        transition = stable_transition("transition", self.transition)
+        transition = validation.square_matrix("transition", self.transition)
         size = transition.shape[0]
         loading = validation.real_array("loading", self.loading, shape=(None, size))
         if loading.shape[0] == 0:
@@ -79,7 +79,7 @@ class LinearGaussianHmm:
         """The HMM whose first state has the stationary distribution, so that all tokens are identically distributed.
 
         Raises:
-            InputError: as the constructor.
+            InputError: as the constructor, and for a spectral radius of 1 or more.
         """
         matrix = stable_transition("transition", transition)
         noise = validation.covariance_matrix("state_noise_covariance", state_noise_covariance, size=matrix.shape[0])

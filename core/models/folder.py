@@ -190,14 +190,28 @@ class ModelFolder:
         return model.requires_grad_(False).eval()
 
     def other_files(self) -> list[Path]:
-        """The files that belong to a student too: tokenizer, licence and so on; none beside a GGUF file."""
+        """The files that belong to a student too: tokenizer, licence and so on; none beside a GGUF file.
+
+        Raises:
+            CheckpointError: if one is a link that leads elsewhere: a copy would hold whatever is there.
+        """
         if self.kind is Kind.gguf:
             return []
-        return [
+        files = [
             path
             for path in sorted(self.path.iterdir())
             if path.is_file() and path.name != CONFIG and not path.name.endswith(_WEIGHTS)
         ]
+        whole = self.path.resolve()
+        # the cache of Hugging Face keeps snapshots/COMMIT/FILE as links to blobs/DIGEST
+        homes = (whole, whole.parent.parent / "blobs") if whole.parent.name == "snapshots" else (whole,)
+        for path in files:
+            if not any(path.resolve().is_relative_to(home) for home in homes):
+                raise CheckpointError(
+                    f"{path} is a link to {path.resolve()}, outside of the checkpoint, which would be copied; "
+                    "put the file in its place, or remove it"
+                )
+        return files
 
     @cached_property
     def _layout(self) -> StudentLayout | None:

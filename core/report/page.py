@@ -159,7 +159,9 @@ def _section(anchor: str, report: RunReport) -> _Section:
 def _pictures_of_folder(run: RecordedRun, captions: Mapping[str, str], faults: list[str]) -> list[Picture]:
     pictures = []
     for path in run.figures:
-        caption = captions.get(path.stem, "")
+        # what the run wrote says more: it knows what was drawn
+        text = path.with_suffix(".txt")
+        caption = text.read_text(encoding="utf-8").strip() if text.is_file() else captions.get(path.stem, "")
         alt = f"{path.stem.replace('_', ' ')} of {run.title}"
         try:
             pictures.append(Picture(name=path.stem, png=path.read_bytes(), alt=alt, caption=caption))

@@ -157,9 +157,9 @@ def remove_partial_folders(parent: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Remove everything below a folder that a kill left half-written; nobody else may be writing there."""
-    for path in folder.rglob(f"{PARTIAL}*"):
+def remove_partial_files(folder: Path, *, below: bool = True) -> None:
+    """Remove everything in a folder, and `below` it, that a kill left half-written; nobody else may write there."""
+    for path in (folder.rglob if below else folder.glob)(f"{PARTIAL}*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

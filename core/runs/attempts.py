@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.errors import RunError
+from lab.core.runs.atomic_files import refuse_special
 from lab.core.runs.json_files import json_object_or_none
 from lab.core.streams import say
 
@@ -88,7 +89,10 @@ def patch_name(run: Path, provenance: Mapping[str, Any], patch: str) -> str | No
         return None
     for number in itertools.count(1):
         path = run / (f"source-{number}.patch" if number > 1 else "source.patch")
-        if not path.exists() or number > len(provenance.get(EARLIER, [])) or path.read_text() == patch:
+        if not path.exists() or number > len(provenance.get(EARLIER, [])):
+            return path.name
+        refuse_special(path, RunError)
+        if path.read_bytes() == patch.encode():
             return path.name
     return None
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 
 from lab.core.errors import RunError
 from lab.core.runs.atomic_files import make_folder, write_atomically
+from lab.core.runs.captions import Caption
 from lab.core.runs.parquet import write_columns
 from lab.core.streams import say
 
 _log = logging.getLogger(__name__)
 
-# Okabe and Ito's colours, without yellow, which is faint on white; markers distinguish curves without colour
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# of a saved figure; the plotted numbers and the caption are beside them
+FORMATS = ("pdf", "png")
 
 _COLUMN_INCHES = 3.5
 _STYLE: dict[Any, Any] = {
@@ -36,10 +36,15 @@ _STYLE: dict[Any, Any] = {
     "grid.alpha": 0.25,
     "grid.linewidth": 0.5,
     "legend.fontsize": 6.5,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.fancybox": False,
+    "legend.framealpha": 0.8,
     "lines.linewidth": 1.0,
     # embed fonts as editable, searchable text, not outlines
     "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    # names of clip paths and the like, which would be random
+    "svg.hashsalt": "lab",
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
 }
@@ -74,9 +79,21 @@ def new_figure(*, num_panels: int) -> tuple[Figure, Sequence[Axes]]:
 Columns = Mapping[str, Sequence[object]]
 
 
-def draw_figures(
-    folder: Path, names: Sequence[str], draw: Callable[[str], tuple[Figure, Columns] | None]
-) -> list[Path]:
+class Drawn(NamedTuple):
+    """A figure that is drawn but not saved.
+
+    Attributes:
+        figure: as matplotlib has it.
+        columns: the plotted numbers, all of equal length.
+        caption: what its marks mean; None for a figure without one.
+    """
+
+    figure: Figure
+    columns: Columns
+    caption: Caption | None = None
+
+
+def draw_figures(folder: Path, names: Sequence[str], draw: Callable[[str], Drawn | None]) -> list[Path]:
     """Draw and save figures one after the other; one that fails is named on standard error, and the others follow.
 
     The numbers are recorded by then: a run does not fail for a picture of them.
@@ -84,7 +101,7 @@ def draw_figures(
     Args:
         folder: where they are saved.
         names: of the figures.
-        draw: returns the figure of a name and the plotted numbers; None if there is nothing to draw.
+        draw: returns the figure of a name; None if there is nothing to draw.
 
     Returns:
         The PNG files that were written.
@@ -98,7 +115,7 @@ def draw_figures(
             try:
                 drawn = draw(name)
                 if drawn is not None:
-                    save_figure(drawn[0], folder, name, drawn[1])
+                    save_figure(drawn, folder, name)
                     saved.append(folder / f"{name}.png")
             except RunError:
                 raise
@@ -110,18 +127,34 @@ def draw_figures(
     return saved
 
 
-def save_figure(figure: Figure, directory: Path, name: str, columns: Columns) -> None:
-    """Write NAME.pdf, NAME.png (300 dots an inch) and NAME.parquet with the plotted numbers.
+def save_figure(drawn: Drawn, directory: Path, name: str, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write the figure in each format (a bitmap with 300 dots an inch), and NAME.parquet with the plotted numbers.
+
+    With a caption, NAME.txt and NAME.tex hold it: as text, and in a figure environment for LaTeX.
+
+    Returns:
+        The files of the figure itself.
 
     Raises:
         RunError: if the disk is full or the folder cannot be written.
     """
     make_folder(directory)
+    paths = [directory / f"{name}.{suffix}" for suffix in formats]
+    for path in paths:
+        write_atomically(path, rendered(drawn.figure, path.suffix[1:]))
+    write_columns(directory / f"{name}.parquet", drawn.columns)
+    if drawn.caption is not None:
+        write_atomically(directory / f"{name}.txt", drawn.caption.text + "\n")
+        write_atomically(directory / f"{name}.tex", drawn.caption.latex(name))
+    return paths
+
+
+def rendered(figure: Figure, suffix: str) -> bytes:
+    """The content of a file of the figure: the same for the same numbers, since no date is in it."""
     # the font subsetter logs every glyph
     logging.getLogger("fontTools").setLevel(logging.WARNING)
-    # no date, so that the same numbers give the same file
-    for suffix, metadata in (("pdf", {"CreationDate": None}), ("png", {})):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, dpi=300, metadata=metadata)
-        write_atomically(directory / f"{name}.{suffix}", buffer.getvalue())
-    write_columns(directory / f"{name}.parquet", columns)
+    metadata: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    buffer = io.BytesIO()
+    with house_style():
+        figure.savefig(buffer, format=suffix, dpi=300, metadata=metadata.get(suffix, {}))
+    return buffer.getvalue()

@@ -1,5 +1,6 @@
 """Find recorded runs, and refuse those that another version of lab recorded."""
 
+import difflib
 import fcntl
 import os
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ def find_run(name: str) -> Path:
         RunError: if there is none, or more than one.
     """
     if not name:
-        raise RunError("resume=, show, export and generate need the name of a run; `lab runs` lists them")
+        raise RunError("an empty name is no run; `lab runs` lists them")
     try:
         is_folder = Path(name).is_dir()
     except OSError as error:
@@ -49,16 +50,35 @@ def find_run(name: str) -> Path:
     root = outputs_root()
     if (root / name).is_dir():
         return root / name
-    folders = [path for pattern in ("*/runs/*", "*/sweeps/*", "reference/*/*") for path in root.glob(pattern)]
+    patterns = ["*/runs/*", "*/sweeps/*", "reference/*/*"]
+    # the end of a point's name alone is a number, which other names end with too
+    patterns += ["*/sweeps/*/*"] if "/" in name else []
+    folders = [path for pattern in patterns for path in root.glob(pattern)]
     matches = [path for path in folders if path.relative_to(root).as_posix().endswith(name)]
     whole = [path for path in matches if path.name == name]
     if len(matches) == 1 or len(whole) == 1:
         return (whole or matches)[0]
     if not matches:
-        raise RunError(f"there is no run {name} under {root}; `lab runs` lists them")
+        near = difflib.get_close_matches(name, [path.name for path in folders], n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise RunError(f"there is no run {name} under {root}; {hint}`lab runs` lists them")
     raise RunError(
         f"{name} is the end of {len(matches)} runs, {matches[0].name} and {matches[1].name} among them; give more"
     )
+
+
+def points_of(directory: Path) -> list[Path]:
+    """The run itself, or the runs of a sweep, numbered ones in the order of their numbers.
+
+    Raises:
+        RunError: if it is neither.
+    """
+    if (directory / "status.json").exists():
+        return [directory]
+    found = [path for path in run_directories(directory) if path != directory]
+    if not found:
+        raise RunError(f"{directory} holds no run; `lab runs` lists them")
+    return sorted(found, key=lambda path: (len(path.name) if path.name.isdigit() else _SHOWN, path.as_posix()))
 
 
 def run_state(directory: Path, status: Mapping[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""Rows of results as Parquet: typed columns, written atomically, a block of rows at a time."""
+"""Rows of results as Parquet: typed columns, written atomically, a block of rows at a time, and read again."""
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,8 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lab.core.runs.atomic_files import file_atomically, write_atomically
+from lab.core.errors import RunError
+from lab.core.runs.atomic_files import file_atomically, refuse_special, write_atomically
 
 _BLOCK = 50_000
 
@@ -83,3 +84,20 @@ def write_columns(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), buffer)
     write_atomically(path, buffer.getvalue())
+
+
+def read_table(directory: Path, name: str = "table.parquet") -> pa.Table:
+    """A table of a recorded run.
+
+    Raises:
+        RunError: if it is not there, or damaged.
+    """
+    path = directory / name
+    refuse_special(path, RunError)
+    try:
+        # one file, also if the folder's name looks like a partition
+        return pq.read_table(path, partitioning=None)
+    except FileNotFoundError as error:
+        raise RunError(f"{directory} has no table yet; resume={directory.name} goes on with it") from error
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error

@@ -130,7 +130,8 @@ class Run(Generic[Row]):
             refuse_difference(self.directory, provenance, resume_on)
             provenance = with_earlier(self.directory, provenance, resume_on)
             recorded = self._take_start()
-            remove_partial_files(self.directory)
+        # an attempt may have been killed before it had begun; others' runs may be below such a folder
+        remove_partial_files(self.directory, below=is_begun)
         self._metrics = MetricsFile(metrics)
         self.damage = self._metrics.damage() or self._metrics.loss(recorded, is_gone=is_gone)
         # before config.json: with it alone, resume= would come with fewer draws than are recorded
@@ -280,7 +281,9 @@ def _lock(directory: Path) -> IO[str]:
     refuse_special(path, RunError)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")  # noqa: SIM115  (held open until the run is left)
+        # no link: it would make a file elsewhere
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        file = open(handle, "a")  # noqa: SIM115  (held open until the run is left)
     except OSError as error:
         raise as_run_error(error, path) from error
     try:

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from lab.core.runs.figures import MARKERS, PALETTE, house_style, new_figure, save_figure
+from lab.core.runs.curve_styles import MARKERS, PALETTE
+from lab.core.runs.figures import Drawn, house_style, new_figure, save_figure
 from lab.experiments.bench.harness import Row
 from lab.experiments.bench.ssd_attention import ATTENTION
 from lab.experiments.bench.ssd_memory import OURS
@@ -59,7 +60,7 @@ def draw_lengths(directory: Path, name: str, panels: Sequence[Measured], labels:
             loc="outside lower center",
             ncols=num_columns,
         )
-        save_figure(figure, directory, name, _columns(panels))
+        save_figure(Drawn(figure, _columns(panels)), directory, name)
 
 
 def _draw(axis: Axes, panel: Measured, names: Sequence[str]) -> dict[str, Line2D]:

@@ -105,6 +105,7 @@ SPEC = Experiment(
     check="lab.experiments.distill.job:check",
     job="lab.experiments.distill.job:run",
     schema=f"{_CONFIG}:DistillConfig",
+    recorded="lab.experiments.distill.recorded:STUDY",
     findings="lab.experiments.distill.claims:findings",
     summary=_SUMMARY,
     help=_help,

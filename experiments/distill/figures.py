@@ -7,12 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lab.core.runs.figures import MARKERS, PALETTE, LineStyle, new_figure
+from lab.core.runs.curve_styles import MARKERS, PALETTE
+from lab.core.runs.figures import Drawn, LineStyle, new_figure
+from lab.experiments.distill.captions import caption
 from lab.experiments.distill.report import STUDENT, accuracies, summaries
 from lab.experiments.distill.rows import Row, TrainRow, ValidationRow
 
 Columns = dict[str, list[object]]
-Drawn = tuple[Figure, Columns]
+Plotted = tuple[Figure, Columns]
 
 # with more students than this, their names are rotated
 _MOST_LEVEL = 4
@@ -20,7 +22,7 @@ _MOST_LEVEL = 4
 _STAGES = ("untrained", "stage 1", "stage 2", "stage 3")
 
 
-def layer_error(table: Sequence[Row]) -> Drawn | None:
+def layer_error(table: Sequence[Row]) -> Plotted | None:
     """Relative error of each layer's head outputs after each stage of the first student, on the teacher's inputs."""
     rows = [row for row in _of_first(table) if row["kind"] == "layer"]
     if not rows:
@@ -42,7 +44,7 @@ def layer_error(table: Sequence[Row]) -> Drawn | None:
     return figure, _columns(rows, ("stage", "layer", "name", "relative_error", "layer_mse"))
 
 
-def loss(table: Sequence[Row]) -> Drawn | None:
+def loss(table: Sequence[Row]) -> Plotted | None:
     """Training loss by step, one panel per stage of the first student; dots are held-out losses."""
     rows = [row for row in _of_first(table) if row["kind"] == "train" or row["kind"] == "validation"]
     if not rows:
@@ -58,7 +60,7 @@ def loss(table: Sequence[Row]) -> Drawn | None:
     return figure, _columns(rows, ("stage", "kind", "step", "loss"))
 
 
-def accuracy(table: Sequence[Row]) -> Drawn | None:
+def accuracy(table: Sequence[Row]) -> Plotted | None:
     """Accuracy after each stage; horizontal lines are the teacher and the training-free baselines."""
     found = summaries(table)
     if not found:
@@ -82,7 +84,7 @@ def accuracy(table: Sequence[Row]) -> Drawn | None:
     return figure, columns
 
 
-def trade_off(table: Sequence[Row]) -> Drawn | None:
+def trade_off(table: Sequence[Row]) -> Plotted | None:
     """Accuracy and divergence of every student after its last stage, by its number of softmax layers."""
     finals = [summary for summary in summaries(table) if summary.is_last]
     if not finals:
@@ -109,7 +111,7 @@ def trade_off(table: Sequence[Row]) -> Drawn | None:
     return figure, columns
 
 
-def students(table: Sequence[Row]) -> Drawn | None:
+def students(table: Sequence[Row]) -> Plotted | None:
     """Accuracy and divergence of every student after its last stage, side by side; bars show the replicates' spread."""
     finals = [summary for summary in summaries(table) if summary.is_last]
     if not finals:
@@ -135,9 +137,15 @@ def students(table: Sequence[Row]) -> Drawn | None:
     return figure, columns
 
 
-FIGURES: dict[str, Callable[[Sequence[Row]], Drawn | None]] = {
+FIGURES: dict[str, Callable[[Sequence[Row]], Plotted | None]] = {
     function.__name__: function for function in (layer_error, loss, accuracy, trade_off, students)
 }
+
+
+def drawn(name: str, table: Sequence[Row]) -> Drawn | None:
+    """A figure with its caption; None if the table holds nothing that it shows."""
+    plotted = FIGURES[name](table)
+    return None if plotted is None else Drawn(*plotted, caption(name, table))
 
 
 def _of_first(table: Sequence[Row]) -> list[Row]:

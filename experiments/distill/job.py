@@ -234,21 +234,17 @@ def _report(record: Run[Row], settings: DistillConfig) -> float:
     # matplotlib takes seconds to import: defer it until there is something to draw
     from lab.core.runs.console import print_directory, print_summary  # noqa: PLC0415
     from lab.core.runs.figures import draw_figures  # noqa: PLC0415
-    from lab.experiments.distill.figures import FIGURES, Drawn  # noqa: PLC0415
+    from lab.experiments.distill.figures import drawn  # noqa: PLC0415
     from lab.experiments.distill.report import headline, summary_table, table_rows, verdict  # noqa: PLC0415
 
     table = table_rows(record.rows, settings)
     write_table(record.folder() / "table.parquet", table)
-
-    def draw(name: str) -> Drawn | None:
-        return FIGURES[name](table)
-
-    drawn = draw_figures(record.folder("figures"), settings.figures, draw)
+    paths = draw_figures(record.folder("figures"), settings.figures, lambda name: drawn(name, table))
     header, body = summary_table(table)
     sentences = verdict(table)
     record.save_summary(header, body, sentences)
     record.set_headline(settings.title, headline(table))
-    print_summary(settings.title, header, body, sentences, drawn)
+    print_summary(settings.title, header, body, sentences, paths)
     print_directory(record.directory)
     results = [row for row in table if row["kind"] == "result"]
     last = results[-1]

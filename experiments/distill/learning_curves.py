@@ -9,7 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from lab.core.report.content import Picture
-from lab.core.runs.figures import MARKERS, PALETTE, house_style, new_figure
+from lab.core.runs.curve_styles import MARKERS, PALETTE
+from lab.core.runs.figures import house_style, new_figure
 
 # with more students than this, training losses would hide each other
 _MOST_WITH_TRAINING = 2

@@ -17,7 +17,8 @@ head given them, and compares it with random-matrix theory. A run is one directo
 Groups (choose with GROUP=OPTION):
   hmm             orthogonal_modes (default: the state grows with the model),
                   symmetric_modes; with a state of fixed size: orthogonal,
-                  symmetric, general; discrete: dirichlet, permutations
+                  symmetric, general; discrete: dirichlet, permutations;
+                  your own: file (hmm.path=FILE.npz, docs/own_hmm.md)
   representation  last_token (default), context_window, kalman_state;
                   discrete: posterior, next_token_distribution,
                   lifted_posterior
@@ -115,6 +116,7 @@ SPEC = Experiment(
     check="lab.experiments.hmm_risk.job:check",
     job="lab.experiments.hmm_risk.job:run",
     schema=f"{_CONFIG}:HmmRiskConfig",
+    recorded="lab.experiments.hmm_risk.results.recorded:STUDY",
     findings="lab.experiments.hmm_risk.results.claims:findings",
     summary=_SUMMARY,
     help=_help,

@@ -59,7 +59,7 @@ class IndependentRows(CellWork):
         train = self.problem.rows("train", replicate, cell.num_train)
         test = None if cell.num_test is None else self.problem.rows("test", replicate, cell.num_test)
         rows: list[MeasuredRisk] = []
-        for widths, ridges in self._blocks():
+        for widths, ridges in self.blocks():
             risk = nested_risk(train.features, self.problem.population, widths, ridge=ridges, rtol=cell.rank_tolerance)
             for w, width in enumerate(widths):
                 for r, ridge in enumerate(ridges):
@@ -93,16 +93,16 @@ class IndependentRows(CellWork):
             "rank_tolerance": rank_tolerance(self.cell, width),
         }
 
-    def _blocks(self) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+    def blocks(self) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
         """Widths and the strengths that they share: all of them, unless the best strength is asked for."""
-        strengths = self._strengths()
+        strengths = self.strengths()
         if np.all(strengths == strengths[:1]):
             return [(self.cell.widths, tuple(strengths[0].tolist()))]
         return [((width,), tuple(strengths[w].tolist())) for w, width in enumerate(self.cell.widths)]
 
     def _theory_curve(self) -> TheoryCurve:
         return theory_curve(
-            self.problem.population, self.cell.widths, num_train=self.cell.num_train, ridges=self._strengths()
+            self.problem.population, self.cell.widths, num_train=self.cell.num_train, ridges=self.strengths()
         )
 
     def _theory_row(self, curve: TheoryCurve, w: int, r: int) -> GaussianTheory:
@@ -129,9 +129,11 @@ class IndependentRows(CellWork):
             "theory_fixed_problem_excess": scale * float(curve.fixed_problem_excess[w, r]),
             "theory_exact": scale * float(curve.exact_excess[w]) if curve.ridges[w, r] == 0 else np.nan,
             "theory_independent_rows": np.nan,
+            "theory_correction": np.nan,
         }
 
-    def _strengths(self) -> Float64[ndarray, "w r"]:
+    def strengths(self) -> Float64[ndarray, "w r"]:
+        """The ridge strength of every width and entry of `ridge`."""
         columns = [
             optimal_ridges(self.problem.population, self.cell.widths, num_train=self.cell.num_train)
             if ridge == "optimal"

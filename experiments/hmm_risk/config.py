@@ -23,8 +23,11 @@ from lab.experiments.hmm_risk.key_checks import (
     refuse_unless,
 )
 
-# standard deviations beside states and features of unit variance: their squares are rounding, or leave only rounding
+# standard deviations beside states and features of unit variance: below, rounding of the features hides the noise in
+# them, and risks have fewer than eight digits (tests/core/heads/test_small_noise.py)
 SMALLEST_NOISE, LARGEST_NOISE = 1e-6, 1e6
+# the same where the square of the noise is one term of a sum
+SMALLEST_SUMMED_NOISE = 1e-3
 _SMALLEST_SNR, _LARGEST_SNR = 1e-9, 1e9
 
 # more than the cores of any machine
@@ -124,6 +127,11 @@ class LinearGaussianConfig:
             raise ConfigError("hmm.state_dim=null: only hmm.loading=identity grows with the width; give a number")
 
     @property
+    def starts_stationary(self) -> bool:
+        """Whether all tokens have one distribution."""
+        return self.start is Start.stationary
+
+    @property
     def features_per_step(self) -> int:
         """Step of the number of features: two if the state grows by rotating planes, else one."""
         grows = self.loading is Loading.identity and self.state_dim is None
@@ -160,6 +168,18 @@ class DiscreteConfig:
         refuse_outside(self, "transition_concentration", "emission_concentration", at_least=1e-3, at_most=1e6)
         temperatures = ("start_temperature", "transition_temperature", "emission_temperature")
         refuse_outside(self, *temperatures, at_least=1e-3, at_most=1e6)
+
+
+@dataclass(kw_only=True, slots=True)
+class FileConfig:
+    """A hidden Markov model in a file, instead of a drawn one; `own_hmm` reads it."""
+
+    path: str
+    """An .npz file: transition, loading and state_noise_covariance, with initial_covariance and observation_noise where
+    they are not left to the keys; or start, transition and emission of a discrete HMM."""
+    start: Start | None = None
+    """The distribution of the first state of a linear-Gaussian HMM; null: initial_covariance of the file, or the
+    stationary one."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -209,7 +229,7 @@ class HmmRiskConfig:
     title: str = ""
     """Title of the table, also shown by `lab runs`."""
     hmm: Any = None
-    """LinearGaussianConfig or DiscreteConfig, chosen by the configuration group."""
+    """LinearGaussianConfig, DiscreteConfig or FileConfig, chosen by the configuration group."""
     representation: RepresentationConfig = field(default_factory=RepresentationConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     head: Any = None
@@ -301,9 +321,13 @@ class HmmRiskConfig:
         """The widths p of the grid, ascending, for n rows; gammas are rounded to possible widths."""
         if self.widths is not None:
             return tuple(self.widths)
+        return tuple(sorted(set(self.rounded(num_train).values())))
+
+    def rounded(self, num_train: int) -> dict[float, int]:
+        """The possible width of every gamma of the grid, for n rows."""
         assert self.gammas is not None, "checked in __post_init__"
         step = self.hmm.features_per_step if isinstance(self.hmm, LinearGaussianConfig) else 1
-        return tuple(sorted({step * max(1, round(gamma * num_train / step)) for gamma in self.gammas}))
+        return {gamma: step * max(1, round(gamma * num_train / step)) for gamma in self.gammas}
 
 
 @cache
@@ -314,3 +338,4 @@ def register() -> None:
     register_schema("hmm_risk_schema", HmmRiskConfig)
     register_schema("linear_gaussian_schema", LinearGaussianConfig, group="hmm")
     register_schema("discrete_schema", DiscreteConfig, group="hmm")
+    register_schema("file_schema", FileConfig, group="hmm")

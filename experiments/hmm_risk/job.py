@@ -18,8 +18,8 @@ from lab.core.streams import say
 from lab.experiments.hmm_risk import FREE, GROWS
 from lab.experiments.hmm_risk.config import HmmRiskConfig
 from lab.experiments.hmm_risk.estimate import refuse_what_does_not_fit
-from lab.experiments.hmm_risk.grid.cell import Cell
-from lab.experiments.hmm_risk.grid.expand import expand
+from lab.experiments.hmm_risk.grid.cell import Cell, digests
+from lab.experiments.hmm_risk.grid.expand import expand, merged_points
 from lab.experiments.hmm_risk.pool import run_all
 from lab.experiments.hmm_risk.rows import Row, TableRow
 from lab.experiments.hmm_risk.units import Piece, count_pieces, recorded_pieces, units
@@ -35,7 +35,7 @@ _FILTER = "hmm_filter"
 # columns that a cell gives to each of its rows
 _FROM_CELL = ("label", "curve", "num_train", "tokens_per_sequence", "context_length")
 # columns of a recorded row that the table has from elsewhere
-_KEYS = ("kind", "cell", "width", "problem")
+_KEYS = ("kind", "cell", "width", "problem", "num_between")
 
 
 def check(config: "DictConfig", folder: Path | None = None) -> None:
@@ -76,6 +76,9 @@ def run(config: "DictConfig") -> float:
     resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
     assert isinstance(resolved, dict), "a composed configuration is a mapping"
     content = {str(key): value for key, value in resolved.items()}
+    if files := digests(cells):
+        # another content of a file is another configuration
+        content["hmm"] = {**content["hmm"], "digests": files}
     is_discrete = any(cell.is_discrete for cell in cells)
     missing = _missing_loop() if is_discrete else {}
     provenance, patch = collect(
@@ -89,6 +92,8 @@ def run(config: "DictConfig") -> float:
     extension = Extension(grows=GROWS, free=FREE)
     with Run[Row](directory, content, overrides, provenance, patch, settings.sinks, extension) as record:
         say_missing_loops(missing)
+        for line in merged_points(settings):
+            say(line)
         _work(record, settings, cells)
         return _report(record, settings, cells)
 
@@ -135,12 +140,12 @@ def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> Iterator[TableRow]
     for place, row in enumerate(rows):
         if row["kind"] == "theory":
             theory.setdefault(row["cell"], {})[row["width"], row["ridge"], row["problem"]] = place
-        else:
+        elif row["kind"] == "measured":
             measured.setdefault(row["cell"], array("q")).append(place)
 
     def order(place: int) -> tuple[int, str, int, int]:
         row = rows[place]
-        assert row["kind"] != "theory", "it is among the others"
+        assert row["kind"] == "measured", "it is among these"
         return row["width"], row["ridge"], row["problem"], row["replicate"]
 
     for index in sorted(theory):
@@ -155,7 +160,7 @@ def table_rows(rows: Sequence[Row], cells: Sequence[Cell]) -> Iterator[TableRow]
 
 def _joined(row: Row | None, known: Row, cell: Cell) -> TableRow:
     """A measured row with its theory; the theory alone if there is none."""
-    assert row is None or row["kind"] != "theory", "the other one is"
+    assert row is None or row["kind"] == "measured", "the other one is theory"
     assert known["kind"] == "theory", "of the same width, ridge and problem"
     joined: TableRow = {
         "cell": cell.index,
@@ -177,24 +182,28 @@ def _joined(row: Row | None, known: Row, cell: Cell) -> TableRow:
 
 
 def _report(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> float:
-    """Table, figures and verdict, rebuilt from the recorded rows, so that a resumed run ends like any other."""
+    """Tables, figures and verdict, rebuilt from the recorded rows, so that a resumed run ends like any other."""
     # importing matplotlib takes as long as a small sweep: defer it until there is something to draw
     from lab.core.runs.figures import draw_figures  # noqa: PLC0415
-    from lab.experiments.hmm_risk.results.figure_spec import FigureData  # noqa: PLC0415
+    from lab.experiments.hmm_risk.results.figure_spec import figure_data  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.figures import figure  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.report import headline, largest_gap, summary_table  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.summary import Curves  # noqa: PLC0415
     from lab.experiments.hmm_risk.results.verdict import verdict  # noqa: PLC0415
+    from lab.experiments.hmm_risk.theory_lines.table import theory_lines, write_lines  # noqa: PLC0415
 
     found = Curves()
     write_table(record.folder() / "table.parquet", found.seen(table_rows(record.rows, cells)))
-    lines = found.all()
-    data = FigureData(lines, "per output" if settings.per_output else "(sum over outputs)")
+    curves = found.all()
+    lines = found.labelled(curves, theory_lines(record.rows, cells))
+    write_lines(record.folder(), lines)
+    num_classes = {cell.task.num_outputs for cell in cells if "accuracy" in cell.quantities}
+    data = figure_data(curves, lines, per_output=settings.per_output, seed=settings.seed, num_classes=num_classes)
     drawn = draw_figures(record.folder("figures"), settings.figures, lambda name: figure(name).drawn(data))
-    sentences = verdict(lines, is_one_problem="fixed_problem_excess" in settings.figures)
-    header, body = summary_table(lines)
+    sentences = verdict(curves, is_one_problem="fixed_problem_excess" in settings.figures)
+    header, body = summary_table(curves)
     record.save_summary(header, body, sentences)
-    record.set_headline(settings.title, headline(lines))
+    record.set_headline(settings.title, headline(curves))
     print_summary(settings.title, header, body, sentences, drawn)
     print_directory(record.directory)
-    return largest_gap(lines)
+    return largest_gap(curves)

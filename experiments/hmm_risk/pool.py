@@ -17,6 +17,7 @@ from lab.experiments.hmm_risk.problems.gaussian import KalmanProblem, WindowProb
 from lab.experiments.hmm_risk.problems.modes import ModeProblem
 from lab.experiments.hmm_risk.problems.problem import Problem, ProjectedProblem, seeds_of_problem
 from lab.experiments.hmm_risk.rows import Row
+from lab.experiments.hmm_risk.theory_lines.work import theory_rows
 from lab.experiments.hmm_risk.units import Unit
 
 # units that wait for each process: enough that none waits for the next
@@ -67,7 +68,7 @@ class WorkerState:
             # the one before is let go first: each holds matrices of its problem's size
             self._work = None
             self._key, self._work = key, build_work(self._cells[unit.cell], unit.problem)
-        rows: list[Row] = list(self._work.theory()) if unit.with_theory else []
+        rows: list[Row] = list(theory_rows(self._work)) if unit.with_theory else []
         return rows + [row for replicate in unit.replicates for row in self._work.measure(replicate)]
 
 

@@ -1,10 +1,11 @@
 """The rows that a sweep records and tabulates, column by column.
 
-metrics.jsonl holds theory rows and measured rows; the table joins each measured row with its theory. A figure may draw
-any column of the table that is a float here, and theory_<column> beside it.
+metrics.jsonl holds theory rows and measured rows; the table joins each measured row with its theory. Theory rows of
+kind `between` are at widths between those of the grid; lines.parquet is made of them. A figure may draw any column of
+the table that is a float here, and theory_<column> beside it.
 """
 
-from typing import Any, Literal, TypedDict, final, get_type_hints
+from typing import Any, Literal, NotRequired, TypedDict, final, get_type_hints
 
 
 class TheoryKey(TypedDict):
@@ -21,9 +22,11 @@ class TheoryKey(TypedDict):
         observation_noise: standard deviation of the representation's own noise.
         num_outputs: entries of the target.
         gaussian_reference: whether the theory assumes Gaussian features although these are not.
+        num_between: rows of theory between the widths of the grid that were recorded with this one; see `theory_lines`.
+            In metrics.jsonl only.
     """
 
-    kind: Literal["theory"]
+    kind: Literal["theory", "between"]
     cell: int
     problem: int
     problem_is_drawn: bool
@@ -33,6 +36,7 @@ class TheoryKey(TypedDict):
     observation_noise: float
     num_outputs: int
     gaussian_reference: bool
+    num_between: NotRequired[int]
 
 
 @final
@@ -74,10 +78,13 @@ class GaussianTheory(RiskTheory):
     Attributes:
         theory_exact: the mean excess risk at this n; NaN without a closed form.
         theory_independent_rows: for dependent rows, the theory of independent ones; else NaN.
+        theory_correction: for dependent rows, the first correction of their theory for few directions or sequences, as
+            a share of it; beyond `finite_size.LARGEST_CORRECTION`, the theory is NaN. Else NaN.
     """
 
     theory_exact: float
     theory_independent_rows: float
+    theory_correction: float
 
 
 class MeasuredKey(TypedDict):

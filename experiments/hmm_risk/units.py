@@ -28,7 +28,7 @@ class Piece(NamedTuple):
     @staticmethod
     def of(row: Row) -> "Piece":
         """The piece to which a recorded row belongs."""
-        replicate = None if row["kind"] == "theory" else row["replicate"]
+        replicate = row["replicate"] if row["kind"] == "measured" else None
         return Piece(row["cell"], row["problem"], replicate)
 
 
@@ -87,8 +87,20 @@ def count_pieces(cells: Sequence[Cell]) -> int:
 def recorded_pieces(rows: Iterable[Row], cells: Sequence[Cell]) -> set[Piece]:
     """The pieces with all rows recorded; those of a unit that was interrupted in the middle of one do not count."""
     counts: dict[Piece, int] = {}
+    # of theory between the widths of the grid: how many rows there are, and how many were recorded
+    between: dict[Piece, int] = {}
+    expected: dict[Piece, int] = {}
     for row in rows:
         piece = Piece.of(row)
+        if row["kind"] == "between":
+            between[piece] = between.get(piece, 0) + 1
+            continue
         counts[piece] = counts.get(piece, 0) + 1
+        if row["kind"] == "theory":
+            expected[piece] = row.get("num_between", 0)
     sizes = {cell.index: len(cell.widths) * len(cell.ridge) for cell in cells}
-    return {piece for piece, count in counts.items() if count == sizes.get(piece.cell)}
+    return {
+        piece
+        for piece, count in counts.items()
+        if count == sizes.get(piece.cell) and between.get(piece, 0) == expected.get(piece, 0)
+    }

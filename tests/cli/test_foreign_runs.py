@@ -96,6 +96,20 @@ def test_a_secret_does_not_get_into_an_export(
     assert not (tmp_path / "exported").exists()
 
 
+@pytest.mark.parametrize("name", ["lab.log", ".lock", "multirun.yaml", "0/lab.log"])
+def test_nothing_is_logged_through_a_link(typed: Typed, tmp_path: Path, name: str) -> None:
+    other = tmp_path / "profile"
+    other.write_text("of the user\n")
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(other)
+    directories = [f"hydra.run.dir={tmp_path / 'run'}", f"hydra.sweep.dir={tmp_path / 'run'}"]
+    done = typed("hmm-risk", "sweep", "num_train=20", *directories)
+    assert done.code == 2
+    assert done.err == f"lab: {link} is a link, and the run would write to what it leads to; remove it\n"
+    assert other.read_text() == "of the user\n"
+
+
 def test_results_are_not_written_through_a_link(typed: Typed, tmp_path: Path, recorded: Path) -> None:
     other = tmp_path / "profile"
     other.write_text("of the user\n")

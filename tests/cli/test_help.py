@@ -29,7 +29,21 @@ from lab.experiments.hmm_risk.config import (
 from lab.experiments.hmm_risk.heads import heads
 
 CONF = Path(__file__).parents[2] / "conf"
-NAMES = ["bench", "distill", "doctor", "export", "generate", "hmm-risk", "report", "runs", "show", "slurm", "version"]
+NAMES = [
+    "bench",
+    "compare",
+    "distill",
+    "doctor",
+    "export",
+    "generate",
+    "hmm-risk",
+    "plot",
+    "report",
+    "runs",
+    "show",
+    "slurm",
+    "version",
+]
 COMMANDS = [(), *((name,) for name in NAMES), ("hmm-risk", "sweep"), ("slurm", "script")]
 STUDIES = {("distill",): DistillConfig, ("hmm-risk", "sweep"): HmmRiskConfig}
 HEAVY = {"numpy", "scipy", "torch", "hydra", "omegaconf", "matplotlib", "pyarrow"}

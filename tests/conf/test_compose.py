@@ -3,6 +3,7 @@
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
@@ -56,6 +57,11 @@ def test_every_figure_is_drawn_by_an_experiment() -> None:
 
 
 @pytest.mark.parametrize("name", options("hmm"))
-def test_every_hmm_composes_with_a_representation_of_its_own(name: str) -> None:
+def test_every_hmm_composes_with_a_representation_of_its_own(name: str, tmp_path: Path) -> None:
     representation = "posterior" if name in ("dirichlet", "permutations") else "last_token"
-    assert expand(composed(f"hmm={name}", f"representation={representation}"))
+    more = []
+    if name == "file":
+        path = tmp_path / "own.npz"
+        np.savez(path, transition=0.5 * np.eye(2), loading=np.ones((1000, 2)), state_noise_covariance=np.eye(2))
+        more = [f"hmm.path={path}"]
+    assert expand(composed(f"hmm={name}", f"representation={representation}", *more))

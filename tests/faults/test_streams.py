@@ -14,7 +14,7 @@ from rich.live import _RefreshThread
 from lab.core.errors import RunError
 from lab.core.runs import figures
 from lab.core.runs.console import print_summary, progress
-from lab.core.runs.figures import draw_figures, new_figure
+from lab.core.runs.figures import Drawn, draw_figures, new_figure
 from lab.core.streams import SteadyStream, printed, say, steady_streams
 
 SWEEP = ("num_train=20", "widths=[6,40]", "replicates=2", "observation_noise=0.5", "figures=[]")
@@ -91,7 +91,7 @@ def test_a_figure_that_cannot_be_drawn_is_named_and_the_others_follow(
     def draw(name: str) -> Any:
         if name == "bad":
             raise ValueError("Axis limits cannot be NaN or Inf\nsecond line")
-        return new_figure(num_panels=1)[0], {"x": [1]}
+        return Drawn(new_figure(num_panels=1)[0], {"x": [1]})
 
     saved = draw_figures(tmp_path, ["bad", "good"], draw)
     assert saved == [tmp_path / "good.png"]
@@ -104,7 +104,7 @@ def test_a_full_disk_is_not_taken_for_a_bad_figure(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(figures, "write_atomically", full)
     with pytest.raises(RunError, match="full"):
-        draw_figures(tmp_path, ["good"], lambda name: (new_figure(num_panels=1)[0], {"x": [1]}))
+        draw_figures(tmp_path, ["good"], lambda name: Drawn(new_figure(num_panels=1)[0], {"x": [1]}))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Exact moments of dependent rows: every token of a sequence gives a row (x_t, y_t) whose target is the next state.
+"""Exact moments of dependent rows: every token of a sequence gives a row (x_t, y_t) with the next state or token.
 
 Sequences are independent and start in the stationary distribution; rows of one sequence are dependent. Given all tokens
 x_1 .. x_T of a sequence, its targets are Gaussian. Their means come from the smoother, and differ from the best linear
@@ -18,11 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Num
 from numpy import ndarray
-from scipy import linalg
 from typing_extensions import override
 
 from lab.core import validation
 from lab.core.errors import InputError
+from lab.core.heads.factor_covariance import FactorCovariance
 from lab.core.hmm.kalman import KalmanFilter
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 
@@ -85,17 +85,21 @@ class TokenRows(ABC):
 
 
 class HmmTokenRows(TokenRows):
-    """A state of fixed size: x_t = W_p z_t + u_t and y_t = z_{t+1}, with a stationary start.
+    """A state of fixed size: x_t = W_p z_t + u_t and y_t = z_{t+1} or x_{t+1}, with a stationary start.
+
+    The next token is as wide as the model. All but a sequence's last one are features of its next rows, so that given
+    the features only the last target is uncertain.
 
     Args:
         hmm: with the loading of the widest model.
         length: T.
+        predicts_token: whether y_t is x_{t+1}.
 
     Raises:
         InputError: if the start is not stationary, there is no observation noise, or an argument is invalid.
     """
 
-    def __init__(self, hmm: LinearGaussianHmm, length: int) -> None:
+    def __init__(self, hmm: LinearGaussianHmm, length: int, *, predicts_token: bool = False) -> None:
         if not hmm.is_stationary:
             raise InputError(
                 "hmm.initial_covariance is not stationary, so rows of a sequence differ in distribution; build it with "
@@ -105,6 +109,7 @@ class HmmTokenRows(TokenRows):
             raise InputError("hmm.observation_noise=0 leaves redundant features; give a positive standard deviation")
         self.hmm = hmm
         self.length = validation.whole_number("length", length)
+        self.predicts_token = predicts_token
         self._filters: dict[int, KalmanFilter] = {}
         self._sequence_noise: dict[int, Float64[ndarray, "T T"]] = {}
 
@@ -133,31 +138,41 @@ class HmmTokenRows(TokenRows):
 
     @override
     def coefficients(self, width: int) -> Float64[ndarray, "p m"]:
-        # (F F' + s I)^-1 F = F (F'F + s I)^-1 needs no p x p matrix
         factor = self.factor(width)
-        system = factor.T @ factor
-        system[np.diag_indices_from(system)] += self.noise_variance
-        target = self._state_root.T @ self.hmm.transition.T
-        return factor @ linalg.solve(system, target, assume_a="pos")
+        head = factor @ FactorCovariance(factor, self.noise_variance).shrunk(self._state_root.T @ self.hmm.transition.T)
+        return head @ self.hmm.loading[:width].T if self.predicts_token else head
 
     @override
     def noise_trace(self, width: int) -> float:
-        root = self.hmm.loading[: self._check_width(width)] @ self.hmm.initial_covariance @ self.hmm.transition.T
-        explained = np.sum(root * self.coefficients(width))
-        return float(np.trace(self.hmm.initial_covariance) - explained)
+        cross = self.hmm.loading[: self._check_width(width)] @ self.hmm.initial_covariance @ self.hmm.transition.T
+        if self.predicts_token:
+            cross = cross @ self.hmm.loading[:width].T
+            total = width * self.noise_variance + float(np.sum(self.factor(width) ** 2))
+        else:
+            total = float(np.trace(self.hmm.initial_covariance))
+        return total - float(np.sum(cross * self.coefficients(width)))
 
     @override
     def sequence_noise(self, width: int) -> Float64[ndarray, "T T"]:
         if width not in self._sequence_noise:
             joint = self._filter(width).smoothed_covariance()[1:, 1:]
-            self._sequence_noise[width] = np.trace(joint, axis1=2, axis2=3)
+            if self.predicts_token:
+                loading, noise = self.hmm.loading[:width], np.zeros((self.length, self.length))
+                noise[-1, -1] = np.sum((loading @ joint[-1, -1]) * loading) + width * self.noise_variance
+            else:
+                noise = np.trace(joint, axis1=2, axis2=3)
+            self._sequence_noise[width] = noise
         return self._sequence_noise[width]
 
     @override
     def expected_targets(self, features: Float64[ndarray, "n d"], widths: Sequence[int]) -> Iterator[ExpectedTargets]:
         for width in widths:
             seen = features[:, : self._check_width(width)]
-            states = self._filter(width).smooth(seen.reshape(-1, self.length, width))[:, 1:]
+            by_sequence = seen.reshape(-1, self.length, width)
+            states = self._filter(width).smooth(by_sequence)[:, 1:]
+            if self.predicts_token:
+                last = states[:, -1:] @ self.hmm.loading[:width].T
+                states = np.concatenate([by_sequence[:, 1:], last], axis=1)
             yield ExpectedTargets(
                 given_sequence=states.reshape(seen.shape[0], -1),
                 given_token=seen @ self.coefficients(width),

@@ -1,10 +1,19 @@
 """Work of a cell with several rows per sequence: exact risk and theory of dependent rows."""
 
+# Letters: w widths, r ridge strengths.
+
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
 from typing_extensions import override
 
 from lab.experiments.hmm_risk.cell_work import IndependentRows
-from lab.experiments.hmm_risk.dependent_rows.asymptotic import dependent_risk
+from lab.experiments.hmm_risk.config import TaskName
+from lab.experiments.hmm_risk.dependent_rows.asymptotic import dependent_risk, optimal_dependent_ridge
 from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
+from lab.experiments.hmm_risk.dependent_rows.finite_size import LARGEST_CORRECTION, first_correction
 from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows, TokenRows
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.problems.gaussian import WindowProblem
@@ -22,12 +31,16 @@ class DependentRows(IndependentRows):
 
     @override
     def theory(self) -> list[GaussianTheory]:
+        """Theory for every width and strength; NaN where the state is too small or too slow for it."""
         rows = super().theory()
         for row in rows:
-            risk = dependent_risk(self._rows, row["width"], num_train=self.cell.num_train, ridge=row["ridge_strength"])
-            scale = self.scale(row["width"])
+            width, ridge, num_train = row["width"], row["ridge_strength"], self.cell.num_train
+            risk = dependent_risk(self._rows, width, num_train=num_train, ridge=ridge)
             row["theory_independent_rows"] = row["theory_excess_risk"]
             row["theory_exact"] = float("nan")
+            row["theory_correction"] = first_correction(self._rows, width, num_train=num_train, ridge=ridge)
+            is_too_small = row["theory_correction"] > LARGEST_CORRECTION
+            scale = float("nan") if is_too_small else self.scale(width)
             row |= {
                 "theory_excess_risk": scale * risk.excess,
                 "theory_bias": scale * risk.bias,
@@ -41,20 +54,40 @@ class DependentRows(IndependentRows):
     def measure(self, replicate: int) -> list[MeasuredRisk]:
         train = self.problem.rows("train", replicate, self.cell.num_train)
         rows: list[MeasuredRisk] = []
-        for r, ridge in enumerate(self.cell.ridge):
-            risk = dependent_risk_given_features(self._rows, train.features, self.cell.widths, ridge=float(ridge))
-            rows += [
-                {
-                    **self.measured_row(replicate, width, r),
-                    "bias": self.scale(width) * float(risk.bias[w]),
-                    "variance": self.scale(width) * float(risk.variance[w]),
-                    "weight_norm": float(risk.squared_weight_norm[w] ** 0.5),
-                    "effective_rank": min(width, self.cell.num_train),
-                    "solved_by": "sequences",
-                }
-                for w, width in enumerate(self.cell.widths)
-            ]
+        for widths, ridges in self.blocks():
+            for r, ridge in enumerate(ridges):
+                risk = dependent_risk_given_features(self._rows, train.features, widths, ridge=ridge)
+                rows += [
+                    {
+                        **self.measured_row(replicate, width, r),
+                        "bias": self.scale(width) * float(risk.bias[w]),
+                        "variance": self.scale(width) * float(risk.variance[w]),
+                        "weight_norm": float(risk.squared_weight_norm[w] ** 0.5),
+                        "effective_rank": min(width, self.cell.num_train),
+                        "solved_by": "sequences",
+                    }
+                    for w, width in enumerate(widths)
+                ]
         return rows
+
+    @override
+    def strengths(self) -> Float64[ndarray, "w r"]:
+        return self._known_strengths
+
+    @cached_property
+    def _known_strengths(self) -> Float64[ndarray, "w r"]:
+        # the best one takes a search, which a sweep needs once for all draws
+        return np.array(
+            [
+                [
+                    optimal_dependent_ridge(self._rows, width, num_train=self.cell.num_train)
+                    if ridge == "optimal"
+                    else float(ridge)
+                    for ridge in self.cell.ridge
+                ]
+                for width in self.cell.widths
+            ]
+        )
 
 
 def _token_rows(cell: Cell, problem: Problem) -> TokenRows:
@@ -62,4 +95,5 @@ def _token_rows(cell: Cell, problem: Problem) -> TokenRows:
         modes = problem.modes
         return ModeTokenRows(modes.decay, problem.observation_noise, cell.tokens_per_sequence, modes.angle)
     assert isinstance(problem, WindowProblem), "checked with the cell"
-    return HmmTokenRows(problem.hmm, cell.tokens_per_sequence)
+    is_token = cell.task.name is TaskName.next_token
+    return HmmTokenRows(problem.hmm, cell.tokens_per_sequence, predicts_token=is_token)

@@ -1,9 +1,9 @@
-"""A cell of a sweep: one problem, with every grid except width, ridge and replicate resolved, and its validation."""
+"""A cell of a sweep: one problem, with every grid except width, ridge and replicate resolved."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab.core.errors import ConfigError
 from lab.experiments.hmm_risk.config import (
     DiscreteConfig,
     LinearGaussianConfig,
@@ -11,17 +11,13 @@ from lab.experiments.hmm_risk.config import (
     RepresentationConfig,
     RepresentationName,
     SizeMap,
-    Start,
     TaskConfig,
     TaskName,
-    Transition,
 )
 from lab.experiments.hmm_risk.head_spec import HeadSpec
 from lab.experiments.hmm_risk.heads import head_name, heads
-from lab.experiments.hmm_risk.key_checks import refuse_unless
+from lab.experiments.hmm_risk.own_hmm import OwnDiscrete, OwnGaussian
 from lab.experiments.hmm_risk.rows import GaussianTheory, MeasuredClasses, RiskResult, RiskTheory, quantities
-
-_GAUSSIAN = (RepresentationName.last_token, RepresentationName.context_window, RepresentationName.kalman_state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +62,16 @@ class Cell:
     def draws_problem(self) -> bool:
         """Whether anything but the rows is random, so that two problems of the cell can differ in their risk.
 
-        A state that is observed mode by mode has fixed modes. Its labels have random signs, to which the risk of
-        features that are symmetric about zero is indifferent.
+        A state that is observed mode by mode has fixed modes, and a file has its own. Labels of a Gaussian state have
+        random signs, to which the risk of features that are symmetric about zero is indifferent.
         """
+        if isinstance(self.hmm, OwnDiscrete):
+            is_lifted = self.representation.name is RepresentationName.lifted_posterior
+            return is_lifted or self.task.name is TaskName.downstream_label
         if isinstance(self.hmm, DiscreteConfig):
             return True
-        return self.hmm.loading is Loading.gaussian or self.representation.size_map is SizeMap.random_projection
+        is_drawn = self.hmm.loading is Loading.gaussian and not isinstance(self.hmm, OwnGaussian)
+        return is_drawn or self.representation.size_map is SizeMap.random_projection
 
     @property
     def head_spec(self) -> HeadSpec:
@@ -97,193 +97,15 @@ class Cell:
             return self.hmm.state_dim or self.widths[-1]
         if self.representation.name in (RepresentationName.posterior, RepresentationName.next_token_distribution):
             return self.widths[-1]
+        if isinstance(self.hmm, OwnGaussian):
+            is_window = self.representation.name is RepresentationName.context_window
+            return self.hmm.hmm.num_features * (self.representation.window if is_window else 1)
         if isinstance(self.hmm, LinearGaussianConfig) and self.hmm.loading is Loading.identity and self.hmm.state_dim:
             return self.hmm.state_dim
         # at least n, so that the rounding at narrow widths does not depend on the widest one
         return max(self.widths[-1], self.num_train)
 
 
-def check_cell(cell: Cell) -> None:
-    """Reject an invalid combination of keys.
-
-    Raises:
-        ConfigError: naming the key, its value and the fix.
-    """
-    names = [name.value for name in RepresentationName if (name in _GAUSSIAN) is not cell.is_discrete]
-    refuse_unless(
-        cell.representation.name.value in names,
-        "representation",
-        cell.representation.name.value,
-        f"this hmm has the representations {', '.join(names)}",
-    )
-    if isinstance(cell.hmm, DiscreteConfig):
-        _check_discrete(cell)
-    else:
-        _check_gaussian(cell, cell.hmm)
-    _check_head(cell)
-    refuse_unless(
-        cell.problems == 1 or cell.draws_problem,
-        "problems",
-        cell.problems,
-        f"with hmm.loading=identity nothing but the rows is random{_of_curve(cell)}, so all problems are the same; "
-        "leave it at 1 there and raise replicates, or choose a hmm with a Gaussian loading",
-    )
-    if cell.replicates == 0:
-        refuse_unless("accuracy" not in cell.quantities, "replicates", 0, "classes have no theory; give 1 or more")
-    refuse_unless(
-        cell.widths[-1] <= cell.num_features,
-        "representation.num_features",
-        cell.num_features,
-        f"the grid asks for width {cell.widths[-1]}; give that or more",
-    )
-
-
-def _of_curve(cell: Cell) -> str:
-    return f" in curves.{cell.curve}" if cell.curve else ""
-
-
-def _check_head(cell: Cell) -> None:
-    name, is_label = head_name(cell.head), cell.is_discrete and cell.task.name is TaskName.downstream_label
-    refuse_unless(
-        cell.head_spec.has_exact_risk or is_label,
-        "head",
-        name,
-        "it learns classes only; choose a discrete hmm with task=downstream_label, or head=linear",
-    )
-    if cell.head_spec.needs_ridge:
-        refuse_unless(
-            0.0 not in cell.ridge, "ridge", 0, f"head={name} has no solution without one; give positive numbers"
-        )
-
-
-def _check_discrete(cell: Cell) -> None:
-    refuse_unless("optimal" not in cell.ridge, "ridge", "optimal", "a discrete HMM has no theory; give numbers")
-    if cell.representation.name is RepresentationName.lifted_posterior:
-        _needs_noise(cell, "lifting the posterior")
-    if cell.task.name is TaskName.downstream_label:
-        refuse_unless(cell.task.num_outputs >= 2, "task.num_outputs", cell.task.num_outputs, "give 2 classes or more")
-        refuse_unless(
-            cell.num_test is not None, "num_test", None, "accuracy is measured on test rows; give num_test=2000"
-        )
-    else:
-        _has_no_test(cell, "the next state or token of a discrete HMM")
-
-
-def _check_gaussian(cell: Cell, hmm: LinearGaussianConfig) -> None:
-    name = cell.representation.name
-    odd = [width for width in cell.widths if width % hmm.features_per_step]
-    if odd:
-        raise ConfigError(f"widths contains {odd[0]}: modes that rotate in planes come in pairs; give even widths")
-    if hmm.loading is Loading.identity:
-        if cell.snr is not None:
-            _check_snr(cell, hmm)
-        refuse_unless(
-            name is RepresentationName.last_token, "representation", name.value, "identity loading has last_token only"
-        )
-        _check_identity_task(cell, hmm)
-    else:
-        _needs_noise(cell, "a Gaussian loading")
-    if name is RepresentationName.context_window:
-        refuse_unless(
-            cell.representation.window <= cell.context_length,
-            "representation.window",
-            cell.representation.window,
-            f"the context has {cell.context_length} tokens; raise context_length",
-        )
-    if name is RepresentationName.kalman_state:
-        assert hmm.state_dim is not None, "only identity loading has no state_dim"
-        refuse_unless(
-            cell.widths[-1] <= hmm.state_dim, "widths", cell.widths[-1], f"the state has {hmm.state_dim} entries"
-        )
-        num_observed = (cell.representation.observation_dim or 1) * cell.context_length
-        refuse_unless(
-            num_observed >= cell.num_features,
-            "context_length",
-            cell.context_length,
-            f"{num_observed} numbers are observed, which determine as many directions of the state, not "
-            f"{cell.num_features}; raise it or representation.observation_dim",
-        )
-    if name is not RepresentationName.last_token and cell.task.name is TaskName.next_token:
-        raise ConfigError("task=next_token: a token as wide as the model needs representation=last_token")
-    if cell.tokens_per_sequence > 1:
-        _check_dependent(cell, hmm)
-
-
-def _check_snr(cell: Cell, hmm: LinearGaussianConfig) -> None:
-    assert cell.snr is not None, "the caller asks only then"
-    if cell.task.name is TaskName.downstream_label:
-        return
-    grows = hmm.loading is Loading.identity and hmm.state_dim is None and hmm.transition is Transition.orthogonal
-    if not grows:
-        raise ConfigError(
-            f"snr={cell.snr}: this problem's signal-to-noise ratio changes with the width; set observation_noise, "
-            "or use hmm=orthogonal_modes or task=downstream_label"
-        )
-    largest = hmm.spectral_radius**2 / (1 - hmm.spectral_radius**2)
-    refuse_unless(
-        cell.snr <= largest, "snr", cell.snr, f"hmm.spectral_radius={hmm.spectral_radius} allows {largest:.4g} at most"
-    )
-
-
-def _check_identity_task(cell: Cell, hmm: LinearGaussianConfig) -> None:
-    if hmm.state_dim is None:
-        refuse_unless(
-            cell.task.name is TaskName.next_state,
-            "task",
-            cell.task.name.value,
-            "a state that grows has next_state",
-        )
-        refuse_unless(
-            cell.representation.size_map is SizeMap.nested,
-            "representation.size_map",
-            cell.representation.size_map.value,
-            "a state that grows has no full model to project; give hmm.state_dim",
-        )
-    else:
-        refuse_unless(
-            cell.task.name is TaskName.downstream_label,
-            "task",
-            cell.task.name.value,
-            "identity loading with a fixed state_dim predicts a downstream_label",
-        )
-        refuse_unless(
-            cell.num_features <= hmm.state_dim,
-            "hmm.state_dim",
-            hmm.state_dim,
-            f"the model has {cell.num_features} features; give that or more",
-        )
-
-
-def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
-    key = f"tokens_per_sequence={cell.tokens_per_sequence}"
-    rows = cell.num_train
-    if rows % cell.tokens_per_sequence:
-        raise ConfigError(f"{key} does not divide num_train={rows}; give a divisor")
-    if cell.representation.name is not RepresentationName.last_token or cell.task.name is not TaskName.next_state:
-        raise ConfigError(f"{key}: dependent rows need representation=last_token and task=next_state")
-    if cell.representation.size_map is not SizeMap.nested:
-        raise ConfigError(f"{key}: dependent rows need representation.size_map=nested")
-    if hmm.start is not Start.stationary:
-        raise ConfigError(f"{key}: dependent rows need hmm.start=stationary")
-    if "optimal" in cell.ridge:
-        raise ConfigError(f"ridge=optimal: with {key} the best strength is not known; give numbers")
-    _needs_noise(cell, "dependent rows")
-    _has_no_test(cell, "dependent rows")
-
-
-def _has_no_test(cell: Cell, what: str) -> None:
-    refuse_unless(
-        cell.num_test is None,
-        "num_test",
-        cell.num_test,
-        f"{what} cannot be checked on test rows{_of_curve(cell)}; leave it out there",
-    )
-
-
-def _needs_noise(cell: Cell, what: str) -> None:
-    refuse_unless(
-        cell.observation_noise > 0 or cell.snr is not None,
-        "observation_noise",
-        cell.observation_noise,
-        f"{what} needs a positive standard deviation, so that the features have full rank",
-    )
+def digests(cells: Sequence[Cell]) -> dict[str, str]:
+    """SHA-256 of every file that problems come from, by its path."""
+    return {cell.hmm.path: cell.hmm.digest for cell in cells if isinstance(cell.hmm, OwnGaussian | OwnDiscrete)}

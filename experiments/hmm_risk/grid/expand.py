@@ -10,13 +10,16 @@ from lab.core.errors import ConfigError
 from lab.core.hydra_schema import with_overrides
 from lab.experiments.hmm_risk.config import (
     DiscreteConfig,
+    FileConfig,
     HmmRiskConfig,
     RepresentationName,
     TaskName,
 )
-from lab.experiments.hmm_risk.grid.cell import Cell, check_cell
+from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.grid.cell_checks import check_cell
 from lab.experiments.hmm_risk.grid.keys import refuse_unread_keys
 from lab.experiments.hmm_risk.key_checks import as_list, refuse_unless
+from lab.experiments.hmm_risk.own_hmm import OwnGaussian, read_hmm
 from lab.experiments.hmm_risk.results.figure_spec import FigureSpec
 from lab.experiments.hmm_risk.results.figures import figure
 
@@ -71,10 +74,7 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
     """
     figures = {name: figure(name) for name in config.figures}
     points: list[tuple[str, HmmRiskConfig, GridPoint]] = []
-    curves = {
-        curve: with_overrides(replace(config, curves={}), overrides, label=f"curves.{curve}")
-        for curve, overrides in (config.curves or {"": {}}).items()
-    }
+    curves = _curves(config)
     _refuse_too_many(curves)
     for curve, curve_config in curves.items():
         points += [(curve, curve_config, point) for point in _grid_points(curve_config)]
@@ -92,6 +92,32 @@ def expand(config: HmmRiskConfig) -> list[Cell]:
     for name, spec in figures.items():
         _check_figure(name, spec, cells)
     return cells
+
+
+def merged_points(config: HmmRiskConfig) -> list[str]:
+    """For every curve and n, a line that says which gammas are one width, so that fewer points run than were given."""
+    lines = []
+    for curve, curve_config in _curves(config).items():
+        if curve_config.widths is not None or curve_config.representation.name in _NOISELESS:
+            continue
+        for num_train in as_list(curve_config.num_train):
+            gammas: dict[int, list[str]] = {}
+            for gamma, width in curve_config.rounded(num_train).items():
+                gammas.setdefault(width, []).append(f"{gamma:g}")
+            merged = [f"{' and '.join(names)} are p = {width}" for width, names in gammas.items() if len(names) > 1]
+            if merged:
+                place = f"curves.{curve}: " if curve else ""
+                lines.append(f"{place}gammas with num_train={num_train}: {', '.join(merged)}; each is one point")
+    return lines
+
+
+def _curves(config: HmmRiskConfig) -> dict[str, HmmRiskConfig]:
+    """The configuration of every curve, by label."""
+    curves = {}
+    for curve, overrides in (config.curves or {"": {}}).items():
+        changed = with_overrides(replace(config, curves={}), overrides, label=f"curves.{curve}")
+        curves[curve] = replace(changed, hmm=read_hmm(changed.hmm)) if isinstance(changed.hmm, FileConfig) else changed
+    return curves
 
 
 def _refuse_too_many(curves: Mapping[str, HmmRiskConfig]) -> None:
@@ -126,6 +152,8 @@ def _grid_points(config: HmmRiskConfig) -> Iterator[GridPoint]:
         noises = noises[:1]
     if config.representation.name in _NOISELESS:
         noises = [0.0]
+    if isinstance(config.hmm, OwnGaussian) and config.hmm.observation_noise is not None:
+        noises = [config.hmm.observation_noise]
     for num_train, tokens_per_sequence, context_length, noise, snr, num_states in product(
         as_list(config.num_train),
         as_list(config.tokens_per_sequence),

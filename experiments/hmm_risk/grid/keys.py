@@ -16,6 +16,7 @@ from lab.experiments.hmm_risk.config import (
     Transition,
 )
 from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.own_hmm import OwnGaussian
 
 
 class Readers(NamedTuple):
@@ -45,6 +46,8 @@ def _has_size(cell: Cell) -> bool:
 def _reads_noise(cell: Cell) -> bool:
     if cell.is_discrete:
         return cell.representation.name is RepresentationName.lifted_posterior
+    if isinstance(cell.hmm, OwnGaussian) and cell.hmm.observation_noise is not None:
+        return False
     return cell.snr is None or _is_label(cell)
 
 
@@ -55,7 +58,11 @@ _DIRICHLET = Readers("hmm.generator=dirichlet", lambda cell: _hmm(cell, generato
 _PERMUTATIONS = Readers("hmm.generator=permutations", lambda cell: _hmm(cell, generator=Generator.permutations))
 _LABEL = Readers("task=downstream_label", _is_label)
 _GAUSSIAN = Readers("linear-Gaussian HMMs", lambda cell: not cell.is_discrete)
-_SIZED = Readers("representations with a free size", _has_size)
+_SIZED = Readers(
+    "representations with a free size (a posterior is as wide as hmm has states, a next-token distribution as it has "
+    "tokens)",
+    _has_size,
+)
 
 # every key that some problem does not read; add a new key here unless all problems read it
 READERS: Mapping[str, Readers] = {
@@ -86,7 +93,7 @@ READERS: Mapping[str, Readers] = {
         "discrete HMMs and hmm.loading=gaussian with one row a sequence",
         lambda cell: cell.is_discrete or (_hmm(cell, loading=Loading.gaussian) and cell.tokens_per_sequence == 1),
     ),
-    "observation_noise": Readers("problems with noise that snr does not set", _reads_noise),
+    "observation_noise": Readers("problems with noise that neither snr nor hmm.path sets", _reads_noise),
     "snr": _IDENTITY_LOADING,
     "population_sequences": Readers(
         "discrete HMMs whose task has a risk", lambda cell: cell.is_discrete and not _is_label(cell)

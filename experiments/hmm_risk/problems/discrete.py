@@ -26,6 +26,7 @@ from lab.core.runs.random_streams import Seeds
 from lab.experiments.hmm_risk.cell_work import CellWork, rank_tolerance, ridge_label
 from lab.experiments.hmm_risk.config import DiscreteConfig, Generator, RepresentationName, TaskName
 from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.own_hmm import OwnDiscrete
 from lab.experiments.hmm_risk.problems.labelling import NUM_JUDGED, Labelling, best_constant, classes, draw_labelling
 from lab.experiments.hmm_risk.problems.problem import seeds_of_problem
 from lab.experiments.hmm_risk.rows import (
@@ -290,6 +291,8 @@ class DiscreteRows(CellWork):
 
 
 def _draw_hmm(hmm: DiscreteConfig, seeds: Seeds) -> DiscreteHmm:
+    if isinstance(hmm, OwnDiscrete):
+        return DiscreteHmm.from_tables(hmm.tables)
     rng = seeds.numpy("hmm", hmm.num_states)
     if hmm.generator is Generator.dirichlet:
         tables = dirichlet_tables(

@@ -19,6 +19,7 @@ from lab.core.hmm.random_models import gaussian_loading, general_transition, ort
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.hmm_risk.config import LinearGaussianConfig, RepresentationName, Start, TaskName, Transition
 from lab.experiments.hmm_risk.grid.cell import Cell
+from lab.experiments.hmm_risk.own_hmm import OwnGaussian
 from lab.experiments.hmm_risk.problems.problem import Problem, Rows
 
 
@@ -171,6 +172,9 @@ class KalmanProblem(GaussianProblem):
 
 
 def _build_hmm(hmm: LinearGaussianConfig, token_dim: int, noise: float, seeds: Seeds) -> LinearGaussianHmm:
+    if isinstance(hmm, OwnGaussian):
+        # a width keeps the first rows, and their noise may be a key of the grid
+        return replace(hmm.hmm, loading=hmm.hmm.loading[:token_dim], observation_noise=noise)
     assert hmm.state_dim is not None, "only identity loading has no state_dim"
     rng = seeds.numpy("transition")
     if hmm.transition is Transition.orthogonal:

@@ -4,7 +4,7 @@
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from lab.experiments.hmm_risk.results.tails import NO_MEAN_WITHIN, is_heavy
 from lab.experiments.hmm_risk.rows import MEASURED_QUANTITIES, RiskResult, quantities
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
+Part = TypeVar("Part")
 
 # columns that are the same for all draws of a problem, besides those of theory
 _SHARED = frozenset(
@@ -146,9 +147,8 @@ class _Points:
         if not values:
             values = dict.fromkeys(quantities(RiskResult), np.empty((num_points, num_problems, 0)))
         spreads = {name: spread(block) for name, block in values.items()}
-        near = [self._ridge == "0" and abs(n - width) <= NO_MEAN_WITHIN for n, width, _ in sorted(self._points)]
-        deciding = values["excess_risk"] if "excess_risk" in values else values["log_loss"]
-        has_mean = ~(np.array(near) | is_heavy(deciding))
+        is_risk = "excess_risk" in values
+        has_mean = ~(self._is_near() | is_heavy(values["excess_risk"])) if is_risk else ~is_heavy(values["log_loss"])
         middle = {name: shared[name].mean(axis=1) for name in shared}
         words = [label] if label else []
         if several_ridges:
@@ -177,6 +177,11 @@ class _Points:
             labellings_rejected=int(np.nansum(shared.get("labellings_rejected", np.zeros((1, 1)))[0])),
         )
 
+    def _is_near(self) -> Bool[ndarray, " k"]:
+        """Where the minimum-norm head has no mean; the error of one that classifies is bounded."""
+        sizes = sorted(self._points)
+        return np.array([self._ridge == "0" and abs(n - width) <= NO_MEAN_WITHIN for n, width, _ in sizes])
+
 
 class Curves:
     """The curves of a table whose rows come one at a time: same label and ridge, ordered by width, then by context."""
@@ -204,6 +209,15 @@ class Curves:
                 replace(curve, label=f"{curve.label}, SNR {curve.x['snr'][0]:.3g}".lstrip(", ")) for curve in grouped
             ]
         return grouped
+
+    def labelled(self, found: Sequence[Curve], parts: Mapping[tuple[str, str], Part]) -> dict[str, Part]:
+        """What belongs to a label and ridge strength of rows, by the label of their curve.
+
+        Args:
+            found: `all()`.
+            parts: by label and ridge strength.
+        """
+        return {curve.label: parts[key] for key, curve in zip(self._groups, found, strict=True) if key in parts}
 
 
 def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray
 
+from lab.experiments.hmm_risk.dependent_rows.finite_size import LARGEST_CORRECTION
 from lab.experiments.hmm_risk.results.curves import CurveShape, Point, curve_shape
 from lab.experiments.hmm_risk.results.report import CLEARLY, root_mean_square
 from lab.experiments.hmm_risk.results.summary import Curve
@@ -145,10 +146,28 @@ def _agreement(curve: Curve) -> list[str]:
     if words:
         where = " where no exact line is known" if np.isfinite(curve.theory["exact"]).any() else ""
         parts.append(f"asymptotic theory is within {', '.join(words)}{where}")
+    parts += _refusals(curve)
     ignored = _largest(np.abs(curve.gap("excess_risk", "independent_rows")))
     if ignored:
         parts.append(f"theory of independent rows misses by {ignored}")
     return parts
+
+
+def _refusals(curve: Curve) -> list[str]:
+    """Why there is no theory at some widths."""
+    if "correction" not in curve.theory:
+        return []
+    corrections = curve.theory["correction"]
+    refused = corrections > LARGEST_CORRECTION
+    if not refused.any():
+        return []
+    largest = corrections[refused].max()
+    size = f"by up to {100 * largest:.3g} %" if np.isfinite(largest) else "without bound"
+    count, bound = f"{int(refused.sum())} of {corrections.size}", f"{100 * LARGEST_CORRECTION:g} %"
+    return [
+        f"no theory at {count} model sizes: it is the limit of many directions of the state and many sequences, which "
+        f"its first correction changes {size}, where {bound} is the bound; measured risks are exact there too"
+    ]
 
 
 def _reference(curve: Curve) -> list[str]:

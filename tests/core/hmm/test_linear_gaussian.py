@@ -164,11 +164,6 @@ COMMON = [
     ({"transition": np.ones((3, 2))}, r"transition has shape \(3, 2\) but must be square; give"),
     ({"transition": np.ones((0, 0))}, r"transition has shape \(0, 0\) but must be square; give"),
     ({"transition": A * np.nan}, r"transition\[0, 0\]=nan must be finite; remove"),
-    (
-        {"transition": 2 * A},
-        r"transition has spectral radius 1 but must have one below 1.*; divide transition by 1\.01",
-    ),
-    ({"transition": np.array([[0, 2, 0], [-2, 0, 0], [0, 0, 0]])}, "transition has spectral radius 2 .*; divide"),
     ({"transition": A * 1j}, "transition has dtype complex128 but must be real; give its real part"),
     ({"loading": np.ones((4, 2))}, r"loading has shape \(4, 2\) but must have shape \(any, 3\); reshape it"),
     ({"loading": np.ones((0, 3))}, r"loading has shape \(0, 3\) but must have a row for each feature; give one"),
@@ -189,6 +184,24 @@ def test_an_hmm_that_has_no_law_is_refused_in_one_line(build, changes, message):
     with pytest.raises(InputError, match=message) as refused:
         build(**changes)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("transition", "message"),
+    [
+        (2 * A, r"transition has spectral radius 1 but must have one below 1.*; divide transition by 1\.01"),
+        (np.array([[0, 2, 0], [-2, 0, 0], [0, 0, 0]]), "transition has spectral radius 2 .*; divide"),
+    ],
+)
+def test_only_a_stated_start_needs_no_stationary_distribution(transition, message):
+    with pytest.raises(InputError, match=message):
+        stationary(transition=transition)
+    explosive = hmm(transition=transition)
+    assert not explosive.is_stationary
+    expected = explosive.initial_covariance
+    for _ in range(3):
+        expected = transition @ expected @ transition.T + explosive.state_noise_covariance
+    np.testing.assert_allclose(explosive.state_covariance(4), expected, rtol=1e-13)
 
 
 @pytest.mark.wrong_shapes

@@ -78,3 +78,15 @@ def test_a_quiet_run_prints_its_directory_and_nothing_else(capsys):
         assert printed(capsys, rows=[("", "10")], verdict=["a peak"], figures=[Path("/f.png")]) == "/runs/7\n"
     assert capsys.readouterr().err == ""
     assert "a peak" in printed(capsys, verdict=["a peak"])
+
+
+def test_numbers_are_printed_to_three_digits_and_columns_that_do_not_fit_follow_below(capsys):
+    names = [f"quantity {i}" for i in range(30)]
+    out = printed(
+        capsys, columns=("cell", "width", *names), rows=[("", 10, *[1 / 3] * 29, None), ("", 200, *[2e-9] * 30)]
+    )
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 160
+    assert sum(line.split()[:1] == ["10"] for line in lines) == sum(line.split()[:1] == ["width"] for line in lines) > 1
+    assert (out.count("0.333"), out.count("2e-09")) == (29, 30)
+    assert all(out.count(f"{name} ") + out.count(f"{name}\n") == 1 for name in names)

@@ -4,7 +4,8 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from lab.core.errors import RunError
-from lab.core.runs.figures import MARKERS, PALETTE, house_style, new_figure, save_figure
+from lab.core.runs.curve_styles import MARKERS, PALETTE
+from lab.core.runs.figures import Drawn, house_style, new_figure, save_figure
 from reference.parquet import read_table
 
 COLUMNS = {"gamma": [0.5, 1.0, 2.0], "curve": ["a", "a", "b"], "risk": [1.0, float("inf"), 0.25]}
@@ -17,7 +18,7 @@ def draw(directory, name="risk"):
         right.semilogy([1, 2], [1e-3, 1e3])
         left.set_xlabel("γ = p/n")
         left.legend()
-        save_figure(figure, directory, name, COLUMNS)
+        save_figure(Drawn(figure, COLUMNS), directory, name)
 
 
 @pytest.fixture(scope="module")

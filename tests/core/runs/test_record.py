@@ -15,7 +15,7 @@ import pytest
 
 from lab.core.errors import RunError
 from lab.core.runs import metrics_file, record
-from lab.core.runs.record import Run
+from lab.core.runs.record import Extension, Run
 
 CONFIG = {"seed": 0, "hmm": {"state_dim": 5, "noise": [0.5, 1.0]}}
 ROWS = [{"cell": index, "risk": 0.1 * index, "label": "ä, 1"} for index in range(4)]
@@ -59,6 +59,30 @@ def test_a_continued_run_finds_its_rows_and_keeps_its_start(tmp_path: Path) -> N
     with opened(tmp_path) as run:
         assert list(run.rows) == ROWS
     assert status(tmp_path)["started"] == "2020-01-01T00:00:00+00:00"
+
+
+def extended(directory: Path, **changes: Any) -> Run:
+    extension = Extension(grows=frozenset({"draws"}), free=frozenset({"figures"}))
+    config = {"seed": 0, "draws": 3, "figures": ["a"]} | changes
+    return Run(directory, config, [f"draws={config['draws']}"], {"commit": None}, "", extension=extension)
+
+
+def test_a_run_goes_on_with_more_work_and_other_figures_but_never_with_less(tmp_path: Path) -> None:
+    with extended(tmp_path) as run:
+        run.log(ROWS)
+    with extended(tmp_path, draws=5, figures=["b", "c"]) as run:
+        assert list(run.rows) == ROWS
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 0, "draws": 5, "figures": ["b", "c"]}
+    assert json.loads((tmp_path / "overrides.json").read_text()) == ["draws=5"]
+    for changes, words in (
+        ({"draws": 4}, "draws=5, not 4; give 5 or more"),
+        ({"draws": None}, "draws=5, not None"),
+        ({"draws": 5, "seed": 1}, "seed=0, not 1; keep that value"),
+    ):
+        with pytest.raises(RunError, match=words):
+            extended(tmp_path, **changes)
+    with extended(tmp_path, draws=5):
+        pass
 
 
 def test_a_last_line_torn_at_any_byte_is_dropped(tmp_path: Path) -> None:
@@ -302,3 +326,19 @@ def test_a_run_of_another_version_is_refused_in_one_line_and_left_as_it_is(tmp_p
     with pytest.raises(RunError, match=message), opened(tmp_path):
         pass
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
+    def leave(*names: str) -> None:
+        for name in names:
+            (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "run" / name).write_text("half")
+
+    # before the run had begun, when the folder may hold runs of others
+    leave(".partial-1", "other/.partial-2")
+    with opened(tmp_path / "run") as run:
+        run.log(ROWS)
+    assert [path.name for path in (tmp_path / "run").rglob(".partial-*")] == [".partial-2"]
+    leave("figures/.partial-3")
+    with opened(tmp_path / "run"):
+        assert list((tmp_path / "run").rglob(".partial-*")) == []

@@ -35,6 +35,9 @@ def case(name, length=LENGTH):
     if name == "next state":
         hmm = small_hmm()
         return HmmTokenRows(hmm, length), lambda width: (hmm, np.eye(5))
+    if name == "next token":
+        hmm = small_hmm()
+        return HmmTokenRows(hmm, length, predicts_token=True), lambda width: (hmm, None)
     if name == "real modes":
         matrix = np.diag(REAL_DECAYS)
         rows = ModeTokenRows(REAL_DECAYS, 0.7, length)
@@ -56,11 +59,11 @@ def case(name, length=LENGTH):
     return rows, modes
 
 
-CASES = ["next state", "real modes", "planes"]
+CASES = ["next state", "next token", "real modes", "planes"]
 
 
 def joint_law(hmm, readout, width, length):
-    """Covariances of one sequence, written out: tokens, targets with tokens, and targets."""
+    """Covariances of one sequence: tokens, targets with tokens, and targets; next tokens without a readout."""
     loading, size = hmm.loading[:width], hmm.state_dim
     states = np.zeros(((length + 1) * size, (length + 1) * size))
     stationary = hmm.initial_covariance
@@ -69,6 +72,10 @@ def joint_law(hmm, readout, width, length):
             block = np.linalg.matrix_power(hmm.transition, t - s) @ stationary
             states[t * size : (t + 1) * size, s * size : (s + 1) * size] = block
             states[s * size : (s + 1) * size, t * size : (t + 1) * size] = block.T
+    if readout is None:
+        see = np.kron(np.eye(length + 1), loading)
+        every = see @ states @ see.T + hmm.observation_noise**2 * np.eye((length + 1) * width)
+        return every[:-width, :-width], every[width:, :-width], every[width:, width:]
     see = np.kron(np.eye(length, length + 1), loading)
     read = np.kron(np.eye(length, length + 1, 1), readout)
     tokens = see @ states @ see.T + hmm.observation_noise**2 * np.eye(length * width)
@@ -113,7 +120,7 @@ def test_risk_equals_conditioning_of_the_joint_gaussian_law(name, ridge):
         covariance, coefficients = second_moments(hmm, readout, width)
         inverse = head_map(features[:, :width], ridge)
         error = inverse @ means - coefficients
-        num_outputs = readout.shape[0]
+        num_outputs = width if readout is None else readout.shape[0]
         trace = np.einsum("tjsj->ts", noise.reshape(LENGTH, num_outputs, LENGTH, num_outputs))
         full_noise = np.kron(np.eye(NUM_SEQUENCES), trace)
         # 1e-9: two float64 routes through matrices of condition number up to some 1e4 (p = n)
@@ -124,7 +131,9 @@ def test_risk_equals_conditioning_of_the_joint_gaussian_law(name, ridge):
 
 
 @pytest.mark.parametrize(
-    ("name", "width"), [("next state", w) for w in (3, 8, 14, 30)] + [("planes", 4), ("planes", 20)]
+    ("name", "width"),
+    [("next state", w) for w in (3, 8, 14, 30)]
+    + [("next token", 8), ("next token", 20), ("planes", 4), ("planes", 20)],
 )
 def test_risk_is_the_mean_over_redrawn_targets(name, width):
     rows, definition = case(name)

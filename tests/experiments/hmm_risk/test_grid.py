@@ -13,11 +13,12 @@ from lab.experiments.hmm_risk.config import (
     RepresentationConfig,
     RepresentationName,
     SizeMap,
+    Start,
     TaskConfig,
     TaskName,
     Transition,
 )
-from lab.experiments.hmm_risk.grid.expand import expand
+from lab.experiments.hmm_risk.grid.expand import expand, merged_points
 from lab.experiments.hmm_risk.grid.keys import shipped_keys
 from lab.experiments.hmm_risk.heads.logistic import LogisticOptions
 
@@ -79,9 +80,39 @@ def test_a_posterior_is_as_wide_as_there_are_states_and_has_no_noise() -> None:
     assert [cell.widths for cell in cells] == [(4,), (9,)]
 
 
+def test_gammas_that_are_one_width_are_said() -> None:
+    assert merged_points(config(gammas=[0.001, 0.002, 0.5], num_train=[50, 1000])) == [
+        "gammas with num_train=50: 0.001 and 0.002 are p = 1; each is one point"
+    ]
+    assert merged_points(config(widths=[3, 7])) == []
+    (line,) = merged_points(config(curves={"few": {"num_train": 10, "gammas": [0.5, 0.52]}, "many": {}}))
+    assert line.startswith("curves.few: gammas with num_train=10: 0.5 and 0.52 are p = 5")
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
+        (
+            {"hmm": LinearGaussianConfig(state_noise=1e4), "observation_noise": 1e-4},
+            ["observation_noise=0.0001", "size of the state", "0.0167"],
+        ),
+        (
+            {
+                "observation_noise": 1e-4,
+                "representation": RepresentationConfig(size_map=SizeMap.random_projection),
+            },
+            ["observation_noise=0.0001", "random projection", "0.001"],
+        ),
+        (
+            {
+                "widths": [5],
+                "gammas": shipped_keys()["gammas"],
+                "hmm": DiscreteConfig(),
+                "representation": RepresentationConfig(name=RepresentationName.posterior),
+            },
+            ["widths=[5]", "as wide as hmm has states"],
+        ),
+        ({"tokens_per_sequence": 5, "context_length": 5}, ["context_length=5", "one row a sequence"]),
         ({"num_train": 0}, ["num_train=0", "whole numbers"]),
         ({"num_train": 10.5}, ["num_train=10.5"]),
         ({"num_train": []}, ["num_train=[]", "empty"]),
@@ -101,11 +132,21 @@ def test_a_posterior_is_as_wide_as_there_are_states_and_has_no_noise() -> None:
         ({"workers": 0}, ["workers=0"]),
         ({"rank_tolerance": 1.0}, ["rank_tolerance=1.0"]),
         ({"tokens_per_sequence": 7}, ["tokens_per_sequence=7", "num_train=100", "divisor"]),
-        ({"tokens_per_sequence": 5, "ridge": [0, "optimal"]}, ["ridge=optimal", "tokens_per_sequence=5", "numbers"]),
+        (
+            {"tokens_per_sequence": 5, "hmm": LinearGaussianConfig(start=Start.identity)},
+            ["hmm.start=identity", "tokens_per_sequence=5", "stationary start"],
+        ),
+        (
+            {"tokens_per_sequence": 5, "task": TaskConfig(name=TaskName.downstream_label)},
+            ["task=downstream_label", "tokens_per_sequence=5", "next_token"],
+        ),
         ({"snr": 2}, ["snr=2", "hmm.loading=identity", "leave it out"]),
         ({"representation": RepresentationConfig(window=3)}, ["representation.window=3", "context_window"]),
         ({"hmm": modes(), "context_length": 3}, ["context_length=3", "hmm.loading=gaussian"]),
         ({"tokens_per_sequence": 5, "num_test": 100}, ["num_test=100", "dependent rows", "leave it out"]),
+        ({"curves": {"a": {"tokens_per_sequence": 5}}, "num_test": 100}, ["num_test=100", "curves.a"]),
+        ({"hmm": modes(), "problems": 3}, ["problems=3", "hmm.loading=identity", "raise replicates"]),
+        ({"problems": 0}, ["problems=0"]),
         ({"curves": {"a": {"task": {"decay": 1.5}}, "b": {}}}, ["curves.a", "task.decay=1.5", "task=downstream_label"]),
         ({"population_sequences": 5000}, ["population_sequences=5000", "discrete HMMs"]),
         ({"hmm": LinearGaussianConfig(lowest_eigenvalue=0.2)}, ["hmm.lowest_eigenvalue=0.2", "symmetric"]),
@@ -121,7 +162,7 @@ def test_a_posterior_is_as_wide_as_there_are_states_and_has_no_noise() -> None:
         ),
         (
             {"representation": RepresentationConfig(name=RepresentationName.kalman_state, observation_dim=3)},
-            ["widths=200", "50"],
+            ["representation=kalman_state", "width 200", "state_dim is 50", "gammas up to 0.5"],
         ),
         ({"hmm": modes(), "task": TaskConfig(name=TaskName.next_token)}, ["task=next_token"]),
         (

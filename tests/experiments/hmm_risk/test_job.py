@@ -8,16 +8,30 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from lab.experiments.hmm_risk.config import HmmRiskConfig, LinearGaussianConfig, Loading
+from lab.experiments.hmm_risk.config import (
+    DiscreteConfig,
+    HmmRiskConfig,
+    LinearGaussianConfig,
+    Loading,
+    RepresentationConfig,
+    RepresentationName,
+    Transition,
+)
 from lab.experiments.hmm_risk.grid.expand import expand
+from lab.experiments.hmm_risk.grid.keys import shipped_keys
 from lab.experiments.hmm_risk.job import table_rows
 from lab.experiments.hmm_risk.pool import WorkerState, run_all
-from lab.experiments.hmm_risk.units import Piece, Unit, recorded_pieces, units
+from lab.experiments.hmm_risk.results.report import summary_table
+from lab.experiments.hmm_risk.results.summary import curves
+from lab.experiments.hmm_risk.results.verdict import verdict
+from lab.experiments.hmm_risk.units import Piece, Unit, count_pieces, recorded_pieces, units
 from reference.parquet import read_table
 
 Row = dict[str, Any]
@@ -108,9 +122,111 @@ def test_a_unit_that_was_cut_short_is_done_again() -> None:
     assert list(units(cells, recorded_pieces([], cells))) == every_unit
 
 
+DISCRETE = HmmRiskConfig(
+    hmm=DiscreteConfig(num_states=[3, 7], num_tokens=5),
+    representation=RepresentationConfig(name=RepresentationName.posterior),
+    num_train=8,
+    gammas=shipped_keys()["gammas"],
+    context_length=4,
+    population_sequences=1000,
+    replicates=2,
+)
+
+
+@pytest.mark.parametrize("config", [problem(hmm=FIXED), DISCRETE], ids=["linear-Gaussian", "discrete"])
+def test_a_sweep_that_is_extended_ends_like_one_that_was_as_large_from_the_start(config: HmmRiskConfig) -> None:
+    small, large = expand(config), expand(replace(config, replicates=4, problems=2))
+    worker = WorkerState(small)
+    recorded = [row for unit in units(small) for row in worker.run(unit)]
+    for kept in (len(recorded), len(recorded) - 3):
+        rows = recorded[:kept]
+        done = recorded_pieces(rows, large)
+        rows = [row for row in rows if Piece.of(row) in done]
+        worker = WorkerState(large)
+        more = [row for unit in units(large, done) for row in worker.run(unit)]
+        # the first problem's draws are as they were, and nothing is computed twice
+        assert len(rows) + len(more) == count_pieces(large) * len(recorded) // count_pieces(small)
+        whole = table_of(replace(config, replicates=4, problems=2))
+        assert exact(list(table_rows(rows + more, large))) == exact(whole)
+        first = [row for row in whole if row["problem"] == 0 and row["replicate"] < config.replicates]
+        assert exact(first) == exact(table_of(config))
+
+
+def test_problems_differ_in_what_is_drawn_and_in_their_rows() -> None:
+    rows = table_of(problem(hmm=FIXED, problems=3, widths=[4], ridge=[0.0]))
+    assert [(row["problem"], row["replicate"]) for row in rows] == [(k, r) for k in range(3) for r in range(3)]
+    assert len({row["noise_floor"] for row in rows}) == 3
+    assert len({row["excess_risk"] for row in rows}) == 9
+
+
+@pytest.mark.parametrize("make", [problem, lambda **changes: problem(hmm=FIXED, **changes)])
+def test_without_draws_there_is_theory_alone(make: Callable[..., HmmRiskConfig]) -> None:
+    config = make(replicates=0)
+    rows = table_of(config)
+    known = {(row["width"], row["ridge"]): row["theory_excess_risk"] for row in table_of(make())}
+    assert {(row["width"], row["ridge"]): row["theory_excess_risk"] for row in rows} == known
+    lines = curves(rows)
+    columns, body = summary_table(lines)
+    assert len(body) == len(rows)
+    assert not {"excess", "s.e.", "bias", "total", "summary"} & set(columns)
+    assert any("in theory" in sentence for sentence in verdict(lines, is_one_problem=False))
+
+
+@pytest.mark.slow
+def test_the_interval_of_two_levels_holds_a_known_truth() -> None:
+    """200 sweeps of 40 problems: mean and s.e. as they are printed, against the mean of the exact finite-n line."""
+    hmm = LinearGaussianConfig(transition=Transition.general, state_dim=3, state_noise=0.6)
+    settings: dict[str, Any] = {"hmm": hmm, "num_train": 30, "widths": [6], "ridge": [0.0]}
+    theory = table_of(problem(**settings, replicates=0, problems=5000, seed=10**6))
+    truth = float(np.mean([row["theory_exact"] for row in theory]))
+    covered = narrow = 0
+    for seed in range(200):
+        columns, (row,) = summary_table(curves(table_of(problem(**settings, replicates=3, problems=40, seed=seed))))
+        mean, error, within = (float(row[columns.index(name)] or 0) for name in ("excess", "s.e.", "s.e. within"))
+        covered += abs(mean - truth) < 2 * error
+        narrow += abs(mean - truth) < 2 * within
+    print(f"truth {truth:.5f}; held by {covered} of 200 intervals of both levels, {narrow} of draws of the rows alone")
+    assert 0.92 * 200 <= covered <= 0.98 * 200
+    assert narrow < covered
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("discrete", [False, True])
+def test_resume_goes_on_with_more_draws_more_problems_and_other_figures(
+    discrete: bool, lab: Lab, lab_command: tuple[str, ...], outputs: Path
+) -> None:
+    of_posterior = ("representation=posterior", "hmm.num_states=[4,9]", "population_sequences=1000", "num_train=20")
+    hmm = ("hmm=dirichlet", *of_posterior, "figures=[excess_risk]") if discrete else ("hmm=general", *LONG)
+    words = ("hmm-risk", "sweep", *hmm, *([] if discrete else ["observation_noise=0.5", "hmm.state_dim=6"]))
+    grown, whole = outputs / "hmm_risk" / "runs" / "grown", outputs / "hmm_risk" / "runs" / "whole"
+    more = ("replicates=6", "problems=3", "figures=[total_risk]")
+    for done in (
+        lab(*words, "replicates=2", "workers=1", f"hydra.run.dir={grown}"),
+        lab(*words, *more, f"hydra.run.dir={whole}"),
+    ):
+        assert done.code == 0, done.err
+    before = (grown / "metrics.jsonl").read_bytes()
+    with working(
+        lab_command, grown, "resume=grown", *more, f"workers={1 if discrete else 2}", rows=before.count(b"\n") + 1
+    ) as process:
+        process.send_signal(signal.SIGKILL)
+    # what was typed then counts from then on
+    done = lab("hmm-risk", "sweep", "resume=grown")
+    assert done.code == 0, done.err
+    assert (grown / "table.parquet").read_bytes() == (whole / "table.parquet").read_bytes()
+    assert (grown / "metrics.jsonl").read_bytes().startswith(before)
+    assert json.loads((grown / "config.json").read_text()) == json.loads((whole / "config.json").read_text())
+    assert (grown / "figures" / "total_risk.png").exists()
+    kept = {path: path.read_bytes() for path in grown.iterdir() if path.is_file() and path.name != "lab.log"}
+    done = lab("hmm-risk", "sweep", "resume=grown", "replicates=5")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "replicates=6, not 5; give 6 or more" in done.err
+    assert {path: path.read_bytes() for path in kept} == kept
+
+
 def started(lab_command: tuple[str, ...], directory: Path, *words: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [*lab_command, "hmm-risk", "sweep", *words, f"hydra.run.dir={directory}"],
+        [*lab_command, "hmm-risk", "sweep", *words, *_directory(words, directory)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -118,6 +234,10 @@ def started(lab_command: tuple[str, ...], directory: Path, *words: str) -> "subp
         # a shell makes what it starts in the background ignore Ctrl-C, these tests included
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def _directory(words: tuple[str, ...], directory: Path) -> list[str]:
+    return [] if any(word.startswith("resume=") for word in words) else [f"hydra.run.dir={directory}"]
 
 
 @contextmanager

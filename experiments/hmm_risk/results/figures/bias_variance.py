@@ -2,4 +2,6 @@
 
 from lab.experiments.hmm_risk.results.panels import Panel, panels
 
-FIGURE = panels(Panel("bias", "bias"), Panel("variance", "variance"))
+FIGURE = panels(
+    Panel("bias", "bias"), Panel("variance", "variance"), shows="Bias and variance against model size γ = p/n."
+)

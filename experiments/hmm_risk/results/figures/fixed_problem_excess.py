@@ -2,4 +2,7 @@
 
 from lab.experiments.hmm_risk.results.panels import Panel, panels
 
-FIGURE = panels(Panel("fixed_problem_excess", "excess over the full head", top="sweet spot"))
+FIGURE = panels(
+    Panel("fixed_problem_excess", "excess over the full head", top="sweet spot"),
+    shows="Excess risk over the best linear head on the features of the widest model, against γ = p/n.",
+)

@@ -4,7 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lab.core.runs.figures import PALETTE, new_figure
+from lab.core.runs.captions import Caption
+from lab.core.runs.curve_styles import PALETTE
+from lab.core.runs.figures import new_figure
 from lab.experiments.hmm_risk.results.figure_spec import Columns, FigureData, FigureSpec
 from lab.experiments.hmm_risk.results.panels import gamma_axis
 
@@ -49,5 +51,21 @@ def draw(data: FigureData) -> tuple[Figure, Columns]:
     return figure, columns
 
 
+def _caption(data: FigureData) -> Caption:
+    curve = data.curves[0]
+    draws = f"{curve.num_draws} draws of {round(curve.x['width'][0] / curve.x['gamma'][0])} training rows"
+    return Caption(
+        [
+            "Excess risk as a fraction of that of predicting zero, by model size γ = p/n and signal-to-noise ratio: "
+            "measured and asymptotic theory, on one logarithmic scale, cut at its ends.",
+            "White triangles: the model size of least risk; dots: that of least risk above p = n, where it is inside "
+            "the grid.",
+            f"Each colour is the mean of {draws}, within three rows of p = n the median.",
+        ]
+    )
+
+
 # a row of the map each, not a line
-FIGURE = FigureSpec(columns=("excess_risk", "theory_excess_risk"), draw=draw, most_curves=100)
+FIGURE = FigureSpec(
+    columns=("excess_risk", "theory_excess_risk"), draw=draw, caption=_caption, most_curves=100, has_lines=False
+)

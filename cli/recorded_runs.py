@@ -1,0 +1,94 @@
+"""Recorded runs for commands that take several: where they are, what tells them apart, and whose study they are of."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from lab.core.errors import RunError
+from lab.core.runs.find import find_run, outputs_root, points_of
+from lab.core.runs.json_files import read_json, read_json_object
+from lab.experiments.key_help import keys_of
+from lab.experiments.spec import Experiment
+
+if TYPE_CHECKING:
+    from lab.core.runs.recorded_study import LabelledRun, RecordedStudy
+
+_HINT = "if this is not a run, `lab runs` lists them"
+
+
+def labelled_runs(names: Sequence[str]) -> "list[LabelledRun]":
+    """The runs of some names, in their order; a sweep stands for its points.
+
+    A run's label is the overrides in which it differs from the others; its name, where that does not tell it apart.
+
+    Raises:
+        RunError: if there is no such run.
+    """
+    from lab.core.runs.recorded_study import LabelledRun
+
+    directories = list(dict.fromkeys(point for name in names for point in points_of(find_run(name))))
+    if len(directories) == 1:
+        return [LabelledRun(directories[0], "")]
+    overrides = [_overrides(directory) for directory in directories]
+    shared = set.intersection(*map(set, overrides))
+    labels = [", ".join(word for word in words if word not in shared) for words in overrides]
+    if "" in labels or len(set(labels)) < len(labels):
+        labels = [run_name(directory) for directory in directories]
+    return [LabelledRun(directory, label) for directory, label in zip(directories, labels, strict=True)]
+
+
+def run_name(directory: Path) -> str:
+    """A short name of a run that `find_run` accepts: of a point of a sweep with that of the sweep."""
+    parts = directory.parts
+    try:
+        parts = directory.relative_to(outputs_root()).parts
+    except ValueError:
+        # a run elsewhere
+        return str(directory)
+    return "/".join(parts[-2:] if "sweeps" in parts[:-2] else parts[-1:])
+
+
+def study_of(runs: "Sequence[LabelledRun]", experiments: Sequence[Experiment]) -> "RecordedStudy":
+    """The study of some runs.
+
+    Raises:
+        RunError: if they are of several studies, or of none.
+    """
+    found = [_experiment_of(run.directory, experiments) for run in runs]
+    for run, experiment in zip(runs, found, strict=True):
+        if experiment is not found[0]:
+            raise RunError(
+                f"{run.directory} is of `lab {experiment.command}`, {runs[0].directory} of `lab {found[0].command}`; "
+                "give runs of one study"
+            )
+    module, _, name = found[0].recorded.partition(":")
+    return cast("RecordedStudy", getattr(importlib.import_module(module), name))
+
+
+def config_of(directory: Path) -> dict[str, Any]:
+    """The configuration of a run.
+
+    Raises:
+        RunError: if it is missing or damaged.
+    """
+    return read_json_object(directory / "config.json", hint=_HINT)
+
+
+def _experiment_of(directory: Path, experiments: Sequence[Experiment]) -> Experiment:
+    recorded = config_of(directory).keys()
+    for experiment in experiments:
+        if recorded <= {key.partition(".")[0] for key in keys_of(experiment.schema)}:
+            return experiment
+    raise RunError(f"{directory} is of no study of this lab; {_HINT}")
+
+
+def _overrides(directory: Path) -> list[str]:
+    content = read_json(directory / "overrides.json", hint=_HINT)
+    words = [str(word) for word in content] if isinstance(content, list) else []
+    # the name of an experiment says enough
+    return [
+        word.partition("=")[2] if word.startswith("experiment") else word
+        for word in (word.lstrip("+") for word in words)
+        if not word.startswith("hydra")
+    ]

@@ -1,0 +1,36 @@
+"""Ticks of logarithmic axes, and axes that a reader asks for."""
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from lab.core.runs.axes import plain_ticks, set_axes
+from lab.core.runs.recorded_study import AxesRequest
+
+
+@settings(max_examples=25)
+@given(st.floats(-6, 6), st.floats(0.005, 9))
+@example(-0.0757, 0.025)
+@example(-2.1, 2.6)
+def test_a_logarithmic_axis_has_at_least_four_ticks(start: float, decades: float) -> None:
+    axes = Figure().subplots()
+    axes.set_yscale("log")
+    low, high = 10**start, 10 ** (start + decades)
+    axes.set_ylim(low, high)
+    plain_ticks(axes.yaxis)
+    shown = [tick for tick in axes.yaxis.get_majorticklocs() if low <= tick <= high]
+    assert 4 <= len(shown) <= 12
+    labels = [label.get_text() for label in axes.yaxis.get_ticklabels()]
+    assert len(set(labels)) == len(labels)
+
+
+def test_limits_and_scales_change_in_every_panel() -> None:
+    figure = Figure()
+    for axes in figure.subplots(1, 2):
+        axes.set_xscale("log")
+        axes.plot([1, 10], [0.1, 5])
+    set_axes(figure, AxesRequest(xlim=(0.5, 2), ylim=(0, 1), yscale="linear", title="Two"))
+    for axes in figure.axes:
+        assert (axes.get_xlim(), axes.get_ylim(), axes.get_yscale()) == ((0.5, 2), (0, 1), "linear")
+        assert len([tick for tick in axes.xaxis.get_majorticklocs() if 0.5 <= tick <= 2]) >= 4
+    assert figure.get_suptitle() == "Two"
