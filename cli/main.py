@@ -117,7 +117,10 @@ def show(
     as_json: Annotated[
         bool, typer.Option("--json", help="Everything as JSON: table, verdict, configuration, provenance.")
     ] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="The table as CSV.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="The table as CSV, a line for each draw.")] = False,
+    summarised: Annotated[
+        bool, typer.Option("--summary", help="With --csv: a line for each point, with means and errors.")
+    ] = False,
 ) -> None:
     """Print the table, verdict and figure paths of a run."""
     from lab.cli.dispatch import one_line_errors
@@ -125,14 +128,16 @@ def show(
     with one_line_errors(), printed():
         if as_json and as_csv:
             raise ConfigError("--json and --csv cannot be printed together; leave one out")
+        if summarised and not as_csv:
+            raise ConfigError("--summary chooses the lines of --csv; add that, or leave it out")
         if as_json:
             from lab.cli.run_data import run_content, write_json
 
             write_json(run_content(run))
         elif as_csv:
-            from lab.cli.run_data import write_csv
+            from lab.cli.run_data import write_csv, write_summary_csv
 
-            write_csv(run)
+            write_summary_csv(run) if summarised else write_csv(run)
         else:
             from lab.cli.tables import print_run
 

@@ -45,6 +45,7 @@ def resumed(arguments: Sequence[str], *, study: Experiment) -> list[str]:
     overrides = _sweep_overrides(directory) if is_sweep else _run_overrides(directory)
     allowed = INDIFFERENT_KEYS | study.grows | study.free
     free = [word for word in others if word.partition("=")[0] in allowed]
+    _refuse_less(directory, [word for word in free if word.partition("=")[0] in study.grows])
     # what makes no difference to the recorded numbers may be another in this attempt
     replaced = {word.partition("=")[0] for word in free}
     overrides = [word for word in overrides if word.partition("=")[0] not in replaced] + free
@@ -69,6 +70,16 @@ def refuse_links(directory: Path) -> None:
         for path in directory.glob(pattern):
             if path.is_symlink():
                 raise RunError(f"{path} is a link, and the run would write to what it leads to; remove it")
+
+
+def _refuse_less(directory: Path, words: Sequence[str]) -> None:
+    """Refuse fewer draws than are recorded before Hydra writes the command down as that of the whole sweep."""
+    for path in (directory / "config.json", *sorted(directory.glob("*/config.json"))):
+        recorded = json_object_or_none(path) if path.exists() else None
+        for key, _, value in (word.partition("=") for word in words):
+            held = (recorded or {}).get(key)
+            if value.isdecimal() and isinstance(held, int) and int(value) < held:
+                raise RunError(f"{path.parent} holds a run with {key}={held}, not {value}; give {held} or more")
 
 
 def _refuse_other_study(directory: Path, study: Experiment) -> None:

@@ -1,5 +1,6 @@
 """Recorded runs as JSON and CSV, for other programs: numbers in full precision."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def write_csv(name: str) -> None:
         RunError: if there is no such run, it has no table yet, or the tables of its points have different columns.
     """
     import pyarrow as pa
-    from pyarrow import csv
+    from pyarrow.csv import write_csv as write_table
 
     from lab.core.runs.parquet import read_table
 
@@ -50,7 +51,7 @@ def write_csv(name: str) -> None:
         if table.column_names != tables[0].column_names:
             raise RunError(f"{directory}: its points have different columns; give one point, such as {points[0]}")
     sys.stdout.flush()
-    csv.write_csv(pa.concat_tables(tables, promote_options="permissive"), sys.stdout.buffer)
+    write_table(pa.concat_tables(tables, promote_options="permissive"), sys.stdout.buffer)
 
 
 def _points(directory: Path) -> list[Path]:
@@ -69,7 +70,36 @@ def _content(directory: Path) -> dict[str, Any]:
         "run": str(directory),
         **{key: status.get(key) for key in ("status", "started", "updated", "title", "headline")},
         "verdict": summary.get("verdict", []),
+        "summary": _summary(summary),
         "config": json_object_or_none(directory / "config.json"),
         "provenance": json_object_or_none(directory / "provenance.json"),
         "table": read_table(directory).to_pylist(),
     }
+
+
+def _summary(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """A mapping for each line of the summary; empty if it is missing or damaged."""
+    columns, rows = summary.get("columns"), summary.get("rows")
+    if not isinstance(columns, list) or not isinstance(rows, list):
+        return []
+    return [dict(zip(map(str, columns), row, strict=False)) for row in rows if isinstance(row, list)]
+
+
+def write_summary_csv(name: str) -> None:
+    """Print the summary of a run as CSV, a line for each point with its means and errors; of a sweep, of all points.
+
+    Raises:
+        RunError: if there is no such run, or it has no summary yet.
+    """
+    directory = find_run(name)
+    points = _points(directory)
+    lines: list[dict[str, Any]] = []
+    for point in points:
+        of_sweep = {} if points == [directory] else {"point": point.relative_to(directory).as_posix()}
+        hint = f"resume={point.name} writes it"
+        lines += [of_sweep | line for line in _summary(read_json_object(point / "summary.json", hint=hint))]
+    writer = csv.DictWriter(
+        sys.stdout, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(lines)

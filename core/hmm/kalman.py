@@ -7,6 +7,7 @@ columns: the rest of a token is pure noise, whatever its width.
 
 # Letters: q state entries, p features, r = min(p, q), N sequences, T tokens of a sequence.
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -26,23 +27,32 @@ _ROUNDING = 1e-13
 class KalmanFilter:
     """Gains and covariances of a `LinearGaussianHmm` for sequences of `length` tokens.
 
+    With `num_seen`, only the first entries of each token are known, as many as it says; 0 for a token that is missing.
+
     The recursion, with S_t the covariance of Q'x_t given the past (Joseph's form, which stays symmetric and
     non-negative): K_t = P_{t|t-1} R' S_t^-1, P_{t|t} = (I - K_t R) P_{t|t-1} (I - K_t R)' + sigma_u^2 K_t K_t',
     P_{t+1|t} = A P_{t|t} A' + Q.
 
     Raises:
-        InputError: if `length` is below 1, or without observation noise if tokens are redundant (S_t singular).
+        InputError: if `length` is below 1, or without observation noise if tokens are redundant (S_t singular), or if
+            `num_seen` does not fit.
     """
 
-    def __init__(self, hmm: LinearGaussianHmm, length: int) -> None:
+    def __init__(self, hmm: LinearGaussianHmm, length: int, *, num_seen: Sequence[int] | None = None) -> None:
         self.hmm = hmm
         self.length = validation.whole_number("length", length)
+        self._num_seen = [hmm.num_features] * self.length if num_seen is None else list(num_seen)
+        if len(self._num_seen) != self.length or not all(0 <= count <= hmm.num_features for count in self._num_seen):
+            raise InputError(
+                f"num_seen={self._num_seen} must hold {self.length} numbers from 0 to {hmm.num_features}; give one for "
+                "each token"
+            )
         # no pivoting: it would only reorder the state, and signs and order of Q cancel in every result
-        self._basis, self._reduced_loading = np.linalg.qr(hmm.loading)
-        size, reduced = hmm.state_dim, self._reduced_loading.shape[0]
+        self._reduced = {count: np.linalg.qr(hmm.loading[:count]) for count in set(self._num_seen)}
+        size = hmm.state_dim
         self._predicted = np.empty((self.length + 1, size, size))
         self._filtered = np.empty((self.length, size, size))
-        self._gains = np.empty((self.length, size, reduced))
+        self._gains: list[Float64[ndarray, "q r"]] = []
         self._run_covariances()
 
     def filtered_covariance(self, time: int) -> Float64[ndarray, "q q"]:
@@ -103,11 +113,17 @@ class KalmanFilter:
         )
 
     def _run_covariances(self) -> None:
-        loading, noise = self._reduced_loading, self.hmm.observation_noise**2
+        noise = self.hmm.observation_noise**2
         identity = np.eye(self.hmm.state_dim)
         self._predicted[0] = self.hmm.initial_covariance
         largest = 0.0
-        for t in range(self.length):
+        for t, count in enumerate(self._num_seen):
+            loading = self._reduced[count].R
+            if count == 0:
+                self._gains.append(np.zeros((identity.shape[0], 0)))
+                self._filtered[t] = self._predicted[t]
+                self._predict(t)
+                continue
             projected = loading @ self._predicted[t]
             innovation = projected @ loading.T
             innovation[np.diag_indices_from(innovation)] += noise
@@ -122,22 +138,23 @@ class KalmanFilter:
                 )
             gain = linalg.cho_solve((factor, True), projected).T
             contraction = identity - gain @ loading
-            self._gains[t] = gain
+            self._gains.append(gain)
             self._filtered[t] = contraction @ self._predicted[t] @ contraction.T + noise * (gain @ gain.T)
-            following = (
-                self.hmm.transition @ self._filtered[t] @ self.hmm.transition.T + self.hmm.state_noise_covariance
-            )
-            self._predicted[t + 1] = (following + following.T) / 2
+            self._predict(t)
+
+    def _predict(self, t: int) -> None:
+        following = self.hmm.transition @ self._filtered[t] @ self.hmm.transition.T + self.hmm.state_noise_covariance
+        self._predicted[t + 1] = (following + following.T) / 2
 
     def _filter_means(self, tokens: Real[ndarray, "N T p"]) -> Float64[ndarray, "T N q"]:
         """E[z_t | x_1 .. x_t], time first."""
         checked = validation.real_array("tokens", tokens, shape=(None, self.length, self.hmm.num_features))
-        observed = np.ascontiguousarray((checked @ self._basis).transpose(1, 0, 2))
+        observed = [checked[:, t, :count] @ self._reduced[count].Q for t, count in enumerate(self._num_seen)]
         # z_{t|t} = [(I - K R) A, K] (z_{t-1|t-1}, Q'x_t): one product per step
         size = self.hmm.state_dim
         means = np.empty((self.length, checked.shape[0], size))
         means[0] = observed[0] @ self._gains[0].T
         for t in range(1, self.length):
-            carry = self.hmm.transition - self._gains[t] @ (self._reduced_loading @ self.hmm.transition)
+            carry = self.hmm.transition - self._gains[t] @ (self._reduced[self._num_seen[t]].R @ self.hmm.transition)
             means[t] = np.hstack([means[t - 1], observed[t]]) @ np.hstack([carry, self._gains[t]]).T
         return means

@@ -79,7 +79,6 @@ class Findings:
 
     Attributes:
         claims: the most important first.
-        captions: of the run's figures, by name.
         pictures: drawn from the run's table, besides the figures that are in its folder.
         tables: besides the one of summary.json.
         design: what was drawn how often: seeds, replicates and the like.
@@ -87,7 +86,6 @@ class Findings:
     """
 
     claims: Sequence[Claim] = ()
-    captions: Mapping[str, str] = field(default_factory=dict)
     pictures: Sequence[Picture] = ()
     tables: Sequence[Table] = ()
     design: Mapping[str, str] = field(default_factory=dict)

@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lab.core.report.recorded import flat
-
-_ABSENT = "not there"
+from lab.core.runs.compare import differing_keys
 
 # of runs with the usual value, each by its name
 _MOST_NAMED = 2
@@ -41,13 +39,10 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> list[Difference]:
     Args:
         configs: by the names of the runs.
     """
-    flattened = {name: flat(config) for name, config in configs.items()}
     found = []
-    for key in dict.fromkeys(key for config in flattened.values() for key in config):
+    for key, of_runs in differing_keys(list(configs.values())):
         values: dict[str, list[str]] = {}
-        for name, config in flattened.items():
-            value = json.dumps(config[key], ensure_ascii=False, default=str) if key in config else _ABSENT
-            values.setdefault(value, []).append(name)
-        if len(values) > 1:
-            found.append(Difference(key, _abridged(values, len(configs))))
+        for name, value in zip(configs, of_runs, strict=True):
+            values.setdefault(json.dumps(value, ensure_ascii=False, default=str), []).append(name)
+        found.append(Difference(key, _abridged(values, len(configs))))
     return found

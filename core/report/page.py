@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -129,10 +130,12 @@ def _section(anchor: str, report: RunReport) -> _Section:
     run, findings = report.run, report.findings
     table, verdict = run.summary
     faults: list[str] = []
-    drawn = [*_pictures_of_folder(run, findings.captions, faults), *findings.pictures]
-    figures = {
-        picture.name: figure for picture in drawn if (figure := _figure(picture, report.command, faults)) is not None
-    }
+    figures: dict[str, _Figure] = {}
+    for picture in _of_folder(run, faults):
+        command = shlex.join(["lab", "plot", str(run.directory), "--figure", picture.name]) if report.command else ""
+        _add(figures, picture, command, faults)
+    for picture in findings.pictures:
+        _add(figures, picture, shlex.join(["lab", "report", str(run.directory)]), faults)
     provenance = {key: str(run.provenance[key]) for key in _PROVENANCE if run.provenance.get(key) is not None}
     nested = ("versions", "threads", "backends", "products", "settings", "slurm", "attempts", "earlier")
     for name in nested:
@@ -156,27 +159,27 @@ def _section(anchor: str, report: RunReport) -> _Section:
     )
 
 
-def _pictures_of_folder(run: RecordedRun, captions: Mapping[str, str], faults: list[str]) -> list[Picture]:
+def _of_folder(run: RecordedRun, faults: list[str]) -> list[Picture]:
+    """The figures of a run, each with the caption that lies beside it."""
     pictures = []
     for path in run.figures:
-        # what the run wrote says more: it knows what was drawn
-        text = path.with_suffix(".txt")
-        caption = text.read_text(encoding="utf-8").strip() if text.is_file() else captions.get(path.stem, "")
         alt = f"{path.stem.replace('_', ' ')} of {run.title}"
+        text = path.with_suffix(".txt")
         try:
+            caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
             pictures.append(Picture(name=path.stem, png=path.read_bytes(), alt=alt, caption=caption))
         except OSError as error:
-            faults.append(f"{path} cannot be read ({error.strerror}); resume={run.directory.name} draws it again")
+            faults.append(f"{error.filename} cannot be read ({error.strerror}); resume={run.directory.name} writes it")
     return pictures
 
 
-def _figure(picture: Picture, command: str, faults: list[str]) -> _Figure | None:
+def _add(figures: dict[str, _Figure], picture: Picture, command: str, faults: list[str]) -> None:
     try:
         source, width, height = data_uri(picture.png)
     except RunError as error:
-        faults.append(f"figure {picture.name}: {error}; resume=RUN draws it again")
-        return None
-    return _Figure(
+        faults.append(f"figure {picture.name}: {error}; {command or 'the run'} draws it again")
+        return
+    figures[picture.name] = _Figure(
         name=picture.name,
         source=source,
         width=width,

@@ -85,8 +85,12 @@ class RecordedRun:
         found = (self.directory / "figures").glob("*.png")
         return sorted(found, key=lambda path: (order.index(path.stem) if path.stem in order else len(order), path.stem))
 
-    def table_rows(self, **equal: object) -> list[dict[str, Any]]:
+    def table_rows(self, columns: Sequence[str] | None = None, **equal: object) -> list[dict[str, Any]]:
         """The rows of table.parquet that have these values, or one of a list of them; None where a row has no entry.
+
+        Args:
+            columns: names; None for all.
+            equal: columns and their values.
 
         Raises:
             RunError: if there is no table, or it is damaged.
@@ -97,7 +101,7 @@ class RecordedRun:
         path = self.directory / "table.parquet"
         filters = [(name, "=" if not isinstance(value, list) else "in", value) for name, value in equal.items()]
         try:
-            table = pq.read_table(path, partitioning=None, filters=filters or None)
+            table = pq.read_table(path, columns=columns, partitioning=None, filters=filters or None)
         except FileNotFoundError as error:
             raise RunError(f"{path} is not there: the run has no table yet") from error
         except (OSError, pa.ArrowException) as error:

@@ -1,5 +1,6 @@
 """metrics.jsonl of a run, held open: rows are appended under a running checksum, and read without damaged lines."""
 
+import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -25,6 +26,7 @@ class MetricsFile(Generic[Row]):
     Attributes:
         path: of the file.
         rows: all rows that count, in order.
+        crc: the checksum after the last line.
         damaged: numbers of the lines that were not as they had been written when the file was opened.
     """
 
@@ -32,7 +34,7 @@ class MetricsFile(Generic[Row]):
         """Open the file, or make it; a last line that a kill cut off is removed.
 
         Raises:
-            RunError: if it cannot be read or written.
+            RunError: if it cannot be read or written, or another process has opened it.
         """
         self.path = path
         refuse_special(path, RunError)
@@ -47,11 +49,17 @@ class MetricsFile(Generic[Row]):
         self.rows: RowStore[Row] = RowStore()
         # no link: in a run folder from somebody else it could lead to any file of the user's
         self._handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            # besides the lock of the folder, a file that somebody may delete
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._handle)
+            raise RunError(f"{self.path} is open in another process; wait for it, or start a new run") from error
         with open(self._handle, "rb", closefd=False) as file:
             self.rows.extend(read(file, found))  # type: ignore[arg-type]  # the study's: configurations agree
         if os.fstat(self._handle).st_size > found.size:
             os.ftruncate(self._handle, found.size)
-        self._crc, self.damaged = found.crc, found.damaged
+        self.crc, self.damaged = found.crc, found.damaged
 
     def damage(self) -> str | None:
         """Which lines were damaged, in words; None if none was."""
@@ -73,6 +81,22 @@ class MetricsFile(Generic[Row]):
             return f"{self.path}: {recorded - len(self.rows)} of the {recorded} rows that it held are gone"
         return f"{self.path} is gone" if is_gone else None
 
+    def refuse_other(self, recorded: object, crc: object) -> None:
+        """Refuse a file that is whole, but not the one that the attempt before has written.
+
+        Args:
+            recorded: the number of rows when it ended; anything else if it is not known.
+            crc: the checksum then.
+
+        Raises:
+            RunError: with what can be done.
+        """
+        if not self.damaged and len(self.rows) == recorded and isinstance(crc, int) and crc != self.crc:
+            raise RunError(
+                f"{self.path} holds other rows than this run has recorded; put its file back, or remove it to compute "
+                "everything again"
+            )
+
     def append(self, rows: Sequence[Row]) -> None:
         """Append rows to the file in one write, not yet to `rows`.
 
@@ -80,14 +104,14 @@ class MetricsFile(Generic[Row]):
             RunError: if the disk is full, or the file was deleted or replaced.
         """
         self.refuse_gone()
-        lines, crc = encode(rows, self._crc)
+        lines, crc = encode(rows, self.crc)
         try:
             written = os.write(self._handle, lines)
             if written != len(lines):
                 os.write(self._handle, lines[written:])
         except OSError as error:
             raise as_run_error(error, self.path) from error
-        self._crc = crc
+        self.crc = crc
 
     def flush(self) -> None:
         """Flush what was appended to disk: what is written afterwards may count on it.

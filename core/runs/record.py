@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Generic, NamedTuple, Self, TypeVar
+from typing import IO, Any, Generic, NamedTuple, Self, TypeVar
 
 from lab.core.errors import RunError
 from lab.core.runs.atomic_files import as_run_error, make_folder, refuse_special, remove_partial_files, write_atomically
@@ -123,17 +123,18 @@ class Run(Generic[Row]):
         is_other = True
         # it is made before config.json
         is_gone = is_begun and not metrics.exists()
-        recorded: object = None
+        before: Mapping[str, Any] = {}
         if is_begun:
             refuse_other_version(self.directory)
             is_other = self._refuse_other_config(path, config)
             refuse_difference(self.directory, provenance, resume_on)
             provenance = with_earlier(self.directory, provenance, resume_on)
-            recorded = self._take_start()
+            before = self._take_start()
         # an attempt may have been killed before it had begun; others' runs may be below such a folder
         remove_partial_files(self.directory, below=is_begun)
         self._metrics = MetricsFile(metrics)
-        self.damage = self._metrics.damage() or self._metrics.loss(recorded, is_gone=is_gone)
+        self.damage = self._metrics.damage() or self._metrics.loss(before.get("rows"), is_gone=is_gone)
+        self._metrics.refuse_other(before.get("rows"), before.get("crc32"))
         # before config.json: with it alone, resume= would come with fewer draws than are recorded
         if is_other:
             self._write("overrides.json", json.dumps(list(overrides)) + "\n")
@@ -161,17 +162,16 @@ class Run(Generic[Row]):
                 raise RunError(f"{path.parent} holds a run with {key}={old_value}, not {new_value}; {cure}")
         return is_other
 
-    def _take_start(self) -> object:
-        """Take over when the run began, for the reader: a status that cannot be read stops nobody.
+    def _take_start(self) -> Mapping[str, Any]:
+        """Take over when the run began, for the reader, from the status of the attempt before, which is returned.
 
-        Returns:
-            The number of rows when the attempt before ended; None if that is not known.
+        One that cannot be read stops nobody.
         """
         status = json_object_or_none(self.directory / "status.json")
         if status is None:
             say(f"{self.directory / 'status.json'} is missing or damaged and written anew; the run goes on")
         self._status["started"] = str((status or {}).get("started", _now()))
-        return (status or {}).get("rows")
+        return status or {}
 
     @property
     def rows(self) -> RowStore[Row]:
@@ -203,7 +203,7 @@ class Run(Generic[Row]):
 
     def _end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         self._file.flush()
-        self._status["rows"] = len(self.rows)
+        self._status |= {"rows": len(self.rows), "crc32": self._file.crc}
         if kind is None:
             self._write_status("finished")
         # whoever requeues a job, as submitit does, may end the process

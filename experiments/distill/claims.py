@@ -40,7 +40,6 @@ def findings(run: RecordedRun) -> Findings:
     keys = {"replicates": "replicates", "stages": "stages", "device": "device"}
     return Findings(
         claims=claims,
-        captions=_captions(figures),
         pictures=_curves(rows),
         tables=list(_maps(rows)),
         design={name: str(run.config[key]) for key, name in keys.items() if run.config.get(key) is not None},
@@ -51,12 +50,6 @@ def _with_figure(claims: Iterator[Claim], figures: Sequence[str], wanted: Sequen
     """Claims with the first of some figures that is there."""
     figure = next((name for name in wanted if name in (*figures, LEARNING_CURVES)), "")
     return (replace(claim, figure=figure) for claim in claims)
-
-
-def _captions(figures: Sequence[str]) -> dict[str, str]:
-    from lab.experiments.distill.figures import FIGURES  # noqa: PLC0415 - matplotlib, for runs with figures only
-
-    return {name: (FIGURES[name].__doc__ or "").partition("\n")[0] for name in figures if name in FIGURES}
 
 
 def _kept(found: Sequence[Summary], baselines: dict[str, float]) -> Iterator[Claim]:

@@ -97,6 +97,7 @@ _CONFIG = "lab.experiments.hmm_risk.config"
 _GROUPS = (
     KeyGroup("hmm.", f"{_CONFIG}:LinearGaussianConfig", "hmm", "linear_gaussian_schema"),
     KeyGroup("hmm.", f"{_CONFIG}:DiscreteConfig", "hmm", "discrete_schema"),
+    KeyGroup("hmm.", f"{_CONFIG}:FileConfig", "hmm", "file_schema"),
     KeyGroup("representation.", f"{_CONFIG}:RepresentationConfig", "representation"),
     KeyGroup("task.", f"{_CONFIG}:TaskConfig", "task"),
 )

@@ -127,11 +127,6 @@ class LinearGaussianConfig:
             raise ConfigError("hmm.state_dim=null: only hmm.loading=identity grows with the width; give a number")
 
     @property
-    def starts_stationary(self) -> bool:
-        """Whether all tokens have one distribution."""
-        return self.start is Start.stationary
-
-    @property
     def features_per_step(self) -> int:
         """Step of the number of features: two if the state grows by rotating planes, else one."""
         grows = self.loading is Loading.identity and self.state_dim is None

@@ -96,6 +96,9 @@ def _gaussian(cell: Cell, hmm: LinearGaussianConfig) -> float:
     kept = d + num_outputs
     if cell.tokens_per_sequence > 1:
         solve = 17.0 * n * d + 8.0 * d * cell.tokens_per_sequence**2 if is_growing else 5.0 * n * d
+        if cell.representation.name is RepresentationName.context_window:
+            # lag covariances of the widest model, and products of them
+            solve += 6.0 * cell.tokens_per_sequence * cell.widths[-1] ** 2
         return problem + max(n * drawn, solve)
     solve = max(_solve(cell, width) for width in {cell.widths[0], cell.widths[-1]})
     if num_test:

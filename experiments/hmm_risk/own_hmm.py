@@ -49,11 +49,6 @@ class OwnGaussian(LinearGaussianConfig):
     def __post_init__(self) -> None:
         """Nothing is drawn, so that no key of a draw has to fit."""
 
-    @property
-    @override
-    def starts_stationary(self) -> bool:
-        return self.hmm.is_stationary
-
 
 @dataclass(kw_only=True, slots=True)
 class OwnDiscrete(DiscreteConfig):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import active_children, get_context, resource_tracker
 
@@ -78,29 +79,29 @@ def run_all(cells: Sequence[Cell], todo: Iterable[Unit], num_workers: int) -> It
     A few units a process are handed out at a time, however many there are.
 
     Raises:
-        RunError: if a worker was killed.
+        RunError: if a worker was killed, or cannot be started.
     """
     if num_workers <= 1:
         worker = WorkerState(cells)
         for unit in todo:
             yield unit, worker.run(unit)
         return
-    with blocked():
+    with _starting():
         # a process that the pool would start, which lets signals through afterwards
         resource_tracker.ensure_running()
-    # spawn, not fork: the progress bar is a thread, and forking a threaded process can hang
-    executor = ProcessPoolExecutor(
-        num_workers,
-        get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(tuple(cells), os.getpid()),
-    )
+        # spawn, not fork: the progress bar is a thread, and forking a threaded process can hang
+        executor = ProcessPoolExecutor(
+            num_workers,
+            get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(tuple(cells), os.getpid()),
+        )
     others = active_children()
     try:
         rest = iter(todo)
         futures: dict[Future[list[Row]], Unit] = {}
         while True:
-            with blocked():
+            with _starting():
                 for unit in islice(rest, _HANDED_OUT * num_workers - len(futures)):
                     futures[executor.submit(_run_in_worker, unit)] = unit
             if not futures:
@@ -118,6 +119,23 @@ def run_all(cells: Sequence[Cell], todo: Iterable[Unit], num_workers: int) -> It
             if worker_process not in others:
                 worker_process.kill()
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Processes that are started meanwhile leave signals to this one.
+
+    Raises:
+        RunError: if none can be started.
+    """
+    try:
+        with blocked():
+            yield
+    except OSError as error:
+        raise RunError(
+            f"workers cannot be started ({error.strerror}): shared memory, processes or open files are used up; "
+            "resume=RUN workers=1 goes on without them"
+        ) from error
 
 
 _worker: WorkerState | None = None

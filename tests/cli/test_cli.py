@@ -269,6 +269,7 @@ def test_resuming_a_damaged_run_is_refused(name: str, typed: Lab, recorded: Path
 def test_a_run_goes_on_under_its_own_configuration_only(typed: Lab, recorded: Path, tiny: tuple[str, ...]) -> None:
     before = files_under(recorded)
     check_refused(sweep(typed, f"resume={recorded}", "num_train=24"), "num_train=24", "resume=")
+    check_refused(sweep(typed, f"resume={recorded}", "replicates=1"), "replicates=2, not 1", "give 2 or more")
     assert files_under(recorded) == before
     check_refused(sweep(typed, *tiny, "seed=1", f"hydra.run.dir={recorded}"), str(recorded), "seed=0", "not 1")
     kept = ("metrics.jsonl", "table.parquet", "config.json", "overrides.json", "status.json")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import typer
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from lab.cli.main import app
@@ -19,14 +21,7 @@ from lab.experiments.distill.config import DistillConfig, EvaluationConfig, Reci
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.data_sources import data_sources
 from lab.experiments.distill.student import StudentConfig
-from lab.experiments.hmm_risk.config import (
-    DiscreteConfig,
-    HmmRiskConfig,
-    LinearGaussianConfig,
-    RepresentationConfig,
-    TaskConfig,
-)
-from lab.experiments.hmm_risk.heads import heads
+from lab.experiments.hmm_risk.config import HmmRiskConfig, RepresentationConfig, TaskConfig, register
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = [
@@ -140,10 +135,12 @@ def keys(schema: type, prefix: str) -> set[str]:
 
 
 def test_the_help_lists_every_key_of_every_group() -> None:
-    of_risk = keys(LinearGaussianConfig, "hmm.") | keys(DiscreteConfig, "hmm.")
-    of_risk |= keys(RepresentationConfig, "representation.") | keys(TaskConfig, "task.")
-    for head in heads().values():
-        of_risk |= keys(head.options, "head.")
+    register()
+    of_risk = keys(RepresentationConfig, "representation.") | keys(TaskConfig, "task.")
+    for group in ("hmm", "head"):
+        for schema in ConfigStore.instance().repo[group].values():
+            of_risk |= keys(OmegaConf.get_type(schema.node), f"{group}.")
+    assert {"hmm.path", "hmm.num_states", "hmm.start", "head.max_iterations"} < of_risk
     of_distill = keys(Recipe, "stage_N.") | keys(StudentConfig, "student.") | keys(PromptConfig, "prompt.")
     of_distill |= keys(EvaluationConfig, "evaluation.") | keys(TeacherBase, "teacher.")
     of_distill |= keys(DecoderConfig, "teacher.FAMILY.") | keys(VisionConfig, "teacher.hovle.vision.")

@@ -50,6 +50,19 @@ def test_a_run_is_shown_as_it_ended(typed: Typed, recorded: Path, finished_run: 
     assert str(recorded / "table.parquet") in done.out
 
 
+def test_the_summary_is_printed_as_numbers_in_full_precision(recorded: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    show(str(recorded), as_csv=True, summarised=True)
+    lines = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
+    summary = json.loads((recorded / "summary.json").read_text(), parse_constant=pytest.fail)
+    assert list(lines[0]) == summary["columns"]
+    for line, row in zip(lines, summary["rows"], strict=True):
+        assert list(line.values()) == ["" if entry is None else str(entry) for entry in row]
+        assert float(line["excess"]) == row[summary["columns"].index("excess")]
+    show(str(recorded), as_json=True)
+    content = json.loads(capfd.readouterr().out, parse_constant=pytest.fail)
+    assert [list(line.values()) for line in content["summary"]] == summary["rows"]
+
+
 @pytest.mark.parametrize("name", ["status.json", "summary.json"])
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"columns": 3}', b"\xff\x00"])
 def test_a_damaged_run_is_listed_and_refused(

@@ -130,6 +130,28 @@ def test_rows_that_are_gone_from_the_end_of_a_run_are_missed(damage: Damage, wor
         assert run.damage is None
 
 
+def test_a_run_whose_lock_was_deleted_is_still_open(tmp_path: Path) -> None:
+    with Run[Row](tmp_path, {}, [], {}, "") as run:
+        run.log(rows_of(3))
+        (tmp_path / ".lock").unlink()
+        with pytest.raises(RunError, match=r"metrics\.jsonl is open in another process"):
+            Run[Row](tmp_path, {}, [], {}, "")
+        run.log(rows_of(3))
+    with Run[Row](tmp_path, {}, [], {}, "") as run:
+        assert len(run.rows) == 6
+
+
+def test_records_of_another_run_are_refused(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder, step in ((ours, 1), (theirs, 2)):
+        with Run[Row](folder, {}, [], {}, "") as run:
+            run.log(rows_of(8)[step:])
+            run.log(rows_of(step))
+    shutil.copy(theirs / "metrics.jsonl", ours / "metrics.jsonl")
+    with pytest.raises(RunError, match=r"holds other rows than this run has recorded; put its file back, or remove"):
+        Run[Row](ours, {}, [], {}, "")
+
+
 def test_records_that_are_gone_after_a_kill_are_missed(tmp_path: Path) -> None:
     with Run[Row](tmp_path, {}, [], {}, "") as run:
         run.log(rows_of(8))

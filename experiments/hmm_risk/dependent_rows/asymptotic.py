@@ -32,7 +32,8 @@ from scipy import linalg, optimize
 from lab.core import validation
 from lab.core.errors import InputError
 from lab.core.heads.asymptotics import Risk
-from lab.experiments.hmm_risk.dependent_rows.lags import Lags, Point, lags_of
+from lab.experiments.hmm_risk.dependent_rows.lags import Lags, Point
+from lab.experiments.hmm_risk.dependent_rows.lags_of_rows import lags_of
 from lab.experiments.hmm_risk.dependent_rows.token_rows import TokenRows
 
 # The plain iteration shrinks errors by about min(p/n, n/p) per step; Newton's method takes over long before this.

@@ -22,7 +22,7 @@ from numpy import ndarray
 from scipy import linalg, signal
 
 from lab.experiments.hmm_risk.dependent_rows.asymptotic import diagonal_sums, solve
-from lab.experiments.hmm_risk.dependent_rows.lags import lags_of
+from lab.experiments.hmm_risk.dependent_rows.lags_of_rows import lags_of
 from lab.experiments.hmm_risk.dependent_rows.token_rows import TokenRows
 
 # Beyond this share the limit is not given. Over q = 1, 2 and 5, T = 20, 50 and 100 and p/n from 0.005 to 1.5, measured

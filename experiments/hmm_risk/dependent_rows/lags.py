@@ -16,7 +16,7 @@ from numpy import ndarray
 from scipy import linalg
 from typing_extensions import override
 
-from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows, TokenRows
+from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +74,6 @@ class Lags(ABC):
     @abstractmethod
     def around(self, resolvent: Num[ndarray, "..."], middle: Num[ndarray, "..."]) -> Num[ndarray, "..."]:
         """Q `middle` Q."""
-
-
-def lags_of(rows: TokenRows, width: int) -> Lags:
-    """The lag covariances of the first `width` features."""
-    if isinstance(rows, HmmTokenRows):
-        return StateLags(rows, width)
-    if isinstance(rows, ModeTokenRows):
-        return ModeLags(rows, width)
-    raise TypeError(f"no lag covariances are known for {type(rows).__name__}")
 
 
 class StateLags(Lags):
@@ -143,10 +134,10 @@ class StateLags(Lags):
     def mean_head(self, point: Point) -> tuple[float, Float64[ndarray, " T"]]:
         head, free = self._head(point)
         error = head - linalg.solve(self._covariances[0], self._crossed[self.length - 1], assume_a="pos")
-        folded, free_folded = _folded(self._crossed), _folded(self._free_crossed)
-        residuals = self._targets - np.tensordot(folded, head, axes=2)
+        both_signs, free_both_signs = folded(self._crossed), folded(self._free_crossed)
+        residuals = self._targets - np.tensordot(both_signs, head, axes=2)
         residuals += np.tensordot(self._covariances, head @ head.T, axes=2)
-        residuals += self._num_free * (self._free_targets - free_folded * free)
+        residuals += self._num_free * (self._free_targets - free_both_signs * free)
         residuals[0] += self._num_free * self._noise * free**2
         mean_error = float(np.sum(error * (self._covariances[0] @ error))) + self._num_free * self._noise * free**2
         return mean_error, residuals
@@ -183,8 +174,8 @@ class StateLags(Lags):
         """B̄, and its entry for each of the other directions."""
         # a weight covers both signs of a lag, except lag 0
         halves = point.weights / 2
-        head = self._block(point.resolvent) @ np.tensordot(halves, _folded(self._crossed), axes=1)
-        return head, float(point.resolvent[-1] * (halves @ _folded(self._free_crossed)))
+        head = self._block(point.resolvent) @ np.tensordot(halves, folded(self._crossed), axes=1)
+        return head, float(point.resolvent[-1] * (halves @ folded(self._free_crossed)))
 
     def _block(self, resolvent: Float64[ndarray, " rr_plus_1"]) -> Float64[ndarray, "r r"]:
         return resolvent[:-1].reshape(self._size, self._size)
@@ -221,7 +212,7 @@ class ModeLags(Lags):
     @override
     def mean_head(self, point: Point) -> tuple[float, Float64[ndarray, " T"]]:
         # of conj(x_t) y_{t+l}: the conjugates of the rows' own order
-        head, crossed = self._head(point), _folded(self._crossed.conj().T).T
+        head, crossed = self._head(point), folded(self._crossed.conj().T).T
         error = head - self._states[:, 1] / self._covariances[:, 0]
         mean_error = self._multiplicity * float(np.abs(error) ** 2 @ self._covariances[:, 0])
         residuals = self._states[:, :-1].real + np.abs(head[:, None]) ** 2 * self._covariances
@@ -248,10 +239,10 @@ class ModeLags(Lags):
         return resolvent**2 * middle
 
     def _head(self, point: Point) -> Num[ndarray, " c"]:
-        return point.resolvent * (_folded(self._crossed.conj().T).T @ (point.weights / 2))
+        return point.resolvent * (folded(self._crossed.conj().T).T @ (point.weights / 2))
 
 
-def _folded(signed: Num[ndarray, "L ..."]) -> Num[ndarray, "T ..."]:
+def folded(signed: Num[ndarray, "L ..."]) -> Num[ndarray, "T ..."]:
     """The sum of the entries at lags l and -l, for l = 0 .. T-1; that at 0 counts twice."""
     middle = signed.shape[0] // 2
     return signed[middle:] + signed[middle::-1]

@@ -1,9 +1,9 @@
 """Exact moments of dependent rows: every token of a sequence gives a row (x_t, y_t) with the next state or token.
 
-Sequences are independent and start in the stationary distribution; rows of one sequence are dependent. Given all tokens
-x_1 .. x_T of a sequence, its targets are Gaussian. Their means come from the smoother, and differ from the best linear
-prediction B'x_t by the information in the other tokens; their covariance is the same for every sequence. A width p
-keeps the first p features, and both moments are conditional on these p features.
+Sequences are independent; rows of one sequence are dependent. Given all tokens x_1 .. x_T of a sequence, its targets
+are Gaussian. Their means come from the smoother, and differ from the best linear prediction B'x_t by the information in
+the other tokens; their covariance is the same for every sequence. A width p keeps the first p features, and both
+moments are conditional on these p features.
 """
 
 # Letters: n rows in the order (sequence, token), N sequences, T tokens, d features of the widest model, p width,
@@ -49,6 +49,11 @@ class TokenRows(ABC):
     length: int
 
     @property
+    def has_theory(self) -> bool:
+        """Whether there is an asymptotic theory of these rows (`dependent_rows.asymptotic`)."""
+        return True
+
+    @property
     @abstractmethod
     def noise_variance(self) -> float:
         """s in Sigma_p = F_p F_p' + s I."""
@@ -84,8 +89,22 @@ class TokenRows(ABC):
         return width
 
 
+def mean_state_covariance(hmm: LinearGaussianHmm, length: int) -> Float64[ndarray, "q q"]:
+    """The mean of Cov(z_t) over t = 1 .. T."""
+    if hmm.is_stationary:
+        return hmm.initial_covariance
+    covariance, total = hmm.initial_covariance, np.zeros_like(hmm.initial_covariance)
+    for _ in range(length):
+        total = total + covariance
+        covariance = hmm.transition @ covariance @ hmm.transition.T + hmm.state_noise_covariance
+    return total / length
+
+
 class HmmTokenRows(TokenRows):
-    """A state of fixed size: x_t = W_p z_t + u_t and y_t = z_{t+1} or x_{t+1}, with a stationary start.
+    """A state of fixed size: x_t = W_p z_t + u_t and y_t = z_{t+1} or x_{t+1}.
+
+    With a start that is not stationary, tokens have different distributions. A new row is then one of them, each with
+    the same probability, as the training rows are: second moments and B are those of the mixture.
 
     The next token is as wide as the model. All but a sequence's last one are features of its next rows, so that given
     the features only the last target is uncertain.
@@ -96,15 +115,10 @@ class HmmTokenRows(TokenRows):
         predicts_token: whether y_t is x_{t+1}.
 
     Raises:
-        InputError: if the start is not stationary, there is no observation noise, or an argument is invalid.
+        InputError: if there is no observation noise, or an argument is invalid.
     """
 
     def __init__(self, hmm: LinearGaussianHmm, length: int, *, predicts_token: bool = False) -> None:
-        if not hmm.is_stationary:
-            raise InputError(
-                "hmm.initial_covariance is not stationary, so rows of a sequence differ in distribution; build it with "
-                "LinearGaussianHmm.stationary"
-            )
         if hmm.observation_noise == 0:
             raise InputError("hmm.observation_noise=0 leaves redundant features; give a positive standard deviation")
         self.hmm = hmm
@@ -120,12 +134,26 @@ class HmmTokenRows(TokenRows):
 
     @property
     @override
+    def has_theory(self) -> bool:
+        return self.hmm.is_stationary
+
+    @property
+    @override
     def noise_variance(self) -> float:
         return self.hmm.observation_noise**2
 
     @cached_property
     def lag_covariances(self) -> Float64[ndarray, "T_plus_1 q q"]:
-        """Cov(z_{t+l}, z_t) = A^l P for l = 0 .. T."""
+        """Cov(z_{t+l}, z_t) = A^l P for l = 0 .. T.
+
+        Raises:
+            InputError: if the start is not stationary.
+        """
+        if not self.hmm.is_stationary:
+            raise InputError(
+                "hmm.initial_covariance is not stationary, so rows of a sequence differ in distribution; build it with "
+                "LinearGaussianHmm.stationary"
+            )
         covariances = np.empty((self.length + 1, self.hmm.state_dim, self.hmm.state_dim))
         covariances[0] = self.hmm.initial_covariance
         for lag in range(self.length):
@@ -144,12 +172,14 @@ class HmmTokenRows(TokenRows):
 
     @override
     def noise_trace(self, width: int) -> float:
-        cross = self.hmm.loading[: self._check_width(width)] @ self.hmm.initial_covariance @ self.hmm.transition.T
+        loading, transition = self.hmm.loading[: self._check_width(width)], self.hmm.transition
+        cross = loading @ self._state_covariance @ transition.T
+        following = transition @ self._state_covariance @ transition.T + self.hmm.state_noise_covariance
         if self.predicts_token:
-            cross = cross @ self.hmm.loading[:width].T
-            total = width * self.noise_variance + float(np.sum(self.factor(width) ** 2))
+            cross = cross @ loading.T
+            total = width * self.noise_variance + float(np.sum((loading @ following) * loading))
         else:
-            total = float(np.trace(self.hmm.initial_covariance))
+            total = float(np.trace(following))
         return total - float(np.sum(cross * self.coefficients(width)))
 
     @override
@@ -179,8 +209,13 @@ class HmmTokenRows(TokenRows):
             )
 
     @cached_property
+    def _state_covariance(self) -> Float64[ndarray, "q q"]:
+        """Of z_t at a time that is any of 1 .. T."""
+        return mean_state_covariance(self.hmm, self.length)
+
+    @cached_property
     def _state_root(self) -> Float64[ndarray, "q q"]:
-        values, vectors = np.linalg.eigh(self.hmm.initial_covariance)
+        values, vectors = np.linalg.eigh(self._state_covariance)
         return vectors * np.sqrt(np.maximum(values, 0.0))
 
     def _filter(self, width: int) -> KalmanFilter:

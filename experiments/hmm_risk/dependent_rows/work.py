@@ -2,6 +2,7 @@
 
 # Letters: w widths, r ridge strengths.
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -9,12 +10,15 @@ from jaxtyping import Float64
 from numpy import ndarray
 from typing_extensions import override
 
+from lab.core.heads.asymptotics import Risk
+from lab.core.heads.factor_population import FactorPopulation
 from lab.experiments.hmm_risk.cell_work import IndependentRows
 from lab.experiments.hmm_risk.config import TaskName
 from lab.experiments.hmm_risk.dependent_rows.asymptotic import dependent_risk, optimal_dependent_ridge
 from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
 from lab.experiments.hmm_risk.dependent_rows.finite_size import LARGEST_CORRECTION, first_correction
 from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows, TokenRows
+from lab.experiments.hmm_risk.dependent_rows.window_rows import WindowTokenRows
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.problems.gaussian import WindowProblem
 from lab.experiments.hmm_risk.problems.modes import ModeProblem
@@ -31,16 +35,21 @@ class DependentRows(IndependentRows):
 
     @override
     def theory(self) -> list[GaussianTheory]:
-        """Theory for every width and strength; NaN where the state is too small or too slow for it."""
+        """Theory for every width and strength; NaN where there is none.
+
+        That is so where the state is too small or too slow for it, and for a start that is not stationary.
+        """
         rows = super().theory()
         for row in rows:
             width, ridge, num_train = row["width"], row["ridge_strength"], self.cell.num_train
-            risk = dependent_risk(self._rows, width, num_train=num_train, ridge=ridge)
             row["theory_independent_rows"] = row["theory_excess_risk"]
             row["theory_exact"] = float("nan")
-            row["theory_correction"] = first_correction(self._rows, width, num_train=num_train, ridge=ridge)
-            is_too_small = row["theory_correction"] > LARGEST_CORRECTION
-            scale = float("nan") if is_too_small else self.scale(width)
+            risk, scale = Risk(math.nan, math.nan, math.nan), self.scale(width)
+            if self._rows.has_theory:
+                risk = dependent_risk(self._rows, width, num_train=num_train, ridge=ridge)
+                row["theory_correction"] = first_correction(self._rows, width, num_train=num_train, ridge=ridge)
+                if row["theory_correction"] > LARGEST_CORRECTION:
+                    scale = math.nan
             row |= {
                 "theory_excess_risk": scale * risk.excess,
                 "theory_bias": scale * risk.bias,
@@ -95,5 +104,9 @@ def _token_rows(cell: Cell, problem: Problem) -> TokenRows:
         modes = problem.modes
         return ModeTokenRows(modes.decay, problem.observation_noise, cell.tokens_per_sequence, modes.angle)
     assert isinstance(problem, WindowProblem), "checked with the cell"
+    if problem.window > 1:
+        population = problem.population
+        assert isinstance(population, FactorPopulation), "of a window"
+        return WindowTokenRows(problem.hmm, cell.tokens_per_sequence, problem.window, population)
     is_token = cell.task.name is TaskName.next_token
     return HmmTokenRows(problem.hmm, cell.tokens_per_sequence, predicts_token=is_token)

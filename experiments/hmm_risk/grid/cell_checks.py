@@ -9,6 +9,7 @@ from lab.experiments.hmm_risk.config import (
     Loading,
     RepresentationName,
     SizeMap,
+    Start,
     TaskName,
     Transition,
 )
@@ -104,7 +105,7 @@ def _check_gaussian(cell: Cell, hmm: LinearGaussianConfig) -> None:
             _check_own(cell, hmm)
         else:
             _check_noise_beside_state(cell, hmm)
-    if name is RepresentationName.context_window:
+    if name is RepresentationName.context_window and cell.tokens_per_sequence == 1:
         refuse_unless(
             cell.representation.window <= cell.context_length,
             "representation.window",
@@ -182,10 +183,16 @@ def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
     rows = cell.num_train
     if rows % cell.tokens_per_sequence:
         raise ConfigError(f"{key} does not divide num_train={rows}; give a divisor")
-    if cell.representation.name is not RepresentationName.last_token:
+    is_window = cell.representation.name is RepresentationName.context_window
+    if not is_window and cell.representation.name is not RepresentationName.last_token:
         raise ConfigError(
-            f"representation={cell.representation.name.value}: with {key} a row is one token; choose "
-            "representation=last_token, or tokens_per_sequence=1"
+            f"representation={cell.representation.name.value}: with {key} a row is one token or a window of them; "
+            "choose representation=last_token or context_window, or tokens_per_sequence=1"
+        )
+    if is_window and hmm.start is not Start.stationary:
+        raise ConfigError(
+            f"representation=context_window: with {key} windows need a stationary start; give one, or choose "
+            "representation=last_token"
         )
     if cell.task.name is TaskName.downstream_label:
         raise ConfigError(
@@ -194,13 +201,10 @@ def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
         )
     if cell.representation.size_map is not SizeMap.nested:
         raise ConfigError(f"{key}: dependent rows need representation.size_map=nested")
-    if not hmm.starts_stationary:
-        start = f"hmm.start={hmm.start.value}"
-        if isinstance(hmm, OwnGaussian):
-            start = f"hmm.path={hmm.path}: its start is not stationary"
+    if "optimal" in cell.ridge and (is_window or hmm.start is not Start.stationary):
         raise ConfigError(
-            f"{start}; with {key} rows of other tokens have other distributions: choose a stationary start, or "
-            "tokens_per_sequence=1"
+            f"ridge=optimal: with {key} it is searched for with representation=last_token and a stationary start only; "
+            "give numbers"
         )
     _needs_noise(cell, "dependent rows")
     _has_no_test(cell, "dependent rows")

@@ -18,13 +18,21 @@ from lab.core.hmm.linear_gaussian import LinearGaussianHmm, observe, unit_varian
 from lab.core.hmm.random_models import gaussian_loading, general_transition, orthogonal_transition, symmetric_transition
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.hmm_risk.config import LinearGaussianConfig, RepresentationName, Start, TaskName, Transition
+from lab.experiments.hmm_risk.dependent_rows.token_rows import mean_state_covariance
+from lab.experiments.hmm_risk.dependent_rows.window_rows import window_columns
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.own_hmm import OwnGaussian
 from lab.experiments.hmm_risk.problems.problem import Problem, Rows
 
 
 class GaussianProblem(Problem):
-    """Base of the representations of a linear-Gaussian HMM: the state's distribution and the task."""
+    """Base of the representations of a linear-Gaussian HMM: the state's distribution and the task.
+
+    Attributes:
+        window: tokens in a representation.
+    """
+
+    window = 1
 
     def __init__(self, cell: Cell, hmm: LinearGaussianConfig, seeds: Seeds, token_dim: int) -> None:
         self.cell = cell
@@ -34,9 +42,16 @@ class GaussianProblem(Problem):
 
     @property
     def length(self) -> int:
-        """Number of simulated tokens: one per row of a sequence, or the context of its single row."""
+        """Number of simulated tokens: those that end a row's window and those before, or the context of one row."""
         rows = self.cell.tokens_per_sequence
-        return rows if rows > 1 else self.cell.context_length
+        return rows + self.window - 1 if rows > 1 else self.cell.context_length
+
+    @cached_property
+    def row_covariance(self) -> Float64[ndarray, "q q"]:
+        """Cov(z_T); with several rows a sequence, of the state of any of them."""
+        if self.cell.tokens_per_sequence > 1:
+            return mean_state_covariance(self.hmm, self.length)
+        return self.hmm.state_covariance(self.length)
 
     @cached_property
     def target_map(self) -> Float64[ndarray, "m q"]:
@@ -51,7 +66,7 @@ class GaussianProblem(Problem):
 
     def target_variances(self) -> Float64[ndarray, " m"]:
         """E[y_j^2]."""
-        covariance = self.hmm.state_covariance(self.length)
+        covariance = self.row_covariance
         return np.sum((self.target_map @ covariance) * self.target_map, axis=1) + self.residual_variances()
 
     def residual_variances(self) -> Float64[ndarray, " m"]:
@@ -83,56 +98,61 @@ class WindowProblem(GaussianProblem):
 
     def __init__(self, cell: Cell, hmm: LinearGaussianConfig, seeds: Seeds) -> None:
         is_window = cell.representation.name is RepresentationName.context_window
-        self._window = cell.representation.window if is_window else 1
-        super().__init__(cell, hmm, seeds, token_dim=-(-cell.num_features // self._window))
+        self.window = cell.representation.window if is_window else 1
+        super().__init__(cell, hmm, seeds, token_dim=-(-cell.num_features // self.window))
 
     @cached_property
     def population(self) -> Population:
         """Sigma = W P W' + s I, with P of the states in the window, the newest first."""
-        covariances = [self.hmm.state_covariance(self.length - lag) for lag in range(self._window)]
-        powers = [np.linalg.matrix_power(self.hmm.transition, lag) for lag in range(self._window)]
+        covariances = [self.row_covariance]
+        covariances += [self.hmm.state_covariance(self.length - lag) for lag in range(1, self.window)]
+        powers = [np.linalg.matrix_power(self.hmm.transition, lag) for lag in range(self.window)]
         blocks = [
             [
                 powers[older - newer] @ covariances[older]
                 if older >= newer
                 else (powers[newer - older] @ covariances[newer]).T
-                for older in range(self._window)
+                for older in range(self.window)
             ]
-            for newer in range(self._window)
+            for newer in range(self.window)
         ]
         return FactorPopulation(
             loading=self._loading,
             latent_covariance=np.block(blocks),
             noise_variance=self.observation_noise**2,
-            cross=np.vstack([covariances[lag] @ powers[lag].T for lag in range(self._window)]) @ self.target_map.T,
+            cross=np.vstack([covariances[lag] @ powers[lag].T for lag in range(self.window)]) @ self.target_map.T,
             target_variances=self.target_variances(),
             outputs_follow_width=self.cell.task.name is TaskName.next_token,
             residual_variances=self.residual_variances(),
         )
 
     def rows(self, stream: str, replicate: int, num_rows: int) -> Rows:
-        """One row per token of a sequence, or one for its last token."""
+        """One row for each token of a sequence that ends a window, or one for its last token."""
         num_sequences = num_rows // self.cell.tokens_per_sequence
         states = self.states(stream, replicate, num_sequences)
-        if self.cell.tokens_per_sequence > 1:
-            now = states[:, :-1].reshape(num_rows, -1)
-            following = states[:, 1:].reshape(num_rows, -1)
-            seen = now
-        else:
-            now, following = states[:, -2], states[:, -1]
-            seen = states[:, -2 : -2 - self._window : -1].reshape(num_rows, -1)
         rng = self.seeds.numpy(f"{stream}/observation", replicate)
-        features = observe(seen, self._loading, self.observation_noise, rng)
+        if self.cell.tokens_per_sequence == 1:
+            now, following = states[:, -2], states[:, -1]
+            seen = states[:, -2 : -2 - self.window : -1].reshape(num_rows, -1)
+            features = observe(seen, self._loading, self.observation_noise, rng)
+        else:
+            now = states[:, self.window - 1 : -1].reshape(num_rows, -1)
+            following = states[:, self.window :].reshape(num_rows, -1)
+            # a token has the same noise in every row that sees it
+            tokens = self.hmm.observe(states[:, :-1], rng)
+            lags, entries = window_columns(self.cell.num_features, self.window)
+            ends = np.arange(self.window - 1, self.length)
+            features = tokens[:, ends[:, None] - lags, entries].reshape(num_rows, -1)
         return Rows(features, self.targets(now, following, stream, replicate))
 
     @cached_property
     def _loading(self) -> Float64[ndarray, "d Lq"]:
         """Feature i is entry i // L of the token i mod L steps back, so that the first p features see every token."""
         token_dim, state_dim = self.hmm.loading.shape
-        loading = np.zeros((token_dim, self._window, self._window, state_dim))
-        for lag in range(self._window):
+        loading = np.zeros((token_dim, self.window, self.window, state_dim))
+        for lag in range(self.window):
             loading[:, lag, lag] = self.hmm.loading
-        return loading.reshape(token_dim * self._window, -1)[: self.cell.num_features]
+        return loading.reshape(token_dim * self.window, -1)[: self.cell.num_features]
 
 
 class KalmanProblem(GaussianProblem):

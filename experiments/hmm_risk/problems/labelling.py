@@ -2,7 +2,8 @@
 
 The class of a sequence is argmax_c <w_c, A p(h_1 | tokens)>. A is applied as in their code, which does not invert it to
 go back in time. Some labellings give almost every sequence the same class, which leaves nothing to learn: they are
-drawn again, and how often is recorded.
+drawn again, and how often is recorded. Given all tokens, the class is certain; the best rule that sees the features
+only is not known.
 """
 
 # Letters: N sequences, S hidden states, k classes.

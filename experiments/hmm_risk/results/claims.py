@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 
+from lab.core.errors import RunError
 from lab.core.report.content import Claim, Entry, Findings, Verdict, share_verdict
 from lab.core.report.recorded import RecordedRun
 
@@ -47,13 +49,17 @@ def findings(run: RecordedRun) -> Findings:
     table, _ = run.summary
     curves = [] if table is None else _curves(table.columns, table.rows)
     figures = [path.stem for path in run.figures]
-    claims = list(_about_classes(curves) if any(curve.has("accuracy") for curve in curves) else _about_risk(curves))
+    faults: list[str] = []
+    if any(curve.has("accuracy") for curve in curves):
+        claims = list(_about_classes(curves))
+    else:
+        claims = list(_about_risk(curves, is_reference=_has_reference_only(run, faults)))
     keys = {"num_train": "rows", "replicates": "draws of the rows", "problems": "draws of the HMM", "num_test": "test"}
     design = {name: str(run.config[key]) for key, name in keys.items() if run.config.get(key) is not None}
     # the first figure is the one that the experiment is about
     if claims and figures:
         claims[0] = replace(claims[0], figure=figures[0])
-    return Findings(claims=claims, design=design)
+    return Findings(claims=claims, design=design, faults=faults)
 
 
 def _curves(columns: Sequence[str], rows: Sequence[Sequence[Entry]]) -> list[_Curve]:
@@ -76,8 +82,17 @@ def _number(entry: Entry) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _about_risk(curves: Sequence[_Curve]) -> Iterator[Claim]:
-    for about in (_peak, _exact, _asymptotic, _degenerate, _better_than_zero):
+def _has_reference_only(run: RecordedRun, faults: list[str]) -> bool:
+    """Whether theory is that of Gaussian features with the same second moments: no prediction for these data."""
+    try:
+        return any(row["gaussian_reference"] for row in run.table_rows(["gaussian_reference"]))
+    except RunError as error:
+        faults.append(str(error))
+        return False
+
+
+def _about_risk(curves: Sequence[_Curve], *, is_reference: bool) -> Iterator[Claim]:
+    for about in (_peak, _exact, partial(_asymptotic, is_reference=is_reference), _degenerate, _better_than_zero):
         claim = about(curves)
         if claim is not None:
             yield claim
@@ -110,9 +125,10 @@ def _exact(curves: Sequence[_Curve]) -> Claim | None:
     )
 
 
-def _asymptotic(curves: Sequence[_Curve]) -> Claim | None:
+def _asymptotic(curves: Sequence[_Curve], *, is_reference: bool) -> Claim | None:
     def judge(curve: _Curve) -> tuple[bool, str] | None:
-        places = curve.places("gamma", "excess", "theory")
+        # theory is of means
+        places = [place for place in curve.places("gamma", "excess", "theory") if curve.is_mean[place]]
         if len({_known(curve["gamma"], place) for place in places}) > 1:
             low, high = _NEAR_THRESHOLD
             places = [place for place in places if not low <= _known(curve["gamma"], place) <= high]
@@ -124,7 +140,8 @@ def _asymptotic(curves: Sequence[_Curve]) -> Claim | None:
         return (max(gaps) <= _CLOSE, f"largest distance {100 * max(gaps):.2g} %") if gaps else None
 
     low, high = _NEAR_THRESHOLD
-    statement = f"Random-matrix theory is within {100 * _CLOSE:.0f} % outside gamma {low:g} to {high:g}"
+    theory = "The theory of Gaussian features with the same moments" if is_reference else "Random-matrix theory"
+    statement = f"{theory} is within {100 * _CLOSE:.0f} % outside gamma {low:g} to {high:g}"
     return _judged(statement, curves, judge)
 
 

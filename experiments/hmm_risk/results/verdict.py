@@ -158,6 +158,8 @@ def _refusals(curve: Curve) -> list[str]:
     if "correction" not in curve.theory:
         return []
     corrections = curve.theory["correction"]
+    if np.isnan(curve.theory["excess_risk"][np.isnan(corrections)]).any():
+        return ["no theory of dependent rows whose start is not stationary; measured risks are exact"]
     refused = corrections > LARGEST_CORRECTION
     if not refused.any():
         return []

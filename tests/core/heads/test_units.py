@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy import ndarray
 
@@ -23,6 +23,7 @@ def population(unit: float) -> DensePopulation:
     return DensePopulation(np.eye(12) * unit * unit, np.ones((12, 1)) * unit, 20.0)
 
 
+@settings(max_examples=20)
 @given(exponent=st.floats(-150, 150), ridge=st.sampled_from([0.0, 0.1]))
 def test_risk_does_not_depend_on_the_unit_of_the_features(exponent: float, ridge: float) -> None:
     unit = 10.0**exponent
@@ -56,6 +57,7 @@ def test_a_unit_whose_square_is_no_number_is_named(unit: float) -> None:
         nested_risk(FEATURES * unit, population(1.0), WIDTHS, rtol=None)
 
 
+@settings(max_examples=20)
 @given(exponent=st.floats(-300, 300))
 def test_weights_of_a_head_scale_with_the_inverse_unit(exponent: float) -> None:
     targets, unit = np.ones((4, 2)), 10.0**exponent

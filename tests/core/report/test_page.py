@@ -32,6 +32,7 @@ def recorded(folder: Path, word: str = "a word", **config: Any) -> RecordedRun:
     figures = folder / "figures"
     figures.mkdir(parents=True)
     (figures / "risk.png").write_bytes(png())
+    (figures / "risk.txt").write_text(word)
     contents: dict[str, Any] = {
         "status": {"status": "finished", "title": word, "headline": word, "started": word},
         "config": {"title": word, "figures": ["risk"], word: word, **config},
@@ -50,7 +51,6 @@ def report(run: RecordedRun, word: str = "a word", study: str = "First study") -
             Claim(statement=f"claim {word}", verdict=Verdict.holds, evidence=word, figure="risk"),
             Claim(statement=f"other {word}", verdict=Verdict.fails, evidence=word, figure="risk"),
         ],
-        captions={"risk": word},
         pictures=[Picture(name=word, png=png(), alt=word, caption=word)],
         tables=[HeatMap(title=word, columns=["layer", word], rows=[[word, 0.1], ["b", 0.9], ["c", None]])],
         design={word: word},
@@ -147,8 +147,8 @@ def test_tables_are_copied_as_markdown_and_latex() -> None:
 def test_differences_group_runs_by_value() -> None:
     found = differences({"a": {"n": 1, "x": {"y": [1], "z": 2}}, "b": {"n": 1, "x": {"y": [2], "z": 2}}, "c": {"n": 1}})
     assert [(difference.key, difference.values) for difference in found] == [
-        ("x.y", {"[1]": ["a"], "[2]": ["b"], "not there": ["c"]}),
-        ("x.z", {"2": ["a", "b"], "not there": ["c"]}),
+        ("x.y", {"[1]": ["a"], "[2]": ["b"], '"absent"': ["c"]}),
+        ("x.z", {"2": ["a", "b"], '"absent"': ["c"]}),
     ]
     assert differences({"a": {"n": 1}}) == []
     (seeds,) = differences({name: {"seed": int(name == "b")} for name in "abcd"})

@@ -294,6 +294,12 @@ def test_the_minimum_norm_head_of_as_many_features_as_rows_has_infinite_risk():
     assert math.isinf(risk.variance)
 
 
+def test_there_is_no_theory_of_rows_with_different_distributions():
+    hmm = LinearGaussianHmm(0.5 * np.eye(2), np.eye(2), np.eye(2), 0.1, np.eye(2))
+    with pytest.raises(InputError, match=r"hmm\.initial_covariance is not stationary"):
+        dependent_risk(HmmTokenRows(hmm, 4), 2, num_train=8)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

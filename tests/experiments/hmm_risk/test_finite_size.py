@@ -50,7 +50,7 @@ def test_independent_rows_have_no_correction_but_their_own(width: int) -> None:
         assert first_correction(rows, width, num_train=NUM_TRAIN) < 1e-4
 
 
-@pytest.mark.parametrize("predicts_token", [False, True])
+@pytest.mark.parametrize("predicts_token", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_small_slow_state_is_refused_because_theory_is_wrong_there(predicts_token: bool) -> None:
     rows = HmmTokenRows(slow_hmm(1, 2), 50, predicts_token=predicts_token)
     assert first_correction(rows, 2, num_train=NUM_TRAIN) > LARGEST_CORRECTION
@@ -107,7 +107,7 @@ def test_theory_of_the_next_token_is_within_four_per_cent(kind: str, width: int,
     assert dependent_risk(rows, width, num_train=NUM_TRAIN, ridge=ridge).excess == pytest.approx(mean, rel=0.04)
 
 
-@pytest.mark.parametrize("width", [30, 150])
+@pytest.mark.parametrize("width", [30, pytest.param(150, marks=pytest.mark.slow)])
 def test_the_best_ridge_is_no_worse_than_its_neighbours(width: int) -> None:
     rows = HmmTokenRows(hmm_of(general_transition(6, 0.9, np.random.default_rng(3)), 150, np.random.default_rng(3)), 4)
     best = optimal_dependent_ridge(rows, width, num_train=100)

@@ -133,8 +133,20 @@ def test_gammas_that_are_one_width_are_said() -> None:
         ({"rank_tolerance": 1.0}, ["rank_tolerance=1.0"]),
         ({"tokens_per_sequence": 7}, ["tokens_per_sequence=7", "num_train=100", "divisor"]),
         (
-            {"tokens_per_sequence": 5, "hmm": LinearGaussianConfig(start=Start.identity)},
-            ["hmm.start=identity", "tokens_per_sequence=5", "stationary start"],
+            {
+                "tokens_per_sequence": 5,
+                "ridge": [0, "optimal"],
+                "hmm": LinearGaussianConfig(start=Start.identity),
+            },
+            ["ridge=optimal", "tokens_per_sequence=5", "stationary start only"],
+        ),
+        (
+            {
+                "tokens_per_sequence": 5,
+                "hmm": LinearGaussianConfig(start=Start.identity),
+                "representation": RepresentationConfig(name=RepresentationName.context_window, window=3),
+            },
+            ["representation=context_window", "tokens_per_sequence=5", "stationary start", "last_token"],
         ),
         (
             {"tokens_per_sequence": 5, "task": TaskConfig(name=TaskName.downstream_label)},

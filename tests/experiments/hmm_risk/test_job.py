@@ -1,6 +1,7 @@
 """A sweep gives the same numbers however it came to its end, and whatever else is in it."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lab.core.errors import RunError
+from lab.experiments.hmm_risk import pool
 from lab.experiments.hmm_risk.config import (
     DiscreteConfig,
     HmmRiskConfig,
@@ -67,6 +70,15 @@ def exact(rows: list[Row]) -> str:
 def measured(rows: list[Row], *keys: str) -> dict[tuple[Any, ...], tuple[float, ...]]:
     """Measured numbers by what they belong to."""
     return {tuple(row[key] for key in keys): tuple(row[name] for name in MEASURED) for row in rows}
+
+
+def test_workers_that_cannot_be_started_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", full)
+    with pytest.raises(RunError, match=r"workers cannot be started \(No space left .*workers=1 goes on without"):
+        table_of(problem(), workers=2)
 
 
 FIXED = LinearGaussianConfig(state_dim=8)
@@ -180,7 +192,7 @@ def test_without_draws_there_is_theory_alone(make: Callable[..., HmmRiskConfig])
 @pytest.mark.slow
 def test_the_interval_of_two_levels_holds_a_known_truth() -> None:
     """200 sweeps of 40 problems: mean and s.e. as they are printed, against the mean of the exact finite-n line."""
-    hmm = LinearGaussianConfig(transition=Transition.general, state_dim=3, state_noise=0.6)
+    hmm = LinearGaussianConfig(transition=Transition.general, state_dim=8, state_noise=0.6)
     settings: dict[str, Any] = {"hmm": hmm, "num_train": 30, "widths": [6], "ridge": [0.0]}
     theory = table_of(problem(**settings, replicates=0, problems=5000, seed=10**6))
     truth = float(np.mean([row["theory_exact"] for row in theory]))

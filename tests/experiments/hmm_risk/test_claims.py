@@ -1,0 +1,125 @@
+"""What a table of a sweep bears out, and what it does not."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lab.core.report.content import Verdict
+from lab.core.report.recorded import RecordedRun
+from lab.experiments.hmm_risk.results.claims import findings
+
+GAMMAS = (0.2, 0.5, 0.95, 1.0, 1.5, 3.0)
+PEAKED = (0.1, 0.4, 3.0, 50.0, 0.9, 0.6)
+
+
+def curve(excess: Sequence[float], label: str = "a", **columns: Any) -> dict[str, Any]:
+    """Columns of one curve of 100 rows."""
+    count = len(excess)
+    widths = [round(100 * gamma) for gamma in GAMMAS]
+    given = {"curve": [label] * count, "width": widths, "gamma": list(GAMMAS), "excess": list(excess)}
+    return {**given, "summary": ["mean"] * count, "s.e.": [0.01] * count, **columns}
+
+
+def run_of(folder: Path, *curves: dict[str, Any], reference: bool = False, **config: Any) -> RecordedRun:
+    names = list(dict.fromkeys(name for columns in curves for name in columns))
+    rows = [
+        [columns.get(name, [None] * len(columns["width"]))[place] for name in names]
+        for columns in curves
+        for place in range(len(columns["width"]))
+    ]
+    (folder / "figures").mkdir()
+    (folder / "figures" / "excess_risk.png").write_bytes(b"")
+    (folder / "summary.json").write_text(json.dumps({"columns": names, "rows": rows, "verdict": []}))
+    (folder / "config.json").write_text(json.dumps({"num_train": 100, "replicates": 20, "num_test": None, **config}))
+    pq.write_table(pa.table({"gaussian_reference": [reference]}), folder / "table.parquet")
+    return RecordedRun(folder, "run")
+
+
+def verdicts(run: RecordedRun) -> dict[str, tuple[Verdict, str]]:
+    found = findings(run)
+    assert list(found.faults) == []
+    return {claim.statement: (claim.verdict, claim.evidence) for claim in found.claims}
+
+
+def test_a_curve_that_peaks_at_p_equals_n(tmp_path: Path) -> None:
+    kind = ["mean", "mean", "mean", "median", "mean", "mean"]
+    spread = [None, None, None, 20.0, None, None]
+    found = verdicts(
+        run_of(
+            tmp_path, curve(PEAKED, summary=kind, **{"10 %": spread, "90 %": [2 * (x or 0) or None for x in spread]})
+        )
+    )
+    verdict, evidence = found["Excess risk is highest where there are as many features as rows (p = n)"]
+    assert verdict is Verdict.holds
+    assert "50 (median, 10 to 90 % of the draws 20 to 40), at gamma 1" in evidence
+    verdict, evidence = found["Below p = n the smallest model has the least excess risk (a degenerate descent)"]
+    assert (verdict, "p = 20 (0.1 ± 0.02)" in evidence) == (Verdict.holds, True)
+
+
+def test_one_of_two_curves_bears_a_claim_out(tmp_path: Path) -> None:
+    falling = curve((0.9, 0.5, 0.4, 0.3, 0.2, 0.1), "no peak")
+    found = verdicts(run_of(tmp_path, curve(PEAKED), falling))
+    verdict, evidence = found["Excess risk is highest where there are as many features as rows (p = n)"]
+    assert verdict is Verdict.partly
+    # what speaks against it first
+    assert evidence.startswith("True of 1 of 2 curves. no peak: its highest value, 0.9 ± 0.02, at gamma 0.2")
+
+
+def test_theory_is_compared_with_means_away_from_the_threshold(tmp_path: Path) -> None:
+    theory = [0.101, 0.39, 1.0, None, 0.9, 0.6]
+    statement = "Random-matrix theory is within 5 % outside gamma 0.8 to 1.25"
+    assert verdicts(run_of(tmp_path, curve(PEAKED, theory=theory)))[statement][0] is Verdict.holds
+
+
+def test_theory_of_other_data_is_called_so(tmp_path: Path) -> None:
+    run = run_of(tmp_path, curve(PEAKED, theory=[0.2, 0.4, 1.0, None, 0.9, 0.6]), reference=True)
+    statement = "The theory of Gaussian features with the same moments is within 5 % outside gamma 0.8 to 1.25"
+    assert verdicts(run)[statement] == (Verdict.fails, "True of 0 of 1 curves. a: largest distance 50 %.")
+
+
+def test_distances_from_the_exact_line_are_judged_together(tmp_path: Path) -> None:
+    statement = "Measured means agree with the exact risk for finite n"
+    columns = {"z": [1.0, -1.0, 0.5, None, -0.5, 1.0]}
+    (tmp_path / "near").mkdir()
+    verdict, evidence = verdicts(run_of(tmp_path / "near", curve(PEAKED, **columns)))[statement]
+    assert verdict is Verdict.holds
+    assert "root mean square 0.84 at 5 points" in evidence
+    (tmp_path / "far").mkdir()
+    columns = {"z": [3.0, -1.0, 0.5, None, -2.5, 1.0]}
+    verdict, evidence = verdicts(run_of(tmp_path / "far", curve(PEAKED, **columns)))[statement]
+    assert (verdict, "2 of them are beyond 2" in evidence) == (Verdict.fails, True)
+
+
+def test_a_head_worse_than_zero_is_said_to_be(tmp_path: Path) -> None:
+    run = run_of(tmp_path, curve(PEAKED, total=[1.01, 1.2, 4.0, 51.0, 1.5, 1.3], null=[1.0] * 6))
+    verdict, evidence = verdicts(run)["At its best width a head predicts better than zero"]
+    assert (verdict, "least total risk 1.01, of predicting zero 1" in evidence) == (Verdict.fails, True)
+
+
+def test_classes_are_compared_with_a_constant_guess(tmp_path: Path) -> None:
+    statement = "At its best width a head is right more often than the best constant guess"
+    accuracy = {"accuracy": [0.7, 0.75, 0.6, 0.6, 0.7, 0.7], "s.e.": [0.004] * 6}
+    for guess, expected in (
+        (0.755, Verdict.fails),
+        (0.6, Verdict.holds),
+        (0.745, Verdict.fails),
+        (None, Verdict.undecided),
+    ):
+        folder = tmp_path / str(guess)
+        folder.mkdir()
+        columns = curve(PEAKED, **accuracy, **{"constant accuracy": [guess] * 6})
+        del columns["excess"]
+        assert verdicts(run_of(folder, columns))[statement][0] is expected
+
+
+def test_a_run_without_a_table_has_no_claims_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"num_train": 10}')
+    run = RecordedRun(tmp_path, "run")
+    found = findings(run)
+    assert list(found.claims) == []
+    assert any("table.parquet" in fault for fault in found.faults)
+    assert any("summary.json" in fault for fault in run.faults)
