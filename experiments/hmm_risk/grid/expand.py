@@ -143,6 +143,13 @@ def _check_figure(name: str, spec: FigureSpec, cells: list[Cell]) -> None:
                 f"it draws {column}, which is not measured {f'for {cell.label}' if cell.label else 'here'}; "
                 f"choose figures of {', '.join(cell.quantities)}",
             )
+            has_theory = column.startswith("theory_") or f"theory_{column}" in cell.quantities
+            refuse_unless(
+                cell.replicates > 0 or has_theory,
+                "figures",
+                name,
+                f"it draws {column}, which has no theory, and replicates=0 draws nothing; raise that",
+            )
 
 
 def _grid_points(config: HmmRiskConfig) -> Iterator[GridPoint]:

@@ -143,7 +143,7 @@ def _measured(curve: Curve, quantity: str, title: str) -> dict[str, _Column]:
         title: curve.centre(quantity),
         **({} if end else {"summary": ["mean" if mean else "median" for mean in is_mean]}),
         f"s.e.{end}": np.where(is_mean, curve.standard_error[quantity], np.nan),
-        f"sd between{end}": np.where(is_mean, curve.between[quantity], np.nan),
+        f"s.d. between{end}": np.where(is_mean, curve.between[quantity], np.nan),
         # with one problem it is the standard error itself
         f"s.e. within{end}": np.where(is_mean & (curve.num_problems > 1), curve.within[quantity], np.nan),
         f"10 %{end}": np.where(is_mean, np.nan, curve.low[quantity]),

@@ -127,12 +127,15 @@ def _agreement(curve: Curve) -> list[str]:
         return []
     parts = []
     gamma = curve.x["gamma"]
-    for name, line in (("exact", "the exact finite-n line"), ("test", "test rows: the exact risk of each draw")):
+    for name, line in (
+        ("exact", "against the exact finite-n line"),
+        ("test", "on test rows, against the exact risk of each draw"),
+    ):
         z = curve.z.get(name, np.empty(0))
         if np.isfinite(z).any():
             place = int(np.nanargmax(np.abs(z)))
             parts.append(
-                f"against {line}, z has a root mean square of {root_mean_square([z]):.2f} over {np.isfinite(z).sum()} "
+                f"{line}, z has a root mean square of {root_mean_square([z]):.2f} over {np.isfinite(z).sum()} "
                 f"sizes, at most {abs(z[place]):.2f} (p = {curve.x['width'][place]:.0f})"
             )
     if curve.is_reference:

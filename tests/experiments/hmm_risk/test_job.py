@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lab.core.errors import RunError
+from lab.core.errors import ConfigError, RunError
 from lab.experiments.hmm_risk import pool
 from lab.experiments.hmm_risk.config import (
     DiscreteConfig,
@@ -31,6 +31,7 @@ from lab.experiments.hmm_risk.grid.expand import expand
 from lab.experiments.hmm_risk.grid.keys import shipped_keys
 from lab.experiments.hmm_risk.job import table_rows
 from lab.experiments.hmm_risk.pool import WorkerState, run_all
+from lab.experiments.hmm_risk.results.figure_spec import FigureSpec
 from lab.experiments.hmm_risk.results.report import summary_table
 from lab.experiments.hmm_risk.results.summary import curves
 from lab.experiments.hmm_risk.results.verdict import verdict
@@ -187,6 +188,14 @@ def test_without_draws_there_is_theory_alone(make: Callable[..., HmmRiskConfig])
     assert len(body) == len(rows)
     assert not {"excess", "s.e.", "bias", "total", "summary"} & set(columns)
     assert any("in theory" in sentence for sentence in verdict(lines, is_one_problem=False))
+
+
+def test_a_figure_of_what_has_no_theory_needs_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = FigureSpec(columns=("weight_norm",), draw=pytest.fail)
+    monkeypatch.setattr("lab.experiments.hmm_risk.grid.expand.figure", lambda name: spec)
+    assert expand(problem(figures=["norm"]))
+    with pytest.raises(ConfigError, match=r"figures=norm: it draws weight_norm, which has no theory"):
+        expand(problem(figures=["norm"], replicates=0))
 
 
 @pytest.mark.slow

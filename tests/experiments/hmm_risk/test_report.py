@@ -72,7 +72,7 @@ def test_numbers_are_numbers_in_full_precision_and_medians_are_marked_beside_the
         if name not in ("curve", "summary"):
             assert {type(entry) for entry in column} <= {float, int, type(None)}, name
     # one problem: nothing to say about others
-    assert not {"sd between", "s.e. within", "on test rows"} & set(found)
+    assert not {"s.d. between", "s.e. within", "on test rows"} & set(found)
 
 
 def test_the_exact_line_is_compared_by_z_problem_by_problem_and_the_asymptotic_one_where_there_is_none() -> None:
@@ -86,7 +86,7 @@ def test_the_exact_line_is_compared_by_z_problem_by_problem_and_the_asymptotic_o
     assert found["gap %"][0] == pytest.approx(100 * (2.15 / 2 - 1))
     assert found["z"][1] is None
     assert found["gap %"][1] == pytest.approx(100 * (0.5 / 0.4 - 1))
-    assert found["sd between"][0] > 1
+    assert found["s.d. between"][0] > 1
 
 
 def test_test_rows_are_compared_with_the_exact_risk_of_the_same_draw() -> None:
