@@ -1,6 +1,5 @@
 """Theory rows of one problem, at the widths of the grid and between them."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
@@ -28,10 +27,12 @@ def _between(work: CellWork, at_grid: Sequence[Theory]) -> list[Theory]:
     if not isinstance(work, IndependentRows) or len(work.cell.widths) == 1:
         return []
     cell = work.cell
+    # a search for the best strength at each width, each step of which solves for the risk of dependent rows
+    if cell.tokens_per_sequence > 1 and "optimal" in cell.ridge:
+        return []
 
     def theory_at(widths: Sequence[int]) -> list[Row]:
-        elsewhere = copy.copy(work)
-        elsewhere.cell = replace(cell, widths=tuple(widths))
+        elsewhere = type(work)(replace(cell, widths=tuple(widths)), work.problem, work.number)
         return [cast("Row", row) for row in elsewhere.theory()]
 
     found = rows_between(
