@@ -95,17 +95,9 @@ class RecordedRun:
         Raises:
             RunError: if there is no table, or it is damaged.
         """
-        import pyarrow as pa  # noqa: PLC0415 - a page about damaged runs needs none
-        import pyarrow.parquet as pq  # noqa: PLC0415
+        from lab.core.runs.parquet import read_table  # noqa: PLC0415 - a page about damaged runs needs none
 
-        path = self.directory / "table.parquet"
-        filters = [(name, "=" if not isinstance(value, list) else "in", value) for name, value in equal.items()]
-        try:
-            table = pq.read_table(path, columns=columns, partitioning=None, filters=filters or None)
-        except FileNotFoundError as error:
-            raise RunError(f"{path} is not there: the run has no table yet") from error
-        except (OSError, pa.ArrowException) as error:
-            raise RunError(f"{path} is damaged; resume={self.directory.name} writes it again") from error
+        table = read_table(self.directory, columns=columns, equal=equal)
         rows: list[dict[str, Any]] = table.to_pylist()
         return rows
 

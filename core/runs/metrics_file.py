@@ -59,7 +59,7 @@ class MetricsFile(Generic[Row]):
             self.rows.extend(read(file, found))  # type: ignore[arg-type]  # the study's: configurations agree
         if os.fstat(self._handle).st_size > found.size:
             os.ftruncate(self._handle, found.size)
-        self.crc, self.damaged = found.crc, found.damaged
+        self.crc, self.damaged, self._size = found.crc, found.damaged, found.size
 
     def damage(self) -> str | None:
         """Which lines were damaged, in words; None if none was."""
@@ -110,8 +110,11 @@ class MetricsFile(Generic[Row]):
             if written != len(lines):
                 os.write(self._handle, lines[written:])
         except OSError as error:
+            # a part of them may be there
+            self._size = os.fstat(self._handle).st_size
             raise as_run_error(error, self.path) from error
         self.crc = crc
+        self._size += len(lines)
 
     def flush(self) -> None:
         """Flush what was appended to disk: what is written afterwards may count on it.
@@ -141,7 +144,7 @@ class MetricsFile(Generic[Row]):
             raise as_run_error(error, self.path) from error
 
     def refuse_gone(self) -> None:
-        """Refuse to go on where the file is not the one that was opened: nothing is begun anew in the middle.
+        """Refuse to go on where the file is not as this process has left it: nothing is begun anew in the middle.
 
         Raises:
             RunError: naming it.
@@ -153,6 +156,11 @@ class MetricsFile(Generic[Row]):
             there = None
         if there is None or (there.st_ino, there.st_dev) != (ours.st_ino, ours.st_dev):
             raise RunError(f"{self.path} was deleted or replaced while the run went on; start the run again")
+        if ours.st_size != self._size:
+            raise RunError(
+                f"{self.path} was changed by another program while the run went on; "
+                f"resume={self.path.parent.name} keeps the rows that are whole"
+            )
 
     def close(self) -> None:
         """Close the file."""

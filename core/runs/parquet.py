@@ -13,6 +13,8 @@ from lab.core.errors import RunError
 from lab.core.runs.atomic_files import file_atomically, refuse_special, write_atomically
 
 _BLOCK = 50_000
+# a checksum for each page, which `read_table` compares: one wrong bit would be another number
+_CHECKED = {"write_page_checksum": True}
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -45,7 +47,7 @@ class _TableFile:
     def close(self) -> None:
         """Finish the file."""
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._file, self._schema)
+            self._writer = pq.ParquetWriter(self._file, self._schema, **_CHECKED)
         self._writer.close()
 
     def _write(self, table: pa.Table) -> None:
@@ -67,7 +69,7 @@ class _TableFile:
             self._file.seek(0)
             self._file.truncate()
         self._schema = schema
-        self._writer = pq.ParquetWriter(self._file, schema)
+        self._writer = pq.ParquetWriter(self._file, schema, **_CHECKED)
         for table in written:
             missing = [name for name in schema.names if name not in table.schema.names]
             for name in missing:
@@ -82,21 +84,40 @@ def write_columns(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
         RunError: if the disk is full or the folder cannot be written.
     """
     buffer = io.BytesIO()
-    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), buffer)
+    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), buffer, **_CHECKED)
     write_atomically(path, buffer.getvalue())
 
 
-def read_table(directory: Path, name: str = "table.parquet") -> pa.Table:
+def read_table(
+    directory: Path,
+    name: str = "table.parquet",
+    *,
+    columns: Sequence[str] | None = None,
+    equal: Mapping[str, object] | None = None,
+) -> pa.Table:
     """A table of a recorded run.
+
+    Args:
+        directory: of the run.
+        name: of the file.
+        columns: names; None for all.
+        equal: columns and the value that rows must have, or a list of values; None for all rows.
 
     Raises:
         RunError: if it is not there, or damaged.
     """
     path = directory / name
     refuse_special(path, RunError)
+    filters = [(key, "in" if isinstance(value, list) else "=", value) for key, value in (equal or {}).items()]
     try:
         # one file, also if the folder's name looks like a partition
-        return pq.read_table(path, partitioning=None)
+        return pq.read_table(
+            path,
+            columns=None if columns is None else list(columns),
+            partitioning=None,
+            filters=filters or None,
+            page_checksum_verification=True,
+        )
     except FileNotFoundError as error:
         raise RunError(f"{directory} has no table yet; resume={directory.name} goes on with it") from error
     except (OSError, pa.ArrowException) as error:

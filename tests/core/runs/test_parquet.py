@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.core.errors import RunError
+from lab.core.runs import parquet
 from lab.core.runs.parquet import write_columns, write_table
 from reference.parquet import read_table
 
@@ -43,3 +45,25 @@ def test_a_failed_write_leaves_the_old_table(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Could not convert"):
         write_columns(path, {"a": [1, 2, "text"]})
     assert read_table(path) == [{"a": 1}]
+
+
+def test_a_wrong_bit_is_no_other_number(tmp_path: Path) -> None:
+    write_table(tmp_path / "table.parquet", [{"width": n % 7, "risk": 1 / (n + 1)} for n in range(500)])
+    written = (tmp_path / "table.parquet").read_bytes()
+    expected = parquet.read_table(tmp_path)
+    # the names and types of the columns are at the end
+    end = len(written) - 8 - int.from_bytes(written[-8:-4], "little")
+    for place in range(0, end, 31):
+        damaged = bytearray(written)
+        damaged[place] ^= 1 << place % 8
+        (tmp_path / "table.parquet").write_bytes(damaged)
+        try:
+            assert parquet.read_table(tmp_path).equals(expected)
+        except RunError as error:
+            assert "is damaged" in str(error)  # noqa: PT017 - either will do
+
+
+def test_some_columns_of_some_rows(tmp_path: Path) -> None:
+    write_table(tmp_path / "table.parquet", [{"width": n, "risk": float(n)} for n in range(5)])
+    found = parquet.read_table(tmp_path, columns=["risk"], equal={"width": [1, 3]})
+    assert found.to_pylist() == [{"risk": 1.0}, {"risk": 3.0}]

@@ -326,19 +326,3 @@ def test_a_run_of_another_version_is_refused_in_one_line_and_left_as_it_is(tmp_p
     with pytest.raises(RunError, match=message), opened(tmp_path):
         pass
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:
-    def leave(*names: str) -> None:
-        for name in names:
-            (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "run" / name).write_text("half")
-
-    # before the run had begun, when the folder may hold runs of others
-    leave(".partial-1", "other/.partial-2")
-    with opened(tmp_path / "run") as run:
-        run.log(ROWS)
-    assert [path.name for path in (tmp_path / "run").rglob(".partial-*")] == [".partial-2"]
-    leave("figures/.partial-3")
-    with opened(tmp_path / "run"):
-        assert list((tmp_path / "run").rglob(".partial-*")) == []
