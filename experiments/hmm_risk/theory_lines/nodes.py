@@ -17,7 +17,7 @@ _TOLERANCE, _LEAST_TOLERANCE, _WIDTH_OF_FULL_TOLERANCE = 0.002, 0.0005, 100
 _PROBES = (1 / 3, 2 / 3)
 # nodes further apart than this factor are too few to judge by that
 _LARGEST_FACTOR = 2.0
-# work for nodes, in that of the grid, where it grows with the cube of the width
+# work for nodes, in that of the grid, where it is dear
 _MOST_WORK = 2
 # below this fraction of a column's largest value, nothing is drawn
 _NEGLIGIBLE = 1e-9
@@ -33,7 +33,7 @@ def rows_between(
     *,
     num_train: int,
     is_dependent: bool,
-    is_dense: bool = False,
+    cost: Callable[[int], int] | None = None,
     step: int = 1,
 ) -> list[Row]:
     """Theory rows at widths between those of the grid, as many as the line needs.
@@ -43,8 +43,8 @@ def rows_between(
         theory_at: the rows of other widths, for every ridge strength.
         num_train: n.
         is_dependent: whether several rows come from one sequence.
-        is_dense: whether theory at a width costs an eigendecomposition of that size. Then the nodes cost no more than
-            twice what those of the grid do: random directions make the line rough, and no number of nodes suffices.
+        cost: of theory at a width, in any unit, where it is dear: then the nodes cost no more than twice what those of
+            the grid do, and the line is as close as that makes it. None where it is cheap.
         step: widths are multiples of it.
     """
     found: dict[int, list[Row]] = {}
@@ -63,13 +63,14 @@ def rows_between(
         missing = [width for width in ends if min(grid) < width < max(grid) and width % step == 0 and width not in grid]
         if missing:
             evaluate(missing)
-    budget = _MOST_WORK * sum(width**3 for width in grid) if is_dense else math.inf
+    budget = math.inf if cost is None else _MOST_WORK * sum(cost(width) for width in grid)
+    cost = cost or (lambda _: 0)
     todo = _segments(sorted(found), num_train, has_pole=has_pole)
     while todo:
         probes = {segment: _probes(*segment, step) for segment in todo}
         todo = [segment for segment in todo if probes[segment]]
         # narrow models first: as many as there is work left for
-        spent = list(accumulate(sum(width**3 for width in probes[segment]) for segment in todo))
+        spent = list(accumulate(sum(cost(width) for width in probes[segment]) for segment in todo))
         todo = todo[: sum(cost <= budget for cost in spent)]
         budget -= spent[len(todo) - 1] if todo else 0
         known = [_known(found, *segment, num_train, is_dependent=is_dependent) for segment in todo]

@@ -1,12 +1,12 @@
 """The line of the theory between the dots, against the theory itself at every width."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lab.experiments.hmm_risk.cell_work import IndependentRows
 from lab.experiments.hmm_risk.config import (
     HmmRiskConfig,
     LinearGaussianConfig,
@@ -46,9 +46,10 @@ def rows_of(config: HmmRiskConfig) -> list[Row]:
 def theory_at_every_width(config: HmmRiskConfig, widths: np.ndarray, ridge: str, problem: int = 0) -> list[Any]:
     """Evaluated directly: nothing is interpolated."""
     (cell,) = expand(config)
-    work = copy.copy(build_work(cell, problem))
-    work.cell = replace(cell, widths=tuple(widths.tolist()))  # type: ignore[attr-defined]
-    return [row for row in work.theory() if row["ridge"] == ridge]
+    work = build_work(cell, problem)
+    assert isinstance(work, IndependentRows)
+    everywhere = type(work)(replace(cell, widths=tuple(widths.tolist())), work.problem, problem)
+    return [row for row in everywhere.theory() if row["ridge"] == ridge]
 
 
 def drawn(gamma: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -105,6 +106,13 @@ def test_lines_are_averaged_over_problems() -> None:
 def test_problems_without_lines_are_not_averaged_with_others() -> None:
     config = HmmRiskConfig(hmm=FIXED, num_train=20, widths=[5, 40], problems=2, replicates=2)
     rows = [row for row in rows_of(config) if row["kind"] == "theory" or row["problem"] == 0]
+    assert theory_lines(rows, expand(config)) == {}
+
+
+def test_a_search_at_every_width_is_not_made_for_a_line() -> None:
+    config = HmmRiskConfig(hmm=SYMMETRIC, **COARSE, tokens_per_sequence=5, ridge=["optimal"], replicates=2)
+    rows = rows_of(config)
+    assert [row["kind"] for row in rows] == ["theory"] * 5
     assert theory_lines(rows, expand(config)) == {}
 
 
