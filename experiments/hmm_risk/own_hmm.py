@@ -20,7 +20,7 @@ from lab.core import validation
 from lab.core.errors import ConfigError, InputError
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm, stable_transition
 from lab.core.hmm.random_models import DiscreteTables
-from lab.experiments.hmm_risk.config import SMALLEST_NOISE, DiscreteConfig, FileConfig, LinearGaussianConfig, Start
+from lab.experiments.hmm_risk.config import DiscreteConfig, FileConfig, LinearGaussianConfig, Start
 
 _GAUSSIAN = ("transition", "loading", "state_noise_covariance", "initial_covariance", "observation_noise")
 # what numpy and zipfile raise for contents that are no archive, a damaged one, or one of Python objects
@@ -168,13 +168,14 @@ def _discrete(config: FileConfig, arrays: dict[str, ndarray], digest: str) -> Ow
     )
 
 
-def check_states(own: OwnGaussian, num_tokens: int, observation_noise: float) -> None:
+def check_states(own: OwnGaussian, num_tokens: int, observation_noise: float, smallest: float) -> None:
     """Refuse states that leave float64, or beside which the noise of the features is rounding.
 
     Args:
         own: the model.
         num_tokens: read before the predicted one.
         observation_noise: of the problem.
+        smallest: the least noise, as a share of the size of the features.
 
     Raises:
         ConfigError: naming the file and the fix.
@@ -188,8 +189,8 @@ def check_states(own: OwnGaussian, num_tokens: int, observation_noise: float) ->
             f"hmm.path={own.path}: transition lets the state grow beyond what float64 can hold in {num_tokens} tokens; "
             "give fewer tokens, or a smaller transition"
         )
-    if observation_noise < SMALLEST_NOISE * size:
+    if observation_noise < smallest * size:
         raise ConfigError(
             f"observation_noise={observation_noise:g}: beside features of size {size:.3g} in hmm.path={own.path} risks "
-            f"are right to eight digits from {SMALLEST_NOISE * size:.3g}; give that or more"
+            f"are right to eight digits from {smallest * size:.3g}; give that or more"
         )

@@ -16,7 +16,8 @@ from numpy import ndarray
 from scipy import linalg
 from typing_extensions import override
 
-from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows
+from lab.experiments.hmm_risk.dependent_rows.mode_rows import ModeTokenRows
+from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows
 
 
 @dataclass(frozen=True, slots=True)

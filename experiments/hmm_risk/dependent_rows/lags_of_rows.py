@@ -1,7 +1,8 @@
 """Which lag covariances belong to which rows."""
 
 from lab.experiments.hmm_risk.dependent_rows.lags import Lags, ModeLags, StateLags
-from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows, TokenRows
+from lab.experiments.hmm_risk.dependent_rows.mode_rows import ModeTokenRows
+from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, TokenRows
 from lab.experiments.hmm_risk.dependent_rows.window_lags import WindowLags
 from lab.experiments.hmm_risk.dependent_rows.window_rows import WindowTokenRows
 

@@ -17,7 +17,8 @@ from lab.experiments.hmm_risk.config import TaskName
 from lab.experiments.hmm_risk.dependent_rows.asymptotic import dependent_risk, optimal_dependent_ridge
 from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
 from lab.experiments.hmm_risk.dependent_rows.finite_size import LARGEST_CORRECTION, first_correction
-from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows, TokenRows
+from lab.experiments.hmm_risk.dependent_rows.mode_rows import ModeTokenRows
+from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, TokenRows
 from lab.experiments.hmm_risk.dependent_rows.window_rows import WindowTokenRows
 from lab.experiments.hmm_risk.grid.cell import Cell
 from lab.experiments.hmm_risk.problems.gaussian import WindowProblem

@@ -19,7 +19,8 @@ from lab.core.hmm.random_models import (
 )
 from lab.experiments.hmm_risk.dependent_rows.asymptotic import dependent_risk
 from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
-from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows
+from lab.experiments.hmm_risk.dependent_rows.mode_rows import ModeTokenRows
+from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows
 from reference.gaussian_sequences import draw_sequences
 
 # An independent implementation's figures, printed to four digits: modes with decay from 0.05 to a, risk per output.

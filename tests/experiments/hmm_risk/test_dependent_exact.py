@@ -9,7 +9,8 @@ from lab.core.heads.population import ModePopulation
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm
 from lab.core.hmm.random_models import gaussian_loading, general_transition
 from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
-from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows
+from lab.experiments.hmm_risk.dependent_rows.mode_rows import ModeTokenRows
+from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows
 from reference.gaussian_sequences import draw_sequences
 
 NUM_SEQUENCES, LENGTH = 3, 4

@@ -8,7 +8,8 @@ from lab.core.hmm.random_models import gaussian_loading, general_transition, sym
 from lab.experiments.hmm_risk.dependent_rows.asymptotic import dependent_risk, optimal_dependent_ridge
 from lab.experiments.hmm_risk.dependent_rows.exact import dependent_risk_given_features
 from lab.experiments.hmm_risk.dependent_rows.finite_size import LARGEST_CORRECTION, first_correction
-from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows, ModeTokenRows
+from lab.experiments.hmm_risk.dependent_rows.mode_rows import ModeTokenRows
+from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows
 from reference.gaussian_sequences import draw_sequences
 
 NUM_TRAIN = 200
