@@ -232,19 +232,14 @@ def _check_own(cell: Cell, own: OwnGaussian) -> None:
             f"hmm.path={own.path}: loading has {num_rows} rows, and tokens of {asked} features are asked for; give "
             "smaller widths or gammas, or a loading with more rows"
         )
-    check_states(own, max(cell.context_length, cell.tokens_per_sequence), cell.observation_noise)
+    check_states(own, max(cell.context_length, cell.tokens_per_sequence), cell.observation_noise, _smallest_noise(cell))
 
 
 def _check_noise_beside_state(cell: Cell, hmm: LinearGaussianConfig) -> None:
     """Refuse noise that rounding of the features hides."""
     size = 1.0 if hmm.state_noise is None else hmm.state_noise / (1 - hmm.spectral_radius**2) ** 0.5
-    is_projected = cell.representation.size_map is SizeMap.random_projection
-    is_posterior_of_label = (
-        cell.representation.name is RepresentationName.kalman_state and cell.task.name is TaskName.downstream_label
-    )
-    # the first holds everywhere; the other two form sums in which the square of the noise is one term
-    share = SMALLEST_NOISE if not (is_projected or is_posterior_of_label) else SMALLEST_SUMMED_NOISE
-    where = "with a random projection, " if is_projected else "with a Kalman state, " if is_posterior_of_label else ""
+    share = _smallest_noise(cell)
+    where = "" if share == SMALLEST_NOISE else "with a random projection, or a label of a Kalman state, "
     refuse_unless(
         cell.observation_noise >= share * size * (1 - 1e-9),
         "observation_noise",
@@ -252,6 +247,15 @@ def _check_noise_beside_state(cell: Cell, hmm: LinearGaussianConfig) -> None:
         f"{where}risks are right to eight digits from {share:g} times the size of the state, here {share * size:.3g}; "
         "give that or more",
     )
+
+
+def _smallest_noise(cell: Cell) -> float:
+    """The least noise whose risks are right to eight digits, as a share of the size of the state."""
+    is_label = cell.task.name is TaskName.downstream_label
+    is_sum = cell.representation.size_map is SizeMap.random_projection or (
+        cell.representation.name is RepresentationName.kalman_state and is_label
+    )
+    return SMALLEST_SUMMED_NOISE if is_sum else SMALLEST_NOISE
 
 
 def _needs_noise(cell: Cell, what: str) -> None:
