@@ -119,6 +119,8 @@ def read_table(
             page_checksum_verification=True,
         )
     except FileNotFoundError as error:
-        raise RunError(f"{directory} has no table yet; resume={directory.name} goes on with it") from error
+        raise RunError(
+            f"{path} is not there: the run has no table yet; resume={directory.name} goes on with it"
+        ) from error
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error

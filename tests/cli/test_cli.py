@@ -70,13 +70,14 @@ def test_a_sweep_writes_one_directory_with_everything_in_it(
     assert names >= FILES
     listed = README.partition("| file | what it holds |")[2].partition("\n\n")[0]
     assert [name for name in names if f"`{name}" not in listed] == []
-    assert {path.suffix for path in (folder / "figures").iterdir()} == {".pdf", ".png", ".parquet"}
+    assert {path.suffix for path in (folder / "figures").iterdir()} == {".pdf", ".png", ".parquet", ".txt", ".tex"}
     assert json.loads((folder / "status.json").read_text())["status"] == "finished"
     assert json.loads((folder / "overrides.json").read_text()) == list(tiny)
     assert str(folder / "figures" / "excess_risk.png") in printed
     assert printed.splitlines()[-1] == str(folder)
-    # three widths, two replicates, and the theory of each width
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 9
+    kinds = [json.loads(line)["kind"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    # three widths, two replicates, and the theory of each width and between them
+    assert (kinds.count("theory"), kinds.count("measured"), kinds.count("between") > 0) == (3, 6, True)
     assert list(outputs.parent.iterdir()) == [outputs], "nothing is written beside the output folder"
 
 
@@ -209,7 +210,7 @@ REFUSED = {
     "unknown option in a sweep": (["hmm=orthogonal_modes,cyclic", "-m"], ["hmm/cyclic"]),
     "sweep without its flag": (["num_train=20,30"], ["num_train", "20,30"]),
     "resume of nothing": (["resume=20200101"], ["20200101", "lab runs"]),
-    "resume of an empty name": (["resume="], ["resume="]),
+    "resume of an empty name": (["resume="], ["an empty name", "lab runs"]),
 }
 
 
