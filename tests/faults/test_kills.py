@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,12 @@ pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("LAB_TEST_SEED", time.time_ns() % 10**9))
 KILLS = int(os.environ.get("LAB_TEST_KILLS", "9"))
+# Python's own process that watches over semaphores says that it was killed, and the one in its place that it knows none
+TRACKER = re.compile(
+    r"Traceback \(most recent call last\):\n"
+    r'  File "[^"]*/multiprocessing/resource_tracker\.py".*\n'
+    r"(?:  .*\n)*KeyError: .*"
+)
 # a command that is killed again and again is left alone in the end
 MOST_KILLS_A_RUN = 3
 
@@ -188,7 +195,7 @@ def test_a_command_that_is_killed_ends_like_one_that_is_not(
                 process.wait(timeout=seconds * draw.uniform(0.2, 1.0))
             kill(process, victim, draw)
             _, said = process.communicate(timeout=60)
-            assert "Traceback" not in said, said
+            assert "Traceback" not in TRACKER.sub("", said), said
             deadline = time.monotonic() + 20
             while members(process.pid):
                 assert time.monotonic() < deadline, f"processes outlive the command ({victim})"
