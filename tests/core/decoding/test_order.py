@@ -1,6 +1,6 @@
 """The order of steps: what may overlap in time never touches what another thread writes."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.core.decoding.instructions import Order
@@ -35,6 +35,7 @@ def test_a_step_is_not_joined_over_another() -> None:
     assert orders([(set(), {0}, 2), (set(), {1}, 2), ({0}, {2}, 2)]) == [Order.any_time, Order.any_time, Order.meeting]
 
 
+@settings(max_examples=50)
 @given(STEPS)
 def test_steps_that_may_overlap_have_nothing_to_do_with_each_other(steps: Steps) -> None:
     stages: list[list[tuple[set[int], set[int]]]] = []

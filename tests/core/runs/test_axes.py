@@ -8,7 +8,7 @@ from lab.core.runs.axes import plain_ticks, set_axes
 from lab.core.runs.recorded_study import AxesRequest
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.floats(-6, 6), st.floats(0.005, 9))
 @example(-0.0757, 0.025)
 @example(-2.1, 2.6)

@@ -39,6 +39,7 @@ def test_a_step_moves_weights_and_states() -> None:
     assert linear.work.updated_bytes >= 2 * 4 * sizes["num_layers"] * sizes["num_heads"] * sizes["head_dim"] ** 2
 
 
+@pytest.mark.slow
 def test_transformers_has_the_same_weights() -> None:
     pytest.importorskip("transformers")
     problem = DecodeProblem(_QUICK)
