@@ -125,7 +125,7 @@ def _unit(features: Float64[ndarray, "n d"]) -> float:
     _, exponent = np.frexp(largest)
     if abs(exponent) > _LARGEST_EXPONENT:
         raise InputError(
-            f"features contain {largest:.3g}, whose square is no number of float64; give features and population in "
+            f"features contain {largest:.3g}, whose square float64 cannot hold; give features and population in "
             "another unit"
         )
     return float(np.ldexp(1.0, exponent))

@@ -38,7 +38,7 @@ def find_run(name: str) -> Path:
         RunError: if there is none, or more than one.
     """
     if not name:
-        raise RunError("an empty name is no run; `lab runs` lists them")
+        raise RunError("the name of the run is empty; `lab runs` lists those there are")
     try:
         is_folder = Path(name).is_dir()
     except OSError as error:

@@ -20,11 +20,14 @@ from lab.core import validation
 from lab.core.errors import ConfigError, InputError
 from lab.core.hmm.linear_gaussian import LinearGaussianHmm, stable_transition
 from lab.core.hmm.random_models import DiscreteTables
+from lab.core.resources import refuse_too_large
+from lab.core.runs.atomic_files import refuse_special
 from lab.experiments.hmm_risk.config import DiscreteConfig, FileConfig, LinearGaussianConfig, Start
 
 _GAUSSIAN = ("transition", "loading", "state_noise_covariance", "initial_covariance", "observation_noise")
-# what numpy and zipfile raise for contents that are no archive, a damaged one, or one of Python objects
-_DAMAGE = (ValueError, EOFError, OSError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error)
+# what numpy and zipfile raise for other files, damaged ones, Python objects, and shapes beyond all memory
+_OF_NUMPY = (ValueError, EOFError, OSError, KeyError, NotImplementedError, MemoryError, OverflowError)
+_DAMAGE = (*_OF_NUMPY, zipfile.BadZipFile, zlib.error, struct.error)
 
 _DISCRETE = ("start", "transition", "emission")
 
@@ -69,9 +72,11 @@ def read_hmm(config: FileConfig) -> OwnGaussian | OwnDiscrete:
     Raises:
         ConfigError: naming file, key, value and fix, if the file cannot be read or holds no model.
     """
-    place = f"hmm.path={config.path}"
+    place, path = f"hmm.path={config.path}", Path(config.path).expanduser()
+    refuse_special(path, ConfigError)
     try:
-        content = Path(config.path).expanduser().read_bytes()
+        refuse_too_large(2 * path.stat().st_size, place, "give a smaller file")
+        content = path.read_bytes()
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ConfigError(f"{place}: cannot be read ({reason}); give an .npz file that numpy.savez wrote") from None
@@ -88,13 +93,17 @@ def read_hmm(config: FileConfig) -> OwnGaussian | OwnDiscrete:
 def _arrays(place: str, content: bytes) -> dict[str, ndarray]:
     hint = "write it with numpy.savez(FILE, transition=…)"
     try:
+        if zipfile.is_zipfile(io.BytesIO(content)):
+            with zipfile.ZipFile(io.BytesIO(content)) as compressed:
+                # a small file can hold arrays of any size
+                refuse_too_large(sum(part.file_size for part in compressed.infolist()), place, "give smaller arrays")
         archive = np.load(io.BytesIO(content), allow_pickle=False)
         if isinstance(archive, np.lib.npyio.NpzFile):
             with archive:
                 return {name: archive[name] for name in archive.files}
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"{place}: is no .npz file of numbers ({reason}); {hint}") from None
+        raise ConfigError(f"{place}: cannot be read as an .npz file of numbers ({reason}); {hint}") from None
     raise ConfigError(f"{place}: holds one array without a name; {hint}")
 
 

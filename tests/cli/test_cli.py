@@ -210,7 +210,7 @@ REFUSED = {
     "unknown option in a sweep": (["hmm=orthogonal_modes,cyclic", "-m"], ["hmm/cyclic"]),
     "sweep without its flag": (["num_train=20,30"], ["num_train", "20,30"]),
     "resume of nothing": (["resume=20200101"], ["20200101", "lab runs"]),
-    "resume of an empty name": (["resume="], ["an empty name", "lab runs"]),
+    "resume of an empty name": (["resume="], ["is empty", "lab runs"]),
 }
 
 

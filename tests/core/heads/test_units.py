@@ -53,7 +53,7 @@ def test_the_variance_is_that_of_the_pseudo_inverse() -> None:
 
 @pytest.mark.parametrize("unit", [1e-160, 1e155, 1e300])
 def test_a_unit_whose_square_is_no_number_is_named(unit: float) -> None:
-    with pytest.raises(InputError, match=r"features contain \S+, whose square is no number of float64"):
+    with pytest.raises(InputError, match=r"features contain \S+, whose square float64 cannot hold"):
         nested_risk(FEATURES * unit, population(1.0), WIDTHS, rtol=None)
 
 

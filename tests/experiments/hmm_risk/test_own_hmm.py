@@ -1,12 +1,16 @@
 """A model from a file is the one that numpy wrote; a file that holds none is refused in one line."""
 
+import io
+import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lab.core import resources
 from lab.core.errors import ConfigError
 from lab.experiments.hmm_risk.config import (
     FileConfig,
@@ -186,15 +190,37 @@ def test_a_file_without_arrays_is_named(tmp_path: Path) -> None:
     contents = {"empty": b"", "text": b"transition = 3", "cut": whole[: len(whole) // 2], "pickle": pickle.dumps(3)}
     for content in contents.values():
         path.write_bytes(content)
-        with pytest.raises(ConfigError, match=r"own\.npz: is no .npz file of numbers"):
+        with pytest.raises(ConfigError, match=r"own\.npz: cannot be read as an .npz file of numbers"):
             expand(config(str(path)))
     # one flipped byte inside an array: the checksum of the archive tells
     path.write_bytes(whole[:300] + bytes([whole[300] ^ 255]) + whole[301:])
     with pytest.raises(ConfigError, match=r"own\.npz: "):
         expand(config(str(path)))
     np.savez(path, **(GAUSSIAN | {"transition": np.array([[{}]], dtype=object)}))
-    with pytest.raises(ConfigError, match=r"is no .npz file of numbers \(Object arrays cannot be loaded"):
+    with pytest.raises(ConfigError, match=r"npz file of numbers \(Object arrays cannot be loaded"):
         expand(config(str(path)))
     np.save(tmp_path / "one.npy", np.eye(3))
     with pytest.raises(ConfigError, match=r"one\.npy: holds one array without a name"):
         expand(config(str(tmp_path / "one.npy")))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "own.npz")
+    with pytest.raises(ConfigError, match="it is a pipe; give a file"):
+        expand(config(str(tmp_path / "own.npz")))
+
+
+def test_arrays_beyond_the_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, GAUSSIAN)
+    monkeypatch.setattr(resources, "available_memory", lambda: 2 * Path(path).stat().st_size - 1)
+    with pytest.raises(ConfigError, match=r"hmm\.path=\S+own\.npz: needs about .* give a smaller file"):
+        expand(config(path))
+    # a header that claims more than there is, or than any machine has
+    for shape in ((10**6, 10**7), (10**9, 10**10)):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
+            archive.writestr("transition.npy", header.getvalue())
+        monkeypatch.undo()
+        with pytest.raises(ConfigError, match=r"bomb\.npz: cannot be read as an \.npz file of numbers"):
+            expand(config(str(tmp_path / "bomb.npz")))
