@@ -35,6 +35,8 @@ _COMPOSING = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--
 _QUIET = "--quiet"
 _QUIET_LOGS = ("hydra.job_logging.root.level=WARNING", "hydra.hydra_logging.root.level=WARNING")
 
+# what the loader of shared libraries says
+_NO_ROOM_FOR_LIBRARY = ("failed to map segment from shared object", "cannot allocate memory", "Cannot allocate memory")
 # of pipes between processes of lab
 _BETWEEN_PROCESSES = (errno.EPIPE, errno.ECONNRESET)
 
@@ -139,6 +141,8 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, MemoryError):
         reason = str(error) or "an allocation failed"
         return f"out of memory: {reason}; lower workers, sizes or batch_size, and resume=RUN goes on"
+    if isinstance(error, ImportError) and any(words in str(error) for words in _NO_ROOM_FOR_LIBRARY):
+        return f"out of memory while libraries were loaded ({error}); raise ulimit -v, or free some"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return "no further thread can be started here; lower workers and threads, or raise ulimit -u"
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
