@@ -146,6 +146,7 @@ class Run(Generic[Row]):
         # written last: a run killed before this point starts over
         if is_other:
             self._write("config.json", _dump(config))
+        self._config = _dump(config)
 
     def _refuse_other_config(self, path: Path, config: Mapping[str, object]) -> bool:
         """Whether a configuration differs from the recorded one, in keys in which it may."""
@@ -203,6 +204,9 @@ class Run(Generic[Row]):
 
     def _end(self, kind: type[BaseException] | None, error: BaseException | None) -> None:
         self._file.flush()
+        if not (self.directory / "config.json").exists():
+            say(f"{self.directory / 'config.json'} was deleted while the run went on; it is written again")
+            self._write("config.json", self._config)
         self._status |= {"rows": len(self.rows), "crc32": self._file.crc}
         if kind is None:
             self._write_status("finished")

@@ -44,3 +44,14 @@ def test_metrics_that_another_program_changes_end_the_run(tmp_path: Path, added:
         change_and_go_on()
     with opened(tmp_path) as run:
         assert list(run.rows) == ([] if added is None else ROWS)
+
+
+def test_a_configuration_that_is_deleted_while_the_run_goes_on_is_written_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(tmp_path) as run:
+        run.log(ROWS)
+        before = (tmp_path / "config.json").read_bytes()
+        (tmp_path / "config.json").unlink()
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert "config.json was deleted while the run went on; it is written again" in capsys.readouterr().err
