@@ -22,6 +22,9 @@ FRESH = [command for command in COMMANDS if "venv" in command]
 _FEW = " ".join(f"stage_{stage}.{key}" for stage in (1, 2, 3, "teacher") for key in ("steps=4", "batch_size=4"))
 _LITTLE = " ".join(f"evaluation.{key}" for key in ("num_batches=1", "batch_size=4", "num_validation_batches=1"))
 SHORTER = {
+    # ten minutes even so: several of them draw many problems. Two are typed as it types them.
+    "lab hmm-risk sweep experiment=hmm_risk/all": "--cfg job && lab hmm-risk sweep -m "
+    "+experiment/hmm_risk=f01_headline,f04_total_risk replicates=2 workers=1",
     "lab hmm-risk sweep": "replicates=2 workers=1",
     "lab distill": f"threads=1 {_FEW} {_LITTLE}",
     "lab bench": "--quick --repeats 1",
