@@ -87,7 +87,7 @@ class RecordedStudy(Protocol):
         """Draw a figure of one or several runs; None if they hold nothing that it shows.
 
         Raises:
-            LabError: if a table is missing or damaged, or a curve was asked for that there is not.
+            LabError: if a table is missing or damaged, or a curve that was asked for does not exist.
         """
         ...
 

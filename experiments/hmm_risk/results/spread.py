@@ -2,7 +2,7 @@
 
 With K problems the standard error of the grand mean is the standard deviation of the K problem means, divided by
 sqrt(K). It holds both levels, however they are distributed: the means are independent and identically distributed. With
-one problem it is that of its draws, and says nothing about other problems.
+one problem it is that of its draws alone: the spread between problems is not in it.
 """
 
 # Letters: k points, K problems, R draws of the rows of each.

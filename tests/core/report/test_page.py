@@ -1,4 +1,4 @@
-"""The page of a report: whole without a network, valid, accessible, and nothing of a run is markup in it."""
+"""The page of a report: complete without a network, valid, accessible, and text from a run is escaped."""
 
 import base64
 import io
