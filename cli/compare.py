@@ -13,7 +13,7 @@ from lab.cli.run_data import write_json
 from lab.core.errors import ConfigError
 from lab.core.printable import printable
 from lab.core.runs.compare import Difference, differing_keys, paired
-from lab.core.runs.json_files import json_object_or_none
+from lab.core.runs.json_files import json_object_if_there
 from lab.core.streams import printed
 from lab.experiments.spec import Experiment
 
@@ -178,7 +178,8 @@ def _short(value: object) -> str:
 
 
 def _verdict(run: "LabelledRun") -> list[str]:
-    summary = json_object_or_none(run.directory / "summary.json") or {}
+    hint = f"resume={run.directory.name} writes it again"
+    summary = json_object_if_there(run.directory / "summary.json", hint=hint) or {}
     lines = summary.get("verdict")
     return [str(line) for line in lines] if isinstance(lines, list) else []
 

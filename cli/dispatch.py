@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.cli.cluster.in_a_job import own_directories, refuse_several_processes, refuse_several_tasks
+from lab.cli.cluster.slurm_queue import jobs_of_a_sweep
 from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
-from lab.cli.in_a_job import own_directories, refuse_several_processes, refuse_several_tasks
-from lab.cli.override_errors import explain_failure, unreachable_key
+from lab.cli.override_errors import explain_failure, refuse_taken_as_bools, unreachable_key
 from lab.cli.resume import refuse_links, resumed
-from lab.cli.slurm_queue import jobs_of_a_sweep
 from lab.core.errors import ConfigError, LabError
 from lab.core.runs.atomic_files import WRITING_ERRORS, as_run_error
 from lab.core.runs.early_signals import INTERRUPTED, send_held
@@ -53,7 +53,7 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
         _refuse_no_working_folder()
         _load(experiment.register)()
         is_quiet = _QUIET in arguments
-        overrides, flags = _split(resumed([word for word in arguments if word != _QUIET], study=experiment))
+        overrides, flags = _parsed(experiment, [word for word in arguments if word != _QUIET])
         _refuse_odd_places()
         if not flags or flags == ["--multirun"]:
             _check_every_point(experiment, overrides, is_multirun=bool(flags))
@@ -90,11 +90,17 @@ def check_command(experiment: Experiment, arguments: Sequence[str]) -> None:
     _load(experiment.register)()
     if _QUIET in arguments:
         raise ConfigError(f"{_QUIET}: a job runs a command as it stands; leave the flag out")
-    overrides, flags = _split(resumed(arguments, study=experiment))
+    overrides, flags = _parsed(experiment, arguments)
     _refuse_odd_places()
     if flags not in ([], ["--multirun"]):
         raise ConfigError(f"{flags[0]}: a job runs a command as it stands; leave the flag out")
     _check_every_point(experiment, overrides, is_multirun=bool(flags))
+
+
+def _parsed(experiment: Experiment, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides, those of a run that is resumed included, and Hydra's flags."""
+    words = arguments if experiment.words is None else experiment.words(arguments)
+    return _split(resumed(words, study=experiment))
 
 
 def _refuse_no_working_folder() -> None:
@@ -256,9 +262,11 @@ def _composed(config: str, overrides: Sequence[str], **options: bool) -> Any:
     from hydra import compose
 
     try:
-        return compose(config, overrides=list(overrides), **options)
+        composed = compose(config, overrides=list(overrides), **options)
     except Exception as error:
         raise ConfigError(explain_failure(config, overrides, error)) from error
+    refuse_taken_as_bools(overrides, composed)
+    return composed
 
 
 def _sweep_axes(overrides: Sequence[str]) -> tuple[list[str], list[list[str]]]:

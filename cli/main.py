@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from lab import experiments as studies
-from lab.cli import compare, plot
-from lab.cli.help import EXPERIMENTS, MACHINE, MODELS, RESULTS, SectionedGroup, command_with_help
-from lab.cli.slurm import HELP as SLURM_HELP
+from lab.cli import compare, data, models, plot, track
+from lab.cli.cluster.script import HELP as SLURM_HELP
+from lab.cli.help import EXPERIMENTS, MACHINE, RESULTS, SectionedGroup, command_with_help
 from lab.core.errors import ConfigError
 from lab.core.streams import printed, steady_streams
 from lab.experiments.spec import Experiment
@@ -32,13 +32,6 @@ _HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 # of tokens or rounds, as in lab.core.ranges
 _MOST = 10**9
-_LARGEST_SEED = 2**63 - 1
-
-# which student of a run
-_STAGE_HELP = "Use the student after this stage; 0 is the untrained one. By default the last finished stage."
-_Stage = Annotated[int | None, typer.Option(min=0, max=3, help=_STAGE_HELP)]
-_Variant = Annotated[str | None, typer.Option(help="Label of the student, if the run trained several variants.")]
-_Replicate = Annotated[int, typer.Option(min=0, help="Number of the replicate, if the run trained several.")]
 
 _REPORT = """Write one HTML page about runs: claims, figures and numbers.
 
@@ -51,32 +44,6 @@ report in the same place is replaced; any other file is left alone, and the comm
 Examples:
   lab report RUN
   lab report outputs/reference/hmm_risk/* -o first-study.html
-"""
-
-_EXPORT = """Write a distilled student as a checkpoint folder.
-
-The folder has the layout of mmMamba's release: config.json records the kind of every layer, the weights are stored as
-safetensors, and the tokenizer is copied from the teacher. Students of text-only models are stored in the layout of
-Llama. If the export fails, no folder is left. `lab generate` and `lab distill from_run=FOLDER` load it.
-
-\b
-Examples:
-  lab export RUN mmmamba-tiny
-  lab export RUN mmmamba-tiny-stage-2 --stage 2
-  lab export RUN kept-softmax --variant head_stacked_2
-"""
-
-_GENERATE = """Generate an answer to a prompt, optionally about images.
-
-Images are tiled and the prompt is formatted as in training. The last line on standard error reports the speed and the
-memory of each kind of layer: a state of constant size for linear-time layers, a cache that grows with the text for
-attention.
-
-\b
-Examples:
-  lab generate shipped --prompt "How many pictures show a bag?" --image a.png
-  lab generate RUN --prompt "<image> <image> Same?" --image a --image b
-  lab generate mmmamba-tiny --prompt "How many?" --temperature 0.7 --top-p 0.9
 """
 
 app = typer.Typer(
@@ -160,77 +127,8 @@ def report(
         write_report(runs, output, found_experiments())
 
 
-@app.command(help=_EXPORT, rich_help_panel=MODELS)
-def export(
-    run: Annotated[str, typer.Argument(help="A run of `lab distill`: its directory, or the end of its name.")],
-    dest: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
-    stage: _Stage = None,
-    variant: _Variant = None,
-    replicate: _Replicate = 0,
-) -> None:
-    """Write a distilled student as a checkpoint folder."""
-    from lab.cli.dispatch import one_line_errors
-
-    with one_line_errors():
-        sources = importlib.import_module("lab.experiments.distill.sources")
-        written = importlib.import_module("lab.experiments.distill.export").main(
-            run, dest, sources.StudentSelector(stage, variant, replicate)
-        )
-    print(written)
-
-
-@app.command(help=_GENERATE, rich_help_panel=MODELS)
-def generate(
-    model: Annotated[str, typer.Argument(help="The model: a checkpoint folder, a GGUF file, a run, or `shipped`.")],
-    prompt: Annotated[str, typer.Option(help="The prompt; <image> marks where an image belongs.")],
-    image: Annotated[
-        list[Path] | None,
-        typer.Option(help="Path of an image; repeat for several, in the order of the marks."),
-    ] = None,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 means greedy decoding.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(help="Sample from the k most likely tokens only.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample from the most likely tokens up to this total.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Random seed for sampling.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=_MOST, help="Maximum number of new tokens.")] = 256,
-    system: Annotated[str | None, typer.Option(help="System message; by default the one used in training.")] = None,
-    max_tiles: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Maximum tiles per image; by default as trained.")
-    ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Use the prompt as it is, without the chat template.")] = False,
-    stage: _Stage = None,
-    variant: _Variant = None,
-    replicate: _Replicate = 0,
-    precision: Annotated[
-        str | None, typer.Option(help="Precision: bfloat16, float32 or float64; by default as stored.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Device: cpu, cuda, or auto (cuda if there is a GPU).")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads; by default one per core.")] = None,
-    products: Annotated[
-        str, typer.Option(help="What computes linear layers: torch, onednn, native, or auto (the fastest).")
-    ] = "auto",
-    json: Annotated[Path | None, typer.Option(help="Also write answer and measurements to this JSON file.")] = None,
-) -> None:
-    """Generate an answer to a prompt."""
-    from lab.cli.dispatch import one_line_errors
-
-    with one_line_errors(), printed(is_also_written=json is not None):
-        distill = importlib.import_module("lab.experiments.distill.generate")
-        request = distill.Request(
-            model=model,
-            selector=distill.StudentSelector(stage, variant, replicate),
-            prompt=prompt,
-            images=image or [],
-            is_raw=raw,
-            system=system,
-            max_tiles=max_tiles,
-            sampling=distill.SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p),
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-            precision=precision,
-            device=device,
-            products=products,
-        )
-        distill.main(request, threads=threads, json_path=json)
+track.add(app)
+models.add(app)
 
 
 @app.command(rich_help_panel=MACHINE)
@@ -251,12 +149,27 @@ def doctor(
 
 @app.command(rich_help_panel=MACHINE)
 def bench(
-    name: Annotated[str, typer.Argument(help="What to time: hmm-risk, products, decode, ssd, delta-rule or distill.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="What to time: hmm-risk, probe, products, decode, long-context, answer-speed, ssd, delta-rule or "
+            "distill."
+        ),
+    ],
     repeats: Annotated[
         int, typer.Option(min=1, max=_MOST, help="Number of rounds; each round times every candidate once.")
     ] = 7,
     quick: Annotated[bool, typer.Option("--quick", help="Use small sizes, to check that everything runs.")] = False,
     json: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file, with figures.")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Model of long-context, answer-speed: a name in conf/teacher or a folder."),
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="For long-context, answer-speed: bfloat16 or float32.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="For long-context, answer-speed: number of layers, if fewer.")
+    ] = None,
+    lengths: Annotated[str | None, typer.Option(help="For long-context: tokens in the cache, as in 1K,103K.")] = None,
 ) -> None:
     """Time lab's solvers, operators and training steps against peers.
 
@@ -265,8 +178,10 @@ def bench(
     from lab.cli.dispatch import one_line_errors
 
     with one_line_errors(), printed(is_also_written=json is not None):
+        given = {"teacher": teacher, "precision": precision, "layers": layers, "lengths": lengths}
+        options = {key: value for key, value in given.items() if value is not None}
         run = importlib.import_module("lab.experiments.bench.run")
-        run.main(name, repeats=repeats, quick=quick, json_path=json)
+        run.main(name, repeats=repeats, quick=quick, json_path=json, options=options)
 
 
 @app.command(rich_help_panel=MACHINE)
@@ -305,8 +220,8 @@ def _add(experiment: Experiment) -> None:
 
 
 def _slurm_script(ctx: typer.Context) -> None:
+    from lab.cli.cluster.script import script
     from lab.cli.dispatch import one_line_errors
-    from lab.cli.slurm import script
 
     with one_line_errors():
         typer.echo(script(ctx.args, found_experiments()), nl=False)
@@ -316,6 +231,7 @@ for _experiment in found_experiments():
     _add(_experiment)
 for _command in (plot, compare):
     _command.add(app, found_experiments)
+data.add(app)
 _slurm = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(_slurm, name="slurm", help="Job scripts for Slurm.", rich_help_panel=MACHINE)
 _slurm.command("script", help=SLURM_HELP, context_settings=_HYDRA)(_slurm_script)

@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from lab.cli.hydra_errors import first_line, hydra_message
-from lab.core.hydra_schema import did_you_mean
+from lab.core.hydra_schema import did_you_mean, refuse_taken_as_bool
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -63,6 +63,26 @@ def unreachable_key(config: str, overrides: Sequence[str]) -> str | None:
             return message
         applied.append(override)
     return None
+
+
+def refuse_taken_as_bools(overrides: Sequence[str], composed: "DictConfig") -> None:
+    """Refuse overrides of which OmegaConf has made true or false, although they are neither.
+
+    Args:
+        overrides: what was composed; none of them is a sweep.
+        composed: the result.
+
+    Raises:
+        ConfigError: naming the first such key.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key, value = override.key_or_group, override.value()
+        is_interpolation = isinstance(value, str) and "${" in value
+        if not (override.is_delete() or is_interpolation):
+            refuse_taken_as_bool(value, OmegaConf.select(composed, key), key)
 
 
 def _options(group: str) -> list[str]:
@@ -143,7 +163,8 @@ def _end_of(tree: "DictConfig", key: str, *, has_keys: bool) -> tuple[str, Any, 
     for i, part in enumerate(parts):
         path, here = ".".join(parts[:i]), ".".join(parts[: i + 1])
         if isinstance(node, ListConfig):
-            return None if part.isdigit() and int(part) < len(node) and here == key else (path, node, here)
+            is_place = part in map(str, range(len(node)))
+            return None if is_place and here == key else (path, node, here)
         if not isinstance(node, DictConfig):
             return path, node, path if node is None else here
         # a list: `in` denies keys whose value is missing

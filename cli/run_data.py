@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.core.errors import RunError
 from lab.core.runs.find import find_run, run_directories
-from lab.core.runs.json_files import finite, json_object_or_none, read_json_object
+from lab.core.runs.json_files import finite, json_object_if_there, read_json_object
 
 
 def write_json(content: object) -> None:
@@ -65,14 +65,15 @@ def _content(directory: Path) -> dict[str, Any]:
 
     hint = "if this is not a run, `lab runs` lists them"
     status = read_json_object(directory / "status.json", hint=hint)
-    summary = json_object_or_none(directory / "summary.json") or {}
+    again = f"resume={directory.name} writes it again"
+    summary = json_object_if_there(directory / "summary.json", hint=again) or {}
     return {
         "run": str(directory),
         **{key: status.get(key) for key in ("status", "started", "updated", "title", "headline")},
         "verdict": summary.get("verdict", []),
         "summary": _summary(summary),
-        "config": json_object_or_none(directory / "config.json"),
-        "provenance": json_object_or_none(directory / "provenance.json"),
+        "config": json_object_if_there(directory / "config.json", hint="put it back from a copy"),
+        "provenance": json_object_if_there(directory / "provenance.json", hint=again),
         "table": read_table(directory).to_pylist(),
     }
 

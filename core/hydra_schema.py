@@ -42,11 +42,33 @@ def with_overrides(config: Config, overrides: object, *, label: str) -> Config:
     try:
         combined = OmegaConf.merge(OmegaConf.structured(config), overrides)
         assert isinstance(combined, DictConfig), "both are mappings"
+        refuse_taken_as_bool(overrides, combined, label)
         merged = to_object(combined, label)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{label}: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, type(config)), "a merge keeps the schema"
     return merged
+
+
+def refuse_taken_as_bool(given: object, composed: object, key: str) -> None:
+    """Refuse numbers and words that OmegaConf takes as true or false, such as qk_norm=3.
+
+    Args:
+        given: a value or nested mapping, as it was typed.
+        composed: what OmegaConf has made of it.
+        key: its full key.
+
+    Raises:
+        ConfigError: naming the first such key.
+    """
+    from omegaconf import DictConfig, OmegaConf  # noqa: PLC0415
+
+    if isinstance(given, dict) and isinstance(composed, DictConfig):
+        for name, part in given.items():
+            if name in composed and not OmegaConf.is_interpolation(composed, name):
+                refuse_taken_as_bool(part, composed[name], f"{key}.{name}")
+    elif isinstance(composed, bool) and str(given).lower() != str(composed).lower():
+        raise ConfigError(f"{key}={given} must be true or false; write {key}={str(composed).lower()}")
 
 
 def register_options_resolver() -> None:

@@ -114,7 +114,7 @@ def _of_control_groups() -> Iterator[int | None]:
 
 def _room(group: Path, limit: str, usage: str, cached: str) -> int | None:
     most, used = _text(group / limit).strip(), _text(group / usage).strip()
-    if not most.isdigit() or not used.isdigit():
+    if not most.isdecimal() or not used.isdecimal():
         return None
     return max(0, int(most) - int(used) + (_entry(group / "memory.stat", cached, unit=1) or 0))
 

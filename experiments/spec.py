@@ -1,7 +1,7 @@
 """Description of an experiment for the command line, available before heavy imports."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -24,6 +24,8 @@ class Experiment:
         findings: "module:function" that returns what a report says of a `RecordedRun`.
         summary: a sentence that fits into the list of commands.
         help: returns what `--help` prints: the summary, groups, keys, examples. It may read files.
+        words: turns a command line with words that are neither overrides nor flags into one without; None if there are
+            no such words.
         grows, free: keys that may be others beside `resume=RUN`; see `core.runs.record.Extension`.
         recorded: "module:object" that draws and lists recorded runs; see `core.runs.recorded_study.RecordedStudy`.
     """
@@ -38,6 +40,7 @@ class Experiment:
     findings: str
     summary: str
     help: Callable[[], str]
+    words: Callable[[Sequence[str]], list[str]] | None = None
     grows: frozenset[str] = frozenset()
     free: frozenset[str] = frozenset()
 

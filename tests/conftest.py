@@ -21,6 +21,9 @@ from hydra.plugins.config_source import ConfigResult
 # before numpy or torch is imported: with more threads a busy machine is many times slower
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
+# a slow machine is not to add lines to what tests read
+os.environ["LAB_PROGRESS_EVERY"] = "1e9"
+import drawn  # noqa: E402 - before processes that have to draw the same are started
 import shape_checks  # noqa: E402 - loads numpy
 
 # modules and tests are loaded, which leaves no garbage worth a search
@@ -59,6 +62,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
     gc.enable()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what draws the same cases again."""
+    terminalreporter.write_line("LAB_TEST_CASES=all" if drawn.ALL else f"LAB_TEST_SEED={drawn.SEED}")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -109,17 +117,14 @@ def command_server() -> "Iterator[subprocess.Popen[str]]":
         yield server
 
 
-@pytest.fixture
-def lab(
-    outputs: Path,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    command_server: "subprocess.Popen[str]",
+@pytest.fixture(scope="session")
+def forked_lab(
+    tmp_path_factory: pytest.TempPathFactory, command_server: "subprocess.Popen[str]"
 ) -> Callable[..., Finished]:
-    """Run the command in a process of its own, in an empty folder unless told otherwise."""
+    """Run the command in a forked process, in the folder `cwd`."""
     streams = tmp_path_factory.mktemp("streams")
 
-    def run(*arguments: str, cwd: Path = tmp_path, env: Mapping[str, str] | None = None) -> Finished:
+    def run(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> Finished:
         out, err = streams / "out", streams / "err"
         for path in (out, err):
             path.write_text("")
@@ -129,10 +134,22 @@ def lab(
         assert asked is not None
         assert answered is not None
         print(json.dumps(request), file=asked, flush=True)
-        is_over, _, _ = select.select([answered], [], [], 300)
+        # seconds, on a machine that has nothing else to do
+        is_over, _, _ = select.select([answered], [], [], 1200)
         if not is_over:
             command_server.kill()
+            pytest.fail(f"lab {' '.join(arguments)} does not end; {err.read_text()}")
         return Finished(int(answered.readline().split()[0]), out.read_text(), err.read_text())
+
+    return run
+
+
+@pytest.fixture
+def lab(outputs: Path, tmp_path: Path, forked_lab: Callable[..., Finished]) -> Callable[..., Finished]:
+    """Run the command in a forked process, in an empty folder unless told otherwise."""
+
+    def run(*arguments: str, cwd: Path = tmp_path, env: Mapping[str, str] | None = None) -> Finished:
+        return forked_lab(*arguments, cwd=cwd, env=env)
 
     return run
 

@@ -10,12 +10,16 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("cli", "conf", "core", "experiments")
 MAX_LINES = 350
 
-# what each room may import from `lab`; a study may also import itself, and the bench the studies that it times
+# what each room may import from `lab`; a study may also import itself, the bench the studies that it times, and an
+# evaluation the models of a distillation
 ALLOWED = {
     "core": ("lab.core",),
     "experiments": ("lab.core", "lab.experiments.key_help", "lab.experiments.spec"),
     "cli": ("lab.cli", "lab.core", "lab.experiments"),
     "conf": (),
+}
+OF_OTHERS = {"bench": ("lab.experiments",), "eval": ("lab.experiments.distill", "lab.experiments.eval")} | {
+    "probe": ("lab.experiments.distill", "lab.experiments.probe")
 }
 HEAVY = ("numpy", "scipy", "torch", "hydra", "omegaconf", "matplotlib", "pyarrow")
 KERNELS = {
@@ -80,7 +84,7 @@ def test_imports_go_one_way() -> None:
         room, *rest = path.relative_to(ROOT).parts
         allowed = ALLOWED[room]
         if room == "experiments" and len(rest) > 1:
-            allowed += ("lab.experiments",) if rest[0] == "bench" else (f"lab.experiments.{rest[0]}",)
+            allowed += OF_OTHERS.get(rest[0], (f"lab.experiments.{rest[0]}",))
         ours = [name for name in imported(tree_of(path)) if is_within(name, ("lab", *ROOMS))]
         # cli/main.py lists the studies from the package itself
         allowed_here = (*allowed, "lab.experiments") if room == "cli" else allowed

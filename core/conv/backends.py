@@ -2,6 +2,7 @@
 
 import torch
 
+from lab.core.conv import native
 from lab.core.operators.backends import (
     Backend,
     function,
@@ -22,7 +23,7 @@ def _why_no_causal_conv1d(device: torch.device, dtype: torch.dtype | None) -> st
 OPERATORS: dict[str, tuple[Backend, ...]] = {
     "causal_conv": (
         Backend("causal_conv1d", _why_no_causal_conv1d, function("lab.core.conv.causal_conv", "conv_cuda")),
-        Backend("portable", runs_everywhere, function("lab.core.conv.blocks", "conv_portable")),
+        Backend("portable", runs_everywhere, function("lab.core.conv.blocks", "conv_portable"), native.SOURCE),
         Backend("reference", runs_everywhere, function("lab.core.conv.causal_conv", "conv_reference")),
     ),
     "causal_conv_step": (

@@ -8,46 +8,53 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor
 
+from lab.core.data.bad_samples import LeftOut
 from lab.core.data.sample import Answer, BatchArrays
 
-# Letters: N tiles, S side of a tile in pixels, B samples, T tokens of the language model, E tokens of the embedding.
+# Letters: N tiles, S side of a tile in pixels, C samples, B rows, T tokens of the language model, E tokens of the
+# embedding.
 
 # mean and standard deviation of ImageNet's colours, which all public checkpoints normalise with
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded samples.
+    """Samples: one a row and padded on the right, or packed, behind each other in one row.
 
     Attributes:
         pixel_values: tiles of all samples, in the order of their tokens.
-        embedding_ids: what the embedding reads, padded on the right with id 0.
-        llm_ids: what the language model reads, padded in the same way.
+        embedding_ids: what the embedding reads; padding has id 0.
+        llm_ids: what the language model reads, likewise.
         labels: `llm_ids` at answer positions, `IGNORED` elsewhere; not shifted.
         embedding_lengths: tokens of each sample in `embedding_ids`.
         llm_lengths: tokens of each sample in `llm_ids` and `labels`.
         answers: positions of the answers in `llm_ids`.
+        left_out: samples that were left out on the way to these.
+        is_packed: whether the samples are packed.
     """
 
     pixel_values: Float[Tensor, "N 3 S S"]
     embedding_ids: Int64[Tensor, "B E"]
     llm_ids: Int64[Tensor, "B T"]
     labels: Int64[Tensor, "B T"]
-    embedding_lengths: Int64[Tensor, " B"]
-    llm_lengths: Int64[Tensor, " B"]
+    embedding_lengths: Int64[Tensor, " C"]
+    llm_lengths: Int64[Tensor, " C"]
     answers: tuple[Answer, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    is_packed: bool = False
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on a device."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "answers"}
+        others = ("answers", "left_out", "is_packed")
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in others}
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 def normalize(tiles: UInt8[ndarray, "N S S 3"]) -> Float32[Tensor, "N 3 S S"]:
     """Scale pixels to [0, 1] and normalise them with ImageNet's mean and standard deviation."""
-    mean, std = torch.tensor(_MEAN), torch.tensor(_STD)
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
     pixels = torch.tensor(tiles, dtype=torch.float32)
     return (pixels.div_(255).sub_(mean).div_(std)).permute(0, 3, 1, 2).contiguous()
 
@@ -62,6 +69,8 @@ def to_tensors(arrays: BatchArrays) -> Batch:
         torch.from_numpy(arrays.embedding_lengths),
         torch.from_numpy(arrays.llm_lengths),
         arrays.answers,
+        arrays.left_out,
+        arrays.is_packed,
     )
 
 

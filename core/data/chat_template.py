@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
+from lab.core.data.bad_samples import BadSample, Reason
 from lab.core.data.prompt_format import (
     IMAGE_CONTEXT,
     IMAGE_END,
@@ -70,16 +71,16 @@ def encode_conversation(
         InputError: if there are no turns, more marks than pictures or the reverse, or a mark in an answer.
     """
     questions = _with_marks(turns, len(tiles_per_image))
-    pieces = [_turn("system", prompt_format.system)]
+    pieces = [written_turn("system", prompt_format.system)]
     for i, turn in enumerate(turns):
-        pieces.append(_turn("assistant", turn) if i % 2 else _turn("user", questions[i // 2]))
+        pieces.append(written_turn("assistant", turn) if i % 2 else written_turn("user", questions[i // 2]))
     ids = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     answers = []
-    header = tokenizer.encode(_header("assistant"))
+    header = tokenizer.encode(turn_header("assistant"))
     for i, piece in enumerate(pieces):
         piece_ids = tokenizer.encode(piece)
         if i and i % 2 == 0:
-            answers.append((len(ids) + _common_prefix(header, piece_ids), len(ids) + len(piece_ids)))
+            answers.append((len(ids) + common_prefix(header, piece_ids), len(ids) + len(piece_ids)))
         ids += piece_ids
     if len(turns) % 2:
         ids += header
@@ -121,23 +122,29 @@ def _with_marks(turns: Sequence[str], num_images: int) -> list[str]:
         questions[0] = f"{IMAGE_MARK}\n{questions[0]}"
         num_marks = 1
     if num_marks > num_images:
-        raise InputError(f"{num_marks} {IMAGE_MARK} marks but {num_images} images; remove marks or give more images")
+        raise BadSample(
+            f"{num_marks} {IMAGE_MARK} marks but {num_images} images; remove marks or give more images",
+            Reason.too_many_marks,
+        )
     if num_marks < num_images:
-        raise InputError(
-            f"{num_images} images but {num_marks} {IMAGE_MARK} marks; write a mark where each image belongs"
+        raise BadSample(
+            f"{num_images} images but {num_marks} {IMAGE_MARK} marks; write a mark where each image belongs",
+            Reason.too_few_marks,
         )
     return [question.replace(IMAGE_MARK, IMAGE_START + IMAGE_CONTEXT + IMAGE_END) for question in questions]
 
 
-def _header(role: str) -> str:
+def turn_header(role: str) -> str:
+    """How the turn of `system`, `user` or `assistant` begins."""
     return f"{TURN_START}{role}\n"
 
 
-def _turn(role: str, text: str) -> str:
-    return f"{_header(role)}{text}{TURN_END}"
+def written_turn(role: str, text: str) -> str:
+    """A whole turn."""
+    return f"{turn_header(role)}{text}{TURN_END}"
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """Length of the common beginning: a token that joins header and answer belongs to the answer."""
     for i, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:

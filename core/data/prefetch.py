@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from multiprocessing.connection import Connection, Pipe
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +16,7 @@ from lab.core.data.batch import Batch, to_tensors
 from lab.core.data.prefetch_worker import Made, Order
 from lab.core.data.stream import Stream
 from lab.core.errors import RunError
+from lab.core.processes import Patience
 from lab.core.runs.signals import blocked
 
 # batches that wait in this process; one more is in the making, and on their way are as many as a socket holds: one, or
@@ -132,7 +133,16 @@ class _Worker:
 
     def take(self) -> Made | RunError:
         """What was made next; waits for it."""
-        made = self._made.get()
+        made, patience = None, Patience()
+        while made is None:
+            try:
+                made = self._made.get(timeout=patience.seconds)
+            except Empty:
+                if patience.lost([self._process.pid]) is not None:
+                    made = RunError(
+                        f"the process that makes the batches ({self._process.pid}) was stopped and does not go on; "
+                        f"resume=RUN starts another, or {_FIX}"
+                    )
         self._free.release()
         return made
 

@@ -8,6 +8,8 @@ from lab.core.errors import ConfigError
 TURN_START, TURN_END = "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_CONTEXT, IMAGE_END = "<img>", "<IMG_CONTEXT>", "</img>"
 IMAGE_TOKENS = (IMAGE_START, IMAGE_CONTEXT, IMAGE_END)
+# of an image; public models use 12 to 40
+MOST_TILES = 256
 # what a user writes where an image belongs
 IMAGE_MARK = "<image>"
 
@@ -25,6 +27,8 @@ class PromptFormat:
         reads_every_patch: whether the embedding reads every patch, and patches are merged behind it (pixel shuffle
             `post`), not in front.
         max_tiles: most tiles of an image, the thumbnail not counted.
+        has_images: whether the model reads images; a text model's conversations are written by the chat template of
+            its tokenizer.
     """
 
     system: str = ""
@@ -33,6 +37,7 @@ class PromptFormat:
     shuffle_factor: int = 2
     reads_every_patch: bool = False
     max_tiles: int = 12
+    has_images: bool = True
 
     def __post_init__(self) -> None:
         if any(token in self.system for token in (*IMAGE_TOKENS, IMAGE_MARK)):

@@ -5,11 +5,14 @@ the latter, such as `<IMG_CONTEXT>`, stand in `added_tokens.json` and `tokenizer
 vocabulary in a GGUF file what `tokenizer.json` would hold.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lab.core.data.jinja_chat import JinjaChat, chat_of_folder, end_of_text
 from lab.core.errors import CheckpointError, InputError
 from lab.core.runs.atomic_files import write_atomically
 from lab.core.runs.json_files import read_json_object
@@ -33,6 +36,19 @@ class JsonTokenizer:
         # the library raises Exception itself
         except Exception as error:
             raise CheckpointError(f"{path} is no tokenizer ({_first_line(error)}); copy it again") from None
+        self.chat = chat_of_folder(path.parent)
+        self._end = end_of_text(path.parent)
+
+    @property
+    def eos_id(self) -> int | None:
+        """The id of the token that the files call the end of a text, if they name one."""
+        index: int | None = None if self._end is None else self._tokenizer.token_to_id(self._end)
+        return index
+
+    @property
+    def digest(self) -> str:
+        """See `Fingerprinted`."""
+        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     @property
     def bos_id(self) -> int | None:
@@ -77,15 +93,19 @@ class GgufTokenizer(JsonTokenizer):
         # a process that makes samples does without torch, which models need
         from lab.core.models.gguf import read_gguf_tokenizer  # noqa: PLC0415
 
-        self._tokenizer = read_gguf_tokenizer(path)
+        self._tokenizer, template, tokens = read_gguf_tokenizer(path)
+        self.chat = None if template is None else JinjaChat(template, tokens, path.name)
+        self._end = dict(tokens).get("eos_token")
 
     def write(self, folder: Path) -> None:
-        """Write it as the `tokenizer.json` that `JsonTokenizer` reads.
+        """Write it as the `tokenizer.json` that `JsonTokenizer` reads, with its chat template.
 
         Raises:
             RunError: if the disk is full or cannot be written.
         """
         write_atomically(folder / "tokenizer.json", self._tokenizer.to_str())
+        if self.chat is not None:
+            self.chat.write(folder)
 
 
 class SentencePieceTokenizer:
@@ -107,11 +127,20 @@ class SentencePieceTokenizer:
             raise CheckpointError(f"{path} is no sentencepiece model ({_first_line(error)}); copy it again") from None
         settings = _object_if_there(path.with_name("tokenizer_config.json"))
         self.bos_id: int | None = self._model.bos_id() if settings.get("add_bos_token", True) else None
+        # the library's word for none is -1
+        self.eos_id: int | None = self._model.eos_id() if self._model.eos_id() >= 0 else None
+        self.chat = chat_of_folder(path.parent)
         self._added = _added_tokens(path.parent, settings)
         self._names = {index: token for token, index in self._added.items()}
         # the longest first, so that no token hides another that begins with it
         longest_first = sorted(self._added, key=len, reverse=True)
         self._splitter = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if self._added else None
+
+    @property
+    def digest(self) -> str:
+        """See `Fingerprinted`."""
+        added = json.dumps(sorted(self._added.items())).encode()
+        return hashlib.sha256(self._model.serialized_model_proto() + added).hexdigest()
 
     def __len__(self) -> int:
         """Ids up to the last that has a text, added tokens included."""

@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from numpy import ndarray
 
+from lab.core.data.bad_samples import LeftOut
 from lab.core.data.chat_template import IGNORED, Conversation
 
-# Letters: N tiles, S side of a tile in pixels, B samples, T tokens of the language model, E tokens of the embedding.
+# Letters: N tiles, S side of a tile in pixels, C samples, B rows, T tokens of the language model, E tokens of the
+# embedding.
 
 PADDING_ID = 0
 
@@ -39,15 +41,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class BatchArrays:
-    """Padded samples as arrays; see `Batch`, which has the pixels normalised."""
+    """Padded or packed samples as arrays; see `Batch`, which has the pixels normalised."""
 
     tiles: UInt8[ndarray, "N S S 3"]
     embedding_ids: Int64[ndarray, "B E"]
     llm_ids: Int64[ndarray, "B T"]
     labels: Int64[ndarray, "B T"]
-    embedding_lengths: Int64[ndarray, " B"]
-    llm_lengths: Int64[ndarray, " B"]
+    embedding_lengths: Int64[ndarray, " C"]
+    llm_lengths: Int64[ndarray, " C"]
     answers: tuple[Answer, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    is_packed: bool = False
 
 
 def is_held_out(key: bytes, share: float) -> bool:
@@ -56,8 +60,8 @@ def is_held_out(key: bytes, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2**64
 
 
-def pad(samples: Sequence[Sample]) -> BatchArrays:
-    """Some samples, padded on the right to the longest."""
+def pad(samples: Sequence[Sample], left_out: Sequence[LeftOut] = ()) -> BatchArrays:
+    """Some samples, padded on the right to the longest, and those that were left out on the way to them."""
     conversations = [sample.conversation for sample in samples]
     answers = tuple(
         Answer(row, start, stop, kind)
@@ -72,6 +76,29 @@ def pad(samples: Sequence[Sample]) -> BatchArrays:
         np.array([len(conversation.embedding_ids) for conversation in conversations], np.int64),
         np.array([len(conversation.llm_ids) for conversation in conversations], np.int64),
         answers,
+        tuple(left_out),
+    )
+
+
+def pack(samples: Sequence[Sample], left_out: Sequence[LeftOut] = ()) -> BatchArrays:
+    """Some samples behind each other in one row, and those that were left out on the way to them."""
+    conversations = [sample.conversation for sample in samples]
+    firsts = np.cumsum([0, *(len(conversation.llm_ids) for conversation in conversations)]).tolist()
+    answers = tuple(
+        Answer(0, first + start, first + stop, kind)
+        for first, sample in zip(firsts, samples, strict=False)
+        for (start, stop), kind in zip(sample.conversation.answers, sample.kinds, strict=True)
+    )
+    return BatchArrays(
+        np.concatenate([sample.tiles for sample in samples]),
+        np.concatenate([conversation.embedding_ids for conversation in conversations], dtype=np.int64)[None],
+        np.concatenate([conversation.llm_ids for conversation in conversations], dtype=np.int64)[None],
+        np.concatenate([conversation.labels for conversation in conversations], dtype=np.int64)[None],
+        np.array([len(conversation.embedding_ids) for conversation in conversations], np.int64),
+        np.array([len(conversation.llm_ids) for conversation in conversations], np.int64),
+        answers,
+        tuple(left_out),
+        is_packed=True,
     )
 
 

@@ -1,7 +1,7 @@
 """An endless, shuffled stream of batches that can be resumed exactly.
 
-The order depends only on the seed. A sample that is broken, or longer than the model can read, is skipped: it is
-counted and logged.
+The order depends only on the seed. A sample that is broken, or longer than the model can read, is left out and comes
+with the next batch as a note about it; or it is refused.
 """
 
 import logging
@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Int64
 from numpy import ndarray
 
-from lab.core.data.sample import BatchArrays, Sample, pad
+from lab.core.data.bad_samples import BadSample, LeftOut, OnBadSample, Place, Placed, Reason, reason_of
+from lab.core.data.sample import BatchArrays, Sample, pack, pad
 from lab.core.errors import CheckpointError, InputError
 from lab.core.runs.random_streams import Seeds
 from lab.core.validation import whole_number
@@ -64,7 +65,16 @@ class Stream:
     source is read in order of its indices.
     """
 
-    def __init__(self, source: Source, *, batch_size: int, max_length: int, seed: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        max_length: int,
+        seed: int,
+        on_bad_sample: OnBadSample = OnBadSample.skip,
+        is_packed: bool = False,
+    ) -> None:
         """Begin at the first sample.
 
         Args:
@@ -72,6 +82,8 @@ class Stream:
             batch_size: samples in a batch.
             max_length: maximum number of tokens of a sample, in the longer of its two sequences.
             seed: random seed of the order.
+            on_bad_sample: what is done about a sample that cannot be used.
+            is_packed: whether the samples of a batch are packed into one row instead of padded.
 
         Raises:
             InputError: if a number is out of range.
@@ -79,16 +91,16 @@ class Stream:
         self._source = source
         self._batch_size = whole_number("batch_size", batch_size)
         self._max_length = whole_number("max_length", max_length)
+        self._on_bad_sample = on_bad_sample
+        self._collate = pack if is_packed else pad
         self._seeds = Seeds(seed)
         self._num_samples = len(source) if isinstance(source, FiniteSource) else None
         self._order: tuple[int, Int64[ndarray, " n"]] | None = None
-        self._state = {"position": 0, "num_broken": 0, "num_too_long": 0}
-        # why the last sample was skipped
-        self._reason = ""
+        self._state = {"position": 0, "num_left_out": 0}
 
     @property
     def state(self) -> dict[str, int]:
-        """Number of samples read since the beginning, and how many of them were skipped as broken or too long."""
+        """Number of samples read since the beginning, and how many of them were left out."""
         return dict(self._state)
 
     def restore(self, state: dict[str, int]) -> None:
@@ -117,37 +129,31 @@ class Stream:
         """The next usable samples as arrays, for a process that does without torch.
 
         Raises:
-            InputError: if none of a whole epoch, or of ten batches of an endless source, can be used.
+            InputError: if none of a whole epoch, or of ten batches of an endless source, can be used; or for the first
+                that cannot, if they are to be refused.
         """
         samples: list[Sample] = []
+        left_out: list[LeftOut] = []
         patience = self._num_samples or 10 * self._batch_size
-        num_left_out = 0
+        num_in_a_row = 0
         while len(samples) < self._batch_size:
-            sample = self._next_sample()
-            num_left_out = 0 if sample is not None else num_left_out + 1
-            if sample is not None:
-                samples.append(sample)
-            elif num_left_out >= patience:
-                raise InputError(f"none of {num_left_out} samples in a row can be used; the last: {self._reason}")
-        return pad(samples)
-
-    def _next_sample(self) -> Sample | None:
-        index = self._index(self._state["position"])
-        self._state["position"] += 1
-        try:
-            sample = self._source[index]
-        except InputError as error:
-            self._state["num_broken"] += 1
-            self._reason = str(error)
-            _log.warning("sample left out: %s", error)
-            return None
-        length = max(len(sample.conversation.llm_ids), len(sample.conversation.embedding_ids))
-        if length > self._max_length:
-            self._state["num_too_long"] += 1
-            self._reason = f"it has {length} tokens, more than max_length={self._max_length}; raise that, or shorten it"
-            _log.info("sample %d left out: %d tokens, more than %d", index, length, self._max_length)
-            return None
-        return sample
+            index = self._index(self._state["position"])
+            self._state["position"] += 1
+            try:
+                samples.append(usable_sample(self._source, index, max_length=self._max_length))
+                num_in_a_row = 0
+            except InputError as error:
+                if self._on_bad_sample is OnBadSample.refuse:
+                    raise refusal(error) from None
+                self._state["num_left_out"] += 1
+                num_in_a_row += 1
+                left_out.append(LeftOut(place_of(self._source, index), reason_of(error), str(error)))
+                _log.debug("sample left out: %s", error)
+                if num_in_a_row >= patience:
+                    raise InputError(
+                        f"none of {num_in_a_row} samples in a row can be used; the last: {error}"
+                    ) from None
+        return self._collate(samples, left_out)
 
     def _index(self, position: int) -> int:
         if self._num_samples is None:
@@ -157,3 +163,30 @@ class Stream:
             order = self._seeds.numpy("order of samples", epoch).permutation(self._num_samples)
             self._order = (epoch, np.asarray(order, dtype=np.int64))
         return int(self._order[1][place])
+
+
+def usable_sample(source: Source, index: int, *, max_length: int) -> Sample:
+    """Sample `index` of a source.
+
+    Raises:
+        InputError: if it is broken, or has more than `max_length` tokens in the longer of its two sequences.
+    """
+    sample = source[index]
+    length = max(len(sample.conversation.llm_ids), len(sample.conversation.embedding_ids))
+    if length > max_length:
+        raise BadSample(
+            f"{place_of(source, index)}: it has {length} tokens, more than max_length={max_length}; raise that, or "
+            "shorten it",
+            Reason.too_long,
+        )
+    return sample
+
+
+def refusal(error: InputError) -> BadSample:
+    """The error about a sample that is to be refused, with what else can be done about it."""
+    return BadSample(f"{error}; or leave such samples out with data.on_bad_sample=skip", reason_of(error))
+
+
+def place_of(source: Source, index: int) -> Place:
+    """Where sample `index` of a source is."""
+    return source.place(index) if isinstance(source, Placed) else Place("", index + 1)

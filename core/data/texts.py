@@ -4,30 +4,36 @@ Without a folder, the text is documentation that comes with Python: the topics o
 reference, and the docstrings of the standard library.
 """
 
-import ast
-import sysconfig
-from collections.abc import Iterator
+import hashlib
 from dataclasses import dataclass
-from functools import cache
+from enum import Enum
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from numpy import ndarray
 
 from lab.core.data.chat_template import IGNORED, Conversation
-from lab.core.data.sample import Sample, is_held_out
+from lab.core.data.documents import digest_of, documents_in, documents_of_python, files_of
+from lab.core.data.sample import Sample
 from lab.core.data.source_spec import SourceRequest, SourceSpec
 from lab.core.data.stream import SPLITS
+from lab.core.data.token_cache import TokenStore, token_store
 from lab.core.errors import InputError
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.core.tokenizer import Tokenizer
 from lab.core.validation import number_in_unit_interval
 
-# Letters: n pieces, T tokens of a piece, S side of a tile in pixels.
+# Letters: n documents, T tokens of a piece, S side of a tile in pixels.
 
-_SUFFIXES = frozenset({".md", ".rst", ".txt"})
 _KIND = "next token"
+
+
+class SplitBy(Enum):
+    """What is held out: whole documents, chosen by a hash, or the end of the text."""
+
+    document = "document"
+    position = "position"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,11 +41,15 @@ class TextConfig:
     """Where the text comes from, how it is cut, and how much of it is held out."""
 
     folder: Path | None = None
-    """A folder whose *.txt, *.md and *.rst files are read recursively; null: documentation that comes with Python."""
+    """A file, or a folder whose *.txt, *.md, *.rst, *.jsonl and *.parquet files are read recursively; null:
+    documentation that comes with Python."""
     piece_length: int = 128
     """T, tokens of a sample."""
     held_out_share: float = 0.1
-    """Share of the documents that training never sees; chosen by a hash, so they stay the same when files are added."""
+    """Share of the text that training never sees."""
+    split_by: SplitBy | None = None
+    """document (chosen by a hash, so they stay the same when files are added), or position (the end of the text is held
+    out); null: document, but position where one of the splits had no piece then."""
 
     def __post_init__(self) -> None:
         number_in_unit_interval("held_out_share", self.held_out_share)
@@ -49,10 +59,13 @@ class TextConfig:
 
 
 class Texts:
-    """The chunks of one split, cut from the concatenation of its documents."""
+    """The pieces of one split, cut from its documents one behind the other.
+
+    If the tokenizer begins sequences with a token, so does each piece.
+    """
 
     def __init__(self, config: TextConfig, *, split: str, tokenizer: Tokenizer, image_size: int) -> None:
-        """Read and cut the documents of a split.
+        """Find the pieces of a split.
 
         Args:
             config: which documents.
@@ -65,64 +78,78 @@ class Texts:
         """
         if split not in SPLITS:
             raise InputError(f"split={split!r} must be one of {', '.join(SPLITS)}; choose one")
-        found = _documents_of_python() if config.folder is None else _documents_in(config.folder)
-        chosen = [text for text in found if is_held_out(text.encode(), config.held_out_share) == (split == "test")]
-        ids = np.array([index for text in chosen for index in tokenizer.encode(f"{text}\n\n")], dtype=np.int64)
-        num_pieces = len(ids) // config.piece_length
-        if not num_pieces:
+        self._image_size = image_size
+        self._start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+        # tokens of the text in a piece
+        self._length = config.piece_length - len(self._start)
+        self._store = _store(config.folder, tokenizer)
+        held_out = self._store.held_out(config.held_out_share)
+        is_test = split == "test"
+        if _by_document(config, self._lengths, held_out, self._length):
+            self._choose(held_out == is_test)
+            self._first, self._num_pieces = 0, int(self._ends[-1]) // self._length
+        else:
+            self._choose(np.ones(len(held_out), np.bool_))
+            num_pieces = int(self._ends[-1]) // self._length
+            num_test = max(1, round(config.held_out_share * num_pieces)) if num_pieces > 1 else 0
+            self._first = num_pieces - num_test if is_test else 0
+            self._num_pieces = num_test if is_test else num_pieces - num_test
+        if not self._num_pieces:
             raise InputError(
-                f"{config.folder or 'the documentation of Python'} holds {len(ids)} tokens of the split {split}, less "
-                f"than one piece; lower piece_length={config.piece_length}, or change "
+                f"{config.folder or 'the documentation of Python'} holds {int(self._ends[-1])} tokens of the split "
+                f"{split}, less than one piece; lower piece_length={config.piece_length}, or change "
                 f"held_out_share={config.held_out_share:g}"
             )
-        self._pieces: Int64[ndarray, "n T"] = ids[: num_pieces * config.piece_length].reshape(num_pieces, -1)
-        self._image_size = image_size
+
+    @property
+    def _lengths(self) -> Int64[ndarray, " n"]:
+        return np.diff(self._store.starts)
+
+    def _choose(self, is_chosen: Bool[ndarray, " n"]) -> None:
+        """Keep where the chosen documents begin among all tokens, and where they end among their own."""
+        self._begins = self._store.starts[:-1][is_chosen]
+        self._ends = np.concatenate(([0], np.cumsum(self._lengths[is_chosen])))
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return self._num_pieces
 
     def __getitem__(self, index: int) -> Sample:
-        """A chunk; each of its tokens but the first is an answer."""
-        ids = self._pieces[index]
+        """A piece; each of its tokens but the first is an answer."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        place = (self._first + index) * self._length
+        ids = np.array([*self._start, *self._tokens(place, place + self._length)], dtype=np.int64)
         labels = ids.copy()
         labels[0] = IGNORED
         answers = tuple((place, place + 1) for place in range(1, len(ids)))
         tiles = np.empty((0, self._image_size, self._image_size, 3), np.uint8)
         return Sample(tiles, Conversation(ids, ids, labels, answers), (_KIND,) * len(answers))
 
-
-def _documents_in(folder: Path) -> list[str]:
-    """The text of every file below a folder, in the order of their paths."""
-    try:
-        paths = sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES and path.is_file())
-        texts = [path.read_text(encoding="utf-8") for path in paths]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder} holds a file that is no UTF-8 text ({error}); remove it") from None
-    if not texts:
-        raise InputError(
-            f"{folder} holds no file {', '.join(f'*{suffix}' for suffix in sorted(_SUFFIXES))}; name another"
-        )
-    return texts
+    def _tokens(self, start: int, stop: int) -> list[int]:
+        """Some tokens of the chosen documents, which may be parts of several."""
+        found: list[int] = []
+        document = int(np.searchsorted(self._ends, start, side="right")) - 1
+        while start < stop:
+            end = min(stop, int(self._ends[document + 1]))
+            begin = int(self._begins[document]) + start - int(self._ends[document])
+            found += self._store.ids[begin : begin + end - start].tolist()
+            start, document = end, document + 1
+        return found
 
 
-# parsing takes seconds, and every stage of a run opens the data again
-@cache
-def _documents_of_python() -> tuple[str, ...]:
-    """The topics of `help()`, then the docstrings of each module of the standard library; no module is imported."""
-    from pydoc_data.topics import topics  # noqa: PLC0415
-
-    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    joined = ("\n\n".join(_docstrings(ast.parse(path.read_bytes()))) for path in modules)
-    return (*topics.values(), *(text for text in joined if text))
+def _by_document(config: TextConfig, lengths: Int64[ndarray, " n"], held_out: Bool[ndarray, " n"], length: int) -> bool:
+    if config.split_by is not None:
+        return config.split_by is SplitBy.document
+    return all(lengths[held_out == is_test].sum() >= length for is_test in (False, True))
 
 
-def _docstrings(tree: ast.Module) -> Iterator[str]:
-    """The docstrings of a module and of everything in it, dedented."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text:
-                yield text
+def _store(folder: Path | None, tokenizer: Tokenizer) -> TokenStore:
+    if folder is None:
+        documents = documents_of_python()
+        digest = hashlib.sha256("\0".join(documents).encode()).hexdigest()
+        return token_store(documents, [digest], tokenizer)
+    digests = [f"{path.suffix} {digest_of(path)}" for path in files_of(folder)]
+    return token_store(documents_in(folder), digests, tokenizer)
 
 
 def _open(options: TextConfig, request: SourceRequest) -> Texts:

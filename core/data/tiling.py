@@ -5,13 +5,17 @@ The grid of tiles that comes closest to the picture's aspect ratio is chosen amo
 """
 
 from functools import lru_cache
+from os import SEEK_END
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
+from lab.core.data.bad_samples import BadSample, Reason
+from lab.core.data.pixels import FORMATS, upright_rgb
 from lab.core.data.prompt_format import PromptFormat
 from lab.core.errors import InputError
 from lab.core.runs.atomic_files import refuse_special
@@ -57,23 +61,41 @@ def cut_tiles(image: Image.Image, prompt_format: PromptFormat) -> UInt8[ndarray,
 
 
 def load_image(path: Path) -> Image.Image:
-    """Read an image file completely.
+    """Read an image file completely, upright and in RGB.
 
     Raises:
         InputError: if the file is missing, or is no image that can be read to its end.
     """
     refuse_special(path, InputError)
+    return read_image(path, str(path))
+
+
+def read_image(source: Path | IO[bytes], name: str) -> Image.Image:
+    """Read an image completely from a file, or from bytes in memory that an error calls by a name; see `upright_rgb`.
+
+    Raises:
+        InputError: if the file is missing, or is no image that can be read to its end.
+    """
+    is_known = False
     try:
-        with Image.open(path) as image:
+        with Image.open(source, formats=FORMATS) as image:
+            is_known = True
             image.load()
-            return image
+            return upright_rgb(image)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; give the path of an image") from None
+        raise BadSample(f"{name} does not exist; give the path of an image", Reason.missing_image) from None
     except Image.DecompressionBombError:
-        raise InputError(f"{path} has more pixels than is safe to read; scale it down") from None
+        raise BadSample(f"{name} has more pixels than is safe to read; scale it down", Reason.too_many_pixels) from None
     # a damaged file raises whatever its format's reader met first
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is no image that can be read ({error}); give a PNG or JPEG file") from None
+        reason = Reason.cut_image if is_known else Reason.empty_image if _is_empty(source) else Reason.no_image
+        raise BadSample(f"{name} is no image that can be read ({error}); give a PNG or JPEG file", reason) from None
+
+
+def _is_empty(source: Path | IO[bytes]) -> bool:
+    if isinstance(source, Path):
+        return source.is_file() and not source.stat().st_size
+    return source.seek(0, SEEK_END) == 0
 
 
 @lru_cache

@@ -1,5 +1,6 @@
 """A tokenizer with a fixed list of words, and how the tokenizer in a folder is loaded."""
 
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ class WordTokenizer:
     """
 
     bos_id: int | None = None
+    eos_id: int | None = None
+    chat = None
 
     def __init__(self, words: Sequence[str]) -> None:
         """The special tokens take the first ids, the padding id 0; `words` follow in their order.
@@ -44,6 +47,11 @@ class WordTokenizer:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def digest(self) -> str:
+        """See `Fingerprinted`."""
+        return hashlib.sha256(json.dumps(self.tokens).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text.
@@ -69,7 +77,7 @@ class WordTokenizer:
             if not 0 <= index < len(self):
                 raise InputError(f"token id {index} must lie in [0, {len(self)}); use ids of this vocabulary")
             token = self.tokens[index]
-            is_glued = not text or token in _CLOSING or token in SPECIAL_TOKENS or text.endswith((">", "\n"))
+            is_glued = not text or token in CLOSING or token in SPECIAL_TOKENS or text.endswith((">", "\n"))
             text += token if is_glued else f" {token}"
         return text
 
@@ -107,7 +115,7 @@ class WordTokenizer:
 
 def split_words(text: str) -> list[str]:
     """Words, marks of punctuation, line breaks and special tokens of a text, in their order."""
-    return _PIECE.findall(text)
+    return PIECE.findall(text)
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -134,5 +142,5 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     )
 
 
-_CLOSING = frozenset(".,:;?!\n")
-_PIECE = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)) + r"|\n|[.,:;?!]|[^\s.,:;?!<>]+|\S")
+CLOSING = frozenset(".,:;?!\n")
+PIECE = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)) + r"|\n|[.,:;?!]|[^\s.,:;?!<>]+|\S")

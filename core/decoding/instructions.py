@@ -4,6 +4,9 @@ import ctypes
 from enum import IntEnum
 from typing import ClassVar
 
+# tokens of a cache that a task of attention reads, as in `src/decode_attention.h`
+PART_TOKENS = 2048
+
 _POINTER, _WHOLE, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 
 
@@ -39,7 +42,7 @@ class Positions(ctypes.Structure):
     """How queries and keys get their positions: part of other steps."""
 
     _fields_ = [
-        *((name, _POINTER) for name in ("length", "cos", "sin", "q_norm", "k_norm")),
+        *((name, _POINTER) for name in ("lengths", "cos", "sin", "q_norm", "k_norm")),
         ("pairs", _WHOLE),
         ("eps", _NUMBER),
     ]
@@ -50,7 +53,7 @@ class Attend(Step):
 
     operation = 2
     _fields_ = [
-        *((name, _POINTER) for name in ("qkv", "keys", "values", "heads")),
+        *((name, _POINTER) for name in ("qkv", "keys", "values", "heads", "parts", "num_done")),
         ("positions", Positions),
         *((name, _WHOLE) for name in ("groups", "queries", "width", "slots")),
     ]
@@ -95,12 +98,12 @@ class Delta(Step):
 
 
 class Gate(Step):
-    """A norm of each head, times its gate."""
+    """A norm of each head and its gate, in either order."""
 
     operation = 6
     _fields_ = [
         *((name, _POINTER) for name in ("y", "logits", "norm")),
-        *((name, _WHOLE) for name in ("groups", "queries", "width", "is_sigmoid")),
+        *((name, _WHOLE) for name in ("groups", "queries", "width", "is_sigmoid", "norm_first")),
         ("eps", _NUMBER),
     ]
 

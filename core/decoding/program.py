@@ -34,17 +34,33 @@ class HasLength(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The number of tokens that a state has seen.
+    """The numbers of tokens that the rows of a layer's state have seen.
 
     Attributes:
-        state: its owner.
-        most: tokens that a program can take it to; None: any number.
-        cell: where the steps read the number.
+        states: their owners: one for each row, or one for all.
+        most: tokens that a program can take them to; None: any number.
+        lengths: where the steps read the numbers.
     """
 
-    state: HasLength
+    states: tuple[HasLength, ...]
     most: int | None
-    cell: ctypes.c_int64
+    lengths: Int[Tensor, " B"]
+
+    def has_room(self) -> bool:
+        """Whether every row can take one more token."""
+        return self.most is None or all(state.length < self.most for state in self.states)
+
+    def set(self) -> None:
+        """Tell the steps."""
+        if len(self.states) == 1:
+            self.lengths.fill_(self.states[0].length)
+        else:
+            self.lengths.copy_(torch.tensor([state.length for state in self.states]))
+
+    def advance(self) -> None:
+        """Count a token."""
+        for state in self.states:
+            state.length += 1
 
 
 class Program:
@@ -82,7 +98,7 @@ class Program:
 
     def has_room(self) -> bool:
         """Whether every state can take one more token."""
-        return all(clock.most is None or clock.state.length < clock.most for clock in self._clocks)
+        return all(clock.has_room() for clock in self._clocks)
 
     def run(self, tokens: Int[Tensor, "B 1"]) -> Float[Tensor, "B V"]:
         """The scores of the tokens after these, which all states take in; they are overwritten by the next call.
@@ -93,12 +109,12 @@ class Program:
         assert self.has_room(), "the caller asks first"
         self._tokens.copy_(tokens[:, 0])
         for clock in self._clocks:
-            clock.cell.value = clock.state.length
+            clock.set()
         count, rows = len(self._instructions), len(self._tokens)
         if not _loop()(self._instructions, count, rows, self._is_narrow, torch.get_num_threads()):
             raise InputError(f"tokens hold {tokens[:, 0].tolist()} but ids must be those of the model's embeddings")
         for clock in self._clocks:
-            clock.state.length += 1
+            clock.advance()
         return self._logits
 
 

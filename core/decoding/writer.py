@@ -8,7 +8,7 @@ program: torch's layers then compute the model.
 # (2 G P + H P), W1 inputs that a convolution keeps, L slots of a cache, V vocabulary.
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,11 +52,19 @@ Norms = tuple[RmsNorm | nn.RMSNorm, RmsNorm | nn.RMSNorm]
 class Writer:
     """Appends steps to a program; a buffer holds its numbers until its name is used again."""
 
-    def __init__(self, rows: int, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        rows: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        owners: Callable[[HasLength], Sequence[HasLength]] = lambda state: (state,),
+    ) -> None:
         """A program without steps.
 
         Args:
             rows: B.
+            owners: for the state of a layer, who knows the lengths of its rows: one for each, or one for all.
             dtype: of the weights.
             device: of the weights.
 
@@ -66,6 +74,7 @@ class Writer:
         refuse_what_has_no_loop(rows, dtype, device)
         self.dtype = dtype
         self._rows = rows
+        self._owners = owners
         self._tokens = torch.zeros(rows, dtype=torch.int64)
         self._instructions: list[steps.Instruction] = []
         self._kept: list[object] = []
@@ -134,12 +143,12 @@ class Writer:
 
     def clock(self, state: HasLength, most: int | None) -> Clock:
         """The length of a state, which the program advances; it can have `most` tokens."""
-        self._clocks.append(Clock(state, most, ctypes.c_int64()))
+        self._clocks.append(Clock(tuple(self._owners(state)), most, torch.zeros(self._rows, dtype=torch.int64)))
         return self._clocks[-1]
 
     def positions(self, clock: Clock, turns: Turns | None, norms: Norms | None) -> steps.Positions:
         """Norms of queries and of keys, and their rotation; either may be missing."""
-        positions = steps.Positions(length=ctypes.addressof(clock.cell))
+        positions = steps.Positions(lengths=clock.lengths.data_ptr())
         if norms is not None:
             for norm in norms:
                 refuse_another(norm, RmsNorm, nn.RMSNorm)
@@ -164,16 +173,23 @@ class Writer:
     ) -> Float[Tensor, "B HP"]:
         """Attention to a cache, which takes the token in, of groups packed as [q_1 .. q_{H/G}, k, v]."""
         y = self._buffer(name, heads.groups * heads.queries * heads.width)
+        # layers follow one another, so all of them may use the same parts
+        num_parts = -(-keys.shape[2] // steps.PART_TOKENS)
+        parts = self._buffer("parts", heads.groups * num_parts * heads.queries * (heads.width + 2))
+        num_done = torch.zeros(self._rows * heads.groups, dtype=torch.int64)
+        self._kept.append(num_done)
         step = steps.Attend(
             qkv=qkv.data_ptr(),
             keys=self._own(keys, self.dtype),
             values=self._own(values, self.dtype),
             heads=y.data_ptr(),
+            parts=parts.data_ptr(),
+            num_done=num_done.data_ptr(),
             positions=positions,
             slots=keys.shape[2],
             **heads._asdict(),
         )
-        self._add(step, reads=(qkv,), writes=(y,), tasks=heads.groups)
+        self._add(step, reads=(qkv,), writes=(y, parts))
         return y
 
     def operands(
@@ -238,14 +254,16 @@ class Writer:
         heads: Heads,
         *,
         is_sigmoid: bool,
+        norm_first: bool,
     ) -> None:
-        """The norm of each head times SiLU, or 2 sigmoid, of the gate's logits, in place; these are overwritten."""
+        """The norm of each head and SiLU, or 2 sigmoid, of the gate's logits, in place; these are overwritten."""
         refuse_another(norm, nn.RMSNorm)
         step = steps.Gate(
             y=y.data_ptr(),
             logits=logits.data_ptr(),
             norm=self._weight(norm.weight),
             is_sigmoid=is_sigmoid,
+            norm_first=norm_first,
             eps=norm.eps,
             **heads._asdict(),
         )

@@ -3,9 +3,10 @@
 # Letters: B batch, T tokens, D model width, H heads, P head_dim.
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Self
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from lab.core.decoding.writer import Normed, Writer
 from lab.core.errors import InputError
 from lab.core.mixers.options import MixerOptions
 from lab.core.mixers.rotary import Rotary
+from lab.core.operators.packing import Packing
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,6 +54,7 @@ class AttentionTraits:
         qk_norm_eps: of the RMSNorm of each query and key head; None without one.
         rotary: position embedding of queries and keys; None without one.
         window: number of tokens a query sees, including its own; None for all before it.
+        norm_eps: of the RMSNorm in front of it, which the norms of a mixer may take over; None if it is not known.
         other: a further feature of one family's attention that no mixer supports, in words; None if there is none.
     """
 
@@ -68,6 +71,7 @@ class AttentionTraits:
     qk_norm_eps: float | None = None
     rotary: Rotary | None = None
     window: int | None = None
+    norm_eps: float | None = None
     other: str | None = None
 
     def words(self, name: str) -> str:
@@ -96,6 +100,18 @@ class MixerState(ABC):
     """
 
     length: int = 0
+
+    def row(self, index: int) -> Self:
+        """The state of one row, empty: it shares memory with this one and counts its tokens by itself."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        rows = {name: value[index : index + 1] for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **rows, length=0)
+
+    def clear(self) -> None:
+        """Forget all tokens."""
+        for tensor in self.tensors():
+            tensor.zero_()
+        self.length = 0
 
     @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
@@ -128,6 +144,10 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def head_outputs(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
         """The output of each head for each token, before the output projection."""
+
+    def packed_head_outputs(self, u: Float[Tensor, "1 T D"], packing: Packing) -> Float[Tensor, "1 H T P"]:
+        """`head_outputs` of packed sequences, each as if it were alone; here one after the other."""
+        return torch.cat([self.head_outputs(u[:, tokens]) for tokens in packing.slices()], dim=2)
 
     @abstractmethod
     def output(self, head_outputs: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
@@ -175,9 +195,13 @@ class Mixer(nn.Module, ABC):
         """
         return {}
 
-    def forward(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        """The outputs of a whole sequence."""
-        return self.output(self.head_outputs(u))
+    def forward(self, u: Float[Tensor, "B T D"], packing: Packing | None = None) -> Float[Tensor, "B T D"]:
+        """The outputs of whole sequences: one a row, or packed."""
+        return self.output(self.heads_of(u, packing))
+
+    def heads_of(self, u: Float[Tensor, "B T D"], packing: Packing | None) -> Float[Tensor, "B H T P"]:
+        """`head_outputs`, or `packed_head_outputs` if the sequences are packed."""
+        return self.head_outputs(u) if packing is None else self.packed_head_outputs(u, packing)
 
 
 def refuse_overflow(state: MixerState, num_tokens: int, max_length: int) -> None:

@@ -12,22 +12,26 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import silu
 
 from lab.core.conv.causal_conv import causal_conv, conv_step
 from lab.core.decoding.program import NoProgramError
 from lab.core.decoding.writer import Heads, Normed, Writer, refuse_changed
 from lab.core.errors import ConfigError
+from lab.core.fused.rms_norm import rms_norm
+from lab.core.fused.silu_product import silu_product
 from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape, MixerState
 from lab.core.mixers.options import MixerOptions
-from lab.core.mixers.rotary import Rotary, rotate
+from lab.core.mixers.recurrent_state import RecurrentState
+from lab.core.mixers.rotary import Angles, Rotary, rotate
 from lab.core.operators.backends import Backend, resolve
+from lab.core.operators.packing import Packing
 from lab.core.products.linear import Linear
 from lab.core.ranges import refuse_outside
 
-# epsilon of the norm after the recurrence, as in the public code
+# epsilon of the norm after the recurrence in the public code
 NORM_EPS = 1e-5
 
 # parameters by the stage that trains them; each mixer adds its recurrence's
@@ -44,11 +48,18 @@ class GatedOptions(MixerOptions):
 
     conv_kernel: int | None = 2
     """W, taps of the causal convolution over values, keys and queries; null: no convolution, only the SiLU after it."""
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+    qk_norm: bool = True
+    """Whether queries and keys keep the norms that the attention has for them (QK-norm), after the SiLU."""
     rotary: bool = False
     """Whether queries and keys keep the attention's rotary embedding, after the SiLU."""
+    norm_eps: float | None = NORM_EPS
+    """Epsilon of the norm after the recurrence; null: that of the teacher's norms in front of its attention."""
 
     def __post_init__(self) -> None:
         refuse_outside(self, "conv_kernel", at_least=1, at_most=1024, hint="null leaves the convolution out")
+        refuse_outside(self, "norm_eps", above=0, at_most=1, hint="null takes the teacher's")
 
 
 class Operands(NamedTuple):
@@ -57,25 +68,6 @@ class Operands(NamedTuple):
     v: Float[Tensor, "B T G P"]
     k: Float[Tensor, "B T G P"]
     q: Float[Tensor, "B T H P"]
-
-
-@dataclass(kw_only=True)
-class RecurrentState(MixerState):
-    """Decoding state of constant size.
-
-    Attributes:
-        conv: the last W - 1 inputs of the convolution, in the dtype of the weights.
-        recurrent: the state of every head, float32 or wider.
-        max_length: number of tokens it was allocated for; not a limit, but a dynamic rotary embedding depends on it.
-    """
-
-    conv: Float[Tensor, "B C W1"]
-    recurrent: Float[Tensor, "B H P P"]
-    max_length: int
-
-    def tensors(self) -> tuple[Tensor, ...]:
-        """The convolution's and the recurrence's state."""
-        return self.conv, self.recurrent
 
 
 class GatedMixer(Mixer):
@@ -93,22 +85,29 @@ class GatedMixer(Mixer):
             traits: of the attention it replaces; None for one without biases, norms or positions.
 
         Raises:
-            ConfigError: if the options keep a rotary embedding but the attention has none.
+            ConfigError: if the options keep a rotary embedding, or take over an epsilon, that the attention lacks.
         """
         super().__init__(shape)
         known = AttentionTraits() if traits is None else traits
         if options.rotary and known.rotary is None:
             raise ConfigError("rotary=True but the attention has no rotary embedding to keep; set rotary=false")
+        eps = options.norm_eps or known.norm_eps
+        if eps is None:
+            raise ConfigError(
+                "norm_eps=null but the attention stands behind no known norm; give a number, such as 1e-5"
+            )
         self.options: GatedOptions = options
+        self._layer_norm_eps = known.norm_eps
         self.rotary: Rotary | None = known.rotary if options.rotary else None
         self.backends: dict[str, str | Backend] = {field.name: "auto" for field in fields(options.kernels)}
         width, num_channels = shape.num_heads * shape.head_dim, sum(self._widths)
         # rows in the order of the convolution's channels
         self.vkq_proj = Linear(shape.hidden_size, num_channels, bias=known.qkv_bias)
-        self.conv1d = _taps(num_channels, options.conv_kernel)
-        self.q_norm, self.k_norm = (_head_norm(shape.head_dim, known.qk_norm_eps) for _ in "qk")
+        self.conv1d = _taps(num_channels, options)
+        qk_norm_eps = known.qk_norm_eps if options.qk_norm else None
+        self.q_norm, self.k_norm = (_head_norm(shape.head_dim, qk_norm_eps) for _ in "qk")
         self.add_recurrence()
-        self.g_norm = nn.RMSNorm(shape.head_dim, eps=NORM_EPS)
+        self.g_norm = nn.RMSNorm(shape.head_dim, eps=eps)
         self.g_proj = Linear(shape.hidden_size, width, bias=False)
         self.o_proj = Linear(width, shape.hidden_size, bias=known.output_bias)
 
@@ -118,9 +117,13 @@ class GatedMixer(Mixer):
 
     @abstractmethod
     def scan(
-        self, u: Float[Tensor, "B T D"], operands: Operands, initial_state: Float[Tensor, "B H P P"] | None
-    ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P P"]]:
-        """Outputs y of the recurrence over a sequence, and its final state."""
+        self,
+        u: Float[Tensor, "B T D"],
+        operands: Operands,
+        initial_state: Float[Tensor, "B H P P"] | None,
+        cu_seqlens: Int[Tensor, " S1"] | None = None,
+    ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "S H P P"]]:
+        """Outputs y of the recurrence over each sequence, a row or one of those between `cu_seqlens`; final states."""
 
     @abstractmethod
     def advance(
@@ -128,9 +131,14 @@ class GatedMixer(Mixer):
     ) -> Float[Tensor, "B 1 H P"]:
         """The output y of one token; updates the state in place."""
 
-    def gate(self, logits: Float[Tensor, "B T H P"]) -> Float[Tensor, "B T H P"]:
-        """What the normed heads are multiplied by: SiLU(W_g u) of `logits` W_g u."""
-        return silu(logits)
+    @property
+    def norm_before_gate(self) -> bool:
+        """Whether the heads are normed and then gated, or the reverse."""
+        return True
+
+    def gate(self, heads: Float[Tensor, "B T H P"], logits: Float[Tensor, "B T H P"]) -> Float[Tensor, "B T H P"]:
+        """The heads times SiLU(W_g u), of `logits` W_g u."""
+        return silu_product(logits, heads)
 
     def choose_backends(self) -> dict[str, str]:
         """See `Mixer.choose_backends`."""
@@ -148,6 +156,7 @@ class GatedMixer(Mixer):
             output_bias=self.o_proj.bias is not None,
             qk_norm_eps=None if norm is None else norm.eps,
             rotary=self.rotary,
+            norm_eps=self._layer_norm_eps,
         )
 
     @property
@@ -159,6 +168,13 @@ class GatedMixer(Mixer):
         """The normalised and gated outputs of the recurrence."""
         vkq, _ = self._convolve(self.vkq_proj(u), None)
         y, _ = self.scan(u, self._operands(vkq, start=0, length=u.shape[1]), None)
+        return self._gated(y, u).transpose(1, 2)
+
+    def packed_head_outputs(self, u: Float[Tensor, "1 T D"], packing: Packing) -> Float[Tensor, "1 H T P"]:
+        """See `Mixer.packed_head_outputs`; the operators know where sequences begin."""
+        vkq, _ = self._convolve(self.vkq_proj(u), None, packing.cu_seqlens)
+        angles = None if self.rotary is None else self.rotary.packed_angles(packing, like=vkq)
+        y, _ = self.scan(u, self._turned_operands(vkq, angles), None, packing.cu_seqlens)
         return self._gated(y, u).transpose(1, 2)
 
     def output(self, head_outputs: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
@@ -233,13 +249,13 @@ class GatedMixer(Mixer):
         raise NoProgramError(f"{self.kind} layers have no compiled steps")
 
     def write_gate(self, writer: Writer, y: Float[Tensor, "B HP"], logits: Float[Tensor, "B HP"]) -> None:
-        """Append the norm of each head, and its gate.
+        """Append the norm of each head and its gate, in their order.
 
         Raises:
             NoProgramError: if the gate is another one.
         """
-        refuse_changed(self, GatedMixer, "gate")
-        writer.gate(y, logits, self.g_norm, self.heads, is_sigmoid=False)
+        refuse_changed(self, GatedMixer, "gate", "norm_before_gate")
+        writer.gate(y, logits, self.g_norm, self.heads, is_sigmoid=False, norm_first=True)
 
     @property
     def heads(self) -> Heads:
@@ -253,13 +269,24 @@ class GatedMixer(Mixer):
         return [kv_width, kv_width, self.shape.num_heads * self.shape.head_dim]
 
     def _convolve(
-        self, vkq: Float[Tensor, "B T C"], before: Float[Tensor, "B C W1"] | None
-    ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B C W1"]]:
+        self,
+        vkq: Float[Tensor, "B T C"],
+        before: Float[Tensor, "B C W1"] | None,
+        cu_seqlens: Int[Tensor, " S1"] | None = None,
+    ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "S C W1"]]:
         """SiLU of the convolution, and its last inputs."""
         if self.conv1d is None:
             return silu(vkq), vkq.new_empty(vkq.shape[0], vkq.shape[2], 0)
         taps, backend = self.conv1d.weight[:, 0], self.backends["causal_conv"]
-        return causal_conv(vkq, taps, self.conv1d.bias, activation="silu", initial_state=before, backend=backend)
+        return causal_conv(
+            vkq,
+            taps,
+            self.conv1d.bias,
+            activation="silu",
+            initial_state=before,
+            cu_seqlens=cu_seqlens,
+            backend=backend,
+        )
 
     def _convolve_token(self, vkq: Float[Tensor, "B 1 C"], before: Float[Tensor, "B C W1"]) -> Float[Tensor, "B 1 C"]:
         """SiLU of the convolution for one token; updates `before`."""
@@ -270,21 +297,30 @@ class GatedMixer(Mixer):
 
     def _operands(self, vkq: Float[Tensor, "B T C"], *, start: int, length: int) -> Operands:
         """Values, keys and queries of tokens from position `start` on, in a sequence of `length`."""
+        stop = start + vkq.shape[1]
+        angles = None if self.rotary is None else self.rotary.angles(start, stop, length=length, like=vkq)
+        return self._turned_operands(vkq, angles)
+
+    def _turned_operands(self, vkq: Float[Tensor, "B T C"], angles: Angles | None) -> Operands:
         parts = torch.split(vkq, self._widths, dim=2)
         v, k, q = (part.view(*part.shape[:2], -1, self.shape.head_dim) for part in parts)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if self.rotary is not None:
-            angles = self.rotary.angles(start, start + vkq.shape[1], length=length, like=vkq)
+        if angles is not None:
             q, k = (rotate(part[:, :, None], angles)[:, :, 0] for part in (q, k))
         return Operands(v, k, q)
 
     def _gated(self, y: Float[Tensor, "B T H P"], u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H P"]:
-        """The norm of each head times its gate; in float32 or wider, returned in the dtype of `y`."""
-        gate = self.gate(self.g_proj(u).view(y.shape))
+        """The heads normed and gated, or the reverse; in float32 or wider, returned in the dtype of `y`."""
+        logits = self.g_proj(u).view(y.shape)
         widened = y.to(wide(y.dtype))
-        normed = rms_norm(widened, widened.shape[-1:], self.g_norm.weight.to(widened.dtype), self.g_norm.eps)
-        return (normed * gate).to(y.dtype)
+        if self.norm_before_gate:
+            return self.gate(self._normed(widened), logits).to(y.dtype)
+        return self._normed(self.gate(widened, logits)).to(y.dtype)
+
+    def _normed(self, heads: Float[Tensor, "B T H P"]) -> Float[Tensor, "B T H P"]:
+        assert self.g_norm.eps is not None, "given when it is made"
+        return rms_norm(heads, self.g_norm.weight.to(heads.dtype), eps=self.g_norm.eps)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -292,9 +328,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _taps(num_channels: int, conv_kernel: int | None) -> nn.Conv1d | None:
+def _taps(num_channels: int, options: GatedOptions) -> nn.Conv1d | None:
     """The weights of the depthwise convolution, under the names of the public code."""
-    return None if conv_kernel is None else nn.Conv1d(num_channels, num_channels, conv_kernel, groups=num_channels)
+    if options.conv_kernel is None:
+        return None
+    return nn.Conv1d(num_channels, num_channels, options.conv_kernel, groups=num_channels, bias=options.conv_bias)
 
 
 def _head_norm(head_dim: int, eps: float | None) -> nn.RMSNorm | None:

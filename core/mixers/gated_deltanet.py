@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -26,13 +26,14 @@ from lab.core.mixers.gated import (
     GatedMixer,
     GatedOptions,
     Operands,
-    RecurrentState,
     wide,
 )
 from lab.core.mixers.gated_initialisation import MIMIC_A_LOG, initial_gated_weights, long_memory
 from lab.core.mixers.initialisation import Draw, Initialisation
 from lab.core.mixers.options import MixerOptions
+from lab.core.mixers.recurrent_state import RecurrentState
 from lab.core.mixers.spec import MixerSpec
+from lab.core.mixers.stock_gated_deltanet import GATED_DELTANET_BLOCK
 from lab.core.products.linear import Linear
 
 # epsilon in the L2 norm of keys and queries, as in flash-linear-attention and Qwen3-Next
@@ -88,9 +89,13 @@ class GatedDeltaNet(GatedMixer):
         self.A_log = nn.Parameter(torch.ones(num_heads))
 
     def scan(
-        self, u: Float[Tensor, "B T D"], operands: Operands, initial_state: Float[Tensor, "B H P P"] | None
-    ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P P"]]:
-        """The gated delta rule over a sequence."""
+        self,
+        u: Float[Tensor, "B T D"],
+        operands: Operands,
+        initial_state: Float[Tensor, "B H P P"] | None,
+        cu_seqlens: Int[Tensor, " S1"] | None = None,
+    ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "S H P P"]]:
+        """The gated delta rule over each sequence."""
         return gated_delta_rule(
             _unit(operands.q),
             _unit(operands.k),
@@ -99,6 +104,7 @@ class GatedDeltaNet(GatedMixer):
             self._strength(u),
             scale=self.shape.head_dim**-0.5,
             initial_state=initial_state,
+            cu_seqlens=cu_seqlens,
             backend=self.backends["delta_rule"],
         )
 
@@ -188,4 +194,5 @@ SPEC = MixerSpec(
     inherited=GATED_INHERITED,
     decay=DECAY,
     takes=GATED_TAKES,
+    stock=GATED_DELTANET_BLOCK,
 )

@@ -58,7 +58,7 @@ def initial_gated_weights(
                 q, k, v = unpack_qkv(tensor, shape)
                 # rows in the order of the convolution's channels
                 weights[ours] = torch.cat([v, k, q])
-        elif name in ("q_norm.weight", "k_norm.weight"):
+        elif name in ("q_norm.weight", "k_norm.weight") and options.qk_norm:
             is_scratch = initialisation is Initialisation.scratch
             weights[name] = draw.full(tensor.shape, 1.0) if is_scratch else tensor.clone()
     return weights | _convolution(shape, options, initialisation, draw)
@@ -82,8 +82,7 @@ def _convolution(
         taps = draw.full((num_channels, 1, num_taps), 0.0)
         # the last tap multiplies the current token
         taps[:, :, -1] = 1.0
-        return {"conv1d.weight": taps, "conv1d.bias": draw.full((num_channels,), 0.0)}
-    return {
-        "conv1d.weight": draw.fresh((num_channels, 1, num_taps), fan_in=num_taps),
-        "conv1d.bias": draw.fresh((num_channels,), fan_in=num_taps),
-    }
+        weights = {"conv1d.weight": taps}
+        return weights | ({"conv1d.bias": draw.full((num_channels,), 0.0)} if options.conv_bias else {})
+    weights = {"conv1d.weight": draw.fresh((num_channels, 1, num_taps), fan_in=num_taps)}
+    return weights | ({"conv1d.bias": draw.fresh((num_channels,), fan_in=num_taps)} if options.conv_bias else {})

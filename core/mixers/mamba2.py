@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lab.core.decoding.writer import Normed, Writer, refuse_changed
@@ -24,13 +24,14 @@ from lab.core.mixers.gated import (
     GatedMixer,
     GatedOptions,
     Operands,
-    RecurrentState,
     wide,
 )
 from lab.core.mixers.gated_initialisation import MIMIC_A_LOG, initial_gated_weights, long_memory
 from lab.core.mixers.initialisation import Draw, Initialisation
 from lab.core.mixers.options import MixerOptions
+from lab.core.mixers.recurrent_state import RecurrentState
 from lab.core.mixers.spec import MixerSpec
+from lab.core.mixers.stock_mamba2 import MAMBA2_BLOCK
 from lab.core.mixers.tensor_rules import TensorRule, Tensors, renamed
 from lab.core.products.linear import Linear
 from lab.core.ssd import ssd
@@ -59,12 +60,15 @@ class Mamba2Options(GatedOptions):
     """Whether the gate is 2 sigmoid(W_g u), which is 1 for W_g = 0, instead of SiLU(W_g u)."""
     skip: bool = False
     """Whether D times the value is added to each head's output (one weight D per head)."""
+    norm_before_gate: bool = True
+    """Whether each head is normed and then gated, or gated and then normed, as in stock Mamba-2 models."""
     kernels: Mamba2Kernels = field(default_factory=Mamba2Kernels)
 
 
 class Mamba2(GatedMixer):
-    """RMSNorm(y) * SiLU(W_g u) with y = SSD(x = v, B = k, C = q), head by head.
+    """RMSNorm(y) * SiLU(W_g u) with y = SSD(x = v, B = k, C = q), head by head; RMSNorm(y * SiLU(W_g u)) gate first.
 
+    For the same weights the two outputs of a head have the same direction and differ by a positive factor.
     Keys and values are shared by the heads of a group. Step sizes are softplus(W_dt u + dt_bias), decay rates
     -exp(A_log). There is no position embedding by default; the norm replaces 1 / sqrt(P) and the softmax normaliser.
     """
@@ -87,9 +91,13 @@ class Mamba2(GatedMixer):
         self.D = nn.Parameter(torch.ones(num_heads)) if self.options.skip else None
 
     def scan(
-        self, u: Float[Tensor, "B T D"], operands: Operands, initial_state: Float[Tensor, "B H P P"] | None
-    ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P P"]]:
-        """The state-space operator over a sequence."""
+        self,
+        u: Float[Tensor, "B T D"],
+        operands: Operands,
+        initial_state: Float[Tensor, "B H P P"] | None,
+        cu_seqlens: Int[Tensor, " S1"] | None = None,
+    ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "S H P P"]]:
+        """The state-space operator over each sequence."""
         return ssd(
             self._repeated(operands.v),
             self.in_proj(u),
@@ -101,6 +109,7 @@ class Mamba2(GatedMixer):
             dt_bias=self.dt_bias,
             dt_softplus=True,
             initial_state=initial_state,
+            cu_seqlens=cu_seqlens,
             backend=self.backends["ssd"],
         )
 
@@ -122,22 +131,28 @@ class Mamba2(GatedMixer):
         )
         return y[:, None]
 
-    def gate(self, logits: Float[Tensor, "B T H P"]) -> Float[Tensor, "B T H P"]:
-        """SiLU(W_g u), or 2 sigmoid(W_g u)."""
-        return 2 * torch.sigmoid(logits) if self.options.gate_at_one else super().gate(logits)
+    @property
+    def norm_before_gate(self) -> bool:
+        """See `GatedMixer.norm_before_gate`."""
+        return self.options.norm_before_gate
+
+    def gate(self, heads: Float[Tensor, "B T H P"], logits: Float[Tensor, "B T H P"]) -> Float[Tensor, "B T H P"]:
+        """Times SiLU(W_g u), or 2 sigmoid(W_g u)."""
+        return heads * (2 * torch.sigmoid(logits)) if self.options.gate_at_one else super().gate(heads, logits)
 
     def write_recurrence(
         self, writer: Writer, u: Normed, vkq: Float[Tensor, "B C"], state: RecurrentState
     ) -> Float[Tensor, "B HP"]:
         """See `GatedMixer.write_recurrence`."""
-        refuse_changed(self, Mamba2, "advance", "gate", "_repeated", "_decay_rates")
+        refuse_changed(self, Mamba2, "advance", "gate", "norm_before_gate", "_repeated", "_decay_rates")
         dt = writer.linear(u, self.in_proj, "step sizes")
         weights = (self.A_log, self.dt_bias, self.D)
         return writer.ssd(vkq, dt, state.recurrent, weights, self.heads, "heads")
 
     def write_gate(self, writer: Writer, y: Float[Tensor, "B HP"], logits: Float[Tensor, "B HP"]) -> None:
         """See `GatedMixer.write_gate`."""
-        writer.gate(y, logits, self.g_norm, self.heads, is_sigmoid=self.options.gate_at_one)
+        is_sigmoid, norm_first = self.options.gate_at_one, self.norm_before_gate
+        writer.gate(y, logits, self.g_norm, self.heads, is_sigmoid=is_sigmoid, norm_first=norm_first)
 
     def _repeated(self, part: Float[Tensor, "B T G P"]) -> Float[Tensor, "B T H P"]:
         """Each key or value head repeated for every query head that shares it; no copy if that is one."""
@@ -214,4 +229,5 @@ SPEC = MixerSpec(
     takes=GATED_TAKES,
     tensor_rules=_tensor_rules,
     in_mmmamba=True,
+    stock=MAMBA2_BLOCK,
 )

@@ -5,7 +5,8 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
+
+from lab.core.fused.rms_norm import rms_norm
 
 
 class RmsNorm(nn.Module):
@@ -18,5 +19,4 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens D"]:
         """`x` with its last axis normed, in the dtype of `x`."""
-        # torch takes the statistics of half precision in float32; as in public code, rounding precedes the weight
-        return self.weight * functional.rms_norm(x, x.shape[-1:], eps=self.eps)
+        return rms_norm(x, self.weight, eps=self.eps)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from lab.core.decoding.writer import Turns
 from lab.core.errors import ConfigError, InputError
+from lab.core.fused.rotation import rotated
+from lab.core.operators.packing import Packing
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 
 
@@ -179,6 +181,15 @@ class Rotary:
             self._made_for = wanted
         return Angles(self._angles.cos[start:stop], self._angles.sin[start:stop])
 
+    def packed_angles(self, packing: Packing, *, like: Tensor) -> Angles:
+        """Angles of packed sequences, which all count as long as the longest, as rows of a padded batch do.
+
+        Raises:
+            InputError: if that is longer than the model can take.
+        """
+        angles = self.angles(0, packing.longest, length=packing.longest, like=like)
+        return Angles(angles.cos[packing.positions], angles.sin[packing.positions])
+
     def turns(self, length: int) -> Turns:
         """The angles of all tokens of a sequence of `length`, as far as the model can take it, in float32."""
         longest = self.config.longest
@@ -271,8 +282,4 @@ def rotate(x: Float[Tensor, "B T G R P"], angles: Angles) -> Float[Tensor, "B T 
 
     Computed in the precision of the angles, returned in that of `x`.
     """
-    cos, sin = angles.cos[:, None, None], angles.sin[:, None, None]
-    width = 2 * cos.shape[-1]
-    first, second = x[..., :width].to(cos.dtype).chunk(2, dim=-1)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
-    return turned if width == x.shape[-1] else torch.cat([turned, x[..., width:]], dim=-1)
+    return rotated(x, angles.cos, angles.sin)

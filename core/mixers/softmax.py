@@ -16,6 +16,7 @@ from lab.core.errors import ConfigError
 from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape, MixerState, refuse_overflow
 from lab.core.mixers.norm import RmsNorm
 from lab.core.mixers.rotary import Angles, Rotary, rotate
+from lab.core.operators.packing import Packing
 from lab.core.products.linear import Linear
 
 # queries that are attended for at once under a window, if it is not larger
@@ -48,6 +49,10 @@ class KvState(MixerState):
         """Keys and values."""
         return self.keys, self.values
 
+    def clear(self) -> None:
+        """Forget all tokens: what no token is in is not read."""
+        self.length = 0
+
 
 class SoftmaxAttention(Mixer):
     """softmax(q k' / sqrt(P)) v over the tokens up to each query, or over the last W of them.
@@ -67,6 +72,7 @@ class SoftmaxAttention(Mixer):
         output_bias: bool = False,
         qk_norm_eps: float | None = None,
         window: int | None = None,
+        norm_eps: float | None = None,
     ) -> None:
         """An attention of this shape.
 
@@ -77,6 +83,7 @@ class SoftmaxAttention(Mixer):
             output_bias: whether the output projection has a bias.
             qk_norm_eps: eps of the RMSNorm of each query and key before the rotation (Qwen3); None: no norm.
             window: W, tokens that a query sees, its own among them; None: all.
+            norm_eps: eps of the norm in front of the attention, for mixers that replace it.
 
         Raises:
             ConfigError: if `rotary` is for heads of another size, or the window is empty.
@@ -88,6 +95,7 @@ class SoftmaxAttention(Mixer):
             raise ConfigError(f"window={window} must be 1 or more; null lets every token be seen")
         self.rotary = rotary
         self.window = window
+        self.norm_eps = norm_eps
         self._narrowed: tuple[int, int] | None = None
         num_rows = (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim
         self.wqkv = Linear(shape.hidden_size, num_rows, bias=qkv_bias)
@@ -99,14 +107,14 @@ class SoftmaxAttention(Mixer):
     def head_outputs(self, u: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T P"]:
         """The attention's weighted means of values."""
         num_tokens = u.shape[1]
-        q, k, v = self._project(u, self._angles(0, num_tokens, length=num_tokens, like=u))
-        if self._narrowed is None:
-            return _attend(q, k, v, window=self.window)
-        last, num_first = self._narrowed
-        mask = visible(num_tokens, last=last, num_first=num_first)
-        if self.window is not None:
-            mask &= visible(num_tokens, last=self.window, num_first=0)
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask.to(u.device), enable_gqa=True)
+        return self._attend_whole(self._project(u, self._angles(0, num_tokens, length=num_tokens, like=u)))
+
+    def packed_head_outputs(self, u: Float[Tensor, "1 T D"], packing: Packing) -> Float[Tensor, "1 H T P"]:
+        """See `Mixer.packed_head_outputs`; all tokens are projected at once."""
+        angles = None if self.rotary is None else self.rotary.packed_angles(packing, like=u)
+        projected = self._project(u, angles)
+        sequences = [Projections(*(part[:, :, tokens] for part in projected)) for tokens in packing.slices()]
+        return torch.cat([self._attend_whole(sequence) for sequence in sequences], dim=2)
 
     def output(self, head_outputs: Float[Tensor, "B H T P"]) -> Float[Tensor, "B T D"]:
         """The projection W_o of the concatenated head outputs."""
@@ -179,6 +187,7 @@ class SoftmaxAttention(Mixer):
             qk_norm_eps=None if self.q_norm is None else self.q_norm.eps,
             rotary=self.rotary,
             window=self.window,
+            norm_eps=self.norm_eps,
         )
 
     @property
@@ -194,6 +203,17 @@ class SoftmaxAttention(Mixer):
 
     def _angles(self, start: int, stop: int, *, length: int, like: Tensor) -> Angles | None:
         return None if self.rotary is None else self.rotary.angles(start, stop, length=length, like=like)
+
+    def _attend_whole(self, projected: Projections) -> Float[Tensor, "B H T P"]:
+        """Attention of all tokens of sequences to those up to each, as far as it may see."""
+        if self._narrowed is None:
+            return _attend(*projected, window=self.window)
+        last, num_first = self._narrowed
+        num_tokens = projected.q.shape[2]
+        mask = visible(num_tokens, last=last, num_first=num_first)
+        if self.window is not None:
+            mask &= visible(num_tokens, last=self.window, num_first=0)
+        return scaled_dot_product_attention(*projected, attn_mask=mask.to(projected.q.device), enable_gqa=True)
 
     def _project(self, u: Float[Tensor, "B T D"], angles: Angles | None) -> Projections:
         """Heads of the tokens, (B, H, T, P) for queries and (B, G, T, P) for keys and values."""

@@ -17,6 +17,7 @@ from lab.core.errors import ConfigError
 from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape
 from lab.core.mixers.initialisation import Initialisation
 from lab.core.mixers.options import MixerOptions
+from lab.core.mixers.stock_block import StockBlock
 from lab.core.mixers.tensor_rules import TensorRule, renamed
 
 Build = Callable[[MixerShape, MixerOptions, AttentionTraits], Mixer]
@@ -47,6 +48,7 @@ class MixerSpec:
         takes: the traits of an attention (`AttentionTraits.names`) that the mixer supports; others are refused.
         tensor_rules: how its tensors are stored in an exported folder: (mixer, public prefix, our prefix) to rules.
         in_mmmamba: whether the mixer with default options is the layer of mmMamba's released folders.
+        stock: the layer of transformers that can compute what the mixer does; None if there is none.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class MixerSpec:
     takes: frozenset[str]
     tensor_rules: TensorRules = own_names
     in_mmmamba: bool = False
+    stock: StockBlock | None = None
 
     def refuse_what_it_does_not_take(self, traits: AttentionTraits, *, where: str) -> None:
         """Refuse an attention with an unsupported trait.

@@ -1,8 +1,7 @@
-"""Checkpoint folders: config.json beside safetensors, in one file or in shards with an index."""
+"""Checkpoint folders: config.json beside safetensors, in one file or in shards with an index; ours with SHA256SUMS."""
 
-import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from lab.core.errors import CheckpointError
 from lab.core.models.hf_config import load_json
 from lab.core.models.tensor_names import KeyMap
 from lab.core.runs.atomic_files import as_run_error, folder_atomically
+from lab.core.runs.json_files import write_json
+from lab.core.runs.sums import write_sums
 from lab.core.runs.tensor_files import write_tensors
 
 ONE_FILE = "model.safetensors"
@@ -108,16 +109,18 @@ def write_checkpoint(
     config: Mapping[str, Any],
     *,
     carried: Sequence[Path] = (),
+    write_more: Callable[[Path], None] | None = None,
     replace: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Write tensors under their public names, and config.json, into a folder that is complete or absent.
+    """Write tensors under their public names, config.json and SHA256SUMS into a folder that is complete or absent.
 
     Args:
         folder: must not exist or be empty, unless `replace`.
         tensors: by public name.
         config: what config.json holds.
         carried: files that are copied beside them.
+        write_more: writes other files into the folder that it gets, such as a tokenizer's.
         replace: whether a folder that is in use is replaced, by a rename once the new one is complete.
         max_shard_bytes: above it the tensors go into several files, with an index.
 
@@ -139,12 +142,15 @@ def write_checkpoint(
             files = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
             weight_map = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
             total = sum(tensor.nbytes for tensor in tensors.values())
-            _write_json(partial / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+            write_json(partial / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
         for file, shard in zip(files, shards, strict=True):
             write_tensors(partial / file, shard, metadata={"format": "pt"})
-        _write_json(partial / CONFIG, config)
+        write_json(partial / CONFIG, config)
         for path in carried:
             shutil.copyfile(path, partial / path.name)
+        if write_more is not None:
+            write_more(partial)
+        write_sums(partial)
 
 
 def _read_index(folder: Path) -> dict[str, Path] | None:
@@ -184,7 +190,3 @@ def _split(tensors: Mapping[str, Tensor], max_bytes: int) -> list[dict[str, Tens
         shards[-1][name] = tensor
         size += tensor.nbytes
     return shards
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")

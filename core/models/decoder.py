@@ -10,7 +10,6 @@ from typing import cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lab.core.decoding.program import NoProgramError, Program
 from lab.core.decoding.writer import Writer, refuse_another, refuse_changed
@@ -21,30 +20,12 @@ from lab.core.mixers.rotary import Rotary
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.config import DecoderConfig, ModelConfig
 from lab.core.models.decoding_state import DecodingState
+from lab.core.models.swiglu import SwiGlu
+from lab.core.operators.packing import Packing
 from lab.core.products.linear import Linear, linear
 
 Observe = Callable[[int, Tensor, Tensor], bool]
 """Given the index of a layer, what its mixer reads (B, T, D) and its heads' outputs (B, H, T, P); whether to go on."""
-
-
-class SwiGlu(nn.Module):
-    """W_down (silu(W_gate x) * W_up x) (Shazeer, arXiv 2002.05202), with or without biases."""
-
-    def __init__(self, width: int, hidden_width: int, *, bias: bool = False) -> None:
-        super().__init__()
-        self.gate = Linear(width, hidden_width, bias=bias)
-        self.up = Linear(width, hidden_width, bias=bias)
-        self.down = Linear(hidden_width, width, bias=bias)
-
-    def forward(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens D"]:
-        """The map of each token on its own."""
-        return self.down(functional.silu(self.gate(x)) * self.up(x))
-
-    def write_step(self, writer: Writer, x: Float[Tensor, "B D"], norm: RmsNorm) -> None:
-        """Append this map of the normed `x` to a program, added to `x`."""
-        refuse_another(self, SwiGlu)
-        hidden = writer.swiglu(writer.normed(x, norm), self.gate, self.up, "hidden")
-        writer.linear(hidden, self.down, "", added_to=x)
 
 
 class DecoderLayer(nn.Module):
@@ -73,13 +54,16 @@ class DecoderLayer(nn.Module):
             output_bias=config.output_bias,
             qk_norm_eps=config.rms_norm_eps if config.qk_norm else None,
             window=config.window_of(index),
+            norm_eps=config.rms_norm_eps,
         )
 
-    def forward(self, x: Float[Tensor, "B T D"], state: MixerState | None = None) -> Float[Tensor, "B T D"]:
-        """The layer's output for a whole sequence or, with a state, for the tokens that follow those in it."""
+    def forward(
+        self, x: Float[Tensor, "B T D"], state: MixerState | None = None, packing: Packing | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """The layer's output for whole sequences or, with a state, for the tokens that follow those in it."""
         u = self.mixer_input(x)
         if state is None:
-            mixed = self.mixer(u)
+            mixed = self.mixer(u, packing)
         else:
             mixed = self.mixer.step(u, state) if u.shape[1] == 1 else self.mixer.prefill(u, state)
         return self.after_mixer(x, mixed)
@@ -119,10 +103,15 @@ class DecoderStack(nn.ModuleList):
     def __iter__(self) -> Iterator[DecoderLayer]:
         return cast(Iterator[DecoderLayer], super().__iter__())
 
-    def forward(self, x: Float[Tensor, "B T D"], states: Sequence[MixerState] | None = None) -> Float[Tensor, "B T D"]:
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        states: Sequence[MixerState] | None = None,
+        packing: Packing | None = None,
+    ) -> Float[Tensor, "B T D"]:
         """`x` through all layers; `states` has one for each of them, or is None for whole sequences."""
         for i, layer in enumerate(self):
-            x = layer(x, None if states is None else states[i])
+            x = layer(x, None if states is None else states[i], packing)
         return x
 
     def write_step(self, writer: Writer, x: Float[Tensor, "B D"], states: Sequence[MixerState]) -> None:
@@ -132,7 +121,12 @@ class DecoderStack(nn.ModuleList):
             layer.write_step(writer, x, state)
 
     def observed(
-        self, x: Float[Tensor, "B T D"], observe: Observe, *, first_index: int = 0
+        self,
+        x: Float[Tensor, "B T D"],
+        observe: Observe,
+        *,
+        first_index: int = 0,
+        packing: Packing | None = None,
     ) -> Float[Tensor, "B T D"] | None:
         """`forward` of whole sequences that shows every layer to `observe`; None once that says to stop.
 
@@ -140,10 +134,11 @@ class DecoderStack(nn.ModuleList):
             x: the residual stream.
             observe: called in every layer, before its output projection.
             first_index: number of the first layer.
+            packing: of the sequences, if they are in one row.
         """
         for index, layer in enumerate(self, start=first_index):
             u = layer.mixer_input(x)
-            head_outputs = layer.mixer.head_outputs(u)
+            head_outputs = layer.mixer.heads_of(u, packing)
             if not observe(index, u, head_outputs):
                 return None
             x = layer.after_mixer(x, layer.mixer.output(head_outputs))
@@ -158,12 +153,17 @@ class Decoder(nn.Module):
         self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = DecoderStack(config, layer_class)
         self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
-        # a tied head has no weight of its own
+        # a tied head shares the weight of the embedding
         self.output = None if config.tie_output else Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def forward(self, x: Float[Tensor, "B T D"], states: Sequence[MixerState] | None = None) -> Float[Tensor, "B T D"]:
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        states: Sequence[MixerState] | None = None,
+        packing: Packing | None = None,
+    ) -> Float[Tensor, "B T D"]:
         """Normed hidden states of embedded tokens."""
-        return self.norm(self.layers(x, states))
+        return self.norm(self.layers(x, states, packing))
 
     def logits(self, hidden: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions V"]:
         """Scores of the next token."""
@@ -197,19 +197,25 @@ class MixerLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """A batch of prompts, or the tokens that follow those in a decoding state. Rows are padded on the right or not.
+    """A batch of prompts, or the tokens that follow those in a decoding state.
+
+    Rows are padded on the right or not, or all prompts are packed into one row.
 
     Attributes:
         tokens: what the language model reads; an image token stands for a part of a tile.
         pixel_values: the tiles of all rows, in the order of their image tokens.
         hd_tokens: what the holistic embedding reads if it sees every patch (pixel shuffle `post`).
         lengths: real tokens of each row of `tokens`, if rows are padded.
+        packing: of `tokens`, if the prompts are packed; not with a decoding state.
+        hd_packing: of `hd_tokens`.
     """
 
     tokens: Int[Tensor, "B T"]
     pixel_values: Float[Tensor, "tiles channels height width"] | None = None
     hd_tokens: Int[Tensor, "B T_hd"] | None = None
     lengths: Int[Tensor, " B"] | None = None
+    packing: Packing | None = None
+    hd_packing: Packing | None = None
 
 
 class LanguageModel(nn.Module, ABC):
@@ -295,6 +301,10 @@ class LanguageModel(nn.Module, ABC):
     def layer_lengths(self, inputs: Inputs) -> list[int]:
         """The number of tokens of `inputs` that each layer reads."""
         return [inputs.tokens.shape[1]] * len(self.mixer_layers())
+
+    def layer_packings(self, inputs: Inputs) -> list[Packing | None]:
+        """How the sequences that each layer reads are packed."""
+        return [inputs.packing] * len(self.mixer_layers())
 
 
 def numbered(stacks: Sequence[tuple[str, DecoderStack]]) -> list[MixerLayer]:

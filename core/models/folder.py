@@ -1,7 +1,7 @@
 """What a path with a model holds: `config.json` is read once, weights and tokenizer when they are asked for."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,10 @@ from lab.core.models.gguf import read_gguf
 from lab.core.models.hf_config import Json, load_json
 from lab.core.models.spec import FamilySpec, build, family_of, family_of_type, key_map, model_types
 from lab.core.models.student_format import StudentLayout, is_student_json
+from lab.core.models.tensor_names import KeyMap
 from lab.core.resources import refuse_too_large
+from lab.core.runs.sums import SUMS, check_files
+from lab.core.stock.layout import EXACT, STUDENT, layout_in, read_exact
 from lab.core.tokenizer import Tokenizer
 
 GENERATION_CONFIG = "generation_config.json"
@@ -65,13 +68,18 @@ class ModelFolder:
             CheckpointError: if it, or the GGUF file, is missing or damaged.
         """
         self.path = path
+        self._is_stock = False
         if path.suffix == ".gguf":
             if not path.is_file():
                 raise CheckpointError(f"{path} is missing; give a GGUF file")
             self.kind = Kind.gguf
             return
         self._content = load_json(path / CONFIG)
-        self.kind = Kind.student if is_student_json(self._content) else Kind.teacher
+        stock = self._content.get(STUDENT)
+        self._is_stock = isinstance(stock, dict)
+        # of a student: what a folder in our own layout holds
+        self._student: Json = stock if isinstance(stock, dict) else self._content
+        self.kind = Kind.student if self._is_stock or is_student_json(self._content) else Kind.teacher
 
     @classmethod
     def find(cls, path: Path) -> "ModelFolder | None":
@@ -133,7 +141,7 @@ class ModelFolder:
     @property
     def prompt(self) -> Mapping[str, Any]:
         """How prompts were written in training, as an exported config.json says; empty elsewhere."""
-        kept = {} if self.kind is Kind.gguf else self.content.get(PROMPT, {})
+        kept = {} if self.kind is Kind.gguf else self._student.get(PROMPT, {})
         return kept if isinstance(kept, dict) else {PROMPT: kept}
 
     def tokenizer(self) -> Tokenizer:
@@ -143,6 +151,7 @@ class ModelFolder:
             BackendError: if a GGUF file cannot be read without packages that are missing.
             CheckpointError: if there is none, or it is damaged.
         """
+        self._check(_is_no_weights)
         return load_tokenizer(self.path)
 
     def stop_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
@@ -177,6 +186,7 @@ class ModelFolder:
             ConfigError: for an architecture that is not implemented, naming key and value, or weights that do not fit
                 into memory.
         """
+        self._check()
         model = build(self.architecture, dtype=dtype)
         if device.type == "cpu":
             num_bytes = sum(parameter.nbytes for parameter in model.parameters())
@@ -185,22 +195,32 @@ class ModelFolder:
             for layer, ours in zip(model.mixer_layers(), self._layout.options(options), strict=True):
                 if ours is not None:
                     layer.layer.mixer = mixer_like(layer.layer.mixer, ours, where=f"{self.path}: {layer.name}")
-        load_weights(model, key_map(model), self._tensors(), source=self.path, device=device, dtype=dtype)
+        keys = self._keys(model)
+        load_weights(model, keys, self._tensors(), source=self.path, device=device, dtype=dtype)
+        if self._is_stock and (self.path / EXACT).exists():
+            read_exact(self.path / EXACT, model)
         model.choose_backends()
         return model.requires_grad_(False).eval()
+
+    def held(self, model: LanguageModel, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What the folder would give back for tensors of the model in it: zeros for what nothing reads."""
+        keys = self._keys(model)
+        public = keys.to_public(state)
+        return keys.to_ours(lambda name: public[name])
 
     def other_files(self) -> list[Path]:
         """The files that belong to a student too: tokenizer, licence and so on; none beside a GGUF file.
 
         Raises:
-            CheckpointError: if one is a link that leads elsewhere: a copy would hold whatever is there.
+            CheckpointError: if one is damaged, or a link that leads elsewhere: a copy would hold whatever is there.
         """
         if self.kind is Kind.gguf:
             return []
+        self._check(_is_no_weights)
         files = [
             path
             for path in sorted(self.path.iterdir())
-            if path.is_file() and path.name != CONFIG and not path.name.endswith(_WEIGHTS)
+            if path.is_file() and path.name not in (CONFIG, SUMS) and _is_no_weights(path.name)
         ]
         whole = self.path.resolve()
         # the cache of Hugging Face keeps snapshots/COMMIT/FILE as links to blobs/DIGEST
@@ -215,14 +235,23 @@ class ModelFolder:
 
     @cached_property
     def _layout(self) -> StudentLayout | None:
-        return StudentLayout.read(self._content) if self.kind is Kind.student else None
+        return StudentLayout.read(self._student) if self.kind is Kind.student else None
 
     @cached_property
     def _gguf(self) -> tuple[Json, Mapping[str, Tensor]]:
         return read_gguf(self.path)
 
+    def _keys(self, model: LanguageModel) -> KeyMap:
+        with self._named():
+            return layout_in(self._content, model).keys() if self._is_stock else key_map(model)
+
     def _tensors(self) -> Mapping[str, Tensor]:
         return self._gguf[1] if self.kind is Kind.gguf else StoredTensors(self.path)
+
+    def _check(self, only: Callable[[str], bool] = lambda name: True) -> None:
+        """Refuse a folder with files that are not as its SHA256SUMS says."""
+        if self.kind is not Kind.gguf:
+            check_files(self.path, hint="copy or export the folder again", error=CheckpointError, only=only)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -231,3 +260,7 @@ class ModelFolder:
             yield
         except ConfigError as error:
             raise ConfigError(f"{self.path}: {error}") from None
+
+
+def _is_no_weights(name: str) -> bool:
+    return not name.endswith(_WEIGHTS)

@@ -2,7 +2,7 @@
 
 # Letters: V vocabulary.
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -107,18 +107,42 @@ def allocate(model: LanguageModel, prompt: Inputs, max_new_tokens: int) -> Decod
         ConfigError: if the keys and values of so many tokens do not fit into memory.
     """
     num_more = max_new_tokens - 1
-    mixers = [layer.layer.mixer for layer in model.mixer_layers()]
-    num_bytes = sum(
-        mixer.bytes_per_token * min(length + num_more, mixer.window or LARGEST_COUNT)
-        for mixer, length in zip(mixers, model.layer_lengths(prompt), strict=True)
-        if isinstance(mixer, SoftmaxAttention)
-    )
-    if prompt.tokens.device.type == "cpu":
-        refuse_too_large(num_bytes, f"max_new_tokens={max_new_tokens}", "lower it")
+    refuse_too_long(model, [length + num_more for length in model.layer_lengths(prompt)], 1, max_new_tokens)
     return model.allocate_state(
         1,
         max_length=prompt.tokens.shape[1] + num_more,
         hd_max_length=None if prompt.hd_tokens is None else prompt.hd_tokens.shape[1] + num_more,
+    )
+
+
+def refuse_too_long(model: LanguageModel, lengths: Sequence[int], num_rows: int, max_new_tokens: int) -> None:
+    """Refuse sequences whose keys and values do not fit into memory.
+
+    Args:
+        model: on its device.
+        lengths: tokens of a row in each layer.
+        num_rows: sequences side by side.
+        max_new_tokens: for the message.
+
+    Raises:
+        ConfigError: naming the estimate.
+    """
+    mixers = [layer.layer.mixer for layer in model.mixer_layers()]
+    num_bytes = num_rows * sum(
+        mixer.bytes_per_token * min(length, mixer.window or LARGEST_COUNT)
+        for mixer, length in zip(mixers, lengths, strict=True)
+        if isinstance(mixer, SoftmaxAttention)
+    )
+    if model.input_embedding.weight.device.type == "cpu":
+        what = f"max_new_tokens={max_new_tokens}" + (f" for {num_rows} rows" if num_rows > 1 else "")
+        refuse_too_large(num_bytes, what, "lower one" if num_rows > 1 else "lower it")
+
+
+def depends_on_room(model: LanguageModel) -> bool:
+    """Whether scores depend on the room of a state: dynamic rotary embeddings stretch with the longest sequence."""
+    mixers = [layer.layer.mixer for layer in model.mixer_layers()]
+    return any(
+        isinstance(mixer, SoftmaxAttention) and mixer.rotary is not None and mixer.longest is None for mixer in mixers
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lab.core.data.jinja_chat import special_tokens
 from lab.core.errors import BackendError, CheckpointError
 from lab.core.models.hf_config import Json
 
@@ -33,17 +34,36 @@ def read_gguf(path: Path) -> tuple[Json, Mapping[str, Tensor]]:
     return content, model.state_dict()
 
 
-def read_gguf_tokenizer(path: Path) -> Any:
-    """The tokenizer that transformers makes of a GGUF file, an object of the library tokenizers.
+def read_gguf_tokenizer(path: Path) -> tuple[Any, str | None, tuple[tuple[str, str], ...]]:
+    """What transformers makes of a GGUF file: its tokenizer, its chat template, and the names of special tokens.
+
+    The tokenizer is an object of the library tokenizers.
 
     Raises:
         BackendError: if transformers, accelerate or gguf is not installed.
         CheckpointError: if the file is missing, damaged, or holds no tokenizer that transformers can read.
     """
+    made = _open_tokenizer(path)
+    template = made.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    return made.backend_tokenizer, template, special_tokens(made.special_tokens_map)
+
+
+def write_gguf_tokenizer(path: Path, folder: Path) -> None:
+    """Write the tokenizer of a GGUF file as transformers does: `tokenizer.json`, its settings and chat template.
+
+    Raises:
+        BackendError: as `read_gguf_tokenizer`.
+        CheckpointError: as `read_gguf_tokenizer`.
+    """
+    _open_tokenizer(path).save_pretrained(folder)
+
+
+def _open_tokenizer(path: Path) -> Any:
     transformers = _load_transformers(path)
     with _one_line(path):
-        made = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
-    return made.backend_tokenizer
+        return transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
 
 
 def _load_transformers(path: Path) -> Any:

@@ -18,6 +18,7 @@ from lab.core.errors import ConfigError
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hf_config import Json
+from lab.core.models.stock_eyes import StockEyes
 from lab.core.models.tensor_names import KeyMap
 
 
@@ -36,6 +37,7 @@ class FamilySpec:
         sections: the objects of config.json that describe the stacks of `config.decoders`; "" is the file itself.
         released_student: entries of config.json, by section, of mmMamba's release of a student of this family; None
             where there is no release.
+        stock_eyes: an architecture to how the llava of transformers reads its images, or a refusal; None for text only.
     """
 
     name: str
@@ -47,6 +49,7 @@ class FamilySpec:
     names: Callable[[Any], KeyMap]
     sections: tuple[str, ...] = ("",)
     released_student: Mapping[str, Mapping[str, Any]] | None = None
+    stock_eyes: Callable[[Any], StockEyes] | None = None
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """A config.json that describes an architecture.

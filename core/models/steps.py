@@ -6,14 +6,17 @@ torch's layers by rounding only.
 
 # Letters: B batch, V vocabulary.
 
+from collections.abc import Callable, Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.core.decoding.program import NoProgramError, Program
+from lab.core.decoding.program import HasLength, NoProgramError, Program
 from lab.core.decoding.writer import Writer
-from lab.core.models.decoder import Inputs, LanguageModel
+from lab.core.models.decoder import Inputs, LanguageModel, refuse_unknown_tokens
 from lab.core.models.decoding_state import DecodingState
+from lab.core.models.pieces import pieces
 from lab.core.products import current
 
 
@@ -32,26 +35,60 @@ class Steps:
         self.state = state
         self._program: Program | None = None
         try:
-            self._program = _program_of(model, state)
+            self._program = program_of(model, state)
             self.how = "compiled"
         except NoProgramError as reason:
             self.how = f"torch ({reason})"
 
     @torch.no_grad()
     def logits(self, inputs: Inputs) -> Float[Tensor, "B V"]:
-        """The scores of the token after those of `inputs`, which the state takes in; valid until the next call."""
+        """The scores of the token after those of `inputs`, which the state takes in; valid until the next call.
+
+        A long prompt is read in pieces, with the results of one pass up to rounding.
+
+        Raises:
+            InputError: as `LanguageModel.hidden`; the state may then hold a part of the prompt.
+        """
         if self._program is not None and _is_token(inputs) and self._program.has_room():
             return self._program.run(inputs.tokens)
-        return self.model.logits(self.model.hidden(inputs, self.state)[:, -1:])[:, 0]
+        return read(self.model, self.state, inputs)
 
 
-def _program_of(model: LanguageModel, state: DecodingState) -> Program:
+@torch.no_grad()
+def read(model: LanguageModel, state: DecodingState, inputs: Inputs) -> Float[Tensor, "B V"]:
+    """The scores of the token after those of `inputs`, which the state takes in piece by piece, by torch's layers.
+
+    Raises:
+        InputError: as `LanguageModel.hidden`; the state may then hold a part of the prompt.
+    """
+    # before the state has taken in anything
+    refuse_unknown_tokens(inputs.tokens, model.input_embedding.num_embeddings)
+    for piece in pieces(inputs, model.config.vision):
+        hidden = model.hidden(piece, state)[:, -1:]
+    return model.logits(hidden)[:, 0]
+
+
+def program_of(
+    model: LanguageModel,
+    state: DecodingState,
+    owners: Callable[[HasLength], Sequence[HasLength]] = lambda state: (state,),
+) -> Program:
+    """The compiled program that takes a token of every row.
+
+    Args:
+        model: in evaluation mode.
+        state: of all rows.
+        owners: see `Writer`.
+
+    Raises:
+        NoProgramError: if there is none, saying why.
+    """
     if current.STATE.name != current.AUTO:
         raise NoProgramError(f"products={current.STATE.name} was asked for")
     weight = model.input_embedding.weight
     # of keys and values, or of a recurrence
     rows = state.layers[0].tensors()[0].shape[0]
-    return model.write_step(Writer(rows, dtype=weight.dtype, device=weight.device), state)
+    return model.write_step(Writer(rows, dtype=weight.dtype, device=weight.device, owners=owners), state)
 
 
 def _is_token(inputs: Inputs) -> bool:

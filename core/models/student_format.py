@@ -11,7 +11,7 @@ projections at random.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,7 @@ def write_student(
     student: LanguageModel,
     *,
     teacher: "ModelFolder | None",
-    carried: Iterable[Path] = (),
+    write_more: Callable[[Path], None] | None = None,
     more: Json | None = None,
     replace: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
@@ -122,7 +122,7 @@ def write_student(
             layers are mmMamba's.
         teacher: the folder whose config.json is taken over with the student's changes, and whose other files
             (tokenizer and so on) are copied; None for a config.json that describes the architecture alone.
-        carried: other files that are copied.
+        write_more: as of `write_checkpoint`.
         more: other keys of config.json.
         replace: whether a folder that is in use is replaced.
         max_shard_bytes: above it the tensors go into several files, with an index.
@@ -132,7 +132,7 @@ def write_student(
         ConfigError: if the layout has no place for the student.
         RunError: if the disk is full or cannot be written.
     """
-    files = list(carried)
+    files: list[Path] = []
     if teacher is None:
         content: Json = family_of(student.config).config_json(student.config)
     else:
@@ -143,12 +143,13 @@ def write_student(
                 f"{teacher.path / CONFIG} describes another model than the student's teacher; give its folder"
             )
         content = teacher.content
-        files += teacher.other_files()
+        files = teacher.other_files()
     write_checkpoint(
         folder,
         key_map(student).to_public(student.state_dict()),
-        {**_student_json(content, student), **(more or {})},
+        {**student_json(content, student), **(more or {})},
         carried=files,
+        write_more=write_more,
         replace=replace,
         max_shard_bytes=max_shard_bytes,
     )
@@ -171,7 +172,12 @@ def _mixer_of(student: LanguageModel) -> MixerOptions | None:
     return found[0] if found else None
 
 
-def _student_json(content: Json, student: LanguageModel) -> dict[str, Any]:
+def student_json(content: Json, student: LanguageModel) -> dict[str, Any]:
+    """The config.json of a student, from its teacher's.
+
+    Raises:
+        ConfigError: if its layers are of several mixers.
+    """
     ours: dict[str, Any] = json.loads(json.dumps(content))
     family, options = family_of(student.config), _mixer_of(student)
     is_released = options is None or (mixer_spec(options.kind).in_mmmamba and not options.changed())

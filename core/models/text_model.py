@@ -50,11 +50,11 @@ class TextModel(LanguageModel):
 
     def hidden(self, inputs: Inputs, state: DecodingState | None = None) -> Float[Tensor, "B T D"]:
         """Normed hidden states of the last layer; see `LanguageModel.hidden`."""
-        return self.llm(self._embed(inputs), None if state is None else state.layers)
+        return self.llm(self._embed(inputs), None if state is None else state.layers, inputs.packing)
 
     def observed(self, inputs: Inputs, observe: Observe) -> Float[Tensor, "B T D"] | None:
         """See `LanguageModel.observed`."""
-        x = self.llm.layers.observed(self._embed(inputs), observe)
+        x = self.llm.layers.observed(self._embed(inputs), observe, packing=inputs.packing)
         return None if x is None else self.llm.norm(x)
 
     def logits(self, hidden: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions V"]:

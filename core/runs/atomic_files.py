@@ -192,9 +192,12 @@ def refuse_special(path: Path, error: type[LabError]) -> None:
     """
     try:
         status = path.stat()
-    except (OSError, ValueError):
+    except OSError:
         # whoever opens it says why it cannot be
         return
+    # files of data name others: a NUL, or half of a character
+    except ValueError as fault:
+        raise error(f"{str(path)!r} cannot be the name of a file ({fault}); give another one") from None
     if not stat.S_ISREG(status.st_mode):
         raise error(f"{path} cannot be read: it is {_kind(status)}; give a file")
 

@@ -53,11 +53,12 @@ def encode(rows: Iterable[Mapping[str, object]], crc: int) -> tuple[bytes, int]:
 def read(file: IO[bytes], found: Findings) -> Iterator[dict[str, Any]]:
     """The rows of a file, one at a time, without those that are damaged; `found` is filled on the way.
 
+    With what was found before, and a file that stands at `found.size`, it goes on from there.
     After a damaged line the next one counts if it follows what the damaged one says, or what it should say.
     """
     parse = json.JSONDecoder().raw_decode
     # what the checksum before the next line may be
-    before: tuple[int, ...] = (0,)
+    before: tuple[int, ...] = (found.crc,)
     for number, line in enumerate(file, start=1):
         if not line.endswith(b"\n"):
             return

@@ -1,15 +1,19 @@
 """Terminal output of a run: its progress bar, lines in between, and the summary at its end and in `lab show`."""
 
 import itertools
+import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from lab.core.printable import printable
 from lab.core.runs.json_files import Entry
@@ -17,6 +21,9 @@ from lab.core.streams import say
 
 # of a longer list nobody reads more; the files hold all of it
 _MOST_TABLES, _MOST_SENTENCES = 30, 60
+
+# seconds between lines about progress, where there is no bar; the variable sets another number of them
+_LINE_EVERY_S, _VARIABLE = 30.0, "LAB_PROGRESS_EVERY"
 
 _is_quiet = ContextVar("_is_quiet", default=False)
 
@@ -31,14 +38,26 @@ def quiet() -> Iterator[None]:
         _is_quiet.reset(token)
 
 
+class Advance(Protocol):
+    """Takes the amount done of a task, and a few words about how it stands."""
+
+    def __call__(self, now: int, words: str = "") -> None:
+        """Show both."""
+        ...
+
+
 @contextmanager
-def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error; yields a function that takes the amount done.
+def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Advance]:
+    """A progress bar on standard error; in a file or a pipe, a line from time to time instead.
 
     A bar that cannot be shown is said to be missing, and what it is about goes on.
     """
     if _is_quiet.get():
-        yield lambda _: None
+        yield lambda now, words="": None
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(title, total, completed)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -48,13 +67,62 @@ def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Callable
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task(title, total=total, completed=completed)
+    bar = _Bar(*columns, console=console)
+    task = bar.add_task(title, total=total, completed=completed, words="")
     _try(bar.start, bar)
     try:
-        yield lambda now: bar.update(task, completed=now)
+        yield lambda now, words="": bar.update(task, completed=now, words=words)
     finally:
         _try(bar.stop, bar)
+
+
+class _Bar(Progress):
+    """A bar with words below: beside it they would leave it no room in a terminal of 80 columns."""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bar, and a line of words."""
+        yield from super().get_renderables()
+        yield from (Text(task.fields["words"]) for task in self.tasks if task.fields["words"])
+
+
+class _Lines:
+    """Progress as lines of text; short tasks print none."""
+
+    def __init__(self, title: str, total: int, completed: int) -> None:
+        self._title, self._total, self._first = title, total, completed
+        self._start = self._last = time.monotonic()
+        self._every = _seconds_between_lines()
+
+    def __call__(self, now: int, words: str = "") -> None:
+        time_now = time.monotonic()
+        if time_now - self._last < self._every:
+            return
+        self._last = time_now
+        left = ""
+        # a rate is known only after the first step
+        if now > self._first:
+            left = f"{_duration((self._total - now) * (time_now - self._start) / (now - self._first))} left"
+        parts = (f"{self._title}: {now:,} of {self._total:,}", words, left)
+        say(", ".join(part for part in parts if part))
+
+
+def _seconds_between_lines() -> float:
+    given = os.environ.get(_VARIABLE)
+    if given is None:
+        return _LINE_EVERY_S
+    try:
+        seconds = float(given)
+    except ValueError:
+        say(f"{_VARIABLE}={given} is not a number of seconds; a line comes every {_LINE_EVERY_S:g} s")
+        return _LINE_EVERY_S
+    return seconds
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _try(action: Callable[[], None], bar: Progress) -> None:

@@ -78,7 +78,7 @@ def points_of(directory: Path) -> list[Path]:
     found = [path for path in run_directories(directory) if path != directory]
     if not found:
         raise RunError(f"{directory} holds no run; `lab runs` lists them")
-    return sorted(found, key=lambda path: (len(path.name) if path.name.isdigit() else _SHOWN, path.as_posix()))
+    return sorted(found, key=lambda path: (len(path.name) if path.name.isdecimal() else _SHOWN, path.as_posix()))
 
 
 def run_state(directory: Path, status: Mapping[str, object]) -> str:

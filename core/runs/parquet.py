@@ -1,6 +1,7 @@
 """Rows of results as Parquet: typed columns, written atomically, a block of rows at a time, and read again."""
 
 import io
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,10 +12,14 @@ import pyarrow.parquet as pq
 
 from lab.core.errors import RunError
 from lab.core.runs.atomic_files import file_atomically, refuse_special, write_atomically
+from lab.core.runs.sums import check_file
 
 _BLOCK = 50_000
-# a checksum for each page, which `read_table` compares: one wrong bit would be another number
-_CHECKED = {"write_page_checksum": True}
+# a checksum for each page, which `read_table` compares: one wrong bit would be another number; no least and largest
+# values, which no checksum covers and by which rows are left out
+_CHECKED = {"write_page_checksum": True, "write_statistics": False}
+# key of the schema's metadata with a checksum of the names of the columns, which pages do not hold
+_NAMES = b"lab.columns.crc32"
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -47,7 +52,7 @@ class _TableFile:
     def close(self) -> None:
         """Finish the file."""
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._file, self._schema, **_CHECKED)
+            self._writer = pq.ParquetWriter(self._file, _with_checksum(self._schema), **_CHECKED)
         self._writer.close()
 
     def _write(self, table: pa.Table) -> None:
@@ -69,7 +74,7 @@ class _TableFile:
             self._file.seek(0)
             self._file.truncate()
         self._schema = schema
-        self._writer = pq.ParquetWriter(self._file, schema, **_CHECKED)
+        self._writer = pq.ParquetWriter(self._file, _with_checksum(schema), **_CHECKED)
         for table in written:
             missing = [name for name in schema.names if name not in table.schema.names]
             for name in missing:
@@ -84,7 +89,8 @@ def write_columns(path: Path, columns: Mapping[str, Sequence[object]]) -> None:
         RunError: if the disk is full or the folder cannot be written.
     """
     buffer = io.BytesIO()
-    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), buffer, **_CHECKED)
+    table = pa.table({name: list(values) for name, values in columns.items()})
+    pq.write_table(table.cast(_with_checksum(table.schema)), buffer, **_CHECKED)
     write_atomically(path, buffer.getvalue())
 
 
@@ -107,9 +113,14 @@ def read_table(
         RunError: if it is not there, or damaged.
     """
     path = directory / name
+    again = f"resume={directory.name} writes it again"
     refuse_special(path, RunError)
+    check_file(path, hint=again, error=RunError)
     filters = [(key, "in" if isinstance(value, list) else "=", value) for key, value in (equal or {}).items()]
     try:
+        schema = pq.read_schema(path)
+        if _NAMES in (schema.metadata or {}) and schema.metadata[_NAMES] != _checksum(schema):
+            raise RunError(f"{path} is damaged: its columns have other names than were written; {again}")
         # one file, also if the folder's name looks like a partition
         return pq.read_table(
             path,
@@ -123,4 +134,12 @@ def read_table(
             f"{path} is not there: the run has no table yet; resume={directory.name} goes on with it"
         ) from error
     except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error
+        raise RunError(f"{path} is damaged; {again}") from error
+
+
+def _with_checksum(schema: pa.Schema) -> pa.Schema:
+    return schema.with_metadata({_NAMES: _checksum(schema)})
+
+
+def _checksum(schema: pa.Schema) -> bytes:
+    return b"%08x" % zlib.crc32("\0".join(schema.names).encode())

@@ -7,6 +7,9 @@ status.json        running, finished, failed or interrupted, and since when; onl
 metrics.jsonl      every result as it is produced, one object per line, under a checksum; append-only while running
 table.parquet      the results, sorted and typed, once complete
 summary.json       the table and sentences printed at the end
+bad_samples.jsonl  samples of the data that were left out, if any: file, line, reason
+predictions/       answers to benchmarks, if any, in VLMEvalKit's layout
+SHA256SUMS         digests of all these but metrics.jsonl, compared when they are read; absent while running
 figures/           PDF, PNG, and the plotted numbers
 """
 
@@ -28,6 +31,7 @@ from lab.core.runs.metrics_file import MetricsFile
 from lab.core.runs.row_store import RowStore
 from lab.core.runs.signals import EndSignals
 from lab.core.runs.sink import Sinks
+from lab.core.runs.sums import SUMS, sums_of
 from lab.core.streams import say
 
 # the rows of a study, each a TypedDict or another mapping with the column's name as key
@@ -37,6 +41,15 @@ Row = TypeVar("Row", bound=Mapping[str, object])
 INDIFFERENT_KEYS = frozenset({"workers", "threads", "loader", "sinks", "resume_on"})
 
 _HINT = "start a new run without resume"
+# what readers compare; a line of metrics.jsonl has a checksum
+_WITH_DIGEST = (
+    *("config.json", "overrides.json", "provenance.json", "status.json", "summary.json"),
+    *("table.parquet", "lines.parquet", "bad_samples.jsonl"),
+)
+
+
+# of models to questions, for other programs
+_ANSWERS = "predictions/*/*.tsv"
 
 
 class Extension(NamedTuple):
@@ -135,6 +148,11 @@ class Run(Generic[Row]):
         self._metrics = MetricsFile(metrics)
         self.damage = self._metrics.damage() or self._metrics.loss(before.get("rows"), is_gone=is_gone)
         self._metrics.refuse_other(before.get("rows"), before.get("crc32"))
+        # what is written from here on is not what it lists
+        try:
+            (self.directory / SUMS).unlink(missing_ok=True)
+        except OSError as error:
+            raise as_run_error(error, self.directory / SUMS) from error
         # before config.json: with it alone, resume= would come with fewer draws than are recorded
         if is_other:
             self._write("overrides.json", json.dumps(list(overrides)) + "\n")
@@ -192,8 +210,11 @@ class Run(Generic[Row]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self._sinks.close()
-            self._end(kind, error)
+            try:
+                self._end(kind, error)
+            finally:
+                # last: they may take long, and a cluster does not wait
+                self._sinks.close()
         except RunError:
             # a full disk or a deleted folder already ends the run with its own error
             if kind is None:
@@ -215,6 +236,7 @@ class Run(Generic[Row]):
             self._write_status("interrupted")
         else:
             self._write_status("failed", error=f"{kind.__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        self._write_sums()
 
     def _close(self) -> None:
         if self._metrics is not None:
@@ -270,7 +292,16 @@ class Run(Generic[Row]):
         self._status |= {"status": status, "updated": _now(), "process": os.getpid()}
         self._write("status.json", _dump({**self._status, **more}))
 
-    def _write(self, name: str, content: str) -> None:
+    def _write_sums(self) -> None:
+        names = [name for name in _WITH_DIGEST if (self.directory / name).exists()]
+        names += [str(path.relative_to(self.directory)) for path in self.directory.glob(_ANSWERS)]
+        try:
+            content = sums_of(self.directory, names)
+        except OSError as error:
+            raise as_run_error(error, self.directory / SUMS) from error
+        self._write(SUMS, content)
+
+    def _write(self, name: str, content: bytes | str) -> None:
         self._file.refuse_gone()
         write_atomically(self.directory / name, content)
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from datetime import datetime
 
 # a controller that is busy answers late
 _SECONDS = 20
@@ -16,10 +17,12 @@ class JobState:
     Attributes:
         is_running: it is neither ending nor waiting; during the grace time of a pre-emption it still is.
         can_be_requeued: it is a batch job, and was not submitted with --no-requeue.
+        ends: when its time or its grace time is over, in seconds since 1970; None if that is not known.
     """
 
     is_running: bool
     can_be_requeued: bool
+    ends: float | None
 
 
 def job_label() -> str | None:
@@ -32,7 +35,7 @@ def job_label() -> str | None:
 def restart_count() -> int:
     """How often the job was requeued so far."""
     count = os.environ.get("SLURM_RESTART_COUNT", "")
-    return int(count) if count.isdigit() else 0
+    return int(count) if count.isdecimal() else 0
 
 
 def state_of(job: str) -> JobState | None:
@@ -45,7 +48,16 @@ def state_of(job: str) -> JobState | None:
     flags = re.search(r"^\s+Requeue=(\d) .*BatchFlag=(\d)", answer.stdout, re.MULTILINE)
     if state is None or flags is None:
         return None
-    return JobState(state[1] == "RUNNING", flags.groups() == ("1", "1"))
+    return JobState(state[1] == "RUNNING", flags.groups() == ("1", "1"), _end(answer.stdout))
+
+
+def _end(answer: str) -> float | None:
+    found = re.search(r"^\s+StartTime=\S+ EndTime=(\S+)", answer, re.MULTILINE)
+    try:
+        # Slurm prints local time
+        return datetime.fromisoformat(found[1]).astimezone().timestamp() if found is not None else None
+    except ValueError:
+        return None
 
 
 def requeue(job: str) -> str | None:

@@ -4,13 +4,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lab.core.errors import CheckpointError
 from lab.core.runs.atomic_files import refuse_special
 from lab.core.runs.json_files import read_json_object
+from lab.core.runs.sums import file_digest, known_digest
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def write_meta(folder: Path, facts: Mapping[str, object]) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    files = {path.name: _file_digest(path) for path in sorted(folder.iterdir())}
+    files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
     content = {**facts, "files": files}
     (folder / META).write_text(json.dumps({**content, "digest": _digest_of(content)}, indent=2) + "\n")
 
@@ -53,8 +53,7 @@ def check_whole(path: Path) -> None:
         file = path / name
         refuse_special(file, CheckpointError)
         try:
-            status = file.stat()
-            is_whole = digest == _known_digest(file, status.st_size, status.st_mtime_ns)
+            is_whole = digest == known_digest(file)
         except OSError as error:
             raise CheckpointError(f"{file} is missing or cannot be read ({error.strerror}); {HINT}") from error
         if not is_whole:
@@ -80,17 +79,6 @@ def newest_whole(paths: list[Path]) -> Path | None:
     if damages:
         raise damages[0]
     return None
-
-
-@cache
-def _known_digest(path: Path, size: int, modified: int) -> str:
-    """The digest of a file that has not changed since, as far as size and time tell."""
-    return _file_digest(path)
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest_of(content: Mapping[str, object]) -> str:

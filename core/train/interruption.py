@@ -52,7 +52,8 @@ class Interruption:
             self._pass(number)
         elif number not in self._received:
             self._received.append(number)
-            say(f"{signal.Signals(number).name}: finishing this step and writing a checkpoint first")
+            name = signal.Signals(number).name
+            say(f"{name}: finishing this step and writing a checkpoint first; another Ctrl-C ends it at once")
 
     def _pass(self, number: int) -> None:
         handler = self._handlers[number]

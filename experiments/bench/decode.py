@@ -5,7 +5,6 @@ takes is compared with reading as many bytes, in the same rounds. Answers are ti
 `lab generate` and transformers' `generate` are used.
 """
 
-import ctypes
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lab.core.native.build import load_native
 from lab.core.products import current as products
 from lab.experiments.bench.decode_problem import TOLERANCE, DecodeProblem, DecodeSetting, transformers_model
 from lab.experiments.bench.findings import Conclusion, Finding
@@ -21,6 +19,7 @@ from lab.experiments.bench.harness import Candidate, Case, Missing, Row, Status
 from lab.experiments.bench.peak import measure_peak
 from lab.experiments.bench.rates import MachinePeak
 from lab.experiments.bench.ssd_peers import BENCH_HINT
+from lab.experiments.bench.streaming import new_array, streaming
 
 DISTRIBUTIONS = ("numpy", "torch", "transformers")
 
@@ -122,10 +121,10 @@ def _step_case(name: str, problem: DecodeProblem, peak: MachinePeak) -> Case:
         )
 
     others: list[Candidate | Missing] = [candidate(_TORCH, problem.step(is_compiled=False))]
-    streaming = _streaming(problem)
-    if streaming is not None:
-        others.append(streaming)
     moved = problem.work.read_bytes + problem.work.updated_bytes
+    read = streaming(_STREAM, [new_array(int(moved))])
+    if read is not None:
+        others.append(read)
     return Case(
         name=f"step, {name}",
         setting=f"{moved / 1e6:,.0f} MB of weights and states, float32, after {problem.setting.prompt_tokens} tokens",
@@ -133,26 +132,6 @@ def _step_case(name: str, problem: DecodeProblem, peak: MachinePeak) -> Case:
         others=others,
         peak=peak,
     )
-
-
-def _streaming(problem: DecodeProblem) -> Candidate | None:
-    """Reading as many bytes as a step must move; None without a compiler."""
-    library = load_native("machine_peak.cpp").library
-    if library is None:
-        return None
-    threads = torch.get_num_threads()
-    count = int(problem.work.read_bytes + problem.work.updated_bytes) // 4
-    numbers = torch.empty(count)
-    read, spread = library.read_once, library.want_pages
-    read.restype, spread.restype = ctypes.c_bool, None
-    read.argtypes = spread.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-    spread(numbers.data_ptr(), count, threads)
-
-    def run() -> Tensor:
-        assert read(numbers.data_ptr(), count, threads), "threads could be started before"
-        return numbers
-
-    return Candidate(name=_STREAM, run=run, difference=lambda _: 0.0, tolerance=0.0, unit="nothing to compare")
 
 
 def _answer_case(name: str, problem: DecodeProblem) -> Case:

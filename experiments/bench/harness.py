@@ -1,7 +1,8 @@
 """Candidates in one process: first compared, then timed alternately.
 
-Only candidates whose results agree with the case's reference are timed. They alternate (A B C, A B C, ...), so that a
-machine slowdown affects all of them; medians and ratios are reported.
+Only candidates whose results agree with the case's reference are timed. They alternate, and each round begins with the
+next one (A B C, B C A, ...), so that a slowdown of the machine, and what is left in caches, affects all of them alike.
+Medians and ratios are reported.
 """
 
 import gc
@@ -17,6 +18,10 @@ from lab.experiments.bench.rates import MachinePeak, Work, shares_of
 
 # runs a call several times and returns the total seconds
 Clock = Callable[[Callable[[], Any], int], float]
+
+
+# calls of up to so many shortest repeats are preceded by one that is not timed
+_WARMED_BELOW = 50
 
 
 def wall_clock(run: Callable[[], Any], calls: int) -> float:
@@ -84,6 +89,7 @@ class Case:
         peak: rates of the machine, measured in the same run, to which shares refer; None without shares.
         budget_s: time for all repeats of one candidate; None for the benchmark's default.
         is_brief: whether it is printed as one line: one of many sizes, which a figure shows together.
+        is_warm: whether everything has been compiled and called before: a slow first call of ours then counts, too.
         clock: measures times.
     """
 
@@ -94,6 +100,7 @@ class Case:
     peak: MachinePeak | None = None
     budget_s: float | None = None
     is_brief: bool = False
+    is_warm: bool = False
     clock: Clock = wall_clock
 
 
@@ -178,6 +185,7 @@ class _Timing:
     # a slow candidate takes part only in every `stride`-th round; 0: in none, since its first call is used
     stride: int
     calls: int
+    is_warmed: bool
     times_s: list[float]
     processor_s: float
 
@@ -214,7 +222,8 @@ def measure(
     timings = [entry for entry in found if isinstance(entry, _Timing)]
     for turn in range(repeats):
         gc.collect()
-        for timing in timings:
+        first = turn % len(timings) if timings else 0
+        for timing in (*timings[first:], *timings[:first]):
             if timing.stride and turn % timing.stride == 0:
                 _time_once(timing, case.clock)
         if on_round is not None:
@@ -249,22 +258,30 @@ def _compare(
             unit=candidate.unit,
         )
     del result
-    if call_s > budget_s and case.clock is wall_clock and candidate is not case.ours:
+    if call_s > budget_s and case.clock is wall_clock and (candidate is not case.ours or case.is_warm):
         # the overhead of a first call is negligible for such slow peers; ours may have compiled its loops for seconds
-        return _Timing(candidate, difference, stride=0, calls=1, times_s=[call_s], processor_s=processor_s)
+        return _Timing(
+            candidate, difference, stride=0, calls=1, is_warmed=False, times_s=[call_s], processor_s=processor_s
+        )
     if call_s < budget_s / 10 or candidate is case.ours or case.clock is not wall_clock:
         # the first call may have compiled something, or returned before the device was done: plan with a second
         call_s = case.clock(candidate.run, 1)
     affordable = max(1, min(repeats, int(budget_s / call_s)))
     calls = max(1, math.ceil(shortest_repeat_s / call_s))
     return _Timing(
-        candidate, difference, stride=math.ceil(repeats / affordable), calls=calls, times_s=[], processor_s=0.0
+        candidate,
+        difference,
+        stride=math.ceil(repeats / affordable),
+        calls=calls,
+        is_warmed=call_s < _WARMED_BELOW * shortest_repeat_s,
+        times_s=[],
+        processor_s=0.0,
     )
 
 
 def _time_once(timing: _Timing, clock: Clock) -> None:
-    if timing.calls > 1:
-        # bring caches and threads into the state of consecutive calls, not that left by the previous candidate
+    if timing.is_warmed:
+        # caches and threads in the state of consecutive calls, not in that left by another candidate or by a collection
         timing.candidate.run()
     processor_started = time.process_time()
     timing.times_s.append(clock(timing.candidate.run, timing.calls) / timing.calls)

@@ -61,6 +61,11 @@ def size_of(tensors: Sequence[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
+def resident_bytes() -> int:
+    """Memory that this process holds now (Linux)."""
+    return _resident("VmRSS")
+
+
 def _resident(key: str) -> int:
     """Memory of this process in bytes, from Linux: VmRSS is current, VmHWM the peak."""
     for line in Path("/proc/self/status").read_text().splitlines():

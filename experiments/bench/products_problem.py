@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab.core.products.implementations import Operation
 from lab.core.runs.random_streams import Seeds
@@ -75,9 +75,19 @@ class ProductProblem:
             self.right = [weight, *(weight.clone() for _ in range(num_copies - 1))]
 
     def call(self, product: Product) -> Callable[[], Tensor]:
-        """The timed call."""
+        """The timed call of a gradient, as autograd calls it."""
         turns = itertools.cycle(self.right)
         return lambda: product(self.left, next(turns))
+
+    def call_layer(self, layer: type[nn.Linear]) -> Callable[[], Tensor]:
+        """The timed call of the product, as a model calls it."""
+        setting = self.setting
+        with torch.device("meta"):
+            layers = [layer(setting.inputs, setting.outputs, bias=False) for _ in self.right]
+        for each, weight in zip(layers, self.right, strict=True):
+            each.weight = nn.Parameter(weight, requires_grad=False)
+        turns = itertools.cycle(layers)
+        return lambda: next(turns)(self.left)
 
     @cached_property
     def _compared(self) -> Tensor:

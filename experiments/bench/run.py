@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,18 +28,31 @@ class Benchmark:
             and jax read their number of threads on import.
         cores: context that sets the cores to use.
         placement: the same in words.
+        options: what it can be asked for; `cases` of a benchmark with some takes those given as `options=...`.
     """
 
     module: str
     cores: Callable[[], AbstractContextManager[None]]
     placement: str
+    options: tuple[str, ...] = ()
 
 
+_MODEL = ("teacher", "precision", "layers")
 BENCHMARKS = {
+    "answer-speed": Benchmark(
+        "lab.experiments.bench.long_context.answers", every_core, "with a torch thread on each core", _MODEL
+    ),
     "decode": Benchmark("lab.experiments.bench.decode", every_core, "with a torch thread on each core"),
     "delta-rule": Benchmark("lab.experiments.bench.delta_rule", every_core, "with a torch thread on each core"),
     "distill": Benchmark("lab.experiments.bench.distill", every_core, "with a torch thread on each core"),
     "hmm-risk": Benchmark("lab.experiments.bench.hmm_risk", one_core, "bound to one core where the system can do that"),
+    "long-context": Benchmark(
+        "lab.experiments.bench.long_context.benchmark",
+        every_core,
+        "with a torch thread on each core",
+        (*_MODEL, "lengths"),
+    ),
+    "probe": Benchmark("lab.experiments.bench.probe", one_core, "bound to one core where the system can do that"),
     "products": Benchmark("lab.experiments.bench.products", every_core, "with a torch thread on each core"),
     "ssd": Benchmark("lab.experiments.bench.ssd", every_core, "with a torch thread on each core"),
 }
@@ -50,7 +63,14 @@ _BUDGET_S = 16.0
 _SHORTEST_REPEAT_S = 0.01
 
 
-def main(name: str, *, repeats: int = 9, quick: bool = False, json_path: Path | None = None) -> bool:
+def main(
+    name: str,
+    *,
+    repeats: int = 9,
+    quick: bool = False,
+    json_path: Path | None = None,
+    options: Mapping[str, str] | None = None,
+) -> bool:
     """Run a benchmark and print one table or line per case.
 
     Args:
@@ -58,18 +78,24 @@ def main(name: str, *, repeats: int = 9, quick: bool = False, json_path: Path | 
         repeats: how often each candidate is timed, slow ones less often.
         quick: problems of a few milliseconds, to check that everything works.
         json_path: where to write the result file, with figures next to it; None for none.
+        options: of the benchmark, as they were typed.
 
     Returns:
         Whether our own results agreed with their references in every case.
 
     Raises:
-        InputError: if the benchmark does not exist or `repeats` is not positive.
+        InputError: if the benchmark does not exist or has no such option, or `repeats` is not positive.
         RunError: if the result file cannot be written.
     """
     if name not in BENCHMARKS:
         raise InputError(f"benchmark {name!r} does not exist; choose one of {', '.join(BENCHMARKS)}")
     if repeats < 1:
         raise InputError(f"repeats={repeats} must be at least 1")
+    asked = options or {}
+    for option in asked:
+        if option not in BENCHMARKS[name].options:
+            able = [other for other, benchmark in BENCHMARKS.items() if option in benchmark.options]
+            raise InputError(f"--{option} is for lab bench {' and '.join(able)}; leave it out")
     if json_path is not None:
         # before minutes of work
         refuse_no_file(json_path)
@@ -77,7 +103,8 @@ def main(name: str, *, repeats: int = 9, quick: bool = False, json_path: Path | 
     benchmark = BENCHMARKS[name]
     with benchmark.cores():
         module = importlib.import_module(benchmark.module)
-        results, conclusion = _run(console, benchmark, module.cases(quick=quick), repeats)
+        more = {"options": asked} if benchmark.options else {}
+        results, conclusion = _run(console, benchmark, module.cases(quick=quick, **more), repeats)
         machine = describe(module.DISTRIBUTIONS) | {"placement": benchmark.placement}
     report.print_machine(console, machine)
     if conclusion is not None and conclusion.peak is not None:

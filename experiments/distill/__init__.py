@@ -16,7 +16,8 @@ ablated, the teacher with windowed attention, and chance. A run is one directory
 Groups (choose with GROUP=OPTION):
   teacher        (default: hovle_tiny)
                  {options_of_group("teacher", indent=17)}
-  student        linear (default), hybrid (a quarter of the layers: attention)
+  student        linear (default), hybrid (attention in a quarter of layers),
+                 serving (a hybrid that lab export makes a stock model)
   student/mixer  (default: mamba2)
                  {options_of_group("student/mixer", indent=17)}
   data           (default: picture_questions)
@@ -55,6 +56,8 @@ Keys [default] (those marked * take one value or a list [a,b]):
                 (ahead of them, in a separate process), or auto: process
                 in a long training that leaves a core free, on a GPU or with
                 fewer threads than cores [auto]
+  packing       whether the samples of a batch stand behind each other in
+                one row, without padding [false]
   sinks *       where rows go besides metrics.jsonl:
                 {", ".join(sink_names())} [[]]
   resume        a run to continue: its directory, or the end of its name
@@ -88,6 +91,7 @@ def _help() -> str:
         KeyGroup("stage_N.", f"{_CONFIG}:Recipe"),
         KeyGroup("student.", "lab.experiments.distill.student:StudentConfig", "student"),
         *mixers,
+        KeyGroup("data.", "lab.experiments.distill.data_sources:DataSources"),
         *data,
         KeyGroup("prompt.", "lab.experiments.distill.data:PromptConfig"),
         KeyGroup("evaluation.", f"{_CONFIG}:EvaluationConfig"),

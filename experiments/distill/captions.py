@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from lab.core.runs.captions import Caption
-from lab.experiments.distill.report import accuracies, summaries
+from lab.experiments.distill.report import accuracies
 from lab.experiments.distill.rows import Row
+from lab.experiments.distill.summary import summaries
 
 _KL = "Kullback-Leibler divergence from the teacher per answer token"
 _SHOWS = {
@@ -30,7 +31,7 @@ def caption(name: str, table: Sequence[Row]) -> Caption:
         else:
             few, many = min(counts), max(counts)
             number = str(many) if few == many else f"{few} to {many}"
-            sentences.append(f"Marks: means over {number} replicates; bars: their standard deviation.")
+            sentences.append(f"Marks: means over {number} replicates; bars: 95 % intervals over them.")
     if name in _OF_REPLICATES:
         names = "the teacher" if name == "trade_off" else ", ".join(accuracies(table))
         sentences.append(f"Horizontal lines: {names}.")

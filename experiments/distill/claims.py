@@ -8,8 +8,10 @@ from typing import Any, cast
 from lab.core.errors import RunError
 from lab.core.report.content import Claim, Findings, HeatMap, Picture, Verdict, share_verdict
 from lab.core.report.recorded import RecordedRun
-from lab.experiments.distill.report import STUDENT, Summary, accuracies, recovered, summaries
+from lab.experiments.distill.report import accuracies, recovered
 from lab.experiments.distill.rows import Row
+from lab.experiments.distill.seeds import difference
+from lab.experiments.distill.summary import STUDENT, Summary, summaries
 
 # drawn from the table, in addition to the figures of the run
 LEARNING_CURVES = "learning_curves"
@@ -104,14 +106,15 @@ def _different(found: Sequence[Summary]) -> Iterator[Claim]:
         return
     ordered = sorted(last, key=lambda summary: summary.mean("accuracy") or 0.0)
     first, second = ordered[-1], ordered[-2]
-    gap = (first.mean("accuracy") or 0.0) - (second.mean("accuracy") or 0.0)
     count = len(first.values["accuracy"])
-    error = ((first.spread("accuracy") or 0.0) ** 2 + (second.spread("accuracy") or 0.0) ** 2) ** 0.5 / count**0.5
+    if len(second.values["accuracy"]) != count:
+        return
+    gap = difference(first, second, "accuracy")
     yield Claim(
         statement=f"{_name(first)} is the best of {len(last)} students beyond what seeds explain",
-        verdict=Verdict.holds if gap > 2 * error else Verdict.undecided,
+        verdict=Verdict.holds if gap.excludes_zero else Verdict.undecided,
         evidence=f"Right in {_percent(first)}; next is {_name(second)} in {_percent(second)}: a difference of "
-        f"{100 * gap:.2f} ± {200 * error:.2f} points (two standard errors of {count} seeds each).",
+        f"{100 * gap.mean:.2f} ± {100 * (gap.half_width or 0.0):.2f} points (95 %, paired over {count} seeds).",
     )
 
 

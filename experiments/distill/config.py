@@ -126,6 +126,10 @@ class DistillConfig:
     loader: Loader = Loader.auto
     """Where batches are made: inline (between the steps), process (ahead of them, in a separate process), or auto:
     process in a long training that leaves a core free: on a GPU, or with fewer threads than cores."""
+    packing: bool = False
+    """Whether the samples of a training's batch stand behind each other in one row, without padding: none sees another
+    and losses are those of the padded batch, but for loss_mask=all, which counts padding. A step then takes as long as
+    its tokens, not as its longest sample."""
     resume_on: ResumeOn = ResumeOn.same
     """same: a run that is resumed where its last digits would be others is refused; different: that is only said."""
     sinks: Any = field(default_factory=list)

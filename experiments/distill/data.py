@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lab.core.data.bad_samples import OnBadSample
 from lab.core.data.batch import Batch
-from lab.core.data.prompt_format import PromptFormat
+from lab.core.data.prompt_format import MOST_TILES, PromptFormat
 from lab.core.data.source_spec import SourceRequest
-from lab.core.data.stream import SPLITS, FiniteSource, Source, Stream
-from lab.core.errors import ConfigError
+from lab.core.data.stream import SPLITS, FiniteSource, Source, Stream, refusal, usable_sample
+from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import ModelConfig, max_length
 from lab.core.models.folder import ModelFolder
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
@@ -17,9 +18,8 @@ from lab.experiments.distill.data_sources import DataConfig, data_sources
 
 # samples of each split that are read before a run begins: at most a second, with large images
 _NUM_LOOKED_AT = 64
-
-# of an image; public models use 12 to 40
-MOST_TILES = 256
+# share of them that must be usable: with fewer, the file as a whole is wrong
+LEAST_USABLE = 0.1
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,7 +31,7 @@ class PromptConfig:
     max_tiles: int = 12
     """Maximum number of tiles of an image, not counting the thumbnail."""
     max_length: int | None = None
-    """Maximum number of tokens of a sample, longer ones are skipped; null: the context length of the model."""
+    """Maximum number of tokens of a sample, longer ones are bad samples; null: the context length of the model."""
 
     def __post_init__(self) -> None:
         refuse_outside(self, "max_tiles", at_least=1, at_most=MOST_TILES)
@@ -42,7 +42,14 @@ class Data:
     """The samples of both splits, for one model."""
 
     def __init__(
-        self, config: DataConfig, prompt: PromptConfig, architecture: ModelConfig, tokenizer: Tokenizer, *, seed: int
+        self,
+        config: DataConfig,
+        prompt: PromptConfig,
+        architecture: ModelConfig,
+        tokenizer: Tokenizer,
+        *,
+        seed: int,
+        is_packed: bool = False,
     ) -> None:
         """Check that the model can read the samples.
 
@@ -52,6 +59,7 @@ class Data:
             architecture: the model's architecture.
             tokenizer: the model's tokenizer.
             seed: random seed.
+            is_packed: whether the samples of a training's batch are packed into one row.
 
         Raises:
             ConfigError: if the model cannot read them.
@@ -71,13 +79,13 @@ class Data:
         self._tokenizer = tokenizer
         self._max_length = prompt.max_length or max_length(architecture)
         self._seeds = Seeds(seed)
+        self._is_packed = is_packed
         self._prompt_format = prompt_format(prompt, architecture)
 
     def refuse_broken(self) -> None:
-        """Reject files with broken samples. Every sample of a small file is read, a few dozen of a large one.
+        """Reject files that cannot be used. Every sample of a small file is read, a few dozen of a large one.
 
-        During training a broken sample is skipped; one among the few that are read here means that the file as a whole
-        is wrong.
+        If bad samples are skipped, a file is rejected if nearly all of those are bad; else for the first of them.
 
         Raises:
             InputError: naming the file, the line and what is wrong with it.
@@ -85,8 +93,22 @@ class Data:
         for split in SPLITS:
             source = self._source(split, seed=0)
             if isinstance(source, FiniteSource):
-                for index in range(0, len(source), max(1, len(source) // _NUM_LOOKED_AT)):
-                    source[index]
+                self._refuse_broken(source)
+
+    def _refuse_broken(self, source: FiniteSource) -> None:
+        looked_at = range(0, len(source), max(1, len(source) // _NUM_LOOKED_AT))
+        errors = []
+        for index in looked_at:
+            try:
+                usable_sample(source, index, max_length=self._max_length)
+            except InputError as error:
+                if self._config.policy is OnBadSample.refuse:
+                    raise refusal(error) from None
+                errors.append(error)
+        if len(errors) > (1 - LEAST_USABLE) * len(looked_at):
+            raise InputError(
+                f"{len(errors)} of {len(looked_at)} samples looked at cannot be used; the first: {errors[0]}"
+            )
 
     def stream(self, purpose: str, *indices: int, batch_size: int, has_lessons: bool = False) -> Stream:
         """Training batches, in a different order for each purpose and index; a new teacher begins with lessons.
@@ -109,7 +131,14 @@ class Data:
 
     def _stream(self, split: str, seed: int, batch_size: int, *, has_lessons: bool = False) -> Stream:
         source = self._source(split, seed=seed, has_lessons=has_lessons)
-        return Stream(source, batch_size=batch_size, max_length=self._max_length, seed=seed)
+        return Stream(
+            source,
+            batch_size=batch_size,
+            max_length=self._max_length,
+            seed=seed,
+            on_bad_sample=self._config.policy,
+            is_packed=self._is_packed and split == "train",
+        )
 
     def _source(self, split: str, *, seed: int, has_lessons: bool = False) -> Source:
         request = SourceRequest(
@@ -143,7 +172,7 @@ def prompt_format(prompt: PromptConfig, architecture: ModelConfig) -> PromptForm
     """How prompts are written for a model; a text-only model has no use for the sizes of tiles."""
     vision = architecture.vision
     if vision is None:
-        return PromptFormat(system=prompt.system, max_tiles=prompt.max_tiles)
+        return PromptFormat(system=prompt.system, max_tiles=prompt.max_tiles, has_images=False)
     return PromptFormat(
         system=prompt.system,
         image_size=vision.image_size,

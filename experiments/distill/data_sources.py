@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, make_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from lab.core.data.bad_samples import OnBadSample
 from lab.core.data.source_spec import SourceSpec
 from lab.core.errors import ConfigError
 
@@ -31,8 +32,12 @@ def data_sources() -> dict[str, SourceSpec]:
 
 
 @dataclass(kw_only=True)
-class _OneSource:
+class DataSources:
     """One source of samples: it has a field for each source, exactly one of which is not None."""
+
+    on_bad_sample: OnBadSample | None = None
+    """What is done about a sample that cannot be used: skip (it is left out, counted, and listed in the run's
+    bad_samples.jsonl), or refuse (it ends the run); null: skip for files of the user, refuse for a task that ships."""
 
     def __post_init__(self) -> None:
         given = self._given()
@@ -41,12 +46,19 @@ class _OneSource:
             raise ConfigError(f"data must have exactly one source but has {', '.join(given) or 'none'}; {fix}")
 
     def _given(self) -> list[str]:
-        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        kinds = [field.name for field in fields(self) if field.name in data_sources()]
+        return [kind for kind in kinds if getattr(self, kind) is not None]
 
     @property
     def source(self) -> SourceSpec:
         """The selected source."""
         return data_sources()[self._given()[0]]
+
+    @property
+    def policy(self) -> OnBadSample:
+        """What is done about a sample that cannot be used."""
+        default = OnBadSample.skip if self.source.task is None else OnBadSample.refuse
+        return self.on_bad_sample or default
 
     @property
     def options(self) -> Any:
@@ -56,7 +68,7 @@ class _OneSource:
 
 if TYPE_CHECKING:
 
-    class DataConfig(_OneSource):
+    class DataConfig(DataSources):
         """The schema of the group `data`: a field `KIND: OPTIONS | None = None` for each source."""
 
         def __init__(self, **options: Any) -> None: ...
@@ -65,7 +77,7 @@ else:
     DataConfig = make_dataclass(
         "DataConfig",
         [(spec.kind, spec.options | None, None) for spec in data_sources().values()],
-        bases=(_OneSource,),
-        namespace={"__module__": __name__, "__doc__": _OneSource.__doc__},
+        bases=(DataSources,),
+        namespace={"__module__": __name__, "__doc__": DataSources.__doc__},
         kw_only=True,
     )

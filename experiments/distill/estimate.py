@@ -7,6 +7,7 @@ Nothing is built for it: a config.json may say anything.
 
 # Letters: B batch, T tokens, D model width, I width of the SwiGLU, H heads, G key/value heads, P head_dim.
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ _MOMENTS = 2
 # what a run loads at its end, for tables and figures, when the memory of its steps is free again
 _LOADED_BYTES = 110e6
 
-# samples whose longest stands for those of every batch, to which the others are padded
+# samples whose longest stands for those of every padded batch, and their mean for those of a packed one
 _NUM_MEASURED = 8
 
 # newest, best, and the one that is being written
@@ -116,20 +117,28 @@ def steps(config: DistillConfig, architecture: ModelConfig, trained: Batch, eval
         recipes = {f"stage_{stage}": config.recipe(stage) for stage in config.stage_numbers}
     for name, recipe in recipes.items():
         kept = _kept_floats(architecture, per_layer=name in ("stage_1", "stage_2")) * size
-        found.append(_step(f"{name}.batch_size", recipe.batch_size, trained, architecture, recipe, kept))
+        batch = (f"{name}.batch_size", recipe.batch_size, trained)
+        found.append(_step(*batch, architecture, recipe, kept, is_packed=config.packing))
     passing = _passing_floats(architecture) * size
-    evaluation = _step(
-        "evaluation.batch_size", config.evaluation.batch_size, evaluated, architecture, config.stage_3, passing
-    )
+    batch = ("evaluation.batch_size", config.evaluation.batch_size, evaluated)
+    # held-out batches are padded, whatever the training's are
+    evaluation = _step(*batch, architecture, config.stage_3, passing, is_packed=False)
     moments = trained_bytes(config, architecture)
     return [*(replace(step, num_bytes=step.num_bytes + moments) for step in found), evaluation]
 
 
 def _step(
-    key: str, batch_size: int, sample: Batch, architecture: ModelConfig, recipe: Recipe, bytes_per_token: float
+    key: str,
+    batch_size: int,
+    samples: Batch,
+    architecture: ModelConfig,
+    recipe: Recipe,
+    bytes_per_token: float,
+    *,
+    is_packed: bool,
 ) -> Step:
-    num_tokens = _num_tokens(sample)
-    num_bytes = batch_size * (num_tokens * bytes_per_token + 2 * _data_bytes(sample))
+    num_tokens = _num_tokens(samples, batch_size, is_packed=is_packed)
+    num_bytes = batch_size * (num_tokens * bytes_per_token + 2 * _data_bytes(samples))
     num_bytes += _logits_bytes(architecture, recipe, batch_size * num_tokens)
     return Step(key, batch_size, num_tokens, max(num_bytes, _LOADED_BYTES))
 
@@ -205,12 +214,16 @@ def _logits_bytes(architecture: ModelConfig, recipe: Recipe, num_tokens: int) ->
     return 24.0 * min(recipe.chunk_size, num_tokens) * architecture.decoders[-1].vocab_size
 
 
-def _num_tokens(sample: Batch) -> int:
-    return max(sample.llm_ids.shape[1], sample.embedding_ids.shape[1])
+def _num_tokens(samples: Batch, batch_size: int, *, is_packed: bool) -> int:
+    """Positions that a sample takes in a batch: those of the longest, or the mean of a packed batch."""
+    lengths = torch.maximum(samples.llm_lengths, samples.embedding_lengths)
+    longest, mean = int(lengths.max()), float(lengths.double().mean())
+    # a small batch may hold the longest
+    return math.ceil(max(mean, longest / batch_size)) if is_packed else longest
 
 
-def _data_bytes(sample: Batch) -> float:
-    return sample.pixel_values.nbytes / len(sample.llm_ids)
+def _data_bytes(samples: Batch) -> float:
+    return samples.pixel_values.nbytes / len(samples.llm_lengths)
 
 
 def _dtype(config: DistillConfig) -> torch.dtype:

@@ -7,17 +7,18 @@ questions replaces generation.
 
 # Letters: B batch, T tokens, D model width, V vocabulary, L layers.
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from lab.core.data.batch import Batch, count_right
+from lab.core.divergence.rows import kl_divergence
 from lab.core.models.decoder import LanguageModel
+from lab.experiments.distill.baselines import Baseline
 from lab.experiments.distill.loss_mask import LossMask, hidden_states, inputs_of, loss_mask
-from lab.experiments.distill.losses import kl_divergence
 from lab.experiments.distill.objectives import Autocast
 from lab.experiments.distill.rows import AccuracyRow, Evaluation, LayerRow, ResultRow
 
@@ -47,17 +48,6 @@ class Counts:
         ]
 
 
-def answers_of(model: LanguageModel, batches: Iterable[Batch], *, device: torch.device, chunk_size: int) -> Counts:
-    """Count the held-out questions that a model answers correctly."""
-    counts = Counts()
-    with torch.no_grad():
-        for batch in batches:
-            placed = batch.to(device)
-            hidden = hidden_states(model, placed)
-            counts.add(count_right(_greedy(model, hidden, chunk_size), placed))
-    return counts
-
-
 def compare(
     student: LanguageModel,
     teacher: LanguageModel,
@@ -83,8 +73,7 @@ def compare(
         Rows of the kinds `layer`, `accuracy` and, last, `result`.
     """
     layers = _LayerErrors(student, autocast)
-    right = Counts()
-    sums = dict.fromkeys(("kl", "agreeing", "tokens", "answer_kl", "answer_tokens"), 0.0)
+    near = _Nearness(student, teacher, chunk_size)
     with torch.no_grad():
         for number, batch in enumerate(batches, start=1):
             placed = batch.to(device)
@@ -92,30 +81,91 @@ def compare(
             assert theirs is not None, "every layer is looked at"
             with autocast():
                 ours = hidden_states(student, placed)
-            is_real, is_answer = loss_mask(placed, LossMask.non_padding), loss_mask(placed, LossMask.answers)
-            predicted = torch.zeros_like(placed.llm_ids)
-            for where in _chunks(is_real, chunk_size):
-                scores, teacher_scores = student.logits(ours[where]), teacher.logits(theirs[where])
-                kl = kl_divergence(scores, teacher_scores)
-                chosen = scores.argmax(dim=-1)
-                predicted[where] = chosen
-                sums["kl"] += float(kl.sum())
-                sums["agreeing"] += float((chosen == teacher_scores.argmax(dim=-1)).sum())
-                sums["tokens"] += len(kl)
-                sums["answer_kl"] += float(kl[is_answer[where]].sum())
-                sums["answer_tokens"] += float(is_answer[where].sum())
-            right.add(count_right(predicted, placed))
+            near.add(placed, ours, theirs)
             follow(number)
     result: ResultRow = {
-        "kind": "result",
-        "accuracy": right.accuracy,
-        "kl_per_token": sums["kl"] / sums["tokens"],
-        "kl_per_answer_token": sums["answer_kl"] / sums["answer_tokens"],
-        "agreement": sums["agreeing"] / sums["tokens"],
+        **near.result(),
         "relative_error": layers.mean_relative_error,
         "num_softmax": len(student.mixer_layers()) - len(student.converted_layers()),
     }
-    return [*layers.rows(), *right.rows(), result]
+    return [*layers.rows(), *near.right.rows(), result]
+
+
+def compare_baselines(
+    baselines: Sequence[Baseline],
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    chunk_size: int,
+    follow: Callable[[int], None],
+) -> tuple[list[Evaluation], Counts]:
+    """Compare baselines with the first of them, the teacher: by question type and overall.
+
+    Args:
+        baselines: the teacher first.
+        batches: held-out data.
+        device: of all models.
+        chunk_size: number of positions whose logits are in memory at once.
+        follow: called after each batch with the number of batches done.
+
+    Returns:
+        Rows of the kinds `accuracy` and `result`, and the teacher's counts.
+    """
+    teacher = baselines[0].model
+    all_near = [_Nearness(baseline.model, teacher, chunk_size) for baseline in baselines]
+    with torch.no_grad():
+        for number, batch in enumerate(batches, start=1):
+            placed = batch.to(device)
+            theirs = hidden_states(teacher, placed)
+            for baseline, near in zip(baselines, all_near, strict=True):
+                is_teacher = baseline is baselines[0]
+                ours = theirs if is_teacher else hidden_states(baseline.model, baseline.change(placed))
+                near.add(placed, ours, theirs)
+            follow(number)
+    rows: list[Evaluation] = []
+    for baseline, near in zip(baselines, all_near, strict=True):
+        rows += [{**row, "model": baseline.name} for row in near.right.rows()]
+        rows.append({**near.result(), "model": baseline.name})
+    return rows, all_near[0].right
+
+
+class _Nearness:
+    """Over batches: how near a model's next tokens are to its teacher's, and which answers it gets right."""
+
+    def __init__(self, model: LanguageModel, teacher: LanguageModel, chunk_size: int) -> None:
+        self.right = Counts()
+        self._model = model
+        self._teacher = teacher
+        self._chunk_size = chunk_size
+        self._sums = dict.fromkeys(("kl", "agreeing", "tokens", "answer_kl", "answer_tokens"), 0.0)
+
+    def add(self, batch: Batch, ours: Float[Tensor, "B T D"], theirs: Float[Tensor, "B T D"]) -> None:
+        """Add a batch by the hidden states of both models."""
+        sums = self._sums
+        is_real, is_answer = loss_mask(batch, LossMask.non_padding), loss_mask(batch, LossMask.answers)
+        predicted = torch.zeros_like(batch.llm_ids)
+        for where in _chunks(is_real, self._chunk_size):
+            scores, teacher_scores = self._model.logits(ours[where]), self._teacher.logits(theirs[where])
+            chosen = scores.argmax(dim=-1)
+            predicted[where] = chosen
+            sums["agreeing"] += float((chosen == teacher_scores.argmax(dim=-1)).sum())
+            kl = kl_divergence(scores, teacher_scores)
+            sums["kl"] += float(kl.sum())
+            sums["tokens"] += len(kl)
+            sums["answer_kl"] += float(kl[is_answer[where]].sum())
+            sums["answer_tokens"] += float(is_answer[where].sum())
+        self.right.add(count_right(predicted, batch))
+
+    def result(self) -> ResultRow:
+        """All batches together."""
+        sums = self._sums
+        return {
+            "kind": "result",
+            "accuracy": self.right.accuracy,
+            "kl_per_token": sums["kl"] / sums["tokens"],
+            "kl_per_answer_token": sums["answer_kl"] / sums["answer_tokens"],
+            "agreement": sums["agreeing"] / sums["tokens"],
+        }
 
 
 class _LayerErrors:
@@ -161,9 +211,3 @@ class _LayerErrors:
 def _chunks(is_wanted: Tensor, size: int) -> Iterator[tuple[Tensor, ...]]:
     """Indices of the selected positions, `size` at a time."""
     yield from zip(*(torch.split(part, size) for part in is_wanted.nonzero(as_tuple=True)), strict=True)
-
-
-def _greedy(model: LanguageModel, hidden: Float[Tensor, "B T D"], chunk_size: int) -> Int[Tensor, "B T"]:
-    """The most likely next token at every position."""
-    parts = [model.logits(part).argmax(dim=-1) for part in torch.split(hidden.flatten(0, 1), chunk_size)]
-    return torch.cat(parts).view(hidden.shape[:2])

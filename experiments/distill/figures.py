@@ -1,5 +1,6 @@
 """The study's figures: error by layer, loss by step, accuracy by stage, and the benefit of softmax layers."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -10,8 +11,10 @@ from matplotlib.ticker import MaxNLocator
 from lab.core.runs.curve_styles import MARKERS, PALETTE
 from lab.core.runs.figures import Drawn, LineStyle, new_figure
 from lab.experiments.distill.captions import caption
-from lab.experiments.distill.report import STUDENT, accuracies, summaries
-from lab.experiments.distill.rows import Row, TrainRow, ValidationRow
+from lab.experiments.distill.report import accuracies
+from lab.experiments.distill.rows import Quantity, Row, TrainRow, ValidationRow
+from lab.experiments.distill.seeds import estimate
+from lab.experiments.distill.summary import STUDENT, Summary, summaries
 
 Columns = dict[str, list[object]]
 Plotted = tuple[Figure, Columns]
@@ -66,16 +69,16 @@ def accuracy(table: Sequence[Row]) -> Plotted | None:
     if not found:
         return None
     figure, (axes,) = new_figure(num_panels=1)
-    columns: Columns = {"student": [], "stage": [], "accuracy": [], "spread": []}
+    columns: Columns = {"student": [], "stage": [], "accuracy": [], "half_width": []}
     for index, label in enumerate(dict.fromkeys(summary.label for summary in found)):
         mine = [summary for summary in found if summary.label == label]
         points = [summary.mean("accuracy") or 0.0 for summary in mine]
-        spreads = [summary.spread("accuracy") or 0.0 for summary in mine]
+        widths = [_half_width(summary, "accuracy") for summary in mine]
         stages = [summary.stage for summary in mine]
         axes.errorbar(
-            stages, [100 * y for y in points], [100 * y for y in spreads], **_style(index), label=label or STUDENT
+            stages, [100 * y for y in points], [100 * y for y in widths], **_style(index), label=label or STUDENT
         )
-        for point in zip([label] * len(mine), stages, points, spreads, strict=True):
+        for point in zip([label] * len(mine), stages, points, widths, strict=True):
             _append(columns, point)
     _baselines(axes, table, columns)
     axes.set_xticks(range(len(_STAGES)), _STAGES)
@@ -90,40 +93,51 @@ def trade_off(table: Sequence[Row]) -> Plotted | None:
     if not finals:
         return None
     figure, (left, right) = new_figure(num_panels=2)
-    columns: Columns = {"student": [], "num_softmax": [], "accuracy": [], "kl_per_answer_token": []}
+    columns: Columns = {
+        "student": [],
+        "num_softmax": [],
+        "accuracy": [],
+        "half_width": [],
+        "kl_per_answer_token": [],
+        "kl_half_width": [],
+    }
+    reference, lowest, highest = accuracies(table), 1.0, 0.0
     for index, summary in enumerate(finals):
         right_of, kl = summary.mean("accuracy") or 0.0, summary.mean("kl_per_answer_token") or 0.0
-        spread = 100 * (summary.spread("accuracy") or 0.0)
+        width, kl_width = _half_width(summary, "accuracy"), _half_width(summary, "kl_per_answer_token")
         label = summary.label or "student"
-        left.errorbar(summary.num_softmax, 100 * right_of, spread, **_style(index, line=""), label=label)
-        right.plot(summary.num_softmax, kl, **_style(index, line=""))
-        _append(columns, (summary.label, summary.num_softmax, right_of, kl))
-    reference = accuracies(table)
+        left.errorbar(summary.num_softmax, 100 * right_of, 100 * width, **_style(index, line=""), label=label)
+        right.errorbar(summary.num_softmax, kl, kl_width, **_style(index, line=""))
+        _append(columns, (summary.label, summary.num_softmax, right_of, width, kl, kl_width))
+        lowest, highest = min(lowest, right_of - width), max(highest, kl + kl_width)
     left.axhline(100 * reference["teacher"], color="0.4", linewidth=0.8, linestyle="--")
     for axes in (left, right):
         axes.set_xlabel("layers of softmax attention")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _percent_axis(left)
+    # whole steps of five below the lowest bar: between good students, differences are small
+    left.set_ylim(max(0, 5 * math.floor(20 * lowest - 0.5)), 100)
     left.legend()
     right.set_ylabel("KL per answer token (nats)")
     # room above the highest: from zero, matplotlib's own margin is cut
-    right.set_ylim(0, 1.1 * max(summary.mean("kl_per_answer_token") or 0.0 for summary in finals) or None)
+    right.set_ylim(0, 1.1 * highest or None)
     return figure, columns
 
 
 def students(table: Sequence[Row]) -> Plotted | None:
-    """Accuracy and divergence of every student after its last stage, side by side; bars show the replicates' spread."""
+    """Accuracy and divergence of every student after its last stage, side by side; bars are 95 % intervals."""
     finals = [summary for summary in summaries(table) if summary.is_last]
     if not finals:
         return None
     figure, (left, right) = new_figure(num_panels=2)
-    columns: Columns = {"student": [], "accuracy": [], "spread": [], "kl_per_answer_token": [], "kl_spread": []}
+    names = ("student", "accuracy", "half_width", "kl_per_answer_token", "kl_half_width")
+    columns: Columns = {name: [] for name in names}
     for index, summary in enumerate(finals):
-        share, share_spread = summary.mean("accuracy") or 0.0, summary.spread("accuracy") or 0.0
-        kl, kl_spread = summary.mean("kl_per_answer_token") or 0.0, summary.spread("kl_per_answer_token") or 0.0
-        left.errorbar(index, 100 * share, 100 * share_spread, **_style(index, line=""))
-        right.errorbar(index, kl, kl_spread, **_style(index, line=""))
-        _append(columns, (summary.label, share, share_spread, kl, kl_spread))
+        share, width = summary.mean("accuracy") or 0.0, _half_width(summary, "accuracy")
+        kl, kl_width = summary.mean("kl_per_answer_token") or 0.0, _half_width(summary, "kl_per_answer_token")
+        left.errorbar(index, 100 * share, 100 * width, **_style(index, line=""))
+        right.errorbar(index, kl, kl_width, **_style(index, line=""))
+        _append(columns, (summary.label, share, width, kl, kl_width))
     _baselines(left, table, columns)
     for axes in (left, right):
         axes.set_xticks(range(len(finals)), [summary.label or "student" for summary in finals])
@@ -180,6 +194,11 @@ def _legend_below(figure: Figure, axes: Axes, *, num_columns: int) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=num_columns)
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.14 * -(-len(labels) // num_columns))
+
+
+def _half_width(summary: Summary, quantity: Quantity) -> float:
+    """Of the 95 % interval of the mean; 0, which shows no bar, for one replicate."""
+    return estimate(summary.values[quantity]).half_width or 0.0
 
 
 def _append(columns: Columns, point: Sequence[object]) -> None:

@@ -16,6 +16,7 @@ from lab.core.models.spec import build
 from lab.core.native.build import compiler_version
 from lab.core.native.fallback import say_missing_loops
 from lab.core.operators.backends import Backend, resolve
+from lab.core.operators.loops import loop_names, missing_loops
 from lab.core.products import current
 from lab.core.resources import refuse_too_many_threads, usable_cores
 from lab.core.runs import attempts
@@ -101,7 +102,7 @@ def _execute(
     missing = _missing_loops(settings, context.device)
     provenance, patch = collect(
         seeds={"seed": settings.seed},
-        backends=_names(_backends(settings, context.device), missing),
+        backends=_implementations(settings, context.device, missing),
         computed_by=_PACKAGES,
         settings={"device": _device_name(context.device), "threads": str(torch.get_num_threads())},
         products=products,
@@ -155,7 +156,7 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
         tokenizer = tokenizer_of(opened.folder, config.prompt, config.data)
         teacher = opened.model
         _backends(config, device)
-    data = Data(config.data, config.prompt, architecture, tokenizer, seed=config.seed)
+    data = Data(config.data, config.prompt, architecture, tokenizer, seed=config.seed, is_packed=config.packing)
     # detect missing, broken or useless files before anything is written
     data.refuse_broken()
     list(data.held_out(1, batch_size=1))
@@ -202,13 +203,16 @@ def _missing_loops(config: DistillConfig, device: torch.device) -> dict[str, str
     """Operators whose compiled loops are missing on a CPU, each with the reason."""
     backends = _backends(config, device) if config.stage != TEACHER else {}
     reasons = {name: backend.why_not_compiled(device) for name, backend in backends.items()}
-    return {name: reason for name, reason in reasons.items() if reason is not None}
+    return {name: reason for name, reason in reasons.items() if reason is not None} | missing_loops(device)
 
 
-def _names(backends: Mapping[str, Backend], missing: Mapping[str, str]) -> dict[str, str]:
-    return {
+def _implementations(config: DistillConfig, device: torch.device, missing: Mapping[str, str]) -> dict[str, str]:
+    """What computes each operator, to be recorded."""
+    backends = _backends(config, device)
+    names = {
         name: f"{backend.name}, in torch" if name in missing else backend.name for name, backend in backends.items()
     }
+    return {**names, **loop_names(device, missing)}
 
 
 def _device_name(device: torch.device) -> str:

@@ -42,13 +42,14 @@ def layer_local_backward(
         The mean squared error of each layer.
     """
     errors: dict[int, Tensor] = {}
+    packings = teacher.layer_packings(inputs)
     last = max(mixers, default=-1)
 
     def learn(index: int, u: Float[Tensor, "B T D"], head_outputs: Float[Tensor, "B H T P"]) -> bool:
         if index in mixers:
             with torch.set_grad_enabled(scale != 0):
                 with autocast():
-                    ours = mixers[index].head_outputs(u)
+                    ours = mixers[index].heads_of(u, packings[index])
                 error = layer_mse(ours, head_outputs, mask=mask_of(u.shape[1]))
                 if scale != 0:
                     torch.autograd.backward(scale * error)

@@ -1,28 +1,26 @@
 """Load models: the student of a stage, and whatever a name means: a run, a folder, a GGUF file or `shipped`."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 import torch
-from torch import Tensor
 
-from lab.core.data.batch import normalize
-from lab.core.data.chat_template import encode_conversation
 from lab.core.data.prompt_format import TURN_END
-from lab.core.data.tiling import cut_tiles, load_image
-from lab.core.errors import CheckpointError, ConfigError, InputError, RunError
+from lab.core.errors import CheckpointError, ConfigError, RunError
 from lab.core.models.checkpoint import CONFIG
-from lab.core.models.decoder import Inputs, LanguageModel
-from lab.core.models.folder import PROMPT, ModelFolder, Precision
+from lab.core.models.config import ModelConfig
+from lab.core.models.decoder import LanguageModel
+from lab.core.models.folder import PROMPT, Kind, ModelFolder, Precision
 from lab.core.runs.random_streams import Seeds
 from lab.core.tokenizer import Tokenizer
 from lab.core.train.digests import check_whole, read_meta
 from lab.core.train.state import load_tensors
 from lab.experiments.distill.config import DistillConfig
-from lab.experiments.distill.data import PromptConfig, prompt_format, tokenizer_of
+from lab.experiments.distill.data import PromptConfig, tokenizer_of
+from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.placement import softmax_layers
 from lab.experiments.distill.sources import RecordedRun, StudentSelector, choose_node, find_recorded
 from lab.experiments.distill.stage_graph import HYBRID_FROM, StageNode
@@ -38,74 +36,57 @@ class KeptPrompt(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedModel:
-    """A model with everything needed to prompt it.
+class FoundModel:
+    """A model that a name refers to: everything but its weights.
 
     Attributes:
-        model: frozen, in evaluation mode.
+        architecture: of the model; a student's is its teacher's.
         tokenizer: of the model.
         prompt: the prompt format of training, as far as known.
         stop_ids: tokens that end an answer.
+        is_student: whether it may have layers other than softmax attention.
+        load: the model on a device, in a precision or, with None, in the run's or config.json's.
     """
 
-    model: LanguageModel
+    architecture: ModelConfig
     tokenizer: Tokenizer
     prompt: PromptConfig
     stop_ids: frozenset[int]
-
-    def read(self, text: str, images: Sequence[Path], *, is_raw: bool) -> Inputs:
-        """Encode a prompt for the model.
-
-        Args:
-            text: the question, with a placeholder for each image; a single image needs none.
-            images: in the order of the placeholders.
-            is_raw: whether the text is used verbatim, without the chat format.
-
-        Raises:
-            InputError: if an image cannot be read, placeholders and images do not match, or the model takes no images.
-        """
-        architecture = self.model.config
-        if images and (is_raw or architecture.vision is None):
-            why = "a raw prompt is text only" if is_raw else "this model reads text only"
-            raise InputError(f"image={images[0]}: {why}; leave the images out")
-        device = next(self.model.parameters()).device
-
-        def row(ids: Iterable[int]) -> Tensor:
-            return torch.tensor([list(ids)], dtype=torch.int64, device=device)
-
-        if is_raw:
-            ids = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
-            ids += self.tokenizer.encode(text)
-            if not ids:
-                raise InputError("the prompt is empty; give some text")
-            return Inputs(tokens=row(ids))
-        written = prompt_format(self.prompt, architecture)
-        tiles = [normalize(cut_tiles(load_image(path), written)) for path in images]
-        conversation = encode_conversation(
-            [text], [len(cut) for cut in tiles], tokenizer=self.tokenizer, prompt_format=written
-        )
-        reads_every_patch = bool(tiles) and written.reads_every_patch
-        return Inputs(
-            tokens=row(conversation.llm_ids),
-            pixel_values=torch.cat(tiles).to(device) if tiles else None,
-            hd_tokens=row(conversation.embedding_ids) if reads_every_patch else None,
-        )
+    is_student: bool
+    load: Callable[[torch.device, Precision | None], LanguageModel]
 
 
 def open_model(
     name: str, selector: StudentSelector, *, device: torch.device, precision: Precision | None
 ) -> OpenedModel:
-    """Load the model that a name refers to.
+    """Load the model that a name refers to; see `find_model`.
 
     Args:
-        name: a folder with config.json and safetensors, a GGUF file, `shipped`, or a run: its directory, or the end of
-            its name.
+        name: of the model.
         selector: which student of a run.
         device: of the weights.
         precision: of the weights; None for the run's or config.json's.
 
     Raises:
-        CheckpointError: for files that are missing, damaged or inconsistent.
+        CheckpointError: as `find_model`, and for weights that are missing, damaged or inconsistent.
+        ConfigError: as `find_model`.
+        RunError: as `find_model`.
+    """
+    # the small files first: without them the large ones are useless
+    found = find_model(name, selector)
+    return OpenedModel(found.load(device, precision), found.tokenizer, found.prompt, found.stop_ids)
+
+
+def find_model(name: str, selector: StudentSelector) -> FoundModel:
+    """The model that a name refers to, without its weights.
+
+    Args:
+        name: a folder with config.json and safetensors, a GGUF file, `shipped`, or a run: its directory, or the end of
+            its name.
+        selector: which student of a run.
+
+    Raises:
+        CheckpointError: for files that are missing or damaged.
         ConfigError: for an unknown architecture, or a selector for a model that is not a run.
         RunError: if there is no such run, or nothing in it is finished.
     """
@@ -116,7 +97,7 @@ def open_model(
             raise ConfigError(
                 f"{name} is not a run: stage, variant and replicate choose among a run's students; drop them"
             )
-        return _open_folder(folder, device=device, precision=precision, prompt=None)
+        return _in_folder(folder, prompt=None)
     if os.sep in name and not path.is_dir():
         raise CheckpointError(
             f"{name} does not exist; give the folder of a checkpoint or a run, or the end of its name"
@@ -126,14 +107,18 @@ def open_model(
     if run.teacher_folder is not None:
         if not run.teacher_folder.exists():
             raise RunError(f"{run.folder} has no finished teacher; resume={run.folder.name} continues it")
-        folder = ModelFolder(run.teacher_folder)
-        return _open_folder(folder, device=device, precision=precision, prompt=prompt)
-    model = load_finished(run, choose_node(run, selector), device=device)
-    # cached: the teacher that the student was loaded with
-    folder = open_teacher(run.config.teacher, device=device, seed=run.config.seed).folder
-    tokenizer = tokenizer_of(folder, prompt, run.config.data)
-    stop_ids = frozenset({tokenizer.id_of(TURN_END)}) if folder is None else folder.stop_ids(tokenizer)
-    return OpenedModel(model.to((precision or run.config.teacher.precision).dtype), tokenizer, prompt, stop_ids)
+        return _in_folder(ModelFolder(run.teacher_folder), prompt=prompt)
+    node = choose_node(run, selector)
+    # on any device: its weights are loaded with the student's
+    teacher = open_teacher(run.config.teacher, device=torch.device("cpu"), seed=run.config.seed)
+    tokenizer = tokenizer_of(teacher.folder, prompt, run.config.data)
+    stop_ids = {tokenizer.id_of(TURN_END)} if teacher.folder is None else teacher.folder.stop_ids(tokenizer)
+
+    def load(device: torch.device, precision: Precision | None) -> LanguageModel:
+        model = load_finished(run, node, device=device)
+        return model.to((precision or run.config.teacher.precision).dtype)
+
+    return FoundModel(teacher.architecture, tokenizer, prompt, frozenset(stop_ids), True, load)
 
 
 def kept_of(prompt: PromptConfig) -> KeptPrompt:
@@ -141,14 +126,15 @@ def kept_of(prompt: PromptConfig) -> KeptPrompt:
     return {"system": prompt.system, "max_tiles": prompt.max_tiles}
 
 
-def _open_folder(
-    folder: ModelFolder, *, device: torch.device, precision: Precision | None, prompt: PromptConfig | None
-) -> OpenedModel:
+def _in_folder(folder: ModelFolder, *, prompt: PromptConfig | None) -> FoundModel:
+    tokenizer = tokenizer_of(folder, PromptConfig() if prompt is None else prompt, None)
+
+    def load(device: torch.device, precision: Precision | None) -> LanguageModel:
+        return folder.load(device=device, dtype=(precision or folder.precision).dtype)
+
     prompt = _kept_prompt(folder) if prompt is None else prompt
-    # the small file first: without it the large ones are useless
-    tokenizer = tokenizer_of(folder, prompt, None)
-    model = folder.load(device=device, dtype=(precision or folder.precision).dtype)
-    return OpenedModel(model, tokenizer, prompt, folder.stop_ids(tokenizer))
+    is_student = folder.kind is Kind.student
+    return FoundModel(folder.architecture, tokenizer, prompt, folder.stop_ids(tokenizer), is_student, load)
 
 
 def _kept_prompt(folder: ModelFolder) -> PromptConfig:
@@ -238,9 +224,11 @@ def _copy_exported(
 ) -> None:
     """Load an exported folder into a student that is linear in every layer; softmax layers need no tensors."""
     weight = next(teacher.parameters())
-    theirs = folder.load(device=weight.device, dtype=weight.dtype).state_dict()
+    found = folder.load(device=weight.device, dtype=weight.dtype)
+    theirs = found.state_dict()
     own = own_tensors(student)
     skipped = tuple(f"{layer.name}.mixer." for layer in student.mixer_layers() if layer.index in kept)
+    different = []
     for name, tensor in student.state_dict().items():
         if name.startswith(skipped):
             continue
@@ -251,6 +239,12 @@ def _copy_exported(
                 "choose another student"
             )
         if name not in own and not theirs[name].equal(tensor):
+            different.append(name)
+    # a stock folder has no place for what nothing reads
+    state = student.state_dict()
+    held = folder.held(found, {**theirs, **{name: state[name] for name in different}}) if different else theirs
+    for name in different:
+        if not theirs[name].equal(held[name]):
             raise CheckpointError(
                 f"from_run={folder.path}: {name} is not the teacher's; choose a student of this teacher"
             )

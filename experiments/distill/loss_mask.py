@@ -1,6 +1,6 @@
 """From batches to model inputs and loss masks: which ids a model reads, which positions enter a loss."""
 
-# Letters: B batch, T tokens of the language model, D model width.
+# Letters: C samples, B rows, T tokens of the language model, D model width.
 
 from enum import Enum
 
@@ -11,13 +11,14 @@ from torch import Tensor
 from lab.core.data.batch import Batch
 from lab.core.data.chat_template import IGNORED
 from lab.core.models.decoder import Inputs, LanguageModel
+from lab.core.operators.packing import Packing
 
 
 class LossMask(Enum):
     """The positions that enter a loss."""
 
     all = "all"
-    """Every position, including padding, as in mmMamba."""
+    """Every position, including padding, as in mmMamba; packed samples have none."""
     non_padding = "non_padding"
     answers = "answers"
     """Positions that predict a token of an answer."""
@@ -36,7 +37,9 @@ def inputs_of(model: LanguageModel, batch: Batch) -> Inputs:
         tokens=batch.llm_ids,
         pixel_values=batch.pixel_values if len(batch.pixel_values) else None,
         hd_tokens=batch.embedding_ids if reads_every_patch else None,
-        lengths=batch.llm_lengths,
+        lengths=None if batch.is_packed else batch.llm_lengths,
+        packing=_packing(batch.llm_lengths) if batch.is_packed else None,
+        hd_packing=_packing(batch.embedding_lengths) if batch.is_packed and reads_every_patch else None,
     )
 
 
@@ -44,6 +47,9 @@ def next_tokens(batch: Batch) -> Int[Tensor, "B T"]:
     """The label of each position: the answer token that it predicts, IGNORED elsewhere."""
     targets = torch.full_like(batch.labels, IGNORED)
     targets[:, :-1] = batch.labels[:, 1:]
+    if batch.is_packed:
+        # the last token of a sample does not predict the first one of the next
+        targets[0, batch.llm_lengths.cumsum(0) - 1] = IGNORED
     return targets
 
 
@@ -53,7 +59,7 @@ def loss_mask(batch: Batch, which: LossMask) -> Bool[Tensor, "B T"]:
         return next_tokens(batch) != IGNORED
     if which is LossMask.all:
         return torch.ones_like(batch.llm_ids, dtype=torch.bool)
-    return _is_real(batch.llm_ids, batch.llm_lengths)
+    return _is_real(batch, batch.llm_ids, batch.llm_lengths)
 
 
 def layer_loss_mask(batch: Batch, which: LossMask, num_tokens: int) -> Bool[Tensor, "B T"] | None:
@@ -63,8 +69,14 @@ def layer_loss_mask(batch: Batch, which: LossMask, num_tokens: int) -> Bool[Tens
     if num_tokens == batch.llm_ids.shape[1]:
         return loss_mask(batch, which)
     assert which is LossMask.non_padding, "a sequence of patches has no answers; the configuration is refused"
-    return _is_real(batch.embedding_ids, batch.embedding_lengths)
+    return _is_real(batch, batch.embedding_ids, batch.embedding_lengths)
 
 
-def _is_real(ids: Int[Tensor, "B T"], lengths: Int[Tensor, " B"]) -> Bool[Tensor, "B T"]:
+def _packing(lengths: Int[Tensor, " C"]) -> Packing:
+    return Packing.of(lengths.tolist(), lengths.device)
+
+
+def _is_real(batch: Batch, ids: Int[Tensor, "B T"], lengths: Int[Tensor, " C"]) -> Bool[Tensor, "B T"]:
+    if batch.is_packed:
+        return torch.ones_like(ids, dtype=torch.bool)
     return torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]

@@ -8,14 +8,15 @@ positions of a sequence, so 2 nats per token over 4,000 tokens are reported as 8
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from lab.core.data.chat_template import IGNORED
+from lab.core.divergence.rows import divergence_rows
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -38,44 +39,39 @@ def layer_mse(
     return (by_position * mask).sum() / mask.sum()
 
 
-def kl_divergence(
-    student: Float[Tensor, "*positions V"], teacher: Float[Tensor, "*positions V"], *, temperature: float = 1.0
-) -> Float[Tensor, "*positions"]:
-    """τ^2 KL(softmax(teacher / τ) || softmax(student / τ)) in nats at each position, summed over the vocabulary.
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Weights of the two sums in the loss.
 
-    The factor τ^2 preserves the gradient scale (Hinton, Vinyals and Dean, arXiv 1503.02531). In float32 or better.
+    Attributes:
+        kl: of the divergence summed over the mask.
+        cross_entropy: of the cross-entropy summed over the labels.
     """
-    wide = torch.promote_types(student.dtype, torch.float32)
-    log_student = functional.log_softmax(student.to(wide) / temperature, dim=-1)
-    log_teacher = functional.log_softmax(teacher.to(wide) / temperature, dim=-1)
-    return temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1)
+
+    kl: float
+    cross_entropy: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Sums over positions, before the reduction's division.
+    """Sums over positions.
 
     Attributes:
+        loss: the weighted sum; it alone can be differentiated.
         kl: the divergence, over the mask's positions.
         cross_entropy: -log of the student's probability of the label, over positions with a label.
         num_masked: number of positions in the mask.
-        num_labels: number of positions with a label.
     """
 
+    loss: Float[Tensor, ""]
     kl: Float[Tensor, ""]
     cross_entropy: Float[Tensor, ""]
     num_masked: int
-    num_labels: int
 
     @property
     def kl_per_token(self) -> Float[Tensor, ""]:
         """The mean over the mask's positions."""
         return self.kl / max(self.num_masked, 1)
-
-    @property
-    def cross_entropy_per_label(self) -> Float[Tensor, ""]:
-        """The mean over positions with a label."""
-        return self.cross_entropy / max(self.num_labels, 1)
 
 
 def divergence(
@@ -86,47 +82,87 @@ def divergence(
     teacher_logits: Logits,
     mask: Bool[Tensor, "B T"],
     targets: Int[Tensor, "B T"],
+    weights: Weights,
     temperature: float,
     chunk_size: int,
 ) -> Divergence:
     """Divergence and cross-entropy of two next-token distributions, computed for `chunk_size` positions at a time.
 
-    The backward pass recomputes a chunk's logits instead of storing them: two T x V arrays of log-probabilities would
-    take 6 GB at 8,192 tokens with InternLM2's vocabulary.
+    The gradient in the hidden states is computed with the value, while a chunk's logits are in memory: two T x V arrays
+    of log-probabilities would take 6 GB at 8,192 tokens with InternLM2's vocabulary, and a second pass would compute
+    all logits again.
 
     Args:
         student_hidden: the student's hidden states before `logits`.
         teacher_hidden: the teacher's; they get no gradient.
-        student_logits: maps hidden states of some positions to logits.
+        student_logits: maps hidden states of some positions to logits; its weights get no gradient.
         teacher_logits: the same for the teacher.
         mask: the positions whose divergence is summed.
         targets: the label of each position's next token, or IGNORED.
+        weights: of the two sums in the loss.
         temperature: τ of the divergence.
         chunk_size: number of positions whose logits are in memory at once.
     """
     is_used = mask | (targets != IGNORED)
     # select the hidden states first, so that logits of other positions are never computed
-    used = (x[is_used] for x in (student_hidden, teacher_hidden, mask, targets))
-    parts = zip(*(torch.split(x, chunk_size) for x in used), strict=True)
-
-    def sums(student: Tensor, teacher: Tensor, mask: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        scores = student_logits(student)
-        with torch.no_grad():
-            teacher_scores = teacher_logits(teacher)
-        kl = (kl_divergence(scores, teacher_scores, temperature=temperature) * mask).sum()
-        return kl, cross_entropy_sum(scores, labels)
-
-    wide = torch.promote_types(student_hidden.dtype, torch.float32)
-    kl_total = torch.zeros((), dtype=wide, device=student_hidden.device)
-    cross_entropy_total = torch.zeros_like(kl_total)
-    for part in parts:
-        kl, cross_entropy = checkpoint(sums, *part, use_reentrant=False, preserve_rng_state=False)
-        kl_total = kl_total + kl
-        cross_entropy_total = cross_entropy_total + cross_entropy
-    return Divergence(kl_total, cross_entropy_total, int(mask.sum()), int((targets != IGNORED).sum()))
+    student, teacher, masked, labels = (x[is_used] for x in (student_hidden, teacher_hidden, mask, targets))
+    chunks = _Chunks(student_logits, teacher_logits, teacher.detach(), masked, labels, weights, temperature, chunk_size)
+    loss, kl, cross_entropy = _DivergenceLoss.apply(student, chunks)  # type: ignore[no-untyped-call]
+    return Divergence(loss, kl, cross_entropy, int(mask.sum()))
 
 
-def cross_entropy_sum(scores: Float[Tensor, "n V"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-    """Cross-entropy summed over the labels that are not IGNORED, in float32 or better."""
-    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return functional.cross_entropy(wide, labels, ignore_index=IGNORED, reduction="sum")
+@dataclass(frozen=True, slots=True)
+class _Chunks:
+    """All but the student's hidden states, of the positions that are used."""
+
+    student_logits: Logits
+    teacher_logits: Logits
+    teacher: Float[Tensor, "n D"]
+    mask: Bool[Tensor, " n"]
+    labels: Int[Tensor, " n"]
+    weights: Weights
+    temperature: float
+    size: int
+
+    def sums(self, student: Float[Tensor, "n D"], gradient: Float[Tensor, "n D"] | None) -> list[Tensor]:
+        """The two sums; writes the loss's gradient in the hidden states."""
+        wide = torch.promote_types(student.dtype, torch.float32)
+        totals = [torch.zeros((), dtype=wide, device=student.device) for _ in range(2)]
+        for start in range(0, len(student), self.size):
+            chunk = slice(start, start + self.size)
+            hidden = student[chunk].requires_grad_(gradient is not None)
+            with torch.set_grad_enabled(gradient is not None):
+                scores = self.student_logits(hidden)
+            mask, labels = self.mask[chunk], self.labels[chunk]
+            # logits may be a narrower dtype, a view, or what somebody else holds
+            slopes = torch.empty_like(scores, dtype=wide, memory_format=torch.contiguous_format).copy_(scores.detach())
+            with torch.no_grad():
+                of_teacher = self.teacher_logits(self.teacher[chunk]).to(wide)
+            kept = mask.to(wide)
+            weights = self.weights.kl * kept, torch.full_like(kept, self.weights.cross_entropy)
+            kl, cross_entropy = divergence_rows(
+                slopes, of_teacher, labels, weights if gradient is not None else None, temperature=self.temperature
+            )
+            totals[0] += (kl * mask).sum()
+            totals[1] += cross_entropy.sum()
+            if gradient is not None:
+                (gradient[chunk],) = torch.autograd.grad(scores, hidden, slopes.to(scores.dtype))
+        return totals
+
+
+class _DivergenceLoss(torch.autograd.Function):
+    """The weighted sum and, not to be differentiated, both sums."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Float[Tensor, "n D"], chunks: _Chunks) -> tuple[Tensor, Tensor, Tensor]:
+        gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
+        kl, cross_entropy = chunks.sums(student.detach(), gradient)
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(kl, cross_entropy)
+        return chunks.weights.kl * kl + chunks.weights.cross_entropy * cross_entropy, kl, cross_entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_loss: Float[Tensor, ""], *_: object) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * of_loss.to(gradient.dtype), None

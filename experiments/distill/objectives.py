@@ -10,7 +10,7 @@ objective can free memory along the way.
 
 # Letters: B batch, T tokens, D model width.
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,9 @@ from typing import Protocol
 
 import torch
 
+from lab.core.data.bad_samples import LeftOut
 from lab.core.data.batch import Batch
+from lab.core.data.chat_template import IGNORED
 from lab.core.data.stream import Batches
 from lab.core.models.decoder import LanguageModel
 from lab.experiments.distill.config import Recipe, Reduction
@@ -31,7 +33,7 @@ from lab.experiments.distill.loss_mask import (
     loss_mask,
     next_tokens,
 )
-from lab.experiments.distill.losses import divergence
+from lab.experiments.distill.losses import Weights, divergence
 
 Autocast = Callable[[], AbstractContextManager[None]]
 
@@ -89,23 +91,25 @@ class LogitsObjective:
         with torch.set_grad_enabled(scale != 0):
             with self.autocast():
                 ours = hidden_states(self.student, batch)
+            mask, targets = loss_mask(batch, recipe.loss_mask), next_tokens(batch)
+            is_by_token = recipe.reduction is Reduction.token
             parts = divergence(
                 ours,
                 theirs,
                 student_logits=self.student.logits,
                 teacher_logits=self.teacher.logits,
-                mask=loss_mask(batch, recipe.loss_mask),
-                targets=next_tokens(batch),
+                mask=mask,
+                targets=targets,
+                weights=Weights(
+                    kl=1 / max(int(mask.sum()) if is_by_token else len(batch.llm_lengths), 1),
+                    cross_entropy=recipe.cross_entropy / max(int((targets != IGNORED).sum()), 1),
+                ),
                 temperature=recipe.temperature,
                 chunk_size=recipe.chunk_size,
             )
-            is_by_token = recipe.reduction is Reduction.token
-            loss = parts.kl_per_token if is_by_token else parts.kl / len(batch.llm_ids)
-            if recipe.cross_entropy:
-                loss = loss + recipe.cross_entropy * parts.cross_entropy_per_label
             if scale != 0:
-                torch.autograd.backward(scale * loss)
-        return {"loss": float(loss.detach()), "kl_per_token": float(parts.kl_per_token.detach())}
+                torch.autograd.backward(scale * parts.loss)
+        return {"loss": float(parts.loss.detach()), "kl_per_token": float(parts.kl_per_token)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,21 +143,34 @@ def objective_of(
 
 @dataclass(frozen=True, slots=True)
 class BatchSource:
-    """Batches for an objective: a stream for training, the same batches for every validation."""
+    """Batches for an objective: a stream for training, the same batches for every validation.
+
+    Attributes:
+        objective: of the training.
+        stream: where training batches come from.
+        held_out: batches of a validation.
+        device: of the model.
+        note: told what was left out on the way to a batch, and whether that is a batch of the training.
+    """
 
     objective: Objective
     stream: Batches
     held_out: Iterable[Batch]
     device: torch.device
+    note: Callable[[Sequence[LeftOut], bool], None] = lambda left_out, is_training: None
 
     def step(self, *, scale: float) -> Mapping[str, float]:
         """Forward and backward of the next batch of the stream."""
         batch = self.stream.next_batch().to(self.device)
+        self.note(batch.left_out, True)
         return {**self.objective(batch, scale=scale), "tokens": int(batch.llm_lengths.sum())}
 
     def validate(self) -> float:
         """The mean loss of the held-out batches."""
-        losses = [self.objective(batch.to(self.device), scale=0.0)["loss"] for batch in self.held_out]
+        losses = []
+        for batch in self.held_out:
+            self.note(batch.left_out, False)
+            losses.append(self.objective(batch.to(self.device), scale=0.0)["loss"])
         return sum(losses) / len(losses)
 
 

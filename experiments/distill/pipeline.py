@@ -5,15 +5,16 @@ up to the newest checkpoint and continues from there.
 """
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
 
+from lab.core.data.bad_samples import LeftOut
 from lab.core.data.batch import Batch
 from lab.core.data.stream import Batches, Stream
 from lab.core.data.tokenizers import WordTokenizer
@@ -24,17 +25,19 @@ from lab.core.tokenizer import Tokenizer
 from lab.core.train.loop import TrainConfig, TrainedStep, Validation, fit
 from lab.core.train.optim import adamw
 from lab.core.train.state import TrainingState, checkpoints
-from lab.experiments.distill.baselines import ablate_images, with_window
+from lab.experiments.distill.bad_samples import TEST, TRAIN, BadSamples, write_list
+from lab.experiments.distill.baselines import baselines
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
-from lab.experiments.distill.evaluate import answers_of, compare
+from lab.experiments.distill.evaluate import compare, compare_baselines
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loader import loaded
 from lab.experiments.distill.objectives import AnswersObjective, BatchSource, autocast_of, objective_of
 from lab.experiments.distill.recorded_units import CountedRows, counter_of, keep_what_counts
-from lab.experiments.distill.rows import AccuracyRow, Evaluation, Origin, Row, StepMetrics, joined
+from lab.experiments.distill.rows import LeftOutSoFar, Origin, Row, StepMetrics, joined
 from lab.experiments.distill.sources import source_checkpoint
 from lab.experiments.distill.stage_graph import StageNode, nodes, students
+from lab.experiments.distill.standing import Standing
 from lab.experiments.distill.student import own_tensors, set_trainable, trainable_names
 from lab.experiments.distill.teacher import digest, write_teacher
 
@@ -80,7 +83,7 @@ def work_on_students(record: Run[Row], context: RunContext, source: Path | None)
     done = keep_what_counts(record, {node.key: _folder(record, node) for node in todo})
     teacher_digest = digest(context.teacher)
     if BASELINES not in done:
-        record.log(_ended(_baselines(context), {"unit": BASELINES}, num_before=0))
+        _end(record, _baselines(record, context, {"unit": BASELINES}), {"unit": BASELINES}, num_before=0)
     for number, node in enumerate(todo, start=1):
         if node.key in done:
             continue
@@ -92,17 +95,18 @@ def work_on_students(record: Run[Row], context: RunContext, source: Path | None)
             num_before = _train(record, context, node, student, teacher_digest, origin, title)
         evaluation = context.config.evaluation
         batches = context.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
+        left_out: list[LeftOut] = []
         with progress(f"{title}, evaluation", len(batches)) as advance:
             rows = compare(
                 student,
                 context.teacher,
-                batches,
+                _noted(batches, left_out),
                 device=context.device,
                 autocast=autocast_of(node.recipe, context.device),
                 chunk_size=context.config.stage_3.chunk_size,
                 follow=advance,
             )
-        record.log(_ended(rows, origin, num_before=num_before))
+        _end(record, [*rows, *BadSamples(record, origin).new(left_out, TEST)], origin, num_before=num_before)
 
 
 def work_on_teacher(record: Run[Row], context: RunContext) -> None:
@@ -115,6 +119,7 @@ def work_on_teacher(record: Run[Row], context: RunContext) -> None:
     folder = record.directory / "checkpoints" / NEW_TEACHER
     if NEW_TEACHER in keep_what_counts(record, {NEW_TEACHER: folder}):
         return
+    origin: Origin = {"unit": NEW_TEACHER}
     recipe, evaluation = context.config.stage_teacher, context.config.evaluation
     model = context.teacher.requires_grad_(True)
     tensors = dict(model.named_parameters())
@@ -125,7 +130,7 @@ def work_on_teacher(record: Run[Row], context: RunContext) -> None:
     with _loaded(context, state, stream, recipe) as batches:
         objective = AnswersObjective(model, autocast_of(recipe, context.device))
         feed = BatchSource(objective, batches, held_out, context.device)
-        num_before = _fit(record, state, feed, recipe, "stage_teacher", folder, {"unit": NEW_TEACHER}, "teacher")
+        num_before = _fit(record, state, feed, recipe, "stage_teacher", folder, origin, "teacher")
     model.requires_grad_(False)
     target = record.folder() / "teacher"
     if target.exists():
@@ -133,7 +138,7 @@ def work_on_teacher(record: Run[Row], context: RunContext) -> None:
         shutil.rmtree(target)
     assert isinstance(context.tokenizer, WordTokenizer), "a task that ships has one"
     write_teacher(model, context.tokenizer, target)
-    record.log(_ended(_baselines(context), {"unit": NEW_TEACHER}, num_before=num_before))
+    _end(record, _baselines(record, context, origin), origin, num_before=num_before)
 
 
 def _starting_student(
@@ -227,28 +232,42 @@ def _fit(
 ) -> int:
     """Train and record every step; returns the number of rows that the training has recorded."""
     counter = counter_of(record, origin["unit"])
+    bad_samples = BadSamples(record, origin)
+
+    def add(rows: Sequence[Row]) -> None:
+        if rows:
+            record.log(rows)
+        for row in rows:
+            counter.add(row)
+
+    def note(left_out: Sequence[LeftOut], is_training: bool) -> None:
+        # at once: a checkpoint counts on the rows of its step, whether or not that is logged
+        add(bad_samples.new(left_out, TRAIN if is_training else TEST, state.step + is_training))
 
     def log(done: TrainedStep | Validation) -> None:
-        row = _row_of(done, origin)
-        record.log([row])
-        counter.add(row)
-        advance(state.step)
+        num_left_out = state.data.state["num_left_out"]
+        add([_row_of(done, origin, num_left_out=num_left_out)])
+        advance(state.step, standing.of(done, num_left_out))
 
     def facts() -> CountedRows:
         # a checkpoint counts on the rows before it, also after a power cut
         record.flush()
+        write_list(record)
         return counter.counted
 
     state.more_facts = facts
+    standing = Standing(feed.device)
     record.folder("checkpoints", folder.name)
+    feed = replace(feed, note=note)
     with progress(title, recipe.steps, completed=state.step) as advance:
         fit(state, feed.step, recipe, name=name, folder=folder, validate=feed.validate, log=log)
     return counter.num_rows
 
 
-def _row_of(done: TrainedStep | Validation, origin: Origin) -> Row:
+def _row_of(done: TrainedStep | Validation, origin: Origin, *, num_left_out: int) -> Row:
     if done["kind"] == "validation":
         return {**origin, **done}
+    so_far: LeftOutSoFar = {"left_out": num_left_out} if num_left_out else {}
     return {
         **origin,
         "kind": "train",
@@ -257,6 +276,7 @@ def _row_of(done: TrainedStep | Validation, origin: Origin) -> Row:
         "learning_rate": done["learning_rate"],
         "gradient_norm": done["gradient_norm"],
         "seconds": done["seconds"],
+        **so_far,
     }
 
 
@@ -267,22 +287,19 @@ def _step_metrics(metrics: Mapping[str, float]) -> StepMetrics:
     return {"loss": metrics["loss"], "kl_per_token": metrics["kl_per_token"], "tokens": metrics["tokens"]}
 
 
-def _baselines(context: RunContext) -> list[Evaluation]:
+def _baselines(record: Run[Row], context: RunContext, origin: Origin) -> list[Row]:
     """Evaluate the baselines: the teacher, with images ablated, with windowed attention, and chance."""
     evaluation = context.config.evaluation
     batches = context.data.held_out(evaluation.num_batches, batch_size=evaluation.batch_size)
-    windowed = with_window(context.teacher, window=evaluation.window, num_sinks=evaluation.num_sinks)
-    candidates: list[tuple[str, LanguageModel, Iterable[Batch]]] = [("teacher", context.teacher, batches)]
-    if context.teacher.config.vision is not None:
-        candidates.append(("teacher, images ablated", context.teacher, ablate_images(batches)))
-    candidates.append((f"teacher, window {evaluation.window} + {evaluation.num_sinks}", windowed, batches))
-    rows: list[Evaluation] = []
-    with progress("baselines", len(candidates)) as advance:
-        for number, (name, model, questions) in enumerate(candidates, start=1):
-            counts = answers_of(model, questions, device=context.device, chunk_size=context.config.stage_3.chunk_size)
-            rows += [_about(name, row) for row in counts.rows()]
-            rows.append({"kind": "result", "model": name, "accuracy": counts.accuracy})
-            advance(number)
+    left_out: list[LeftOut] = []
+    with progress("baselines", len(batches)) as advance:
+        rows, counts = compare_baselines(
+            baselines(context.teacher, window=evaluation.window, num_sinks=evaluation.num_sinks),
+            _noted(batches, left_out),
+            device=context.device,
+            chunk_size=context.config.stage_3.chunk_size,
+            follow=advance,
+        )
     task = context.config.data.source.task
     if task is not None:
         by_kind = task.chance()
@@ -294,23 +311,29 @@ def _baselines(context: RunContext) -> list[Evaluation]:
             for kind, total in sorted(asked.items())
         ]
         rows.append({"kind": "result", "model": "chance", "accuracy": accuracy})
-    return rows
+    return [*rows, *BadSamples(record, origin).new(left_out, TEST)]
 
 
-def _about(name: str, row: AccuracyRow) -> AccuracyRow:
-    return {**row, "model": name}
+def _noted(batches: Iterable[Batch], left_out: list[LeftOut]) -> Iterator[Batch]:
+    """The batches; what was left out on the way to them is appended to a list."""
+    for batch in batches:
+        left_out += batch.left_out
+        yield batch
 
 
 def _folder(record: Run[Row], node: StageNode) -> Path:
     return record.directory / "checkpoints" / node.name
 
 
-def _ended(rows: Sequence[Evaluation], origin: Origin, *, num_before: int) -> list[Row]:
-    """Rows of a unit followed by its `done` row, to be written together: without it, the others are discarded.
+def _end(record: Run[Row], rows: Sequence[Row], origin: Origin, *, num_before: int) -> None:
+    """Record rows of a unit and its `done` row, written together: without it, the others are discarded.
 
     Args:
+        record: the run.
         rows: of the evaluation.
         origin: what they are about.
         num_before: rows that the unit has recorded already.
     """
-    return [*(joined(origin, row) for row in rows), {**origin, "kind": "done", "num_rows": num_before + len(rows)}]
+    done: Row = {**origin, "kind": "done", "num_rows": num_before + len(rows)}
+    record.log([*(joined(origin, row) for row in rows), done])
+    write_list(record)

@@ -13,8 +13,9 @@ from lab.core.runs.find import refuse_other_version
 from lab.core.runs.parquet import read_table
 from lab.core.runs.recorded_study import LabelledRun, PlotRequest, Result
 from lab.experiments.distill.figures import FIGURES, drawn
-from lab.experiments.distill.report import STUDENT, accuracies, summaries
+from lab.experiments.distill.report import accuracies
 from lab.experiments.distill.rows import Quantity, Row
+from lab.experiments.distill.summary import STUDENT, summaries
 
 _COMPARED: tuple[Quantity, ...] = ("accuracy", "kl_per_token", "kl_per_answer_token", "agreement", "relative_error")
 

@@ -121,4 +121,6 @@ def _newest(folder: Path) -> Path | None:
 
 def _step(row: Row) -> float:
     """The optimizer step that a row of a training follows; infinity for rows after it."""
-    return row["step"] if row["kind"] == "train" or row["kind"] == "validation" else math.inf
+    if row["kind"] == "train" or row["kind"] == "validation":
+        return row["step"]
+    return row.get("step", math.inf) if row["kind"] == "bad_sample" else math.inf

@@ -2,44 +2,15 @@
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
 
 from lab.core.runs.json_files import Entry
 from lab.core.runs.row_store import RowStore
+from lab.experiments.distill.bad_samples import left_out_lines, left_out_rows, left_out_sentences
 from lab.experiments.distill.config import DistillConfig
-from lab.experiments.distill.rows import Origin, Quantity, ResultRow, Row, joined
+from lab.experiments.distill.rows import Origin, ResultRow, Row, joined
+from lab.experiments.distill.seeds import estimate, rankings
 from lab.experiments.distill.stage_graph import StageNode, students
-
-STUDENT = "student"
-_MEASURED: tuple[Quantity, ...] = ("accuracy", "kl_per_token", "kl_per_answer_token", "agreement", "relative_error")
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A student after one of its stages, over replicates.
-
-    Attributes:
-        label: of the student.
-        stage: 0 for the untrained student.
-        is_last: whether this is its last stage.
-        num_softmax: number of softmax attention layers.
-        values: for each quantity, one number per replicate.
-    """
-
-    label: str
-    stage: int
-    is_last: bool
-    num_softmax: int
-    values: dict[Quantity, list[float]]
-
-    def mean(self, quantity: Quantity) -> float | None:
-        """The mean over replicates; None if it was not measured."""
-        return fmean(self.values[quantity]) if self.values[quantity] else None
-
-    def spread(self, quantity: Quantity) -> float | None:
-        """The standard deviation over replicates; None for one."""
-        return stdev(self.values[quantity]) if len(self.values[quantity]) > 1 else None
+from lab.experiments.distill.summary import STUDENT, Summary, summaries
 
 
 def table_rows(rows: Sequence[Row], config: DistillConfig) -> Sequence[Row]:
@@ -50,7 +21,7 @@ def table_rows(rows: Sequence[Row], config: DistillConfig) -> Sequence[Row]:
 def _table_rows(rows: Sequence[Row], config: DistillConfig) -> Iterator[Row]:
     places: dict[str, array[int]] = {}
     for place, row in enumerate(rows):
-        if row["kind"] != "done":
+        if row["kind"] not in ("done", "bad_sample"):
             places.setdefault(row["unit"], array("q")).append(place)
     all_students = students(config) if config.stage_numbers or config.stage == "all" else []
     units = {node.key for student in all_students for node in student.path}
@@ -67,6 +38,7 @@ def _table_rows(rows: Sequence[Row], config: DistillConfig) -> Iterator[Row]:
                 "initialisation": _initialisation(node),
             }
             yield from (joined(origin, _without_unit(rows[place])) for place in places.get(node.key, ()))
+    yield from left_out_rows(rows)
 
 
 def _without_unit(row: Row) -> Row:
@@ -84,25 +56,11 @@ def _initialisation(node: StageNode) -> str:
 
 def accuracies(table: Sequence[Row]) -> dict[str, float]:
     """The accuracy of the teacher and the baselines, by name."""
-    return {row["model"]: row["accuracy"] for row in table if row["kind"] == "result" and row["model"] != STUDENT}
+    return {name: row["accuracy"] for name, row in _baselines(table).items()}
 
 
-def summaries(table: Sequence[Row]) -> list[Summary]:
-    """Every student after each of its stages, in the order of the run."""
-    groups: dict[tuple[str, int], list[ResultRow]] = {}
-    for row in table:
-        if row["kind"] == "result" and row["model"] == STUDENT:
-            groups.setdefault((row["student"], row["stage"]), []).append(row)
-    return [
-        Summary(
-            label,
-            stage,
-            rows[0]["is_last"],
-            rows[0]["num_softmax"],
-            {name: [value for row in rows if (value := row[name]) is not None] for name in _MEASURED},
-        )
-        for (label, stage), rows in groups.items()
-    ]
+def _baselines(table: Sequence[Row]) -> dict[str, ResultRow]:
+    return {row["model"]: row for row in table if row["kind"] == "result" and row["model"] != STUDENT}
 
 
 def recovered(accuracy: float, baselines: dict[str, float]) -> float | None:
@@ -117,6 +75,7 @@ _COLUMNS = (
     "after",
     "accuracy %",
     "s.d.",
+    "± 95 %",
     "recovered %",
     "KL/token",
     "KL/answer token",
@@ -128,11 +87,22 @@ _COLUMNS = (
 def summary_table(table: Sequence[Row]) -> tuple[list[str], list[list[Entry]]]:
     """Header and rows of the table, in full precision; with several students, only their last stages.
 
-    `s.d.` is the standard deviation of the accuracy over replicates.
+    `s.d.` is the standard deviation of the accuracy over replicates, `± 95 %` half the interval of its mean by
+    Student's t. If samples were left out, the last lines and the last column say how many, and why.
     """
     baselines = accuracies(table)
     lines: list[list[Entry]] = [
-        ["baselines", name, 100 * value, *[None] * (len(_COLUMNS) - 3)] for name, value in baselines.items()
+        [
+            "baselines",
+            name,
+            100 * row["accuracy"],
+            None,
+            None,
+            None,
+            *_nearness(row, is_teacher=name == "teacher"),
+            None,
+        ]
+        for name, row in _baselines(table).items()
     ]
     found = summaries(table)
     is_one = len({summary.label for summary in found}) == 1
@@ -140,7 +110,12 @@ def summary_table(table: Sequence[Row]) -> tuple[list[str], list[list[Entry]]]:
         if is_one or summary.is_last:
             label, after = ("student", _stage(summary.stage)) if is_one else ("students", summary.label)
             lines.append([label, after, *_numbers(summary, baselines)])
-    return list(_COLUMNS), lines
+    left_out = left_out_lines(table)
+    if not left_out:
+        return list(_COLUMNS), lines
+    blank: list[Entry] = [None] * (len(_COLUMNS) - 2)
+    counted: list[list[Entry]] = [["left out", reason, *blank, number] for reason, number in left_out]
+    return [*_COLUMNS, "samples"], [*([*line, None] for line in lines), *counted]
 
 
 def headline(table: Sequence[Row]) -> str:
@@ -171,7 +146,7 @@ def verdict(table: Sequence[Row]) -> list[str]:
                 f"{_short(summary.mean('kl_per_answer_token'))} nats per answer token from it; "
                 f"{summary.num_softmax} layer{'s' * (summary.num_softmax != 1)} of softmax attention"
             )
-    return [*sentences, *_progress_of_stages(table)]
+    return [*sentences, *rankings(summaries(table)), *_progress_of_stages(table), *left_out_sentences(table)]
 
 
 def _progress_of_stages(table: Sequence[Row]) -> Iterator[str]:
@@ -186,12 +161,20 @@ def _progress_of_stages(table: Sequence[Row]) -> Iterator[str]:
         yield f"{name}: held-out loss {_short(of_stage[0])} to {_short(of_stage[-1])}"
 
 
+def _nearness(row: ResultRow, *, is_teacher: bool) -> list[Entry]:
+    """How near a baseline is to the teacher; empty for the teacher itself and for chance."""
+    if is_teacher:
+        return [None] * 3
+    return [row.get("kl_per_token"), row.get("kl_per_answer_token"), _of_hundred(row.get("agreement"))]
+
+
 def _numbers(summary: Summary, baselines: dict[str, float]) -> list[Entry]:
     accuracy = summary.mean("accuracy")
     assert accuracy is not None, "every result has one"
     return [
         100 * accuracy,
         _of_hundred(summary.spread("accuracy")),
+        _of_hundred(estimate(summary.values["accuracy"]).half_width),
         _of_hundred(recovered(accuracy, baselines)),
         summary.mean("kl_per_token"),
         summary.mean("kl_per_answer_token"),

@@ -45,7 +45,13 @@ class StepMetrics(TypedDict):
     tokens: float
 
 
-class TrainRow(Origin, StepMetrics):
+class LeftOutSoFar(TypedDict, total=False):
+    """Samples that a stage has left out, each as often as it was drawn; absent if there is none."""
+
+    left_out: int
+
+
+class TrainRow(Origin, StepMetrics, LeftOutSoFar):
     """One optimizer step.
 
     Attributes:
@@ -110,7 +116,7 @@ class AccuracyRow(Origin):
 
 
 class ResultRow(Origin):
-    """All held-out data; of a baseline and of chance, the accuracy only.
+    """All held-out data; of chance, the accuracy only, and of a baseline all but what concerns layers.
 
     Attributes:
         accuracy: the fraction of questions answered correctly, from 0 to 1.
@@ -130,6 +136,46 @@ class ResultRow(Origin):
     num_softmax: NotRequired[int]
 
 
+class Step(TypedDict, total=False):
+    """Optimizer steps done, this one included; absent in the evaluation after the training."""
+
+    step: int
+
+
+class BadSampleRow(Origin, Step):
+    """A sample that was left out, for the first time in a unit of work. In metrics.jsonl only.
+
+    Attributes:
+        split: `train` or `test`.
+        reason: why it was left out.
+        file: that holds it; empty for samples that are made.
+        line: its line there; the item of a JSON list, row of a table or sample of an archive.
+        error: the reason in a sentence.
+    """
+
+    kind: Literal["bad_sample"]
+    split: str
+    reason: str
+    file: str
+    line: int
+    error: str
+
+
+class LeftOutRow(Origin):
+    """Samples that the run left out for one reason, each counted once. In the table only.
+
+    Attributes:
+        split: `train` or `test`.
+        reason: why they were left out.
+        samples: how many.
+    """
+
+    kind: Literal["left_out"]
+    split: str
+    reason: str
+    samples: int
+
+
 class DoneRow(Origin):
     """The end of a unit of work; without it, the unit's other rows are discarded.
 
@@ -142,7 +188,7 @@ class DoneRow(Origin):
 
 
 Evaluation = LayerRow | AccuracyRow | ResultRow
-Row = TrainRow | ValidationRow | Evaluation | DoneRow
+Row = TrainRow | ValidationRow | Evaluation | BadSampleRow | LeftOutRow | DoneRow
 
 
 def joined(origin: Origin, row: Row) -> Row:
@@ -157,5 +203,9 @@ def joined(origin: Origin, row: Row) -> Row:
     if row["kind"] == "accuracy":
         return {**origin, **row}
     if row["kind"] == "result":
+        return {**origin, **row}
+    if row["kind"] == "bad_sample":
+        return {**origin, **row}
+    if row["kind"] == "left_out":
         return {**origin, **row}
     return {**origin, **row}

@@ -194,7 +194,9 @@ def source_checkpoint(source: Path, node: StageNode) -> Path:
 
 def _why_not(folder: Path, recorded: Mapping[str, object]) -> str | None:
     """Why a stage cannot start from a run; None if it can."""
-    theirs, status = (json_object_or_none(folder / name) or {} for name in ("config.json", "status.json"))
+    theirs, status = (json_object_or_none(folder / name) for name in ("config.json", "status.json"))
+    if theirs is None or status is None:
+        return "its config.json or status.json is missing or damaged; choose another, or resume it"
     if "teacher" not in theirs or theirs.get("variants"):
         return "it is not a run of one student; choose another"
     if status.get("schema_version") != SCHEMA_VERSION:
@@ -213,7 +215,7 @@ def _stages(folder: Path) -> set[int]:
     stage = str(config.get("stage"))
     if stage == ALL:
         return set(config.get("stages", []))
-    return {int(stage)} if stage.isdigit() else set()
+    return {int(stage)} if stage.isdecimal() and len(stage) == 1 else set()
 
 
 def _typed(recorded: dict[str, object], folder: Path) -> DistillConfig:

@@ -136,5 +136,4 @@ def write_teacher(model: LanguageModel, tokenizer: WordTokenizer, folder: Path) 
         RunError: if the disk is full or cannot be written.
     """
     config = family_of(model.config).config_json(model.config)
-    write_checkpoint(folder, key_map(model).to_public(model.state_dict()), config)
-    tokenizer.write(folder)
+    write_checkpoint(folder, key_map(model).to_public(model.state_dict()), config, write_more=tokenizer.write)

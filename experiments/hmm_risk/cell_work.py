@@ -24,6 +24,7 @@ from lab.experiments.hmm_risk.rows import (
     TestRisk,
     Theory,
 )
+from lab.experiments.hmm_risk.theory_lines.dense import dense_curve, is_regular
 
 
 class CellWork(ABC):
@@ -48,10 +49,18 @@ class IndependentRows(CellWork):
 
     def theory(self) -> list[GaussianTheory]:
         """Theory for every width and ridge strength."""
-        curve = self._theory_curve()
-        return [
-            self._theory_row(curve, w, r) for w in range(len(self.cell.widths)) for r in range(len(self.cell.ridge))
-        ]
+        return self._theory_rows(
+            theory_curve(
+                self.problem.population, self.cell.widths, num_train=self.cell.num_train, ridges=self.strengths()
+            )
+        )
+
+    def line_theory(self) -> list[GaussianTheory]:
+        """The same, of the many widths of a line."""
+        population, widths = self.problem.population, self.cell.widths
+        if not is_regular(population):
+            return self.theory()
+        return self._theory_rows(dense_curve(population, widths, num_train=self.cell.num_train, ridges=self.cell.ridge))
 
     def measure(self, replicate: int) -> list[MeasuredRisk]:
         """Exact risk given the features of one draw; with `num_test`, also that of a fitted head on test rows."""
@@ -100,10 +109,10 @@ class IndependentRows(CellWork):
             return [(self.cell.widths, tuple(strengths[0].tolist()))]
         return [((width,), tuple(strengths[w].tolist())) for w, width in enumerate(self.cell.widths)]
 
-    def _theory_curve(self) -> TheoryCurve:
-        return theory_curve(
-            self.problem.population, self.cell.widths, num_train=self.cell.num_train, ridges=self.strengths()
-        )
+    def _theory_rows(self, curve: TheoryCurve) -> list[GaussianTheory]:
+        return [
+            self._theory_row(curve, w, r) for w in range(len(self.cell.widths)) for r in range(len(self.cell.ridge))
+        ]
 
     def _theory_row(self, curve: TheoryCurve, w: int, r: int) -> GaussianTheory:
         scale = self.scale(self.cell.widths[w])

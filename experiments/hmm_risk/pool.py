@@ -7,9 +7,10 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import active_children, get_context, resource_tracker
+from multiprocessing.process import BaseProcess
 
 from lab.core.errors import RunError
-from lab.core.processes import end_with
+from lab.core.processes import Patience, end_with
 from lab.core.runs.signals import blocked
 from lab.experiments.hmm_risk.cell_work import CellWork, IndependentRows
 from lab.experiments.hmm_risk.config import DiscreteConfig, LinearGaussianConfig, Loading, RepresentationName, SizeMap
@@ -79,7 +80,7 @@ def run_all(cells: Sequence[Cell], todo: Iterable[Unit], num_workers: int) -> It
     A few units a process are handed out at a time, however many there are.
 
     Raises:
-        RunError: if a worker was killed, or cannot be started.
+        RunError: if a worker was killed, was stopped and does not go on, or cannot be started.
     """
     if num_workers <= 1:
         worker = WorkerState(cells)
@@ -106,7 +107,7 @@ def run_all(cells: Sequence[Cell], todo: Iterable[Unit], num_workers: int) -> It
                     futures[executor.submit(_run_in_worker, unit)] = unit
             if not futures:
                 return
-            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+            for future in _done(futures, others):
                 yield futures.pop(future), future.result()
     except BrokenProcessPool as error:
         raise RunError(
@@ -119,6 +120,20 @@ def run_all(cells: Sequence[Cell], todo: Iterable[Unit], num_workers: int) -> It
             if worker_process not in others:
                 worker_process.kill()
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _done(futures: Iterable[Future[list[Row]]], others: Sequence[BaseProcess]) -> Iterable[Future[list[Row]]]:
+    """What is done, once anything is.
+
+    Raises:
+        RunError: if it is waited for a worker that was stopped.
+    """
+    patience = Patience()
+    while not (done := wait(futures, timeout=patience.seconds, return_when=FIRST_COMPLETED).done):
+        stopped = patience.lost(worker.pid for worker in active_children() if worker not in others)
+        if stopped is not None:
+            raise RunError(f"a worker (process {stopped}) was stopped and does not go on; resume=RUN starts others")
+    return done
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """Finished runs, made once; what a test changes, it copies."""
 
 import logging
-import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -32,20 +32,12 @@ def tiny() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, lab_command: tuple[str, ...]) -> tuple[Path, str]:
+def finished_run(tmp_path_factory: pytest.TempPathFactory, forked_lab: Callable[..., Any]) -> tuple[Path, str]:
     """The output folder of one finished tiny sweep, not to be changed, and what it printed."""
     outputs = tmp_path_factory.mktemp("finished") / "outputs"
-    done = subprocess.run(
-        [*lab_command, "hmm-risk", "sweep", *TINY],
-        cwd=outputs.parent,
-        env={**os.environ, "LAB_OUTPUTS": str(outputs)},
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return outputs, done.stdout
+    done = forked_lab("hmm-risk", "sweep", *TINY, cwd=outputs.parent, env={"LAB_OUTPUTS": str(outputs)})
+    assert done.code == 0, done.err
+    return outputs, done.out
 
 
 @pytest.fixture

@@ -12,6 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lab.core.models.checkpoint import CONFIG, INDEX, ONE_FILE, write_checkpoint
+from lab.core.runs.sums import SUMS
+
+# longer than a quick test may take
+pytestmark = pytest.mark.slow
 
 Typed = Callable[..., Any]
 HEAD = "language_model.output.weight"
@@ -25,6 +29,7 @@ def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor]], None], *
     words = folder.with_name("words")
     shutil.move(folder, words)
     write_checkpoint(folder, tensors, content, carried=[words / "vocabulary.json"], max_shard_bytes=max_shard_bytes)
+    (folder / SUMS).unlink()
     shutil.rmtree(words)
 
 
@@ -90,6 +95,8 @@ def place(outputs: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.Monk
     """Where commands are typed: a teacher, a picture, and a file that is none."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(teacher, tmp_path / "model")
+    # as a public checkpoint
+    (tmp_path / "model" / SUMS).unlink()
     Image.new("L", (28, 28)).save(tmp_path / "a.png")
     (tmp_path / "text.png").write_text("no picture")
     return tmp_path
@@ -210,6 +217,6 @@ def test_a_file_of_conversations_that_cannot_be_used(
 ) -> None:
     samples(place, **changed)
     words = ("data=conversations", "data.conversations.path=chats.jsonl", "data.conversations.image_folder=.")
-    share = "data.conversations.held_out_share=0.3"
+    more = ("data.conversations.held_out_share=0.3", *(() if "all" in changed else ("data.on_bad_sample=refuse",)))
     distill = ("distill", "teacher.path=model", "teacher.hovle=null", "stage=1")
-    check_refused(place, typed, (*distill, *words, share), says)
+    check_refused(place, typed, (*distill, *words, *more), says)

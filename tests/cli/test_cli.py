@@ -90,6 +90,7 @@ def test_a_quiet_sweep_prints_where_its_runs_are(lab: Lab, outputs: Path, tiny: 
     assert (done.code, done.out.splitlines(), done.err) == (0, list(map(str, points)), "")
 
 
+@pytest.mark.slow
 def test_quiet_is_refused_where_nothing_runs(lab: Lab) -> None:
     check_refused(sweep(lab, "--quiet", "--cfg", "job"), "--quiet with --cfg")
     check_refused(
@@ -240,6 +241,7 @@ def test_bad_input_as_typed_is_one_line_and_nothing_is_written(name: str, lab: L
     assert list(tmp_path.rglob("*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", ["outputs", "outputs/hmm_risk", "outputs/hmm_risk/runs"])
 def test_an_output_folder_that_cannot_be_written_is_refused(
     depth: str, typed: Lab, outputs: Path, tmp_path: Path, tiny: tuple[str, ...]

@@ -10,6 +10,9 @@ import pytest
 
 from lab.core.models.checkpoint import CONFIG
 
+# longer than a quick test may take
+pytestmark = pytest.mark.slow
+
 Typed = Callable[..., Any]
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from lab.core.hydra_schema import to_typed
 from lab.core.models.folder import Kind, ModelFolder
 from lab.core.runs.record import Run
+from lab.core.runs.sums import SUMS
 from lab.core.train.digests import write_meta
 from lab.core.train.state import checkpoint_path, checkpoints
 from lab.experiments.distill.config import DistillConfig, register
@@ -23,6 +24,9 @@ from lab.experiments.distill.load import student_of
 from lab.experiments.distill.stage_graph import nodes, students
 from lab.experiments.distill.student import own_tensors
 from lab.experiments.distill.teacher import digest, load_teacher
+
+# longer than a quick test may take
+pytestmark = pytest.mark.slow
 
 Typed = Callable[..., Any]
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -109,7 +113,7 @@ def test_a_folder_holds_the_last_stage_the_tokenizer_and_how_prompts_are_written
     done = typed("export", "hybrid", str(tmp_path / "student"))
     assert done.code == 0, done.err
     assert done.out == f"{tmp_path}/student: the student of hybrid after stage 3, 1 mha and 1 mamba2 layers\n"
-    assert sorted(os.listdir(tmp_path / "student")) == ["config.json", "model.safetensors", "vocabulary.json"]
+    assert sorted(os.listdir(tmp_path / "student")) == [SUMS, "config.json", "model.safetensors", "vocabulary.json"]
     assert (tmp_path / "student" / "vocabulary.json").read_bytes() == (teacher / "vocabulary.json").read_bytes()
     content = json.loads((tmp_path / "student" / "config.json").read_text())
     assert content["prompt"] == {"system": "", "max_tiles": 12}
@@ -184,6 +188,7 @@ def test_a_student_of_another_teacher_does_not_go_on(typed: Typed, root: Path, t
     folder, other = tmp_path / "student", tmp_path / "other"
     assert typed("export", "first", str(folder)).code == 0
     shutil.copytree(teacher, other)
+    (other / SUMS).unlink()
     tensors = load_file(other / "model.safetensors")
     tensors["language_model.model.layers.0.attention.wo.weight"] += 1
     save_file(tensors, other / "model.safetensors")
@@ -235,6 +240,7 @@ def test_a_teacher_that_changed_is_refused(lab: Typed, distilled: Any, outputs: 
     tensors = load_file(other / "model.safetensors")
     tensors["language_model.output.weight"] += 1
     save_file(tensors, other / "model.safetensors")
+    (other / SUMS).unlink()
     check_refused(lab("export", "first", "out"), f"teacher.path={other}", "other weights")
     shutil.rmtree(other)
     check_refused(lab("export", "first", "out"), str(other), "cannot be read")

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+# longer than a quick test may take
+pytestmark = pytest.mark.slow
+
 Typed = Callable[..., Any]
 
 OVERRIDES = [

@@ -1,6 +1,7 @@
 """`lab generate`: what it prints, from every kind of model, and what it says of its memory."""
 
 import json
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from lab.core.models.llama.config import LlamaConfig
 from lab.core.models.spec import key_map
 from lab.core.models.text_model import TextModel
 from lab.core.products.implementations import IMPLEMENTATIONS
+from lab.core.runs.sums import SUMS
 from lab.experiments.distill.data import PromptConfig, prompt_format
 from lab.experiments.distill.loss_mask import hidden_states
 
@@ -124,6 +126,8 @@ def test_the_last_line_says_speed_length_and_memory(
     assert content["num_prompt_tokens"] == num_prompt
     assert content["num_tiles"] == 3
     assert {part["kind"]: part["num_layers"] for part in content["memory"]} == {"softmax": 1, "mamba2": 1}
+    assert content["template"] == "internlm2-chat"
+    assert "chat template: internlm2-chat" in line
     assert "2 softmax layers" in said(str(distilled.teacher), 6)
     assert "2 mamba2 layers" in said("second", 6)
 
@@ -241,9 +245,36 @@ def test_an_answer_stops_at_the_length_of_the_training(typed: Typed, distilled: 
 def test_a_damaged_note_on_prompts_is_named(typed: Typed, exported: Path) -> None:
     content = json.loads((exported / "config.json").read_text())
     (exported / "config.json").write_text(json.dumps({**content, "prompt": {"max_tiles": 0}}))
+    (exported / SUMS).unlink()
     done = typed("generate", str(exported), "--prompt", QUESTION)
     assert done.code == 2
     assert "prompt={'max_tiles': 0} is not a valid prompt format" in done.err
+
+
+def test_a_wrong_bit_in_an_exported_folder_is_refused_wherever_it_is_read(
+    typed: Typed, distilled: Any, exported: Path
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    goes_on = ("distill", f"teacher.path={distilled.teacher}", "teacher.hovle=null", "stage=2", f"from_run={exported}")
+    files = [path for path in sorted(exported.iterdir()) if path.name != SUMS]
+    assert len(files) == 3
+    for path in files:
+        whole = path.read_bytes()
+        changed = bytearray(whole)
+        changed[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed)
+        readers = [("generate", str(exported), "--prompt", QUESTION)]
+        # the words of a teacher are its own
+        readers += [goes_on] if path.name != "vocabulary.json" else []
+        for words in readers:
+            done = typed(*words)
+            assert (done.code, done.out) == (2, "")
+            assert done.err.startswith(f"lab: {path} is ")
+            assert done.err.count("\n") == 1
+        path.write_bytes(whole)
+    assert typed("generate", str(exported), "--prompt", QUESTION, *FEW).code == 0
 
 
 def test_the_weights_may_come_in_another_precision(typed: Typed, distilled: Any) -> None:

@@ -21,26 +21,37 @@ from lab.experiments.distill.config import DistillConfig, EvaluationConfig, Reci
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.data_sources import data_sources
 from lab.experiments.distill.student import StudentConfig
+from lab.experiments.eval.config import EvalConfig
 from lab.experiments.hmm_risk.config import HmmRiskConfig, RepresentationConfig, TaskConfig, register
+from lab.experiments.probe.config import ProbeConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = [
     "bench",
     "compare",
+    "data",
     "distill",
     "doctor",
+    "eval",
     "export",
     "generate",
     "hmm-risk",
     "plot",
+    "probe",
     "report",
     "runs",
     "show",
     "slurm",
+    "track",
     "version",
 ]
-COMMANDS = [(), *((name,) for name in NAMES), ("hmm-risk", "sweep"), ("slurm", "script")]
-STUDIES = {("distill",): DistillConfig, ("hmm-risk", "sweep"): HmmRiskConfig}
+COMMANDS = [(), *((name,) for name in NAMES), ("hmm-risk", "sweep"), ("slurm", "script"), ("data", "check")]
+STUDIES = {
+    ("distill",): DistillConfig,
+    ("eval",): EvalConfig,
+    ("probe",): ProbeConfig,
+    ("hmm-risk", "sweep"): HmmRiskConfig,
+}
 HEAVY = {"numpy", "scipy", "torch", "hydra", "omegaconf", "matplotlib", "pyarrow"}
 
 
@@ -66,7 +77,7 @@ for words in json.loads(sys.argv[1]):
     # 0.15 s; a library more, and `lab --help` is felt
     assert len(of_first) < 300
     # the help of a study reads its YAML files
-    assert len(of_all) < 330
+    assert len(of_all) < 340
 
 
 def test_the_commands_are_those_that_are_documented() -> None:
@@ -80,8 +91,8 @@ def test_commands_stand_in_sections() -> None:
         title: re.findall(r"^  ([a-z-]+)  ", text, flags=re.MULTILINE)
         for title, text in zip(sections[::2], sections[1::2], strict=True)
     }
-    assert found["Experiments"] == ["distill", "hmm-risk"]
-    assert found["Models"] == ["export", "generate"]
+    assert found["Experiments"] == ["distill", "eval", "probe", "hmm-risk"]
+    assert sorted(found["Models"]) == ["data", "export", "generate"]
     assert {"runs", "show"} <= set(found["Results"])
     assert {"doctor", "bench", "slurm"} <= set(found["This machine"])
 
@@ -113,8 +124,11 @@ def test_the_help_of_a_study_teaches_groups_keys_and_examples(words: tuple[str, 
     text = help_of(*words)
     known = set(re.findall(r"[\w-]+", text))
     assert {field.name for field in fields(STUDIES[words])} - known == set()
-    groups = ("teacher", "student", "student/mixer", "data", "recipe") if words == ("distill",) else ()
-    for group in groups or ("hmm", "representation", "task"):
+    groups: dict[tuple[str, ...], tuple[str, ...]] = {
+        ("distill",): ("teacher", "student", "student/mixer", "data", "recipe"),
+        ("hmm-risk", "sweep"): ("hmm", "representation", "task"),
+    }
+    for group in groups.get(words, ()):
         for option in (CONF / group).glob("*.yaml"):
             assert option.stem in known
     if words == ("distill",):
@@ -146,6 +160,7 @@ def test_the_help_lists_every_key_of_every_group() -> None:
     of_distill |= keys(DecoderConfig, "teacher.FAMILY.") | keys(VisionConfig, "teacher.hovle.vision.")
     for mixer in mixers().values():
         of_distill |= keys(mixer.options, "student.mixer.")
+    of_distill |= {"data.on_bad_sample"}
     for kind, source in data_sources().items():
         of_distill |= keys(source.options, f"data.{kind}.")
     for words, expected in ((("hmm-risk", "sweep"), of_risk), (("distill",), of_distill)):
@@ -159,5 +174,5 @@ def test_the_help_says_what_options_of_a_group_set() -> None:
     assert "hmm=dirichlet, permutations:" in text
     assert "student.hybrid.number" in help_of("distill")
     text = " ".join(help_of("distill").split())
-    assert "data.text.folder A folder whose *.txt, *.md and *.rst files are read recursively; null:" in text
+    assert "data.text.folder A file, or a folder whose *.txt, *.md, *.rst, *.jsonl and *.parquet files are read" in text
     assert "stage_N.loss_mask Positions that enter the loss: all, non_padding, answers. [all]" in text

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+# longer than a quick test may take
+pytestmark = pytest.mark.slow
+
 Typed = Callable[..., Any]
 LLAMA = ("teacher=llama", "teacher.path=Y")
 HOVLE = "teacher.hovle is null with teacher=llama; choose teacher=hovle_2p6b, hovle_tiny or named_digits"
@@ -71,6 +74,18 @@ DISTILL = {
         "teacher.hovle.llm.windowed_layers=3: Invalid value assigned: int is not a ListConfig, list or tuple; give a "
         "list, as in 'KEY=[1,2]'",
     ),
+    "a number for true or false": (
+        ["student.mixer.qk_norm=3"],
+        "student.mixer.qk_norm=3 must be true or false; write student.mixer.qk_norm=true",
+    ),
+    "a word for true or false, in a mapping": (
+        ["stage_2={train_decay:no}"],
+        "stage_2.train_decay=no must be true or false; write stage_2.train_decay=false",
+    ),
+    "swept, a number for true or false": (
+        ["-m", "packing=true,0"],
+        "packing=0 must be true or false; write packing=false",
+    ),
     "a name for a number in a list": (["stages=x"], "stages=x: give whole numbers, one or a list as in [1,2]"),
     "null for a group": (
         ["student=null"],
@@ -82,6 +97,7 @@ DISTILL = {
 # one of each kind of answer; composing takes most of the time, so the rest are slow tests
 QUICK = (
     "a list for a number",
+    "a number for true or false",
     "a name for a number in a list",
     "below null",
     "swept",

@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from lab.cli.resume import quoted
 
+# longer than a quick test may take
+pytestmark = pytest.mark.slow
+
 NAMES = ["ünï-日本 =,{b}'\"#[x]~(y)\\", "$HOME"]
 
 

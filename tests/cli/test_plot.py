@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lab.core.runs.find import find_run
+from lab.core.runs.sums import SUMS
 from reference.parquet import read_table
 
 Typed = Callable[..., Any]
@@ -34,6 +35,7 @@ def two(recorded: Path) -> tuple[Path, Path]:
         )
         config = json.loads((recorded / "config.json").read_text())
         (sweep / number / "config.json").write_text(json.dumps(config | {"observation_noise": noise}))
+        (sweep / number / SUMS).unlink()
     return sweep / "0", sweep / "1"
 
 
@@ -116,6 +118,7 @@ def test_runs_that_are_missing_damaged_or_of_another_study_are_refused(
     other = tmp_path / "other"
     shutil.copytree(recorded, other)
     (other / "config.json").write_text(json.dumps({"teacher": {}}))
+    (other / SUMS).unlink()
     refused(typed("plot", str(recorded), str(other)), "runs of one study")
     (recorded / "table.parquet").write_bytes(b"PAR1")
     refused(typed("plot", str(recorded), "--out", str(tmp_path / "out")), "table.parquet is damaged")

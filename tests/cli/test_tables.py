@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lab.cli.main import runs, show
+from lab.core.runs.sums import SUMS
 from reference.parquet import read_table
 
 Typed = Callable[..., Any]
@@ -88,6 +89,7 @@ def test_what_a_terminal_would_obey_is_written_as_an_escape(
     }.items():
         content = json.loads((recorded / name).read_text())
         (recorded / name).write_text(json.dumps(content | changes))
+    (recorded / SUMS).unlink()
     for words in (("runs",), ("show", recorded.name), ("hmm-risk", "sweep", f"{evil}=3")):
         done = typed(*words)
         said = done.out + done.err
@@ -169,6 +171,7 @@ def test_names_are_whole_and_lines_fit_in_a_terminal(
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     status = json.loads((recorded / "status.json").read_text())
     (recorded / "status.json").write_text(json.dumps(status | {"title": "a title " * 20, "headline": "a result " * 20}))
+    (recorded / SUMS).unlink()
     runs(study="", limit=20, as_json=False)
     line = capsys.readouterr().out.splitlines()[1]
     assert f"hmm_risk/runs/{recorded.name}" in line

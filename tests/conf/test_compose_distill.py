@@ -29,6 +29,7 @@ def test_there_is_an_experiment_for_each_table() -> None:
     assert names == TABLES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_an_experiment_is_one_command_that_ends_in_one_figure(name: str) -> None:
     config = composed(f"experiment=distill/{name}")
@@ -66,6 +67,7 @@ def test_every_stage_is_a_word_that_can_be_typed() -> None:
     assert [composed(f"stage={stage}").stage for stage in stages] == stages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["teacher", "student", "student/mixer", "data", "recipe"])
 def test_every_option_composes(group: str) -> None:
     for path in (CONF / group).glob("*.yaml"):

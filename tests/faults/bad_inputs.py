@@ -20,9 +20,11 @@ class Case(NamedTuple):
 
     Attributes:
         words: behind `lab`.
+        may_print: whether standard output may hold something: the findings of a check.
     """
 
     words: tuple[str, ...]
+    may_print: bool = False
 
 
 SMALL = ("num_train=20", "widths=[4,8]", "replicates=2", "figures=[]", "workers=1", "observation_noise=0.5")

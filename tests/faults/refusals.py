@@ -36,14 +36,14 @@ class Left:
     num_bytes: int
     written: tuple[str, ...]
 
-    def fault(self) -> str | None:
-        """What is wrong with it as a refusal; None if nothing is."""
+    def fault(self, *, may_print: bool = False) -> str | None:
+        """What is wrong with it as a refusal, that may print something or not; None if nothing is."""
         is_line = self.err.startswith("lab: ") and self.err.count("\n") == 1 and self.err.endswith("\n")
         if self.code != 2:
             return f"exit code {self.code}: {(self.err or self.out)[-300:]!r}"
         if not is_line and not _TYPERS.fullmatch(self.err):
             return f"not one line: {self.err[:300]!r}"
-        if self.out:
+        if self.out and not may_print:
             return f"prints {self.out[:100]!r}"
         if self.written:
             return f"writes {self.written}"

@@ -1,10 +1,12 @@
 """Commands that are killed at random moments, and typed again, end with what one ends with that was not killed.
 
-LAB_TEST_KILLS sets how many kills there are in total, LAB_TEST_SEED repeats the moments of another run.
+A third of the commands is killed once each. LAB_TEST_KILLS sets how many kills there are in total, of all commands;
+LAB_TEST_SEED repeats the moments of another run.
 """
 
 import contextlib
 import hashlib
+import json
 import os
 import random
 import re
@@ -12,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +22,11 @@ from typing import Any
 
 import pytest
 
+from drawn import SEED, one_in
+
 pytestmark = pytest.mark.slow
 
-SEED = int(os.environ.get("LAB_TEST_SEED", time.time_ns() % 10**9))
-KILLS = int(os.environ.get("LAB_TEST_KILLS", "9"))
+KILLS = os.environ.get("LAB_TEST_KILLS")
 # Python's own process that watches over semaphores says that it was killed, and the one in its place that it knows none
 TRACKER = re.compile(
     r"Traceback \(most recent call last\):\n"
@@ -36,6 +40,7 @@ SWEEP = ("hmm-risk", "sweep", "num_train=100", "widths=[20,60,100,200]", "replic
 SHORT = ("hmm-risk", "sweep", "num_train=40,60", "widths=[10,40,80]", "replicates=20", "figures=[]", "workers=1")
 STEPS = [f"stage_{stage}.{key}" for stage in (1, 2, 3) for key in ("steps=12", "batch_size=2", "checkpoint_every=3")]
 SIZES = [f"evaluation.{size}" for size in ("num_batches=2", "batch_size=4", "num_validation_batches=1")]
+FEW = ("threads=1", "figures=[]", "resamples=200", "max_new_tokens=6", "baselines=[chance,image_ablated]")
 DISTILL = ("distill", "teacher.hovle=null", "threads=1", "figures=[loss]", *STEPS, *SIZES)
 
 
@@ -48,12 +53,14 @@ class Scene:
         victims: what a kill may hit: the command, one of the processes it started, or all of them.
         is_result: whether a file below {out} must be equal, byte for byte.
         is_done: whether {out} is whole, and the command would not be typed again.
+        once: keys by which a recorded row with all of them is known; none may be there twice.
     """
 
     words: tuple[str, ...]
     victims: tuple[str, ...] = ("command",)
     is_result: Callable[[Path], bool] = lambda path: path.name == "table.parquet" or path.suffix == ".safetensors"
     is_done: Callable[[Path], bool] = lambda out: False
+    once: tuple[str, ...] = ()
 
 
 def stage(number: str, *more: str) -> tuple[str, ...]:
@@ -85,8 +92,18 @@ SCENES = {
             "hydra.run.dir={out}",
         )
     ),
+    "evaluation": Scene(
+        ("eval", "{teacher}", "{first}", "picture_questions:40", "against={teacher}", *FEW, "hydra.run.dir={out}"),
+        is_result=lambda path: path.name == "table.parquet" or path.suffix == ".tsv",
+        once=("model", "task", "place"),
+    ),
     "export": Scene(
         ("export", "{first}", "{out}/student"),
+        is_result=lambda path: True,
+        is_done=lambda out: (out / "student").exists(),
+    ),
+    "export of a stock model": Scene(
+        ("export", "{first}", "{out}/student", "--format", "transformers"),
         is_result=lambda path: True,
         is_done=lambda out: (out / "student").exists(),
     ),
@@ -132,7 +149,7 @@ class Workshop:
         return self.wholes[name]
 
 
-WITH_PLACES = ("{", "teacher.path={", "hydra.run.dir={", "hydra.sweep.dir={", "from_run={")
+WITH_PLACES = ("{", "against={", "teacher.path={", "hydra.run.dir={", "hydra.sweep.dir={", "from_run={")
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +191,12 @@ def shares(total: int, parts: int) -> Iterator[int]:
         yield (total * (part + 1)) // parts - (total * part) // parts
 
 
-@pytest.mark.parametrize(("name", "kills"), list(zip(SCENES, shares(KILLS, len(SCENES)), strict=True)))
+FEW_SCENES = [(name, 1) for name in one_in(3, list(SCENES), of="kills")]
+
+
+@pytest.mark.parametrize(
+    ("name", "kills"), zip(SCENES, shares(int(KILLS), len(SCENES)), strict=True) if KILLS else FEW_SCENES
+)
 def test_a_command_that_is_killed_ends_like_one_that_is_not(
     name: str, kills: int, workshop: Workshop, record_property: Any
 ) -> None:
@@ -182,7 +204,6 @@ def test_a_command_that_is_killed_ends_like_one_that_is_not(
     expected, seconds = workshop.whole(name)
     assert expected
     number = left = 0
-    print(f"LAB_TEST_SEED={SEED}")
     while left < kills:
         number += 1
         out = workshop.root / "killed" / f"{name.replace(' ', '_')}_{number}"
@@ -206,9 +227,18 @@ def test_a_command_that_is_killed_ends_like_one_that_is_not(
         if not scene.is_done(out):
             workshop.finish(scene, out)
         assert results(scene, out) == expected
+        assert twice(out, scene.once) == []
         assert leftovers(out.parent) == []
         shutil.rmtree(out)
     record_property("kills", left)
+
+
+def twice(out: Path, keys: tuple[str, ...]) -> list[list[str]]:
+    """What was recorded more than once."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_bytes().splitlines()] if keys else []
+    known = Counter(tuple(row[key] for key in keys) for row in rows if row.keys() >= set(keys))
+    assert known or not keys
+    return [list(each) for each, count in known.items() if count > 1]
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """No stream, figure or progress bar ends a run or makes it fail: work goes on, and the exit code says it was done."""
 
 import errno
+import itertools
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.share import every
 from rich.live import _RefreshThread
 
 from lab.core.errors import RunError
@@ -80,6 +82,8 @@ def test_without_a_thread_there_is_no_bar_and_work_goes_on(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_RefreshThread, "start", refuse)
+    # where there is no terminal, there is no bar either
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
     with progress("draws", 3) as advance:
         advance(2)
     assert "lab: no progress bar: can't start new thread" in capsys.readouterr().err
@@ -107,12 +111,20 @@ def test_a_full_disk_is_not_taken_for_a_bad_figure(tmp_path: Path, monkeypatch: 
         draw_figures(tmp_path, ["good"], lambda name: Drawn(new_figure(num_panels=1)[0], {"x": [1]}))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "streams",
-    ["2>/dev/full", ">/dev/full", ">&-", "2>&-", ">&- 2>&-", ">&- 2>&- <&-", "2>&1 | head -c 10", ">/dev/full 2>&1"],
+STREAMS = (
+    "2>/dev/full",
+    ">/dev/full",
+    ">&-",
+    "2>&-",
+    ">&- 2>&-",
+    ">&- 2>&- <&-",
+    "2>&1 | head -c 10",
+    ">/dev/full 2>&1",
 )
-@pytest.mark.parametrize("workers", [1, 2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("streams", "workers"), every(3, list(itertools.product(STREAMS, (1, 2)))))
 def test_a_sweep_is_done_whatever_becomes_of_its_streams(
     streams: str, workers: int, lab_command: tuple[str, ...], tmp_path: Path
 ) -> None:

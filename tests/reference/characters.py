@@ -12,6 +12,7 @@ class Characters:
     """Special tokens, then one id for each character."""
 
     bos_id = None
+    eos_id: int | None = None
 
     def __len__(self) -> int:
         return len(SPECIAL_TOKENS) + 0x110000

@@ -29,6 +29,7 @@ from lab.core.models.decoder import (
 )
 from lab.core.models.decoding_state import DecodingState
 from lab.core.models.hovle.config import HovleConfig
+from lab.core.operators.packing import Packing
 from lab.core.products.linear import Linear
 
 
@@ -94,6 +95,11 @@ class Hovle(LanguageModel):
         num_llm = len(self.llm.layers)
         return [hd_tokens.shape[1]] * num_embedding + [inputs.tokens.shape[1]] * num_llm
 
+    def layer_packings(self, inputs: Inputs) -> list[Packing | None]:
+        """As `layer_lengths`."""
+        first = _embedding_packing(inputs)
+        return [first] * len(self.embedding.layers) + [inputs.packing] * len(self.llm.layers)
+
     def mixer_layers(self) -> list[MixerLayer]:
         """The layers of the holistic embedding, then those of the language model."""
         return numbered([("embedding.layers", self.embedding.layers), ("llm.layers", self.llm.layers)])
@@ -108,15 +114,18 @@ class Hovle(LanguageModel):
     def hidden(self, inputs: Inputs, state: DecodingState | None = None) -> Float[Tensor, "B T D"]:
         """Normed hidden states of the last layer; see `LanguageModel.hidden`."""
         states = None if state is None else state.layers[len(self.embedding.layers) :]
-        return self.llm(self.embed(inputs, state), states)
+        return self.llm(self.embed(inputs, state), states, inputs.packing)
 
     def observed(self, inputs: Inputs, observe: Observe) -> Float[Tensor, "B T D"] | None:
         """See `LanguageModel.observed`."""
-        holistic = self.embedding.layers.observed(self._embedding_input(inputs), observe)
+        packing = _embedding_packing(inputs)
+        holistic = self.embedding.layers.observed(self._embedding_input(inputs), observe, packing=packing)
         if holistic is None:
             return None
         first_index = len(self.embedding.layers)
-        x = self.llm.layers.observed(self._llm_input(holistic, inputs), observe, first_index=first_index)
+        x = self.llm.layers.observed(
+            self._llm_input(holistic, inputs), observe, first_index=first_index, packing=inputs.packing
+        )
         return None if x is None else self.llm.norm(x)
 
     def logits(self, hidden: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions V"]:
@@ -137,7 +146,8 @@ class Hovle(LanguageModel):
         Raises:
             InputError: if tokens, hd_tokens and tiles do not match.
         """
-        holistic = self.embedding.layers(self._embedding_input(inputs), None if state is None else state.layers)
+        states = None if state is None else state.layers
+        holistic = self.embedding.layers(self._embedding_input(inputs), states, _embedding_packing(inputs))
         return self._llm_input(holistic, inputs)
 
     def _llm_input(self, holistic: Float[Tensor, "B T_hd D"], inputs: Inputs) -> Float[Tensor, "B T D"]:
@@ -218,6 +228,10 @@ class Hovle(LanguageModel):
         rank = (is_text.cumsum(dim=1) - 1).clamp(0, hd_is_text.shape[1] - 1)
         source = hd_text_first.gather(1, rank)
         return holistic.gather(1, source[..., None].expand(-1, -1, holistic.shape[2]))
+
+
+def _embedding_packing(inputs: Inputs) -> Packing | None:
+    return inputs.packing if inputs.hd_tokens is None else inputs.hd_packing
 
 
 def shuffle_pixels(grid: Float[Tensor, "N D h w"], factor: int) -> Float[Tensor, "N tokens merged"]:

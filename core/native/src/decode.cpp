@@ -41,7 +41,7 @@ template <typename Use> auto with_step(const Instruction &instruction, Use use) 
     }
 }
 
-// What one thread takes at once of a product, and what is not worth more than one thread at all, in bytes of weights.
+// What one thread takes at once of a step, and what is not worth more than one thread at all, in bytes.
 constexpr int64_t LEAST_TAKEN = 1 << 15, LEAST_SHARED = 1 << 22;
 
 template <typename Weight> struct Run {
@@ -49,7 +49,9 @@ template <typename Weight> struct Run {
     const int64_t count, rows;
     std::vector<Tasks> &tasks;
 
+    // Of weights and caches: what is not counted is little, or is done together with what is.
     int64_t bytes_of(const Instruction &instruction) const {
+        if (instruction.operation == attend) return step_of<Attend>(instruction).template num_bytes<Weight>(rows);
         if (instruction.operation != product) return 0;
         return step_of<Product>(instruction).num_weights() * int64_t(sizeof(Weight));
     }

@@ -35,7 +35,7 @@ struct Product {
     int64_t inputs, outputs, is_added;
     double eps;
 
-    int64_t num_tasks(int64_t) const { return num_output_tiles(outputs); }
+    int64_t num_tasks(int64_t rows) const { return num_output_tiles(rows, outputs); }
 
     int64_t num_weights() const { return (up ? 2 : 1) * inputs * outputs; }
 
@@ -47,7 +47,7 @@ struct Product {
                 rms_norm(x + row * inputs, static_cast<const Weight *>(norm), float(eps), normed + row * inputs, inputs);
             read = normed;
         }
-        for_output_tiles(mine.first, mine.stop, outputs, [&](auto num_outputs, int64_t output, int64_t step) {
+        for_output_tiles(mine.first, mine.stop, rows, outputs, [&](auto num_outputs, int64_t output, int64_t step) {
             for_row_tiles(rows, [&](auto num_rows, int64_t row) {
                 tile<num_rows.value, num_outputs.value, Weight>(read + row * inputs, row, output, step);
             });

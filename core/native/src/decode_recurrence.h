@@ -28,8 +28,8 @@ struct Operands {
             convolve<Weight>(row, k, width);
             convolve<Weight>(row, q, queries * width);
             float *const x = vkq + row * channels();
-            positions.apply<Weight>(x + k, positions.k_norm, width);
-            for (int64_t n = 0; n < queries; ++n) positions.apply<Weight>(x + q + n * width, positions.q_norm, width);
+            positions.apply<Weight>(row, x + k, positions.k_norm, width);
+            for (int64_t n = 0; n < queries; ++n) positions.apply<Weight>(row, x + q + n * width, positions.q_norm, width);
         });
     }
 
@@ -131,11 +131,11 @@ struct Delta {
     }
 };
 
-// The norm of each head times its gate, in place: SiLU of the gate's logits, or 2 sigmoid of them.
+// The norm of each head and then its gate, or the reverse, in place. The gate is SiLU of its logits, or 2 sigmoid of them.
 struct Gate {
     float *y, *logits; // [rows, heads, width]; the logits are overwritten
     const void *norm; // [width]
-    int64_t groups, queries, width, is_sigmoid;
+    int64_t groups, queries, width, is_sigmoid, norm_first;
     double eps;
 
     int64_t num_tasks(int64_t rows) const { return rows * groups; }
@@ -147,9 +147,13 @@ struct Gate {
                 map(gates, queries * width, [](Vector<float> value) { return 2.0f * sigmoid(value); });
             else
                 silu(gates, queries * width);
+            const auto open = [&] {
+                for (int64_t i = 0; i < queries * width; ++i) heads[i] *= gates[i];
+            };
+            if (!norm_first) open();
             for (int64_t n = 0; n < queries; ++n)
                 rms_norm(heads + n * width, static_cast<const Weight *>(norm), float(eps), heads + n * width, width);
-            for (int64_t i = 0; i < queries * width; ++i) heads[i] *= gates[i];
+            if (norm_first) open();
         });
     }
 };

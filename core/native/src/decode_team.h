@@ -111,15 +111,15 @@ inline void rotate(float *head, const float *cos, const float *sin, int64_t pair
 
 // How queries and keys of a layer get their positions: normed if there are norms, turned if there is a table.
 struct Positions {
-    const int64_t *length; // tokens before this one
+    const int64_t *lengths; // [rows]: tokens before this one
     const float *cos, *sin; // [tokens, pairs], or null
     const void *q_norm, *k_norm; // or null
     int64_t pairs;
     double eps;
 
-    template <typename Weight> void apply(float *head, const void *norm, int64_t width) const {
+    template <typename Weight> void apply(int64_t row, float *head, const void *norm, int64_t width) const {
         if (norm) rms_norm(head, static_cast<const Weight *>(norm), float(eps), head, width);
-        if (cos) rotate(head, cos + *length * pairs, sin + *length * pairs, pairs);
+        if (cos) rotate(head, cos + lengths[row] * pairs, sin + lengths[row] * pairs, pairs);
     }
 };
 

@@ -78,18 +78,25 @@ template <typename T> double multiply_add_rate(Index num_threads, double seconds
 
 constexpr Index page = 4096, page_numbers = page / sizeof(float);
 
-// Reads four streams at a time, as products of a few rows do: more requests are on their way than from one.
-float read(const float* from, Index count) {
+// Reads four streams at a time, as products of a few rows do: more requests are on their way than from one. As whole numbers:
+// any bits may be read, and some floats take a processor long to add.
+std::int32_t read(const void* numbers, Index count) {
     constexpr Index num_streams = 4;
     const Index length = count / num_streams;
-    Vector<float> sums[2 * num_streams] = {};
+    const auto* const from = static_cast<const char*>(numbers);
+    IntVector<float> sums[2 * num_streams] = {};
     for (Index i = 0; i < length; i += 2 * LANES<float>) {
 #pragma GCC unroll 8
-        for (Index v = 0; v < 2 * num_streams; ++v)
-            sums[v] += load(from + v / 2 * length + i + v % 2 * LANES<float>);
+        for (Index v = 0; v < 2 * num_streams; ++v) {
+            IntVector<float> value;
+            std::memcpy(&value, from + 4 * (v / 2 * length + i + v % 2 * LANES<float>), BYTES);
+            sums[v] += value;
+        }
     }
     for (Index v = 1; v < 2 * num_streams; ++v) sums[0] += sums[v];
-    return sum<float>(sums[0]);
+    std::int32_t total = 0;
+    for (Index lane = 0; lane < LANES<float>; ++lane) total += sums[0][lane];
+    return total;
 }
 
 void update(float* numbers, Index count, float factor) {
@@ -114,7 +121,7 @@ bool streaming_rates(Index num_bytes, Index num_threads, Index num_rounds, doubl
     float* numbers = static_cast<float*>(std::aligned_alloc(page, size_t(total) * sizeof(float)));
     if (!numbers) return false;
     want_large_pages<float>(numbers, total);
-    std::vector<float> results(num_threads);
+    std::vector<std::int32_t> results(num_threads);
     const volatile float one = 1;
     const float factor = one;
     // each thread touches its part first, so that it is in the memory next to it
@@ -147,10 +154,15 @@ void want_pages(float* numbers, Index count, Index num_threads) {
     seconds_together(num_threads, [&](Index thread) { std::fill_n(numbers + thread * part, part, 1.0f); });
 }
 
-// Reads memory once, on all threads. Returns false without threads.
-bool read_once(const float* numbers, Index count, Index num_threads) {
-    const Index part = count / num_threads / page_numbers * page_numbers;
-    std::vector<float> results(num_threads);
-    return seconds_together(num_threads, [&](Index thread) { results[thread] = read(numbers + thread * part, part); }) > 0;
+// Reads some arrays once, one after the other, each thread its part of each of them in whole pages; what is left of an array
+// is less than a page a thread. Returns false without threads.
+bool read_once(const void* const* arrays, const Index* num_bytes, Index num_arrays, Index num_threads) {
+    std::vector<std::int32_t> results(num_threads);
+    return seconds_together(num_threads, [&](Index thread) {
+        for (Index i = 0; i < num_arrays; ++i) {
+            const Index part = num_bytes[i] / num_threads / page * page_numbers;
+            results[thread] += read(static_cast<const float*>(arrays[i]) + thread * part, part);
+        }
+    }) > 0;
 }
 }

@@ -31,10 +31,10 @@ template <typename Sum, typename Weight> struct Product {
 
     // A share of the tiles for each thread.
     void run(int threads) const {
-        const int64_t tiles = num_output_tiles(outputs);
+        const int64_t tiles = num_output_tiles(rows, outputs);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
         for (int64_t thread = 0; thread < threads; ++thread)
-            for_output_tiles(tiles * thread / threads, tiles * (thread + 1) / threads, outputs,
+            for_output_tiles(tiles * thread / threads, tiles * (thread + 1) / threads, rows, outputs,
                              [&](auto num_outputs, int64_t output, int64_t step) {
                                  column<num_outputs.value>(output, step);
                              });

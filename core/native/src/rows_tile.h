@@ -8,8 +8,17 @@
 namespace {
 
 // Rows of x, and rows of the weight, whose products are summed at once: as many sums as registers hold, since each number
-// read is then used several times. Each sum is a separate chain of additions.
-constexpr int64_t TILE_ROWS = 4, TILE_OUTPUTS = register_bytes == 64 ? 4 : 2;
+// read is then used several times. Each sum is a separate chain of additions. Sixteen registers hold three rows of the
+// weight beside four of x, or four beside one or two.
+constexpr int64_t TILE_ROWS = 4;
+constexpr bool HAS_MANY_REGISTERS = register_bytes == 64;
+template <int64_t rows> constexpr int64_t tile_outputs = HAS_MANY_REGISTERS || rows < 3 ? 4 : 3;
+
+// use(tile_outputs<rows>), a constant
+template <typename Use> auto with_tile_outputs(int64_t rows, Use use) {
+    if (rows < 3) return use(std::integral_constant<int64_t, tile_outputs<1>>{});
+    return use(std::integral_constant<int64_t, tile_outputs<TILE_ROWS>>{});
+}
 
 template <typename Sum> using Register = typename Lanes<Sum>::Vector;
 
@@ -26,8 +35,11 @@ template <typename Sum> Register<Sum> read_lanes(const bfloat16 *from) {
     return wide;
 }
 
-// How far ahead of what is read: processors do not look beyond a page by themselves.
-constexpr int64_t AHEAD_BYTES = 2048;
+// Asks memory for what is read later: processors with wide registers do not look beyond a page by themselves. AMD's Zen 3
+// does, and being asked for every half of a line of float32 costs it a tenth of its speed.
+template <typename Number> [[gnu::always_inline]] inline void ask_ahead(const Number *from) {
+    if constexpr (HAS_MANY_REGISTERS || sizeof(Number) == 2) __builtin_prefetch(from + 2048 / int64_t(sizeof(Number)));
+}
 
 // totals[r][o] = x[r] . weight[o]; rows of x follow one another, those of the weight are `step` numbers apart.
 template <int64_t rows, int64_t outputs, typename Sum, typename Weight>
@@ -41,7 +53,7 @@ template <int64_t rows, int64_t outputs, typename Sum, typename Weight>
 #pragma GCC unroll 4
         for (int64_t o = 0; o < outputs; ++o) {
             weights[o] = read_lanes<Sum>(weight + o * step + i);
-            __builtin_prefetch(weight + o * step + i + AHEAD_BYTES / int64_t(sizeof(Weight)));
+            ask_ahead(weight + o * step + i);
         }
 #pragma GCC unroll 4
         for (int64_t r = 0; r < rows; ++r) {
@@ -52,8 +64,8 @@ template <int64_t rows, int64_t outputs, typename Sum, typename Weight>
     }
 #pragma GCC unroll 4
     for (int64_t r = 0; r < rows; ++r) {
-        if constexpr (outputs == 4) {
-            const auto four = Block::sums(sums[r][0], sums[r][1], sums[r][2], sums[r][3]);
+        if constexpr (outputs > 2) {
+            const auto four = Block::sums(sums[r][0], sums[r][1], sums[r][2], sums[r][outputs - 1]);
 #pragma GCC unroll 4
             for (int64_t o = 0; o < outputs; ++o) totals[r][o] = four[o];
         } else {
@@ -77,15 +89,18 @@ template <typename Each> void for_row_tiles(int64_t rows, Each each) {
 // each(outputs, first, step) for the tiles number `first` to `stop` - 1 of a weight's rows: `outputs` rows, a constant, from row
 // `first` on, `step` rows apart. A tile's rows are far from each other, so that each of its streams goes through memory in
 // order. The last tile may be single rows.
-template <typename Each> void for_output_tiles(int64_t first, int64_t stop, int64_t outputs, Each each) {
-    const int64_t whole = std::min(stop, outputs / TILE_OUTPUTS), step = whole - first;
-    for (int64_t i = 0; i < step; ++i)
-        each(std::integral_constant<int64_t, TILE_OUTPUTS>{}, first * TILE_OUTPUTS + i, step);
-    if (whole < stop)
-        for (int64_t single = whole * TILE_OUTPUTS; single < outputs; ++single)
-            each(std::integral_constant<int64_t, 1>{}, single, 1);
+template <typename Each> void for_output_tiles(int64_t first, int64_t stop, int64_t rows, int64_t outputs, Each each) {
+    with_tile_outputs(rows, [&](auto tile) {
+        const int64_t whole = std::min(stop, outputs / tile), step = whole - first;
+        for (int64_t i = 0; i < step; ++i) each(tile, first * tile + i, step);
+        if (whole < stop)
+            for (int64_t single = whole * tile; single < outputs; ++single)
+                each(std::integral_constant<int64_t, 1>{}, single, 1);
+    });
 }
 
-inline int64_t num_output_tiles(int64_t outputs) { return (outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS; }
+inline int64_t num_output_tiles(int64_t rows, int64_t outputs) {
+    return with_tile_outputs(rows, [&](auto tile) { return (outputs + tile - 1) / tile; });
+}
 
 } // namespace

@@ -118,18 +118,28 @@ class PictureQuestions:
         Raises:
             InputError: if the index is negative.
         """
-        draws = self._draws(index)
-        scene = self._draw_scene(index, draws)
-        tiles = [
-            cut_tiles(self._picture(words, COLOURS[frame], draws), self._prompt_format)
-            for words, frame in zip(scene.shown, scene.frames, strict=True)
-        ]
+        scene, pictures = self._illustrated(index)
+        tiles = [cut_tiles(picture, self._prompt_format) for picture in pictures]
         turns = [turn for question in scene.questions for turn in (question.text, question.answer)]
         turns[0] = f"{IMAGE_MARK}\n" * len(tiles) + turns[0]
         conversation = encode_conversation(
             turns, [len(cut) for cut in tiles], tokenizer=self._tokenizer, prompt_format=self._prompt_format
         )
         return Sample(np.concatenate(tiles), conversation, tuple(question.kind for question in scene.questions))
+
+    def pictures(self, index: int) -> list[Image.Image]:
+        """The pictures of sample `index`.
+
+        Raises:
+            InputError: if the index is negative.
+        """
+        return self._illustrated(index)[1]
+
+    def _illustrated(self, index: int) -> tuple[Scene, list[Image.Image]]:
+        draws = self._draws(index)
+        scene = self._draw_scene(index, draws)
+        shown = zip(scene.shown, scene.frames, strict=True)
+        return scene, [self._picture(words, COLOURS[frame], draws) for words, frame in shown]
 
     def _draws(self, index: int) -> Draws:
         if index < 0:

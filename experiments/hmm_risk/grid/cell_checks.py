@@ -47,7 +47,7 @@ def check_cell(cell: Cell) -> None:
         "hmm=file draw no matrices; leave it at 1 there and raise replicates, or choose a hmm that is drawn",
     )
     if cell.replicates == 0:
-        refuse_unless("accuracy" not in cell.quantities, "replicates", 0, "classes have no theory; give 1 or more")
+        refuse_unless("accuracy" not in cell.quantities, "replicates", 0, "classes have no theory; give 2 or more")
     refuse_unless(
         cell.widths[-1] <= cell.num_features,
         "representation.num_features",
@@ -75,6 +75,13 @@ def _check_head(cell: Cell) -> None:
 
 
 def _check_discrete(cell: Cell) -> None:
+    refuse_unless(
+        cell.tokens_per_sequence == 1,
+        "tokens_per_sequence",
+        cell.tokens_per_sequence,
+        "rows of one sequence share hidden states, and only of Gaussian ones is the risk of such rows known exactly; "
+        "leave it out with a discrete hmm, where context_length says how many tokens a row has read",
+    )
     refuse_unless("optimal" not in cell.ridge, "ridge", "optimal", "a discrete HMM has no theory; give numbers")
     if cell.representation.name is RepresentationName.lifted_posterior:
         _needs_noise(cell, "lifting the posterior")
@@ -189,7 +196,7 @@ def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
             f"representation={cell.representation.name.value}: with {key} a row is one token or a window of them; "
             "choose representation=last_token or context_window, or tokens_per_sequence=1"
         )
-    if is_window and hmm.start is not Start.stationary:
+    if is_window and not _is_stationary(hmm):
         raise ConfigError(
             f"representation=context_window: with {key} windows need a stationary start; give one, or choose "
             "representation=last_token"
@@ -201,13 +208,31 @@ def _check_dependent(cell: Cell, hmm: LinearGaussianConfig) -> None:
         )
     if cell.representation.size_map is not SizeMap.nested:
         raise ConfigError(f"{key}: dependent rows need representation.size_map=nested")
-    if "optimal" in cell.ridge and (is_window or hmm.start is not Start.stationary):
+    if "optimal" in cell.ridge and is_window:
         raise ConfigError(
-            f"ridge=optimal: with {key} it is searched for with representation=last_token and a stationary start only; "
-            "give numbers"
+            f"ridge=optimal: with {key} and representation=context_window each step of the search inverts matrices of "
+            "the model's size for every token, which takes minutes for each width; give numbers"
+        )
+    if "optimal" in cell.ridge and not _is_stationary(hmm):
+        raise ConfigError(
+            f"ridge=optimal: with {key} it is searched for in theory, which a start that is not stationary does not "
+            "have; give numbers, or a stationary start"
+        )
+    if cell.replicates == 0 and not _is_stationary(hmm):
+        raise ConfigError(
+            f"replicates=0: with {key} a start that is not stationary has exact risks and no theory; give 2 or more, "
+            "or a stationary start"
         )
     _needs_noise(cell, "dependent rows")
     _has_no_test(cell, "dependent rows")
+
+
+def _is_stationary(hmm: LinearGaussianConfig) -> bool:
+    """Whether all tokens of a sequence have the same distribution."""
+    if isinstance(hmm, OwnGaussian):
+        return hmm.hmm.is_stationary
+    # where no size is given, the noise is such that the start's unit variances are stationary
+    return hmm.start is Start.stationary or hmm.state_noise is None
 
 
 def _has_no_test(cell: Cell, what: str) -> None:

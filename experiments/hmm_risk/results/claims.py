@@ -6,80 +6,98 @@ from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 
+from scipy.special import stdtrit
+
 from lab.core.errors import RunError
-from lab.core.report.content import Claim, Entry, Findings, Verdict, share_verdict
+from lab.core.report.content import Claim, Findings, Verdict, share_verdict
 from lab.core.report.recorded import RecordedRun
+from lab.experiments.hmm_risk.results.claim_curves import ClaimCurve, claim_curves, known, with_interval
 
 # around p = n: a peak in it is the one of the theory, and asymptotic lines are accurate outside the wider range
 _AT_THRESHOLD = (0.9, 1.12)
 _NEAR_THRESHOLD = (0.8, 1.25)
 
-# more standard errors than this are a difference; a root mean square of z up to this is what chance gives
-_CLEARLY, _LARGEST_RMS = 2.0, 1.25
+# more standard errors than this are a difference
+_CLEARLY = 2.0
+# runs in which chance alone may refute an exact line
+_BY_CHANCE = 0.05
 
 # relative distances from an asymptotic line that count as agreement
 _CLOSE = 0.05
 
 # of curves, named one by one
-_MOST_NAMED = 6
+_MOST_NAMED = 4
+
+# share of the excess risk up to which a bias is rounding
+_NO_BIAS = 1e-6
+
+# figures in which a quantity is seen
+_SHOWN_BY = {
+    "excess": ("excess_risk", "total_and_excess", "dependence", "snr_map", "fixed_problem_excess"),
+    "total": ("total_risk", "total_and_excess", "context"),
+    "bias": ("bias_variance",),
+    "classes": ("downstream",),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class _Curve:
-    """Rows of one curve: numbers by column, None where there is none."""
+class _Answer:
+    """What a curve says of a claim.
 
-    label: str
-    columns: dict[str, list[float | None]]
-    is_mean: list[bool]
+    Attributes:
+        holds: whether it bears it out.
+        word: the numbers, with their intervals.
+        value: the number that the claim is about.
+    """
 
-    def __getitem__(self, name: str) -> list[float | None]:
-        return self.columns.get(name, [None] * len(self.is_mean))
-
-    def has(self, *names: str) -> bool:
-        """Whether some row has a number in each of the columns."""
-        return any(all(self[name][place] is not None for name in names) for place in range(len(self.is_mean)))
-
-    def places(self, *names: str) -> list[int]:
-        """Rows with a number in each of the columns."""
-        return [place for place in range(len(self.is_mean)) if all(self[name][place] is not None for name in names)]
+    holds: bool
+    word: str
+    value: float
 
 
 def findings(run: RecordedRun) -> Findings:
     """Claims, and what was drawn how often."""
     table, _ = run.summary
-    curves = [] if table is None else _curves(table.columns, table.rows)
-    figures = [path.stem for path in run.figures]
+    curves = [] if table is None else claim_curves(table.columns, table.rows)
     faults: list[str] = []
     if any(curve.has("accuracy") for curve in curves):
         claims = list(_about_classes(curves))
     else:
-        claims = list(_about_risk(curves, is_reference=_has_reference_only(run, faults)))
+        is_reference = _has_reference_only(run, faults)
+        claims = list(_about_risk(curves, is_reference=is_reference, num_draws=_num_independent(run)))
     keys = {"num_train": "rows", "replicates": "draws of the rows", "problems": "draws of the HMM", "num_test": "test"}
     design = {name: str(run.config[key]) for key, name in keys.items() if run.config.get(key) is not None}
-    # the first figure is the one that the experiment is about
-    if claims and figures:
-        claims[0] = replace(claims[0], figure=figures[0])
+    figures, drawn = [path.stem for path in run.figures], _drawn(run)
+    claims = [
+        replace(claim, figure=_figure_of(claim.figure, figures), evidence=f"{claim.evidence}{drawn}")
+        for claim in claims
+    ]
     return Findings(claims=claims, design=design, faults=faults)
 
 
-def _curves(columns: Sequence[str], rows: Sequence[Sequence[Entry]]) -> list[_Curve]:
-    grouped: dict[str, list[Sequence[Entry]]] = {}
-    for row in rows:
-        grouped.setdefault(str(row[0] or ""), []).append(row)
-    found = []
-    for label, mine in grouped.items():
-        numbers = {name: [_number(row[place]) for row in mine] for place, name in enumerate(columns[1:], start=1)}
-        is_mean = [not any(entry == "median" for entry in row) for row in mine]
-        found.append(_Curve(label or "the curve", numbers, is_mean))
-    return found
+def _num_independent(run: RecordedRun) -> int:
+    """Draws between which a standard error is taken: of the HMM, or of the rows if there is one HMM."""
+    problems, draws = run.config.get("problems"), run.config.get("replicates")
+    if isinstance(problems, int) and problems > 1:
+        return problems
+    return draws if isinstance(draws, int) else 0
 
 
-def _number(entry: Entry) -> float | None:
-    try:
-        number = float(entry)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
+def _drawn(run: RecordedRun) -> str:
+    """What a number is made of: draws, problems and seeds."""
+    draws, problems = run.config.get("replicates"), run.config.get("problems")
+    if not draws:
+        return ""
+    text = f" {draws} draws of the rows"
+    if isinstance(problems, int) and problems > 1:
+        text += f" for each of {problems} draws of the HMM"
+    seed = run.config.get("seed")
+    return f"{text}{'' if seed is None else f', seed {seed}'}; ± is two standard errors."
+
+
+def _figure_of(quantity: str, figures: Sequence[str]) -> str:
+    """The figure of a run that shows a quantity: the first of those that may; else the first of all."""
+    return next((name for name in (*_SHOWN_BY.get(quantity, ()), *figures) if name in figures), "")
 
 
 def _has_reference_only(run: RecordedRun, faults: list[str]) -> bool:
@@ -91,139 +109,196 @@ def _has_reference_only(run: RecordedRun, faults: list[str]) -> bool:
         return False
 
 
-def _about_risk(curves: Sequence[_Curve], *, is_reference: bool) -> Iterator[Claim]:
-    for about in (_peak, _exact, partial(_asymptotic, is_reference=is_reference), _degenerate, _better_than_zero):
+def _about_risk(curves: Sequence[ClaimCurve], *, is_reference: bool, num_draws: int) -> Iterator[Claim]:
+    theory = partial(_asymptotic, is_reference=is_reference)
+    exact = partial(_exact, num_draws=num_draws)
+    for about in (_peak, _means, exact, theory, _bias, _degenerate, _better_than_zero):
         claim = about(curves)
         if claim is not None:
             yield claim
 
 
-def _peak(curves: Sequence[_Curve]) -> Claim | None:
-    def judge(curve: _Curve) -> tuple[bool, str] | None:
+def _peak(curves: Sequence[ClaimCurve]) -> Claim | None:
+    def judge(curve: ClaimCurve) -> _Answer | None:
         places = curve.places("gamma", "excess")
-        gammas = [_known(curve["gamma"], place) for place in places]
+        gammas = [known(curve["gamma"], place) for place in places]
         if not places or min(gammas) >= _AT_THRESHOLD[0] or max(gammas) <= _AT_THRESHOLD[1]:
             return None
-        place = max(places, key=lambda place: _known(curve["excess"], place))
-        gamma = _known(curve["gamma"], place)
-        word = f"its highest value, {_value(curve, 'excess', 's.e.', place)}, at gamma {gamma:.3g}"
-        return _AT_THRESHOLD[0] <= gamma <= _AT_THRESHOLD[1], word
+        place = max(places, key=lambda place: known(curve["excess"], place))
+        gamma = known(curve["gamma"], place)
+        word = f"its highest value, {with_interval(curve, 'excess', 's.e.', place)}, at gamma {gamma:.3g}"
+        return _Answer(_AT_THRESHOLD[0] <= gamma <= _AT_THRESHOLD[1], word, gamma)
 
-    return _judged("Excess risk is highest where there are as many features as rows (p = n)", curves, judge)
+    statement = "Excess risk is highest where there are as many features as rows (p = n)"
+    return _judged(statement, curves, judge, "found at gamma {}", "excess")
 
 
-def _exact(curves: Sequence[_Curve]) -> Claim | None:
-    z = [_known(curve["z"], place) for curve in curves for place in curve.places("z")]
-    if not z:
+def _means(curves: Sequence[ClaimCurve]) -> Claim | None:
+    def judge(curve: ClaimCurve) -> _Answer | None:
+        places = curve.places("width", "excess")
+        if not places or not curve.has("s.e."):
+            return None
+        without = [place for place in places if not curve.is_mean[place]]
+        far = [place for place in without if not _is_near(curve, place)]
+        count = f"{len(places) - len(without)} of {len(places)} sizes"
+        widths = ", ".join(f"{known(curve['width'], place):.0f}" for place in without[:_MOST_NAMED])
+        more = ", …" if len(without) > _MOST_NAMED else ""
+        word = f"means at {count}{f', medians at p = {widths}{more}' if without else ''}"
+        return _Answer(not far, word, len(places) - len(without))
+
+    low, high = _AT_THRESHOLD
+    statement = (
+        f"Outside gamma {low:g} to {high:g} the mean excess risk can be estimated, since no single draw decides it"
+    )
+    return _judged(statement, curves, judge, "means at {} sizes of a curve", "excess")
+
+
+def _exact(curves: Sequence[ClaimCurve], *, num_draws: int) -> Claim | None:
+    """The largest distance in standard errors, against what chance gives at so many points that share their draws."""
+    z = [known(curve["z"], place) for curve in curves for place in curve.places("z")]
+    if not z or num_draws < 2:
         return None
-    rms, beyond = math.sqrt(fmean(value**2 for value in z)), sum(abs(value) > _CLEARLY for value in z)
+    rms, beyond, largest = math.sqrt(fmean(x**2 for x in z)), sum(abs(x) > _CLEARLY for x in z), max(map(abs, z))
+    # Bonferroni: it holds however the points depend on each other
+    bound = float(stdtrit(num_draws - 1, 1 - _BY_CHANCE / 2 / len(z)))
     return Claim(
-        statement="Measured means agree with the exact risk for finite n",
-        verdict=Verdict.holds if rms <= _LARGEST_RMS else Verdict.fails,
+        statement=f"Measured means agree with the exact risk for finite n: z of {rms:.2f} rms at {len(z)} points",
+        verdict=Verdict.holds if largest <= bound else Verdict.fails,
+        figure="excess",
         evidence=f"Distances in standard errors have the root mean square {rms:.2f} at {len(z)} points, where chance "
-        f"alone gives 1; {beyond} of them are beyond {_CLEARLY:g}.",
+        f"alone gives about 1, and more or less where points share their draws; {beyond} of them are beyond "
+        f"{_CLEARLY:g}. The largest is {largest:.2g}; chance alone stays below {bound:.2g} in 19 of 20 runs.",
     )
 
 
-def _asymptotic(curves: Sequence[_Curve], *, is_reference: bool) -> Claim | None:
-    def judge(curve: _Curve) -> tuple[bool, str] | None:
+def _asymptotic(curves: Sequence[ClaimCurve], *, is_reference: bool) -> Claim | None:
+    def judge(curve: ClaimCurve) -> _Answer | None:
         # theory is of means
         places = [place for place in curve.places("gamma", "excess", "theory") if curve.is_mean[place]]
-        if len({_known(curve["gamma"], place) for place in places}) > 1:
+        if len({known(curve["gamma"], place) for place in places}) > 1:
             low, high = _NEAR_THRESHOLD
-            places = [place for place in places if not low <= _known(curve["gamma"], place) <= high]
+            places = [place for place in places if not low <= known(curve["gamma"], place) <= high]
         gaps = [
-            abs(_known(curve["excess"], place) / _known(curve["theory"], place) - 1)
+            abs(known(curve["excess"], place) / known(curve["theory"], place) - 1)
             for place in places
-            if _known(curve["theory"], place) > 0
+            if known(curve["theory"], place) > 0
         ]
-        return (max(gaps) <= _CLOSE, f"largest distance {100 * max(gaps):.2g} %") if gaps else None
+        if not gaps:
+            return None
+        largest = 100 * max(gaps)
+        return _Answer(max(gaps) <= _CLOSE, f"largest distance {largest:.2g} % at {len(gaps)} sizes", largest)
 
     low, high = _NEAR_THRESHOLD
     theory = "The theory of Gaussian features with the same moments" if is_reference else "Random-matrix theory"
     statement = f"{theory} is within {100 * _CLOSE:.0f} % outside gamma {low:g} to {high:g}"
-    return _judged(statement, curves, judge)
+    return _judged(statement, curves, judge, "largest distance {} %", "excess")
 
 
-def _degenerate(curves: Sequence[_Curve]) -> Claim | None:
-    def judge(curve: _Curve) -> tuple[bool, str] | None:
-        places = [place for place in curve.places("width", "gamma", "excess") if _known(curve["gamma"], place) < 1]
-        # along another axis than the width, such as the length of the context, there is no smallest model
-        if len(places) < 3 or len({_known(curve["width"], place) for place in places}) < len(places):
+def _bias(curves: Sequence[ClaimCurve]) -> Claim | None:
+    def judge(curve: ClaimCurve) -> _Answer | None:
+        places = [place for place in curve.places("gamma", "bias", "excess") if known(curve["gamma"], place) < 1]
+        places = [place for place in places if known(curve["excess"], place) > 0]
+        if not places:
             return None
-        best = min(places, key=lambda place: _known(curve["excess"], place))
-        smallest = min(places, key=lambda place: _known(curve["width"], place))
-        word = f"least at p = {_known(curve['width'], best):.0f} ({_value(curve, 'excess', 's.e.', best)})"
-        return best == smallest, word
+        shares = [known(curve["bias"], place) / known(curve["excess"], place) for place in places]
+        place = places[shares.index(max(shares))]
+        bias, width = known(curve["bias"], place), known(curve["width"], place)
+        word = (
+            f"at most {bias:.3g} of an excess risk of {with_interval(curve, 'excess', 's.e.', place)} (p = {width:.0f})"
+        )
+        return _Answer(max(shares) <= _NO_BIAS, word, 100 * max(shares))
 
-    return _judged("Below p = n the smallest model has the least excess risk (a degenerate descent)", curves, judge)
+    statement = "Below p = n a head has no bias"
+    return _judged(statement, curves, judge, "at most {} % of the excess risk", "bias")
 
 
-def _better_than_zero(curves: Sequence[_Curve]) -> Claim | None:
-    def judge(curve: _Curve) -> tuple[bool, str] | None:
+def _is_near(curve: ClaimCurve, place: int) -> bool:
+    gamma = curve["gamma"][place]
+    return gamma is not None and _AT_THRESHOLD[0] <= gamma <= _AT_THRESHOLD[1]
+
+
+def _degenerate(curves: Sequence[ClaimCurve]) -> Claim | None:
+    def judge(curve: ClaimCurve) -> _Answer | None:
+        places = [place for place in curve.places("width", "gamma", "excess") if known(curve["gamma"], place) < 1]
+        # along another axis than the width, such as the length of the context, there is no smallest model
+        if len(places) < 3 or len({known(curve["width"], place) for place in places}) < len(places):
+            return None
+        best = min(places, key=lambda place: known(curve["excess"], place))
+        smallest = min(places, key=lambda place: known(curve["width"], place))
+        word = f"least at p = {known(curve['width'], best):.0f} ({with_interval(curve, 'excess', 's.e.', best)})"
+        return _Answer(best == smallest, word, known(curve["width"], best))
+
+    statement = "Below p = n the smallest model has the least excess risk (a degenerate descent)"
+    return _judged(statement, curves, judge, "least at p = {}", "excess")
+
+
+def _better_than_zero(curves: Sequence[ClaimCurve]) -> Claim | None:
+    def judge(curve: ClaimCurve) -> _Answer | None:
         places = curve.places("total", "null")
         if not places:
             return None
-        best = min(places, key=lambda place: _known(curve["total"], place) - _known(curve["null"], place))
-        total, null = _known(curve["total"], best), _known(curve["null"], best)
+        best = min(places, key=lambda place: known(curve["total"], place) - known(curve["null"], place))
+        total, null = known(curve["total"], best), known(curve["null"], best)
         margin = _CLEARLY * (curve["s.e."][best] or 0.0)
-        return total + margin < null, f"least total risk {total:.3g}, of predicting zero {null:.3g}"
+        width = known(curve["width"], best)
+        error = curve["s.e."][best]
+        spread = "" if error is None else f" ± {2 * error:.2g}"
+        word = f"total risk {total:.3g}{spread} at p = {width:.0f}, of predicting zero {null:.3g}"
+        return _Answer(total + margin < null, word, 100 * total / null if null else math.nan)
 
-    return _judged("At its best width a head predicts better than zero", curves, judge)
+    statement = "At its best width a head predicts better than zero"
+    return _judged(statement, curves, judge, "its total risk is {} % of that of zero", "total")
 
 
-def _about_classes(curves: Sequence[_Curve]) -> Iterator[Claim]:
-    def judge(curve: _Curve) -> tuple[bool, str] | None:
+def _about_classes(curves: Sequence[ClaimCurve]) -> Iterator[Claim]:
+    def judge(curve: ClaimCurve) -> _Answer | None:
         places = curve.places("width", "accuracy")
         if not places:
             return None
-        best = max(places, key=lambda place: _known(curve["accuracy"], place))
-        width, guess = _known(curve["width"], best), curve["constant accuracy"][best]
-        found = f"accuracy {_value(curve, 'accuracy', 's.e.', best)} at p = {width:.0f}"
+        best = max(places, key=lambda place: known(curve["accuracy"], place))
+        width, guess = known(curve["width"], best), curve["constant accuracy"][best]
+        found = f"accuracy {with_interval(curve, 'accuracy', 's.e.', best)} at p = {width:.0f}"
         if guess is None:
             return None
         z = curve["z of accuracy"][best]
         margin = _CLEARLY * (curve["s.e."][best] or 0.0)
-        is_better = z > _CLEARLY if z is not None else _known(curve["accuracy"], best) - margin > guess
-        return is_better, f"{found}, a constant guess {guess:.3g}"
+        is_better = z > _CLEARLY if z is not None else known(curve["accuracy"], best) - margin > guess
+        beside = "" if z is None else f", z of the difference {z:.2g}"
+        gain = 100 * (known(curve["accuracy"], best) - guess)
+        return _Answer(is_better, f"{found}, a constant guess {guess:.3g}{beside}", gain)
 
     statement = "At its best width a head is right more often than the best constant guess"
-    claim = _judged(statement, curves, judge)
+    claim = _judged(statement, curves, judge, "{} percentage points above it", "classes")
     yield claim or Claim(
         statement=statement, verdict=Verdict.undecided, evidence="The table has no constant guess to compare with."
     )
 
 
 def _judged(
-    statement: str, curves: Sequence[_Curve], judge: Callable[[_Curve], tuple[bool, str] | None]
+    statement: str, curves: Sequence[ClaimCurve], judge: Callable[[ClaimCurve], _Answer | None], found: str, figure: str
 ) -> Claim | None:
-    """A claim about curves, of which each bears it out or not; None if it can be asked of none of them."""
+    """A claim about curves, of which each bears it out or not; None if it can be asked of none of them.
+
+    Args:
+        statement: the claim.
+        curves: of the run.
+        judge: what a curve says of it.
+        found: words with a place for the number of a curve, or for the range of all of them.
+        figure: the quantity that a figure has to show.
+    """
     judged = [(curve.label, answer) for curve in curves if (answer := judge(curve)) is not None]
     if not judged:
         return None
-    bearing = sum(holds for _, (holds, _) in judged)
+    bearing = sum(answer.holds for _, answer in judged)
     # what speaks against it first
-    ordered = sorted(judged, key=lambda entry: entry[1][0])
-    named = [f"{label}: {word}" for label, (_, word) in ordered[:_MOST_NAMED]]
+    ordered = sorted(judged, key=lambda entry: entry[1].holds)
+    named = [f"{label}: {answer.word}" for label, answer in ordered[:_MOST_NAMED]]
     rest = f"; {len(judged) - _MOST_NAMED} more in the table" if len(judged) > _MOST_NAMED else ""
+    values = [f"{value:.3g}" for value in sorted({answer.value for _, answer in judged}) if math.isfinite(value)]
+    numbers = f": {found.format(values[0] if values[0] == values[-1] else f'{values[0]} to {values[-1]}')}"
     return Claim(
-        statement=statement,
+        statement=f"{statement}{numbers if values else ''}",
         verdict=share_verdict(bearing, len(judged)),
         evidence=f"True of {bearing} of {len(judged)} curves. {'; '.join(named)}{rest}.",
+        figure=figure,
     )
-
-
-def _value(curve: _Curve, name: str, error: str, place: int) -> str:
-    """A number with the interval of two standard errors, or what else it is."""
-    number, standard_error = _known(curve[name], place), curve[error][place]
-    if not curve.is_mean[place]:
-        low, high = curve["10 %"][place], curve["90 %"][place]
-        spread = "" if low is None or high is None else f", 10 to 90 % of the draws {low:.3g} to {high:.3g}"
-        return f"{number:.3g} (median{spread})"
-    return f"{number:.3g}" if standard_error is None else f"{number:.3g} ± {2 * standard_error:.2g}"
-
-
-def _known(column: Sequence[float | None], place: int) -> float:
-    number = column[place]
-    assert number is not None, "the caller has chosen rows with a number"
-    return number

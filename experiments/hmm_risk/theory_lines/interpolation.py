@@ -7,12 +7,14 @@ is smooth, so this product is interpolated, linearly on double logarithmic scale
 # Letters: k widths at which theory is known, j widths in between.
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
+
+from lab.experiments.hmm_risk.theory_lines.spacing import DRAWN, segments
 
 # columns of a theory row that make up all others; `misspecification` may be negative by rounding, and is only added
 PARTS = ("theory_bias", "theory_variance", "noise_floor", "misspecification", "null_risk")
@@ -25,9 +27,6 @@ COLUMNS = (
     "theory_prediction_risk",
     "theory_fixed_problem_excess",
 )
-
-# what is drawn as a straight segment: in log p, and in log |p - n|
-_LARGEST_STEP, _LARGEST_STEP_TO_THRESHOLD = 0.03, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,11 @@ class Known:
             "theory_prediction_risk": excess + parts["noise_floor"],
             "theory_fixed_problem_excess": excess + parts["misspecification"],
         }
+
+    def only(self, places: Int64[ndarray, " j"]) -> "Known":
+        """The theory at some of the widths."""
+        values = {name: column[places] for name, column in self.values.items()}
+        return replace(self, widths=self.widths[places], values=values)
 
     def _column(self, name: str, widths: Int64[ndarray, " j"]) -> Float64[ndarray, " j"]:
         result = np.full(widths.size, np.nan)
@@ -109,20 +113,17 @@ def _log_linear(
     return np.where(share == 0, start, np.where(share == 1, end, between))
 
 
-def drawn_widths(known: Known, *, step: int = 1) -> Int64[ndarray, " j"]:
-    """Widths so close to each other that straight segments between them, on logarithmic axes, are the line."""
-    widths = []
-    for side in known.sides():
-        for low, high in pairwise(known.widths[side].tolist()):
-            width = low
-            while width < high:
-                widths.append(width)
-                ahead = width * _LARGEST_STEP
-                if known.has_pole:
-                    ahead = min(ahead, abs(width - known.num_train) * _LARGEST_STEP_TO_THRESHOLD)
-                width += step * max(1, int(ahead / step))
-        widths.append(int(known.widths[side][-1]))
-    return np.array(widths, dtype=np.int64)
+def drawn_widths(widths: Sequence[int], *, pole: int | None, step: int) -> Int64[ndarray, " j"]:
+    """Widths so close to each other that straight segments between them, on logarithmic axes, are the line.
+
+    Args:
+        widths: at which theory is known, ascending.
+        pole: n, where the risk is infinite; None if it is not.
+        step: widths are multiples of it.
+    """
+    known = [width for width in widths if width != pole]
+    parts = [DRAWN.between(*pair, num_train=pole, step=step) for pair in segments(known, num_train=pole)]
+    return np.array(sorted({*known, *chain.from_iterable(parts)}), dtype=np.int64)
 
 
 def known_of(rows: Sequence[Mapping[str, float]], *, num_train: int, has_pole: bool, is_dependent: bool) -> Known:

@@ -1,24 +1,16 @@
 """Choose the widths between those of the grid at which theory is evaluated, so that its line can be drawn."""
 
-import math
 from collections.abc import Callable, Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Int64
+from numpy import ndarray
 
 from lab.experiments.hmm_risk.theory_lines.interpolation import COLUMNS, Known, known_of
+from lab.experiments.hmm_risk.theory_lines.spacing import Spacing, segments
 
-# Distance from the line between two nodes that is close enough. What it is measured at becomes a node too, so that the
-# final line is closer. A model whose outputs grow with it makes steps at each width, of the order of one over the
-# width, so narrow models have less tolerance; theory costs less there.
-_TOLERANCE, _LEAST_TOLERANCE, _WIDTH_OF_FULL_TOLERANCE = 0.002, 0.0005, 100
-# where between two nodes it is measured, as a share of the logarithm: one place could agree by chance
-_PROBES = (1 / 3, 2 / 3)
-# nodes further apart than this factor are too few to judge by that
-_LARGEST_FACTOR = 2.0
-# work for nodes, in that of the grid, where it is dear
-_MOST_WORK = 2
 # below this fraction of a column's largest value, nothing is drawn
 _NEGLIGIBLE = 1e-9
 
@@ -33,7 +25,7 @@ def rows_between(
     *,
     num_train: int,
     is_dependent: bool,
-    cost: Callable[[int], int] | None = None,
+    spacing: Spacing,
     step: int = 1,
 ) -> list[Row]:
     """Theory rows at widths between those of the grid, as many as the line needs.
@@ -43,84 +35,74 @@ def rows_between(
         theory_at: the rows of other widths, for every ridge strength.
         num_train: n.
         is_dependent: whether several rows come from one sequence.
-        cost: of theory at a width, in any unit, where it is dear: then the nodes cost no more than twice what those of
-            the grid do, and the line is as close as that makes it. None where it is cheap.
+        spacing: of the widths.
         step: widths are multiples of it.
     """
     found: dict[int, list[Row]] = {}
     for row in rows:
         found.setdefault(row["width"], []).append(row)
-    grid = set(found)
-    has_pole = any(row["ridge"] == "0" for row in rows)
+    grid = sorted(found)
+    pole = num_train if any(row["ridge"] == "0" for row in rows) else None
 
-    def evaluate(widths: Sequence[int]) -> None:
-        for row in theory_at(widths):
+    def evaluate(widths: set[int]) -> None:
+        for row in theory_at(sorted(widths)):
             found.setdefault(row["width"], []).append(row)
 
-    if has_pole:
+    ends = set(grid)
+    if pole is not None:
         # up to the threshold from either side, and at it: with a ridge, the risk may be highest there
-        ends = (step * ((num_train - 1) // step), num_train, step * (num_train // step + 1))
-        missing = [width for width in ends if min(grid) < width < max(grid) and width % step == 0 and width not in grid]
-        if missing:
-            evaluate(missing)
-    budget = math.inf if cost is None else _MOST_WORK * sum(cost(width) for width in grid)
-    cost = cost or (lambda _: 0)
-    todo = _segments(sorted(found), num_train, has_pole=has_pole)
-    while todo:
-        probes = {segment: _probes(*segment, step) for segment in todo}
-        todo = [segment for segment in todo if probes[segment]]
-        # narrow models first: as many as there is work left for
-        spent = list(accumulate(sum(cost(width) for width in probes[segment]) for segment in todo))
-        todo = todo[: sum(cost <= budget for cost in spent)]
-        budget -= spent[len(todo) - 1] if todo else 0
-        known = [_known(found, *segment, num_train, is_dependent=is_dependent) for segment in todo]
-        if todo:
-            evaluate([width for segment in todo for width in probes[segment]])
-        following: list[tuple[int, int]] = []
-        for segment, line in zip(todo, known, strict=True):
-            low, high = segment
-            if high > _LARGEST_FACTOR * low or not all(_is_close(line, found[width]) for width in probes[segment]):
-                following += pairwise((low, *probes[segment], high))
-        todo = following
+        beside = (step * ((num_train - 1) // step), num_train, step * (num_train // step + 1))
+        ends |= {width for width in beside if grid[0] < width < grid[-1] and width % step == 0}
+    wanted = {
+        width
+        for low, high in segments(sorted(ends), num_train=pole)
+        for width in spacing.between(low, high, num_train=pole, step=step)
+    }
+    missing = (wanted | ends) - found.keys()
+    while missing:
+        evaluate(missing)
+        if spacing.tolerance is None:
+            break
+        missing = _halves(found, num_train, spacing.tolerance, is_dependent=is_dependent, step=step)
     return [row for width in sorted(found) if width not in grid for row in found[width]]
 
 
-def _segments(widths: Sequence[int], num_train: int, *, has_pole: bool) -> list[tuple[int, int]]:
-    return [pair for pair in pairwise(widths) if not (has_pole and pair[0] <= num_train <= pair[1])]
-
-
-def _probes(low: int, high: int, step: int) -> list[int]:
-    """Widths between two others, none twice."""
-    widths = {step * round(low * (high / low) ** share / step) for share in _PROBES}
-    return sorted(width for width in widths if low < width < high)
-
-
-def _known(found: dict[int, list[Row]], low: int, high: int, num_train: int, *, is_dependent: bool) -> dict[str, Known]:
-    """What the two ends of a segment say, by ridge strength."""
-    ridges = [row["ridge"] for row in found[low]]
-    return {
-        ridge: known_of(
-            [row for width in (low, high) for row in found[width] if row["ridge"] == ridge],
+def _halves(
+    found: dict[int, list[Row]], num_train: int, tolerance: float, *, is_dependent: bool, step: int
+) -> set[int]:
+    """Widths in the middle of segments next to a width that is far from the line through its neighbours."""
+    wanted: set[int] = set()
+    for place, first in enumerate(next(iter(found.values()))):
+        known = known_of(
+            [of_width[place] for of_width in found.values()],
             num_train=num_train,
-            has_pole=ridge == "0",
+            has_pole=first["ridge"] == "0",
             is_dependent=is_dependent,
         )
-        for ridge in ridges
-    }
+        for side in known.sides():
+            far = set(known.widths[side][_is_far(known, side, tolerance)].tolist())
+            for low, high in pairwise(known.widths[side].tolist()):
+                middle = step * round((low * high) ** 0.5 / step)
+                if (low in far or high in far) and low < middle < high:
+                    wanted.add(middle)
+    return wanted - found.keys()
 
 
-def _is_close(known: dict[str, Known], rows: Sequence[Row]) -> bool:
-    for row in rows:
-        ends = known[row["ridge"]]
-        tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * min(1.0, row["width"] / _WIDTH_OF_FULL_TOLERANCE))
-        guess = ends.at(np.array([row["width"]]))
+def _is_far(known: Known, side: Int64[ndarray, " k"], tolerance: float) -> Bool[ndarray, " k"]:
+    """Whether theory at each width of a side is far from the line through its two neighbours; not at the ends."""
+    far = np.zeros(side.size, dtype=bool)
+    for parity in (0, 1):
+        others, mine = side[parity::2], side[1 - parity :: 2]
+        if others.size < 2:
+            continue
+        line = known.only(others).at(known.widths[mine])
+        is_inside = (known.widths[mine] > known.widths[others[0]]) & (known.widths[mine] < known.widths[others[-1]])
         for name in _CHECKED:
-            if name not in guess:
-                continue
-            value, expected = float(guess[name][0]), float(row[name])
-            if math.isnan(value) and math.isnan(expected):
-                continue
-            scale = max(abs(expected), _NEGLIGIBLE * float(np.nanmax(np.abs(ends.values[name]), initial=0.0)))
-            if not abs(value - expected) <= tolerance * scale:
-                return False
-    return True
+            if name in line:
+                values, of_side = known.values[name][mine], known.values[name][side]
+                largest = float(np.abs(of_side[np.isfinite(of_side)]).max(initial=0.0))
+                allowed = tolerance * np.maximum(np.abs(values), _NEGLIGIBLE * largest)
+                # also where only one of them is a number: theory ends somewhere between
+                is_wrong = ~(np.abs(line[name] - values) <= allowed) & ~(np.isnan(line[name]) & np.isnan(values))
+                far[1 - parity :: 2] |= is_inside & is_wrong
+    return far

@@ -54,8 +54,8 @@ def step_of(cell: Cell) -> int:
 
 
 def _averaged(known: Sequence[Known], cell: Cell) -> LineColumns:
-    # their mean is smoother than each
-    widths = drawn_widths(known[0], step=step_of(cell))
+    every_width = sorted({width for one in known for width in one.widths.tolist()})
+    widths = drawn_widths(every_width, pole=cell.num_train if known[0].has_pole else None, step=step_of(cell))
     found = [one.at(widths) for one in known]
     columns = {name: np.mean([line[name] for line in found], axis=0) for name in COLUMNS if name in found[0]}
     return {"gamma": widths / cell.num_train, "width": widths.astype(np.float64), **columns}

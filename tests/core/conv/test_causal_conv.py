@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import conv1d, silu
 
-from lab.core.conv import blocks
+from lab.core.conv import blocks, native
 from lab.core.conv.causal_conv import ConvOutput, causal_conv, conv_step
 from lab.core.errors import BackendError, InputError
 
@@ -66,9 +66,14 @@ def same(found: Tensor, wanted: Tensor) -> bool:
     return torch.allclose(found, wanted, rtol=1e-6, atol=1e-6)
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of a few tokens: their seams lie within the tests' short sequences."""
+@pytest.fixture(params=["compiled", "blocks"])
+def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled loops, and torch's blocks of a few tokens, whose seams lie within the tests' short sequences."""
+    if request.param == "compiled":
+        if not native.can_run(torch.zeros(1, 1, 1), 1):
+            pytest.skip("there is no compiler")
+        return
+    monkeypatch.setattr(native, "can_run", lambda *_: False)
     monkeypatch.setattr(blocks, "_BLOCK", 30)
 
 
@@ -95,6 +100,7 @@ def test_the_seams_of_blocks_do_not_show(tokens: int, taps: int) -> None:
     assert difference(y, torch_conv(**inputs, activation="silu")) < 1e-13
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("activation", ["silu", None])
 @pytest.mark.parametrize(("tokens", "taps"), [(1, 1), (7, 1), (1, 4), (2, 4), (13, 2), (13, 4)])
@@ -105,6 +111,20 @@ def test_every_gradient_is_that_of_finite_differences(tokens: int, taps: int, ac
         return causal_conv(x, weight, bias, activation=activation, initial_state=initial_state, backend="portable")
 
     assert torch.autograd.gradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("taps", [2, 4, 5])
+@pytest.mark.parametrize("channels", [1, 16, 130])
+def test_gradients_of_long_sequences_are_torchs(channels: int, taps: int) -> None:
+    inputs = drawn(tokens=150, channels=channels, taps=taps)
+    weights = torch.cos(torch.arange(2 * 150 * channels, dtype=torch.float64)).view(2, 150, channels)
+    ours, theirs = ({name: x.clone().requires_grad_() for name, x in inputs.items()} for _ in range(2))
+    (causal_conv(**ours, activation="silu", backend="portable").y * weights).sum().backward()
+    (torch_conv(**theirs, activation="silu") * weights).sum().backward()
+    for name, x in ours.items():
+        assert x.grad is not None
+        assert theirs[name].grad is not None
+        assert difference(x.grad, theirs[name].grad) < 1e-13, name
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -197,7 +217,7 @@ def test_an_identity_tap_passes_the_tokens_on() -> None:
     x = drawn()["x"]
     weight = torch.tensor([[0.0, 1.0]]).expand(5, 2).double()
     assert torch.equal(causal_conv(x, weight).y, x)
-    assert torch.equal(causal_conv(x, weight, activation="silu").y, silu(x))
+    torch.testing.assert_close(causal_conv(x, weight, activation="silu").y, silu(x), rtol=1e-14, atol=1e-15)
 
 
 @pytest.mark.parametrize("layout", ["channels first", "every second token", "a share of the channels"])

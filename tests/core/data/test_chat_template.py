@@ -21,6 +21,7 @@ TOKENIZER = WordTokenizer(
 
 class WithBeginning(WordTokenizer):
     bos_id: int | None = 9
+    eos_id: int | None = None
 
 
 def encode(

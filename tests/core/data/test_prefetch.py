@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from lab.core.data.batch import Batch
 from lab.core.data.prefetch import Prefetched
 from lab.core.data.stream import Batches, Source, Stream
 from lab.core.errors import CheckpointError, LabError, RunError
+from lab.core.processes import Patience
 from reference.numbered import Endless, Faulty, Finite, Surroundings, Unreadable
 
 TESTS = Path(__file__).parents[2]
@@ -81,7 +83,7 @@ def test_batches_positions_errors_and_log_are_those_of_the_stream(
             (record.name, record.levelno, record.getMessage()) for record in caplog.records
         ]
 
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         expected = observed(stream(source))
         with Prefetched(stream(source)) as batches:
             assert observed(batches) == expected
@@ -151,6 +153,28 @@ def test_a_process_that_was_killed_is_one_line_and_what_to_do() -> None:
     assert children() == before
 
 
+@pytest.mark.slow
+def test_a_process_that_was_stopped_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Patience, "seconds", 0.05)
+    before, expected = children(), stream(Endless())
+    with Prefetched(stream(Endless())) as batches:
+        assert outcome(batches) == outcome(expected)
+        (process,) = children() - before
+        # for a moment
+        os.kill(process, signal.SIGSTOP)
+        going_on = threading.Timer(0.2, os.kill, (process, signal.SIGCONT))
+        going_on.start()
+        for _ in range(20):
+            assert outcome(batches) == outcome(expected)
+        # not after the next stop
+        going_on.join()
+        os.kill(process, signal.SIGSTOP)
+        with pytest.raises(RunError, match=rf"the batches \({process}\) was stopped and does not go on"):
+            read_on(batches, expected)
+        assert outcome(batches) == outcome(expected)
+    assert children() == before
+
+
 def read_on(batches: Batches, expected: Batches) -> None:
     """What was made ahead is handed out, then an error stops this."""
     for _ in range(10_000):
@@ -199,7 +223,8 @@ with Prefetched(Stream(getattr(numbered, sys.argv[2])(), batch_size=4, max_lengt
 @pytest.mark.slow
 # in the middle of a sample, and with batches that nobody fetches
 @pytest.mark.parametrize("source", ["Slow", "Endless"])
-def test_the_process_ends_with_one_that_is_killed(source: str) -> None:
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_the_process_ends_with_one_that_is_killed(source: str, is_stopped: bool) -> None:
     with subprocess.Popen([sys.executable, "-c", PROGRAM, str(TESTS), source], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"started\n"
@@ -207,6 +232,8 @@ def test_the_process_ends_with_one_that_is_killed(source: str) -> None:
         assert len(started) == 1
         time.sleep(1)
         assert Path(f"/proc/{started[0]}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+        if is_stopped:
+            os.kill(int(started[0]), signal.SIGSTOP)
         parent.kill()
     wait_until(lambda: not is_running(started[0]))
 

@@ -11,28 +11,12 @@ import pytest
 from lab.core.data.chat_template import encode_conversation
 from lab.core.data.prompt_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START, PromptFormat
 from lab.core.data.public_tokenizers import GgufTokenizer
-from lab.core.data.tokenizers import load_tokenizer
+from lab.core.data.tokenizers import WordTokenizer, load_tokenizer
 from lab.core.errors import CheckpointError, InputError
-from lab.core.tokenizer import Tokenizer
+from lab.core.tokenizer import Fingerprinted, Tokenizer
+from reference.tiny_gguf import ADDED, write_gguf, write_json
 
-ADDED = (TURN_START, TURN_END, IMAGE_START, IMAGE_END, IMAGE_CONTEXT)
 TEXT = f"{TURN_START}user\n{IMAGE_START}{IMAGE_CONTEXT}{IMAGE_END}\nwhich bag is it?{TURN_END}"
-
-
-def write_json(folder: Path) -> None:
-    tokenizers: Any = pytest.importorskip("tokenizers")
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(
-        special_tokens=["<s>", *ADDED], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(["user system assistant which bag is it?"], trainer)
-    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def write_sentencepiece(folder: Path) -> None:
@@ -110,6 +94,27 @@ def test_a_file_may_say_that_there_is_no_beginning(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path).bos_id is None
 
 
+def test_the_files_say_what_ends_a_text(folder: Path) -> None:
+    is_json = (folder / "tokenizer.json").exists()
+    # sentencepiece has an end in its model, the library tokenizers a name beside it
+    before = load_tokenizer(folder)
+    assert before.decode([before.eos_id] if before.eos_id is not None else []) == ""
+    assert (before.eos_id is None) == is_json
+    if is_json:
+        (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": TURN_END}}))
+        tokenizer = load_tokenizer(folder)
+        assert tokenizer.eos_id == tokenizer.id_of(TURN_END)
+
+
+def test_a_digest_is_that_of_the_vocabulary(folder: Path) -> None:
+    first, again = load_tokenizer(folder), load_tokenizer(folder)
+    assert isinstance(first, Fingerprinted)
+    assert isinstance(again, Fingerprinted)
+    other = WordTokenizer(["bag"])
+    assert first.digest == again.digest != other.digest
+    assert WordTokenizer(["shoe"]).digest != other.digest
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\0\1\2"])
 def test_a_damaged_file_is_refused_by_name(folder: Path, content: bytes) -> None:
     (name,) = [name for name in WRITERS if (folder / name).exists()]
@@ -136,30 +141,14 @@ def test_a_missing_library_is_named(name: str, library: str, tmp_path: Path, mon
         load_tokenizer(tmp_path)
 
 
-def write_gguf_vocabulary(path: Path) -> None:
-    """The byte-level vocabulary of `write_json` as llama.cpp keeps it."""
-    gguf: Any = pytest.importorskip("gguf", reason="gguf is not installed")
-    write_json(path.parent)
-    model = json.loads((path.parent / "tokenizer.json").read_text())["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if token in ("<s>", *ADDED) else 1 for token in tokens])
-    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
-    writer.add_bos_token_id(tokens.index("<s>"))
-    writer.add_eos_token_id(tokens.index(TURN_END))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-
-
 @pytest.mark.filterwarnings("ignore")
 def test_a_gguf_file_holds_its_own_tokenizer(tmp_path: Path) -> None:
-    for name in ("transformers", "accelerate"):
-        pytest.importorskip(name, reason=f"{name} is not installed")
-    write_gguf_vocabulary(tmp_path / "tiny.gguf")
-    tokenizer, expected = load_tokenizer(tmp_path / "tiny.gguf"), load_tokenizer(tmp_path)
+    write_gguf(tmp_path / "tiny.gguf")
+    # transformers would read the files beside it
+    alone = tmp_path / "alone" / "tiny.gguf"
+    alone.parent.mkdir()
+    (tmp_path / "tiny.gguf").rename(alone)
+    tokenizer, expected = load_tokenizer(alone), load_tokenizer(tmp_path)
     assert tokenizer.encode(TEXT) == expected.encode(TEXT)
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
     assert tokenizer.id_of(TURN_END) == expected.id_of(TURN_END)
@@ -170,6 +159,9 @@ def test_a_gguf_file_holds_its_own_tokenizer(tmp_path: Path) -> None:
     carried = load_tokenizer(tmp_path / "student")
     assert carried.encode(TEXT) == expected.encode(TEXT)
     assert carried.id_of(TURN_END) == expected.id_of(TURN_END)
+    for each in (tokenizer, carried):
+        assert each.chat is not None
+        assert each.chat.render([{"role": "user", "content": "bag"}], is_open=True) == f"<s>bag{TURN_END}"
 
 
 @pytest.mark.filterwarnings("ignore")

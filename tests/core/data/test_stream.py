@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.core.data.bad_samples import OnBadSample, Reason
 from lab.core.data.batch import Batch, count_right, to_tensors
 from lab.core.data.sample import Answer, Sample, pad
 from lab.core.data.stream import Stream
@@ -68,11 +69,25 @@ def test_an_endless_source_is_read_in_its_own_order() -> None:
 
 def test_what_cannot_be_used_is_left_out_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     source = stream(Endless(broken=3, long=4))
-    with caplog.at_level(logging.INFO):
-        assert draw(source, 2) == [[0, 1, 4, 6], [9, 10, 12, 13]]
-    assert source.state == {"position": 14, "num_broken": 4, "num_too_long": 2}
+    with caplog.at_level(logging.DEBUG):
+        batches = [source.next_batch() for _ in range(2)]
+    assert list(map(ids, batches)) == [[0, 1, 4, 6], [9, 10, 12, 13]]
+    assert source.state == {"position": 14, "num_left_out": 6}
     assert sum("line 2 is not valid JSON" in record.message for record in caplog.records) == 1
     assert sum("9 tokens" in record.message for record in caplog.records) == 2
+    found = [[(each.place.number, each.reason) for each in batch.left_out] for batch in batches]
+    broken, long = Reason.other, Reason.too_long
+    assert found == [[(3, broken), (4, long), (6, broken)], [(8, long), (9, broken), (12, broken)]]
+
+
+def test_what_cannot_be_used_is_refused_where_that_is_asked_for() -> None:
+    source = Stream(Endless(broken=3), batch_size=2, max_length=5, seed=5, on_bad_sample=OnBadSample.refuse)
+    assert ids(source.next_batch()) == [0, 1]
+    with pytest.raises(InputError, match=r"line 2 is not valid JSON; or .* data\.on_bad_sample=skip"):
+        source.next_batch()
+    source = Stream(Endless(long=2), batch_size=2, max_length=5, seed=5, on_bad_sample=OnBadSample.refuse)
+    with pytest.raises(InputError, match="sample 2: it has 9 tokens, more than max_length=5"):
+        source.next_batch()
 
 
 def test_the_longer_sequence_counts() -> None:
@@ -90,7 +105,7 @@ def test_a_source_without_a_usable_sample_is_refused(kind: type[Endless], settin
         stream(kind(**settings)).next_batch()
 
 
-@pytest.mark.parametrize("state", [{}, {"position": 3}, {"position": -1, "num_broken": 0, "num_too_long": 0}])
+@pytest.mark.parametrize("state", [{}, {"position": 3}, {"position": -1, "num_left_out": 0}])
 def test_a_state_that_is_none_is_refused(state: dict[str, int]) -> None:
     with pytest.raises(CheckpointError, match="data position"):
         stream(Finite()).restore(state)

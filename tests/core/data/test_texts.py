@@ -1,15 +1,22 @@
 """Plain text: every token asked about once, splits that share no document, and what cannot be read named."""
 
+import json
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from lab.core.data import token_cache
 from lab.core.data.batch import count_right, to_tensors
 from lab.core.data.chat_template import IGNORED
 from lab.core.data.sample import is_held_out, pad
 from lab.core.data.stream import Stream
-from lab.core.data.texts import TextConfig, Texts
+from lab.core.data.texts import SplitBy, TextConfig, Texts
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import ConfigError, InputError
 
@@ -21,6 +28,7 @@ class Bytes:
     """A tokenizer of any text."""
 
     bos_id = None
+    eos_id: int | None = None
 
     def __len__(self) -> int:
         return 256
@@ -35,9 +43,17 @@ class Bytes:
         raise InputError(token)
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of token ids."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "ssm-lab" / "tokens"
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Twenty-six documents of eleven words and two line breaks each, in two folders, and a file that is no text."""
+    """Twenty-six documents of eleven words and two line breaks each, in two folders, and a file that is not text."""
     for letter in LETTERS:
         path = tmp_path / ("early" if letter < "n" else "late") / f"{letter}.txt"
         path.parent.mkdir(exist_ok=True)
@@ -120,5 +136,135 @@ def test_what_cannot_be_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no file"):
         texts(empty, "train")
     (empty / "latin.txt").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(InputError, match="no UTF-8 text"):
+    with pytest.raises(InputError, match=r"latin\.txt is not UTF-8 text"):
         texts(empty, "train")
+    (empty / "latin.txt").unlink()
+    for name, content, says in (
+        ("a.jsonl", '{"text": "a"}\n{"text"', "line 2: is not valid JSON"),
+        ("a.jsonl", '{"text": "a"}\n{"body": "a"}', "line 2: must be an object with a text"),
+        ("a.jsonl", '{"text": "\\ud800"}', "line 1: its text has half of a character"),
+        ("a.parquet", "word", "is not a Parquet file"),
+    ):
+        (empty / name).write_text(content)
+        with pytest.raises(InputError, match=says):
+            texts(empty, "train")
+        (empty / name).unlink()
+
+
+def test_one_file_is_split_by_position(tmp_path: Path) -> None:
+    words = [LETTERS[number * number % 26] for number in range(403)]
+    (tmp_path / "one.txt").write_text(" ".join(words))
+    expected = TOKENIZER.encode(" ".join(words) + "\n\n")
+    pieces = []
+    for split, number in (("train", 57), ("test", 24)):
+        found = texts(tmp_path / "one.txt", split)
+        assert len(found) == number
+        assert len(texts(tmp_path, split, split_by=SplitBy.position)) == number
+        pieces += [found[index].conversation.llm_ids for index in range(number)]
+        with pytest.raises(IndexError):
+            found[number]
+    np.testing.assert_array_equal(np.concatenate(pieces), expected)
+    is_test = is_held_out(" ".join(words).encode(), 0.3)
+    with pytest.raises(InputError, match="less than one piece"):
+        texts(tmp_path, "train" if is_test else "test", split_by=SplitBy.document)
+
+
+def test_lines_and_tables_hold_the_same_documents_as_files(folder: Path, tmp_path: Path) -> None:
+    documents = [" ".join([letter] * 11) for letter in LETTERS]
+    (tmp_path / "x").mkdir()
+    lines, table = tmp_path / "x" / "a.jsonl", tmp_path / "x" / "a.parquet"
+    lines.write_text("\n".join(json.dumps({"text": text, "id": 1}) for text in documents) + "\n\n")
+    pq.write_table(pa.table({"text": documents}), table)
+    for split in ("train", "test"):
+        expected = joined(texts(folder / "early", split)) + joined(texts(folder / "late", split))
+        for path in (lines, table):
+            assert set(joined(texts(path, split))) == set(expected)
+        assert joined(texts(lines, split)) == joined(texts(table, split))
+
+
+class Llama(Bytes):
+    """Begins sequences with 256 and ends texts with 257."""
+
+    bos_id, eos_id = 256, 257
+    digest = "of llama"
+    calls = 0
+
+    def encode(self, text: str) -> list[int]:
+        type(self).calls += 1
+        return super().encode(text)
+
+
+def test_sequences_begin_and_texts_end_as_the_tokenizer_has_it(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("abcde")
+    (tmp_path / "b.txt").write_text("fgh")
+    config = TextConfig(folder=tmp_path, piece_length=4, held_out_share=0.3, split_by=SplitBy.position)
+    train, test = (Texts(config, split=split, tokenizer=Llama(), image_size=28) for split in ("train", "test"))
+    pieces = [each[index].conversation.llm_ids.tolist() for each in (train, test) for index in range(len(each))]
+    assert pieces == [[256, *b"abc"], [256, *b"de", 257], [256, *b"fgh"]]
+    assert (train[0].conversation.labels[1:] == train[0].conversation.llm_ids[1:]).all()
+
+
+def test_a_text_is_tokenised_once_for_all_processes(tmp_path: Path, cache: Path) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text(f"text {number}" * 20)
+
+    def read(share: float = 0.3) -> list[bytes]:
+        config = TextConfig(folder=tmp_path, held_out_share=share)
+        found = Texts(config, split="train", tokenizer=Llama(), image_size=28)
+        copy = pickle.loads(pickle.dumps(found))
+        assert len(pickle.dumps(found)) < 2000
+        return [copy[index].conversation.llm_ids.tobytes() for index in range(len(copy))]
+
+    Llama.calls = 0
+    first = read()
+    assert Llama.calls == 30
+    token_cache._mapped.cache_clear()
+    assert read() == first
+    read(0.2)
+    assert Llama.calls == 30
+    (kept,) = (path for path in cache.iterdir() if path.is_dir())
+    assert {path.name for path in kept.iterdir()} == {"ids.npy", "starts.npy", "hashes.npy", "SHA256SUMS"}
+    assert np.load(kept / "ids.npy").dtype == np.int32
+    # another text, another cut
+    (tmp_path / "3.txt").write_text("other" * 30)
+    assert read() != first
+    assert Llama.calls == 60
+    # a damaged file
+    for path in cache.glob("*/ids.npy"):
+        path.write_bytes(path.read_bytes()[:-8])
+    token_cache._mapped.cache_clear()
+    read()
+    assert Llama.calls == 90
+    # a bit that keeps it readable
+    for path in cache.glob("*/ids.npy"):
+        path.write_bytes(path.read_bytes()[:-8] + b"\1" + path.read_bytes()[-7:])
+    token_cache._mapped.cache_clear()
+    read()
+    assert Llama.calls == 120
+
+
+def test_two_that_come_at_once_tokenise_once(tmp_path: Path) -> None:
+    class Slow(Llama):
+        calls = 0
+
+        def encode(self, text: str) -> list[int]:
+            time.sleep(0.02)
+            return super().encode(text)
+
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_text(f"text {number}" * 60)
+    config = TextConfig(folder=tmp_path, held_out_share=0.3)
+    # a lock of the kernel is of the open file, not of the process
+    with ThreadPoolExecutor(3) as pool:
+        lengths = list(pool.map(lambda _: len(Texts(config, split="train", tokenizer=Slow(), image_size=8)), range(3)))
+    assert len(set(lengths)) == 1
+    assert Slow.calls == 5
+
+
+def test_where_nothing_can_be_kept_ids_are_in_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = joined(texts(folder, "train"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    assert joined(texts(folder, "train")) == expected
+    assert "token ids are kept in memory" in capsys.readouterr().err

@@ -57,6 +57,12 @@ OTHERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "mamba2, no convolution, norms": ("mamba2", {"conv_kernel": None}, {"qk_norm": True}),
     "gated_deltanet": ("gated_deltanet", {}, {}),
+    "mamba2, gate first": ("mamba2", {"norm_before_gate": False, "norm_eps": 1e-2, "conv_bias": False}, {}),
+    "mamba2, gate at one first": (
+        "mamba2",
+        {"norm_before_gate": False, "gate_at_one": True, "norm_eps": None},
+        {"rms_norm_eps": 1e-3},
+    ),
     "gated_deltanet, one tap, norms, turned": (
         "gated_deltanet",
         {"conv_kernel": 1, "rotary": True},
@@ -200,7 +206,7 @@ def test_bfloat16_weights_are_read_as_they_are(name: str) -> None:
 def test_a_mixer_without_compiled_steps_is_computed_by_torch() -> None:
     model = other("mamba2", layers=(1,))
     kind = type(model.mixer_layers()[1].layer.mixer)
-    changed = type("Changed", (kind,), {"gate": lambda self, logits: torch.tanh(logits)})
+    changed = type("Changed", (kind,), {"gate": lambda self, normed, logits: normed * torch.tanh(logits)})
     model.mixer_layers()[1].layer.mixer.__class__ = changed
     steps = Steps(model, *states(model, 1, 5, 1))
     assert steps.how == "torch (Changed has another gate than Mamba2)"

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from drawn import one_in
 from lab.core.delta_rule import DeltaRuleOutput, reference
 
 Tensors = dict[str, Tensor]
@@ -128,8 +130,7 @@ def test_outputs_and_gradients_match_the_recurrence(operator: Operator, num_toke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-@pytest.mark.parametrize("num_tokens", LENGTHS)
+@pytest.mark.parametrize(("num_tokens", "chunk_size"), one_in(4, list(product(LENGTHS, CHUNK_SIZES)), of="delta rule"))
 def test_every_combination_matches_the_recurrence(operator: Operator, num_tokens: int, chunk_size: int) -> None:
     for number in range(12):
         case = varied(num_tokens, number)
@@ -138,6 +139,7 @@ def test_every_combination_matches_the_recurrence(operator: Operator, num_tokens
             assert_close(found, recurrence(case), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", SHARING)
 @pytest.mark.parametrize(("key_dim", "value_dim"), [(1, 1), (16, 16), (32, 64), (33, 31), (64, 32), (3, 70)])
 def test_every_size_of_a_head_matches_the_recurrence(
@@ -214,6 +216,7 @@ EXTREMES: dict[str, Callable[[torch.Size], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", EXTREMES)
 def test_extreme_decays_stay_finite_and_exact(operator: Operator, name: str, dtype: torch.dtype) -> None:

@@ -131,6 +131,7 @@ def test_one_output_alone_has_its_gradients(operator: Operator, part: str) -> No
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", [(4, 4, 4), (4, 1, 1), (1, 1, 4)])
 def test_threads_change_nothing(
     operator: Operator, sharing: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch

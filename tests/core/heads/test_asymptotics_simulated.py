@@ -7,6 +7,9 @@ from lab.core.heads.asymptotics import asymptotic_risk, exact_risk
 from lab.core.heads.factor_population import FactorPopulation
 from lab.core.heads.population import DensePopulation, Spectrum
 
+# longer than a quick test may take
+pytestmark = pytest.mark.slow
+
 
 def simulate(eigenvalues, coefficients, noise_trace, *, num_train, ridge, num_draws, seed):
     """Mean and standard error of the conditional bias and variance of ridge heads on Gaussian rows, from the SVD."""

@@ -41,6 +41,7 @@ def redundant(features):
     return mapping
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ridge", [0.0, 0.02])
 @pytest.mark.parametrize("width", [5, 12, 18, 24, 40, 80])
 def test_risk_is_the_mean_test_error_of_heads_fitted_to_redrawn_targets(width, ridge):
@@ -91,6 +92,7 @@ def check_against_simulation(mapping, covariance, coefficients, noise, ridge, nu
         assert abs(np.mean(found) - expected) < 3 * standard_error, (np.mean(found), expected, standard_error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [6, 15, 24, 45, 80])
 def test_risk_of_several_tokens_a_sequence_is_the_mean_test_error(width):
     # 5 sequences of 6 tokens: n = 30. The noise of a sequence's rows is correlated, and its mean is no linear function

@@ -1,5 +1,6 @@
 """Risk and theory where features have little noise of their own, against arithmetic with 50 digits."""
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from jaxtyping import Float64
 from numpy import ndarray
 
+from drawn import one_in
 from lab.core.heads.asymptotics import asymptotic_risk
 from lab.core.heads.conditional_risk import conditional_risk
 from lab.core.heads.factor_population import FactorPopulation
@@ -86,9 +88,10 @@ def test_little_noise_costs_no_digits_with_a_ridge(width: int, ridge: float) -> 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:a singular value")
-@pytest.mark.parametrize("ridge", [0.0, 1e-3])
-@pytest.mark.parametrize("width", [5, 10, 15, 20, 21, 30])
-@pytest.mark.parametrize("noise", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+@pytest.mark.parametrize(
+    ("noise", "width", "ridge"),
+    one_in(6, list(product((1e-2, 1e-3, 1e-4, 1e-5, 1e-6), (5, 10, 15, 20, 21, 30), (0.0, 1e-3))), of="small noise"),
+)
 def test_little_noise_costs_no_digits_beside_ten_states(noise: float, width: int, ridge: float) -> None:
     check(law(noise, num_rows=20, state_dim=10, num_features=30), width, ridge)
 

@@ -1,5 +1,7 @@
 """What every mixer in the folder must do, whatever it is."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,9 +10,11 @@ from torch import Tensor
 
 from lab.core.errors import InputError
 from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape
+from lab.core.mixers.rotary import Rotary, RotaryConfig
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.mixers.spec import mixers
 from lab.core.models.decoder import draw_weights
+from lab.core.operators.packing import Packing
 
 KINDS = [SoftmaxAttention.kind, *sorted(mixers())]
 SHAPES = {
@@ -70,6 +74,35 @@ def test_no_gradient_comes_from_the_future(kind: str) -> None:
     (gradient,) = torch.autograd.grad(mixer(u)[:, 6].sum(), u)
     assert gradient[:, :7].abs().amax(dim=2).min() > 0
     assert gradient[:, 7:].abs().max() == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=5))
+@settings(max_examples=15, deadline=None)
+def test_packed_sequences_do_not_meet(kind: str, lengths: list[int]) -> None:
+    shape = SHAPES["grouped"]
+    rotary = Rotary(RotaryConfig(theta=100.0, max_length=64), head_dim=shape.head_dim)
+    spec = mixers().get(kind)
+    if spec is None:
+        mixer: Mixer = SoftmaxAttention(shape, rotary=rotary, window=7)
+    else:
+        options = replace(spec.options(), rotary=True) if hasattr(spec.options, "rotary") else spec.options()
+        mixer = spec.build(shape, options, AttentionTraits(rotary=rotary))
+    draw_weights(mixer, generator=torch.Generator().manual_seed(0), std=0.3)
+    mixer.double()
+    u = drawn(shape, sum(lengths))[:1].requires_grad_()
+    weights = torch.linspace(-1, 1, u.numel(), dtype=u.dtype).view(u.shape)
+    packing = Packing.of(lengths, u.device)
+    packed = mixer(u, packing)
+    alone = torch.cat([mixer(u[:, tokens]) for tokens in packing.slices()], dim=1)
+    torch.testing.assert_close(packed, alone, rtol=TOLERANCE, atol=TOLERANCE)
+    # what a mixer has that does not override it
+    one_by_one = mixer.output(Mixer.packed_head_outputs(mixer, u, packing))
+    torch.testing.assert_close(one_by_one, alone, rtol=TOLERANCE, atol=TOLERANCE)
+    trained = [u, *mixer.parameters()]
+    found, expected = (torch.autograd.grad((y * weights).sum(), trained, allow_unused=True) for y in (packed, alone))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -31,6 +31,10 @@ VARIANTS = {
     "no convolution": (GatedDeltaNetOptions(conv_kernel=None), AttentionTraits()),
     "four taps, biases": (GatedDeltaNetOptions(conv_kernel=4), AttentionTraits(qkv_bias=True, output_bias=True)),
     "QK-norm": (GatedDeltaNetOptions(), AttentionTraits(qk_norm_eps=1e-6)),
+    "no QK-norm, no bias, the norm of the layer": (
+        GatedDeltaNetOptions(qk_norm=False, conv_bias=False, norm_eps=None),
+        AttentionTraits(qk_norm_eps=1e-6, norm_eps=1e-3),
+    ),
 }
 variants = pytest.mark.parametrize(("options", "traits"), VARIANTS.values(), ids=VARIANTS)
 
@@ -69,7 +73,9 @@ def defined(mixer: GatedDeltaNet, u: Tensor) -> Tensor:
         if options.conv_kernel is not None:
             taps = weights["conv1d.weight"][:, 0]
             reach = [(w, t - (options.conv_kernel - 1) + w) for w in range(options.conv_kernel)]
-            token = sum(taps[:, w] * vkq[:, s] for w, s in reach if s >= 0) + weights["conv1d.bias"]
+            token = sum(taps[:, w] * vkq[:, s] for w, s in reach if s >= 0) + weights.get(
+                "conv1d.bias", torch.zeros(())
+            )
         v, k, q = silu(token).split([16, 16, 32], dim=1)
         decay = (-weights["A_log"].exp() * softplus(u[:, t] @ weights["a_proj.weight"].T + weights["dt_bias"])).exp()
         strength = torch.sigmoid(u[:, t] @ weights["b_proj.weight"].T)
@@ -85,7 +91,9 @@ def defined(mixer: GatedDeltaNet, u: Tensor) -> Tensor:
             erased = torch.eye(8, dtype=u.dtype) - b * key[:, :, None] * key[:, None, :]
             states[h] = decay[:, h, None, None] * states[h] @ erased + b * value[:, :, None] * key[:, None, :]
             y = (states[h] @ query[:, :, None])[:, :, 0] / math.sqrt(8)
-            outputs.append(rms(y, NORM_EPS) * weights["g_norm.weight"] * gate[:, own])
+            outputs.append(
+                rms(y, 1e-3 if options.norm_eps is None else NORM_EPS) * weights["g_norm.weight"] * gate[:, own]
+            )
         tokens.append(torch.stack(outputs, dim=1))
     return torch.stack(tokens, dim=2)
 
@@ -169,3 +177,13 @@ def test_every_implementation_gives_the_same_and_one_that_cannot_run_is_refused(
     mixer.options.kernels = GatedDeltaNetKernels(delta_rule="fla")
     with pytest.raises(BackendError, match="delta_rule backend='fla' cannot run on cpu: it needs a CUDA device"):
         mixer.choose_backends()
+
+
+@pytest.mark.parametrize("initialisation", Initialisation)
+def test_what_an_option_leaves_out_is_not_initialised_either(initialisation: Initialisation) -> None:
+    attention = SoftmaxAttention(SHAPE, qk_norm_eps=1e-6).double()
+    options = GatedDeltaNetOptions(conv_bias=False, qk_norm=False)
+    mixer = GatedDeltaNet(SHAPE, options=options, traits=attention.traits)
+    weights = SPEC.initial_weights(attention.state_dict(), SHAPE, options, initialisation, torch.Generator())
+    assert weights.keys() == mixer.state_dict().keys() - {"o_proj.weight"}
+    assert not {"conv1d.bias", "q_norm.weight", "k_norm.weight"} & weights.keys()

@@ -26,16 +26,21 @@ VARIANTS = {
     "rotary": Mamba2Options(rotary=True),
     "gate at one": Mamba2Options(gate_at_one=True),
     "skip": Mamba2Options(skip=True),
+    "gate first": Mamba2Options(norm_before_gate=False, norm_eps=1e-2),
+    "gate at one first": Mamba2Options(norm_before_gate=False, gate_at_one=True),
+    "no bias, the norm of the layer": Mamba2Options(conv_bias=False, norm_eps=None),
     "all": Mamba2Options(conv_kernel=3, rotary=True, gate_at_one=True, skip=True),
 }
 ROTARY = RotaryConfig(theta=100.0, max_length=6, kind=RotaryKind.dynamic, factor=2.0)
+# of the norm in front of the layer
+LAYER_EPS = 1e-3
 TOLERANCE = 1e-12  # float64 throughout
 
 variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 
 
 def made(options: Mamba2Options | None = None, *, qkv_bias: bool = False, dtype: torch.dtype = torch.float64) -> Mamba2:
-    traits = AttentionTraits(rotary=Rotary(ROTARY, head_dim=8), qkv_bias=qkv_bias)
+    traits = AttentionTraits(rotary=Rotary(ROTARY, head_dim=8), qkv_bias=qkv_bias, norm_eps=LAYER_EPS)
     mixer = Mamba2(SHAPE, options=options, traits=traits).to(dtype)
     draw_weights(mixer, generator=torch.Generator().manual_seed(0), std=0.4)
     with torch.no_grad():
@@ -70,7 +75,9 @@ def defined(mixer: Mamba2, u: Tensor) -> Tensor:
         if options.conv_kernel is not None:
             taps = weights["conv1d.weight"][:, 0]
             reach = [(w, t - (options.conv_kernel - 1) + w) for w in range(options.conv_kernel)]
-            token = sum(taps[:, w] * vkq[:, s] for w, s in reach if s >= 0) + weights["conv1d.bias"]
+            token = sum(taps[:, w] * vkq[:, s] for w, s in reach if s >= 0) + weights.get(
+                "conv1d.bias", torch.zeros(())
+            )
         v, k, q = silu(token).split([16, 16, 32], dim=1)
         step_size = softplus(u[:, t] @ weights["in_proj.weight"].T + weights["dt_bias"])
         gate = u[:, t] @ weights["g_proj.weight"].T
@@ -87,8 +94,10 @@ def defined(mixer: Mamba2, u: Tensor) -> Tensor:
             y = (states[h] @ query[:, :, None])[:, :, 0]
             if options.skip:
                 y = y + weights["D"][h] * value
-            normed = y / (y.square().mean(dim=1, keepdim=True) + NORM_EPS).sqrt() * weights["g_norm.weight"]
-            outputs.append(normed * gate[:, own])
+            eps = LAYER_EPS if options.norm_eps is None else options.norm_eps
+            y = y if options.norm_before_gate else y * gate[:, own]
+            normed = y / (y.square().mean(dim=1, keepdim=True) + eps).sqrt() * weights["g_norm.weight"]
+            outputs.append(normed * gate[:, own] if options.norm_before_gate else normed)
         tokens.append(torch.stack(outputs, dim=1))
     return torch.stack(tokens, dim=2)
 
@@ -222,3 +231,18 @@ def test_mixed_precision_keeps_the_dtype_of_autocast() -> None:
 def test_impossible_variants_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_gate_first_gives_a_head_the_same_direction() -> None:
+    u, first = drawn(), Mamba2Options(norm_before_gate=False)
+    one, other = (made(options).head_outputs(u) for options in (Mamba2Options(), first))
+    cosines = torch.nn.functional.cosine_similarity(one, other, dim=-1)
+    torch.testing.assert_close(cosines, torch.ones_like(cosines), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(one, other)
+
+
+def test_an_epsilon_of_the_teacher_needs_a_teacher_with_one() -> None:
+    with pytest.raises(ConfigError, match="norm_eps=null but the attention stands behind no known norm"):
+        Mamba2(SHAPE, options=Mamba2Options(norm_eps=None))
+    with pytest.raises(ConfigError, match=r"norm_eps=-1.*null takes the teacher's"):
+        Mamba2Options(norm_eps=-1.0)

@@ -15,6 +15,7 @@ from lab.core.models.checkpoint import CONFIG, INDEX, ONE_FILE, StoredTensors, w
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.folder import ModelFolder
 from lab.core.models.spec import key_map
+from lab.core.runs.sums import SUMS
 
 CPU = torch.device("cpu")
 WQKV = "language_model.model.layers.1.attention.wqkv.weight"
@@ -35,6 +36,8 @@ def sharded(golden: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "sharded"
     config = json.loads((golden / CONFIG).read_text())
     write_checkpoint(folder, load_file(golden / ONE_FILE), config, max_shard_bytes=200_000)
+    # as a public checkpoint
+    (folder / SUMS).unlink()
     return folder
 
 
@@ -75,7 +78,7 @@ def test_a_teacher_is_written_as_it_was_read(golden: Path, tmp_path: Path) -> No
     original, written = StoredTensors(golden), StoredTensors(tmp_path / "out")
     assert sorted(written) == sorted(original)
     assert all(written[name].equal(original[name]) for name in original)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [CONFIG, ONE_FILE]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [SUMS, CONFIG, ONE_FILE]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

@@ -9,9 +9,10 @@ from lab.core.errors import ConfigError
 from lab.core.mixers.norm import RmsNorm
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig
-from lab.core.models.decoder import DecoderStack, SwiGlu, draw_weights
+from lab.core.models.decoder import DecoderStack, draw_weights
 from lab.core.models.families import build_random
 from lab.core.models.llama.config import LlamaConfig
+from lab.core.models.swiglu import SwiGlu
 
 CPU = torch.device("cpu")
 

@@ -21,6 +21,7 @@ from lab.core.models.folder import Kind, ModelFolder
 from lab.core.models.spec import FamilySpec, build, families, family_of, key_map
 from lab.core.models.steps import Steps
 from lab.core.models.student_format import write_student
+from lab.core.runs.sums import SUMS
 
 CPU = torch.device("cpu")
 TEACHERS = Path(__file__).parents[3] / "conf" / "teacher"
@@ -71,15 +72,18 @@ def logits(model: LanguageModel) -> Tensor:
 def write(model: LanguageModel, folder: Path) -> None:
     content = family_of(model.config).config_json(model.config)
     write_checkpoint(folder, key_map(model).to_public(model.state_dict()), content)
+    # as a public checkpoint
+    (folder / SUMS).unlink()
 
 
 def assert_steps_equal_the_whole(model: LanguageModel) -> None:
-    """Compare single tokens, compiled where the family and its mixers have it, with the whole sequence."""
+    """Single tokens, compiled where the family and its mixers have it, are as near to the exact scores as the whole."""
     steps = Steps(model, model.allocate_state(2, max_length=LENGTH))
     parts = TOKENS.split([7, *[1] * (LENGTH - 7)], dim=1)
     found = torch.stack([steps.logits(Inputs(tokens=part)).clone() for part in parts], dim=1)
-    expected = logits(model)[:, 6:]
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    exact = logits(copy.deepcopy(model).double())[:, 6:]
+    rounding = float((logits(model)[:, 6:] - exact).abs().max())
+    assert float((found - exact).abs().max()) < 5 * rounding + 1e-6 * float(exact.abs().max())
 
 
 @pytest.fixture(params=families().values(), ids=families())

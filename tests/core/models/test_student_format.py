@@ -25,6 +25,7 @@ from lab.core.models.qwen2 import Qwen2Config
 from lab.core.models.spec import build, family_of, key_map
 from lab.core.models.student_format import BLOCK_TYPE, MIXER_OPTIONS, write_student
 from lab.core.models.text_model import TextModel
+from lab.core.runs.sums import SUMS
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-12
@@ -125,7 +126,7 @@ def test_files_of_the_teacher_are_carried_over_but_for_its_weights(
     write_student(tmp_path / "out", student, teacher=ModelFolder(teacher_folder))
     carried = ["README.md", "generation_config.json", "tokenization_internlm2.py", "tokenizer.model"]
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == sorted([*carried, "tokenizer_config.json", CONFIG, ONE_FILE])
+    assert names == sorted([*carried, "tokenizer_config.json", CONFIG, ONE_FILE, SUMS])
     for name in carried:
         assert (tmp_path / "out" / name).read_bytes() == (teacher_folder / name).read_bytes()
     ModelFolder(tmp_path / "out").load(device=CPU, dtype=torch.float32)
@@ -193,7 +194,7 @@ def test_a_folder_in_use_is_refused_unless_it_is_to_be_replaced(student: Languag
         write_student(folder, student, teacher=None)
     assert (folder / "note.txt").read_text() == "mine"
     write_student(folder, student, teacher=None, replace=True)
-    assert sorted(path.name for path in folder.iterdir()) == [CONFIG, ONE_FILE]
+    assert sorted(path.name for path in folder.iterdir()) == [SUMS, CONFIG, ONE_FILE]
     assert not any(path.name.startswith(".") for path in tmp_path.iterdir())
 
 
@@ -207,7 +208,7 @@ def test_a_replacement_that_fails_leaves_what_was_there(
     def fails(*_: object) -> None:
         raise OSError("out of luck")
 
-    monkeypatch.setattr("lab.core.models.checkpoint._write_json", fails)
+    monkeypatch.setattr("lab.core.models.checkpoint.write_json", fails)
     with pytest.raises(RunError, match="out of luck"):
         write_student(folder, student, teacher=None, replace=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -280,6 +281,7 @@ def test_the_folder_of_a_text_student_says_that_it_is_no_llama(text_student: Lan
     assert content[BLOCK_TYPE] == ["mha", "mamba2"]
     assert content["note"] == 1
     assert ModelFolder(tmp_path / "out").mixers == ["mha", "mamba2"]
+    (tmp_path / "out" / SUMS).unlink()
     (tmp_path / "out" / CONFIG).write_text(json.dumps({**content, "model_type": "gemma_mamba2"}))
     assert "model_type=gemma_mamba2 is not implemented for students, only TEACHER_MIXER with" in refused(
         tmp_path / "out"

@@ -42,7 +42,23 @@ def finish(process: subprocess.Popen[str]) -> list[str]:
     return out.strip().split("|")
 
 
+# as their callers build them, so that each is built once
+WITH_OPENMP = {
+    "decode.cpp",
+    "delta_step.cpp",
+    "divergence.cpp",
+    "fused.cpp",
+    "rows_product.cpp",
+    "step.cpp",
+}
 needs_compiler = pytest.mark.skipif(build.find_compiler() is None, reason="there is no C++ compiler")
+
+
+@needs_compiler
+@pytest.mark.parametrize("source", sorted(path.name for path in (Path(build.__file__).parent / "src").glob("*.cpp")))
+def test_every_source_can_be_built(source: str) -> None:
+    """Other tests leave out what cannot be built."""
+    assert build.load_native(source, *(["-fopenmp"] if source in WITH_OPENMP else [])).why_not is None
 
 
 @pytest.mark.slow

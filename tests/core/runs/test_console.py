@@ -1,6 +1,10 @@
+import io
 import sys
 from pathlib import Path
 
+import pytest
+
+from lab.core.runs import console
 from lab.core.runs.console import print_directory, print_summary, progress, quiet
 
 RUN = Path("/runs/7")
@@ -90,3 +94,47 @@ def test_numbers_are_printed_to_three_digits_and_columns_that_do_not_fit_follow_
     assert sum(line.split()[:1] == ["10"] for line in lines) == sum(line.split()[:1] == ["width"] for line in lines) > 1
     assert (out.count("0.333"), out.count("2e-09")) == (29, 30)
     assert all(out.count(f"{name} ") + out.count(f"{name}\n") == 1 for name in names)
+
+
+def test_a_pipe_gets_a_line_from_time_to_time_and_no_guess_before_the_first_step(capsys, monkeypatch):
+    monkeypatch.delenv("LAB_PROGRESS_EVERY")
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with progress("stage 1", 2000, completed=1000) as advance:
+        for seconds, done, words in [(20, 1000, "a"), (40, 1000, "validation 3"), (50, 1100, "b"), (100, 1200, "")]:
+            now[0] = seconds
+            advance(done, words)
+    assert capsys.readouterr().err.splitlines() == [
+        "lab: stage 1: 1,000 of 2,000, validation 3",
+        "lab: stage 1: 1,200 of 2,000, 7 min left",
+    ]
+    with quiet(), progress("stage 1", 2) as advance:
+        advance(1, "loss")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("given", "lines"), [("5", 2), ("1e9", 0), ("often", 1)])
+def test_the_environment_says_how_often(capsys, monkeypatch, given, lines):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setenv("LAB_PROGRESS_EVERY", given)
+    with progress("stage 1", 2000) as advance:
+        for now[0] in (6, 12):
+            advance(1000)
+    assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+def test_words_leave_a_bar_its_room_in_a_terminal_of_80_columns(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen, words = Terminal(), "loss 0.0123, learning rate 0.0005, 12,300 tokens/s, validation 0.0131, 1.2 GB"
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    with progress("2 of 4: stage 1", 20000) as advance:
+        advance(1200, words)
+    shown = screen.getvalue()
+    for text in ("2 of 4: stage 1", "1200/20000", "left", words):
+        assert text in shown

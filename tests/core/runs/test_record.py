@@ -16,6 +16,7 @@ import pytest
 from lab.core.errors import RunError
 from lab.core.runs import metrics_file, record
 from lab.core.runs.record import Extension, Run
+from lab.core.runs.sums import SUMS
 
 CONFIG = {"seed": 0, "hmm": {"state_dim": 5, "noise": [0.5, 1.0]}}
 ROWS = [{"cell": index, "risk": 0.1 * index, "label": "ä, 1"} for index in range(4)]
@@ -53,6 +54,7 @@ def test_a_continued_run_finds_its_rows_and_keeps_its_start(tmp_path: Path) -> N
         run.log(ROWS[:2])
     record = status(tmp_path) | {"started": "2020-01-01T00:00:00+00:00"}
     (tmp_path / "status.json").write_text(json.dumps(record))
+    (tmp_path / SUMS).unlink()
     with opened(tmp_path) as run:
         assert list(run.rows) == ROWS[:2]
         run.log(ROWS[2:])
@@ -168,6 +170,7 @@ def test_a_damaged_configuration_is_refused_by_its_path(content: bytes, tmp_path
     with opened(tmp_path) as run:
         run.log(ROWS)
     (tmp_path / "config.json").write_bytes(content)
+    (tmp_path / SUMS).unlink()
     with pytest.raises(RunError, match=r"config.json (is not (valid JSON|a JSON object)|cannot be read)"):
         opened(tmp_path)
 
@@ -321,6 +324,7 @@ def test_a_run_of_another_version_is_refused_in_one_line_and_left_as_it_is(tmp_p
     status = json.loads((tmp_path / "status.json").read_text())
     (tmp_path / "status.json").write_text(json.dumps(status | {"schema_version": 1}))
     (tmp_path / "provenance.json").write_text(json.dumps({"commit": "561d9f3"}))
+    (tmp_path / SUMS).unlink()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     message = "run format 1, recorded by lab at commit 561d9f3; this lab reads format 4: start the run again"
     with pytest.raises(RunError, match=message), opened(tmp_path):

@@ -7,13 +7,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from lab.cli.dispatch import one_line_errors
+from lab.core.runs import signals
 from lab.core.runs.early_signals import INTERRUPTED, SIGNALS, handle_early
 from lab.core.runs.signals import EndSignals
+from lab.core.train.interruption import Interruption
 
 # a fake scontrol: it prints the file `state`, and records its arguments in `told`
 _SCONTROL = """#!/bin/sh
@@ -69,8 +72,7 @@ def ends(run: Path, number: int, *, has_progress: bool = True) -> bool:
     try:
         with EndSignals(run):
             if has_progress:
-                with (run / "metrics.jsonl").open("a") as file:
-                    file.write("{}\n")
+                record_a_row(run)
             send(number)
     except KeyboardInterrupt:
         return True
@@ -203,7 +205,106 @@ def test_without_progress_a_job_goes_on_since_it_would_be_requeued_for_ever(
 ) -> None:
     assert not ends(tmp_path / "run", signal.SIGUSR2, has_progress=False)
     assert told(controller) == []
-    assert "nothing was recorded since job 7 started; going on until Slurm ends it" in capfd.readouterr().err
+    assert "nothing was recorded since job 7 started; going on until something is" in capfd.readouterr().err
+
+
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "_SECONDS_OF_LOOKS", 0.01)
+
+
+def record_a_row(run: Path) -> None:
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("{}\n")
+
+
+def wait_until_interrupted() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        time.sleep(20)
+
+
+@pytest.mark.usefixtures("looks_often")
+@pytest.mark.parametrize("is_early", [True, False], ids=["before the run", "in the run"])
+def test_a_signal_without_progress_is_answered_once_something_is_recorded(
+    is_early: bool, tmp_path: Path, controller: Path
+) -> None:
+    record_a_row(tmp_path)
+    with EndSignals(is_process=True):
+        if is_early:
+            send(signal.SIGUSR2)
+        with EndSignals(tmp_path):
+            if not is_early:
+                send(signal.SIGUSR2)
+            time.sleep(0.1)
+            assert told(controller) == []
+            record_a_row(tmp_path)
+            wait_until_interrupted()
+    assert told(controller) == ["requeue 7"]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_a_signal_that_a_short_run_leaves_unanswered_is_answered_in_the_next(tmp_path: Path, controller: Path) -> None:
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for run in runs:
+        run.mkdir()
+    with EndSignals(is_process=True):
+        with EndSignals(runs[0]):
+            send(signal.SIGUSR2)
+        time.sleep(0.1)
+        assert told(controller) == []
+        with EndSignals(runs[1]):
+            record_a_row(runs[1])
+            wait_until_interrupted()
+    assert told(controller) == ["requeue 7"]
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_a_training_writes_its_checkpoint_before_it_answers_an_earlier_signal(tmp_path: Path, controller: Path) -> None:
+    with EndSignals(tmp_path):
+        send(signal.SIGUSR2)
+        with Interruption() as interruption:
+            record_a_row(tmp_path)
+            deadline = time.monotonic() + 20
+            while not interruption.is_requested:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert told(controller) == []
+            with pytest.raises(KeyboardInterrupt):
+                interruption.pass_on()
+    assert told(controller) == ["requeue 7"]
+
+
+@pytest.mark.parametrize(("seconds_left", "waits"), [(20, 10), (200, 100), (3600, 0), (-5, 0), (None, 0)])
+def test_half_of_the_time_of_a_job_that_ends_soon_is_used_before_it_is_requeued(
+    seconds_left: int | None, waits: float, tmp_path: Path, controller: Path
+) -> None:
+    end = (
+        "Unknown"
+        if seconds_left is None
+        else (datetime.now() + timedelta(seconds=seconds_left)).isoformat("T", "seconds")
+    )
+    (controller / "state").write_text(f"{_RUNNING}   StartTime=2026-01-01T00:00:00 EndTime={end} Deadline=N/A\n")
+    if waits == 0:
+        assert ends(tmp_path / "run", signal.SIGUSR2)
+        return
+    with EndSignals(tmp_path):
+        record_a_row(tmp_path)
+        send(signal.SIGUSR2)
+        left, _ = signal.getitimer(signal.ITIMER_REAL)
+        assert waits - 2 < left <= waits
+        assert told(controller) == []
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_a_job_that_ends_soon_is_requeued_after_half_of_its_time(tmp_path: Path, controller: Path) -> None:
+    end = (datetime.now() + timedelta(seconds=1.7)).isoformat("T", "seconds")
+    (controller / "state").write_text(f"{_RUNNING}   StartTime=2026-01-01T00:00:00 EndTime={end} Deadline=N/A\n")
+    with EndSignals(tmp_path):
+        record_a_row(tmp_path)
+        send(signal.SIGUSR2)
+        wait_until_interrupted()
+    assert told(controller) == ["requeue 7"]
 
 
 def test_a_job_that_slurm_refuses_to_requeue_goes_on(

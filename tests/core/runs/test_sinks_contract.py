@@ -12,8 +12,11 @@ from lab.core.errors import ConfigError
 from lab.core.runs import sink as passing
 from lab.core.runs.record import INDIFFERENT_KEYS, Run
 from lab.core.runs.sinks import new_sink, refuse_unknown, sink_names
+from lab.core.runs.sums import SUMS
+from lab.core.runs.trackers import tracker_names
 
-NAMES = sink_names()
+# trackers are in test_trackers.py
+NAMES = sorted({*sink_names()} - {*tracker_names()})
 ROWS: list[dict[str, Any]] = [
     {"kind": "theory", "width": 4, "risk": float("inf"), "label": 'ä, "1"'},
     {"kind": "measured", "width": 4, "risk": None, "label": ""},
@@ -28,7 +31,7 @@ def run_of(folder: Path, *names: str, **config: Any) -> Run:
 
 def files(folder: Path) -> dict[str, bytes]:
     """What sinks have written: all but the files of the run itself."""
-    own = {".lock", "metrics.jsonl", "config.json", "overrides.json", "provenance.json", "status.json"}
+    own = {".lock", "metrics.jsonl", "config.json", "overrides.json", "provenance.json", "status.json", SUMS}
     every = (path for path in folder.rglob("*") if path.is_file() and path.name not in own)
     return {str(path.relative_to(folder)): path.read_bytes() for path in every}
 

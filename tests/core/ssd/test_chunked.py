@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 
+from drawn import one_in
 from lab.core.ssd import SsdOutput, reference
 
 Tensors = dict[str, Tensor]
@@ -136,9 +138,9 @@ def test_outputs_and_gradients_match_the_recurrence(operator: Operator, num_toke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_groups", GROUPS)
-@pytest.mark.parametrize("chunk_size", CHUNK_SIZES)
-@pytest.mark.parametrize("num_tokens", LENGTHS)
+@pytest.mark.parametrize(
+    ("num_tokens", "chunk_size", "num_groups"), one_in(8, list(product(LENGTHS, CHUNK_SIZES, GROUPS)), of="ssd")
+)
 def test_every_combination_matches_the_recurrence(
     operator: Operator, num_tokens: int, chunk_size: int, num_groups: int
 ) -> None:

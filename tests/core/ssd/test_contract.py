@@ -124,6 +124,7 @@ def test_one_output_alone_has_its_gradients(operator: Operator, part: str) -> No
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_threads_change_nothing(operator: Operator) -> None:
     tensors = draw(520, groups=1, sizes=(64, 64), dtype=torch.float32)
     before = torch.get_num_threads()

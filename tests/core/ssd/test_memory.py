@@ -56,7 +56,7 @@ def test_nothing_of_the_length_is_kept_but_states(tier: str, width: int) -> None
     if tier == "native" and build.find_compiler() is None:
         pytest.skip("there is no C++ compiler")
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, tier, "16384", str(width)],
+        [sys.executable, "-c", MEASURE, tier, "8192", str(width)],
         env={**os.environ, "OMP_NUM_THREADS": "2"},
         capture_output=True,
         text=True,

@@ -1,9 +1,6 @@
 """Tables: whole in a file, with fewer columns in a narrow terminal, and no name cut or broken inside a word."""
 
 import io
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -102,26 +99,3 @@ def test_findings_are_whole(width: int) -> None:
     assert "…" not in text
     assert all(word in text.split() for word in (*name.split(), *note.split()))
     assert all(cell in text for cell in ("12.3 tokens", "at most 0.15 missed"))
-
-
-@pytest.mark.slow
-def test_a_quick_benchmark_in_a_file_has_whole_names(tmp_path: Path) -> None:
-    path = tmp_path / "table.txt"
-    words = ["lab", "bench", "hmm-risk", "--quick", "--repeats", "1"]
-    script = f"import sys; sys.argv = {words!r}\nfrom lab.cli.main import main; main()\n"
-    with path.open("w") as file:
-        subprocess.run([sys.executable, "-c", script], stdout=file, check=True)
-    text = path.read_text()
-    assert "…" not in text
-    names = (
-        "lab nested_risk, exact",
-        "numpy pinv, test set",
-        "scikit-learn LinearRegression, test set",
-        "lab nested_risk, one QR",
-        "numpy pinv for each width",
-        "lab filter_last, float32",
-        "dynamax, every posterior",
-        "hmmlearn predict_proba(scaling)",
-    )
-    lines = text.splitlines()
-    assert all(any(line.startswith(name) for line in lines) for name in names)

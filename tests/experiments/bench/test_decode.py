@@ -1,15 +1,16 @@
 """`lab bench decode`: what is exact, what a step moves, and the whole from the command to the result file."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from lab.experiments.bench.decode import _OURS, _QUICK, _STREAM, settings
 from lab.experiments.bench.decode_problem import TOLERANCE, DecodeProblem, transformers_model
-from lab.experiments.bench.run import main
 
 
 @pytest.mark.parametrize("attention_every", [1, 2, None])
@@ -57,9 +58,10 @@ def test_models_and_batches() -> None:
 
 
 @pytest.mark.slow
-def test_the_quick_benchmark_runs_from_start_to_end(tmp_path: Path) -> None:
+def test_the_command_compares_times_and_writes(lab: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "decode.json"
-    assert main("decode", repeats=1, quick=True, json_path=path)
+    done = lab("bench", "decode", "--quick", "--repeats", "1", "--json", str(path))
+    assert done.code == 0, done.err
     content = json.loads(path.read_text())
     candidates = {row["candidate"] for case in content["cases"] for row in case["rows"]}
     assert {_OURS, _STREAM} <= candidates

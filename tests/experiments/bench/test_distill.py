@@ -17,6 +17,9 @@ from lab.experiments.bench.distill_problem import Exact, StageOne, StepSetting
 from lab.experiments.bench.distill_recipe import Scan, in_chunks, step_by_step
 from lab.experiments.bench.harness import Candidate, Case, Status, measure
 
+# longer than a quick test may take
+pytestmark = pytest.mark.slow
+
 TOKENS = StepSetting(teacher="hovle_tiny", num_layers=3, batch_size=2, num_tokens=70)
 PICTURES = StepSetting(teacher="hovle_tiny", num_layers=1, batch_size=2)
 

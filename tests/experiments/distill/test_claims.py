@@ -61,8 +61,8 @@ def test_students_near_their_teacher(tmp_path: Path) -> None:
     assert "3 of 4 layers; least in far, llm.layers.1, to 130 % of what it was" in closer.evidence
     assert different.statement == "near is the best of 2 students beyond what seeds explain"
     assert different.verdict is Verdict.holds
-    # 86 - 31, and two standard errors: 2 sqrt(0.0002 / 2 + 0.0002 / 2)
-    assert "55.00 ± 2.83 points" in different.evidence
+    # paired: 0.85 - 0.3 and 0.87 - 0.32
+    assert "55.00 ± 0.00 points" in different.evidence
 
 
 def test_students_that_differ_by_chance_only(tmp_path: Path) -> None:

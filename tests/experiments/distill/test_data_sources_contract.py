@@ -5,7 +5,8 @@ A source whose YAML file leaves options open (`???`) needs files: a function in 
 
 import json
 import pickle
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
+from torch import Tensor
 
 from lab.core.data.chat_template import IGNORED
 from lab.core.data.prefetch import Prefetched
@@ -26,6 +28,7 @@ from lab.core.errors import ConfigError, InputError
 from lab.core.hydra_schema import to_typed
 from lab.experiments.distill.data_sources import data_sources
 from reference.characters import Characters
+from reference.easy_vqa_package import easy_vqa_package
 
 CONF = Path(__file__).parents[3] / "conf"
 NUM_SAMPLES = 24
@@ -89,6 +92,14 @@ class Opened:
         return [source[index] for index in range(number)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Small packages in the place of those that bring data."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "easy_vqa", easy_vqa_package(tmp_path_factory.mktemp("easy_vqa")))
+        yield
+
+
 @pytest.fixture(scope="module", params=data_sources())
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Opened:
     return Opened(data_sources()[request.param], tmp_path_factory.mktemp("data"))
@@ -127,7 +138,7 @@ def test_a_task_knows_how_often_a_guess_is_right(opened: Opened) -> None:
 def test_the_same_seed_gives_the_same_samples(opened: Opened) -> None:
     assert list(map(content, opened.samples())) == list(map(content, opened.samples()))
     source = opened.source()
-    assert content(source[5]) == content(source[5]), "whatever was read before"
+    assert content(source[2]) == content(source[2]), "whatever was read before"
 
 
 def test_training_never_sees_a_held_out_sample(opened: Opened) -> None:
@@ -154,7 +165,7 @@ def test_a_stream_goes_on_where_it_stood(opened: Opened) -> None:
 def test_a_copy_for_another_process_gives_the_same_samples(opened: Opened) -> None:
     source = opened.source()
     copy = pickle.loads(pickle.dumps(source))
-    assert [content(copy[index]) for index in range(5)] == [content(source[index]) for index in range(5)]
+    assert [content(copy[index]) for index in range(3)] == [content(source[index]) for index in range(3)]
 
 
 @pytest.mark.slow
@@ -166,10 +177,9 @@ def test_batches_made_ahead_are_the_same(opened: Opened) -> None:
     with Prefetched(stream()) as batches:
         for _ in range(20):
             ours, theirs = batches.next_batch(), expected.next_batch()
-            assert ours.answers == theirs.answers
             for field in fields(ours):
-                value = getattr(ours, field.name)
-                assert field.name == "answers" or value.equal(getattr(theirs, field.name))
+                value, expected_value = getattr(ours, field.name), getattr(theirs, field.name)
+                assert value.equal(expected_value) if isinstance(value, Tensor) else value == expected_value
             assert batches.state == expected.state
 
 

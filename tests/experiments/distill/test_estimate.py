@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 
+from drawn import one_in
 from lab.core import resources
 from lab.core.errors import ConfigError
 from lab.experiments.distill.config import register
@@ -46,10 +47,10 @@ SIZES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", SIZES.values(), ids=SIZES)
-def test_memory_is_estimated_to_thirty_percent_below_and_fifty_above(overrides: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("name", one_in(4, list(SIZES), of="estimates of distillations"))
+def test_memory_is_estimated_to_thirty_percent_below_and_fifty_above(name: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("peak_of_step.py")), *SMALL, "stage=all", *overrides],
+        [sys.executable, str(Path(__file__).with_name("peak_of_step.py")), *SMALL, "stage=all", *SIZES[name]],
         capture_output=True,
         text=True,
         check=True,

@@ -7,14 +7,22 @@ import torch
 from torch import Tensor
 
 from lab.core.data.batch import Batch
+from lab.core.errors import ConfigError
 from lab.core.mixers.softmax import visible
 from lab.core.models.decoder import Inputs
 from lab.core.models.hovle.model import Hovle
 from lab.core.runs.random_streams import Seeds
-from lab.experiments.distill.baselines import ablate_images, with_window
+from lab.experiments.distill.baselines import (
+    Baseline,
+    ablate_images,
+    baselines,
+    windows_of_equal_memory,
+    with_window,
+    with_windows,
+)
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data, tokenizer_of
-from lab.experiments.distill.evaluate import Counts, answers_of, compare
+from lab.experiments.distill.evaluate import Counts, compare, compare_baselines
 from lab.experiments.distill.loss_mask import LossMask, hidden_states, loss_mask
 from lab.experiments.distill.objectives import autocast_of
 from lab.experiments.distill.student import StudentConfig, build_student, keep_softmax
@@ -96,7 +104,9 @@ def test_an_answer_counts_if_and_only_if_greedy_decoding_writes_it(make_teacher:
         length = answer.stop - answer.start
         written = greedy_answer(teacher, batch, answer.row, answer.start, length)
         batch.llm_ids[answer.row, answer.start : answer.stop] = torch.tensor(written)
-    counts = answers_of(teacher, [batch], device=CPU, chunk_size=11)
+    _, counts = compare_baselines(
+        [Baseline("teacher", teacher)], [batch], device=CPU, chunk_size=11, follow=lambda number: None
+    )
     by_decoding = Counts()
     for answer in batch.answers:
         wanted = batch.llm_ids[answer.row, answer.start : answer.stop].tolist()
@@ -104,6 +114,24 @@ def test_an_answer_counts_if_and_only_if_greedy_decoding_writes_it(make_teacher:
         by_decoding.add({answer.kind: (int(written == wanted), 1)})
     assert counts.by_kind == by_decoding.by_kind
     assert 0 < counts.accuracy < 1
+
+
+def test_baselines_are_measured_like_students(make_teacher: Make, small_config: Config) -> None:
+    teacher = make_teacher()
+    batches = batches_for(teacher, small_config("stage=all"))
+    asked = baselines(teacher, window=3, num_sinks=1)
+    rows, counts = compare_baselines(asked, batches, device=CPU, chunk_size=7, follow=lambda number: None)
+    of = {row["model"]: row for row in rows if row["kind"] == "result"}
+    assert list(of) == ["teacher", "teacher, images ablated", "teacher, window 3 + 1"]
+    assert (of["teacher"]["kl_per_token"], of["teacher"]["agreement"]) == (pytest.approx(0, abs=1e-12), 1.0)
+    assert of["teacher"]["accuracy"] == counts.accuracy
+    windowed = with_window(teacher, window=3, num_sinks=1)
+    expected = measured(windowed, teacher, batches)[-1]
+    found = of["teacher, window 3 + 1"]
+    for quantity in ("accuracy", "kl_per_token", "kl_per_answer_token", "agreement"):
+        assert found[quantity] == pytest.approx(expected[quantity], rel=1e-12)
+    assert found["kl_per_token"] > 0
+    assert of["teacher, images ablated"]["kl_per_token"] > 0
 
 
 def test_a_window_over_everything_is_the_teacher(make_teacher: Make, small_config: Config) -> None:
@@ -145,10 +173,32 @@ def test_the_window_shares_the_teachers_weights_and_leaves_it_as_it_is(make_teac
     assert places(windowed) == places(teacher)
 
 
+def test_a_window_of_equal_memory_fills_the_bytes_of_the_state(make_teacher: Make) -> None:
+    teacher = make_teacher()
+    student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
+    keep_softmax(student, teacher, [1])
+    windows = windows_of_equal_memory(student, teacher, num_sinks=3)
+    assert windows.keys() == {0, 2, 3}
+    for index, window in windows.items():
+        # what both allocate for one sequence
+        (state,) = (layer.layer.mixer.allocate_state(1, max_length=5000) for layer in [student.mixer_layers()[index]])
+        attention = teacher.mixer_layers()[index].layer.mixer
+        sizes = [attention.allocate_state(1, max_length=3 + window + more).num_bytes for more in (0, 1)]
+        assert sizes[0] <= state.num_bytes < sizes[1]
+    windowed = with_windows(teacher, {0: 3}, num_sinks=2).mixer_layers()
+    u = torch.randn(1, 12, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for mine, theirs in zip(windowed, with_window(teacher, window=3, num_sinks=2).mixer_layers(), strict=True):
+        whole = teacher.mixer_layers()[mine.index].layer.mixer
+        expected = theirs.layer.mixer if mine.index == 0 else whole
+        assert mine.layer.mixer.head_outputs(u).equal(expected.head_outputs(u))
+    with pytest.raises(ConfigError, match=r"num_sinks=9999: the state of .* leaves none to a window; lower it"):
+        windows_of_equal_memory(student, teacher, num_sinks=9999)
+
+
 def test_ablate_images_are_all_alike(make_teacher: Make, small_config: Config) -> None:
     teacher = make_teacher()
     batches = batches_for(teacher, small_config("stage=all"))
-    blank = list(ablate_images(batches))
+    blank = [ablate_images(batch) for batch in batches]
     assert not torch.cat([batch.pixel_values.flatten() for batch in blank]).any()
     assert [batch.answers for batch in blank] == [batch.answers for batch in batches]
     assert all(isinstance(batch.pixel_values, Tensor) and batch.pixel_values.any() for batch in batches)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
+from drawn import one_in
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.mixers.spec import mixers
@@ -41,6 +43,10 @@ SMALL = [
     "evaluation.num_validation_batches=1",
     *(f"stage_{stage}.{key}" for stage in (1, 2, 3) for key in ("steps=2", "batch_size=2")),
 ]
+
+# a family has one way of replacing its attention in each run of the tests
+WAYS = list(product(mixers(), ["linear", "hybrid"]))
+CASES = [(name, *way) for name in TEXT_FAMILIES for way in one_in(len(WAYS), WAYS, of=name)]
 
 pytestmark = pytest.mark.slow
 
@@ -85,23 +91,22 @@ def write_teacher(tmp_path: Path) -> Callable[[FamilySpec], Path]:
     return write
 
 
-@pytest.mark.parametrize("spec", TEXT_FAMILIES.values(), ids=TEXT_FAMILIES)
-@pytest.mark.parametrize("mixer", mixers())
-@pytest.mark.parametrize("kept", [(), (1,)], ids=["linear", "hybrid"])
+@pytest.mark.parametrize(("name", "mixer", "kind"), CASES)
 def test_three_short_stages(
-    spec: FamilySpec,
+    name: str,
     mixer: str,
-    kept: tuple[int, ...],
+    kind: str,
     write_teacher: Callable[[FamilySpec], Path],
     documents: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("LAB_OUTPUTS", str(tmp_path / "outputs"))
+    spec = TEXT_FAMILIES[name]
     overrides = [
-        *("stage=all", f"teacher={spec.name}", f"teacher.path={write_teacher(spec)}", f"student/mixer={mixer}"),
+        *("stage=all", f"teacher={name}", f"teacher.path={write_teacher(spec)}", f"student/mixer={mixer}"),
         *("data=text", f"data.text.folder={documents}"),
-        *(("student.hybrid.placement=listed", f"student.hybrid.layers={list(kept)}") if kept else ()),
+        *(("student.hybrid.placement=listed", "student.hybrid.layers=[1]") if kind == "hybrid" else ()),
         *("data.text.piece_length=32", "data.text.held_out_share=0.3"),
     ]
     register()
@@ -112,8 +117,53 @@ def test_three_short_stages(
     export.main("run", tmp_path / "student", StudentSelector())
     exported = ModelFolder(tmp_path / "student")
     assert (exported.kind, exported.family) == (Kind.student, spec)
-    assert exported.mixers == [mixer, "mha" if kept else mixer, mixer]
+    assert exported.mixers == [mixer, "mha" if kind == "hybrid" else mixer, mixer]
     run = find_recorded("run")
     student = load_finished(run, choose_node(run, StudentSelector()), device=CPU)
     tokens = Inputs(tokens=torch.arange(24).view(1, 24))
     assert exported.load(device=CPU, dtype=torch.float32)(tokens).equal(student(tokens))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "options", "home"),
+    [
+        ("llama", ("student=serving", "student.hybrid.number=2"), "granitemoehybrid"),
+        ("qwen2", ("student.mixer.norm_eps=null",), "falcon_h1"),
+        (
+            "qwen3",
+            (
+                *("student/mixer=gated_deltanet", "student.mixer.norm_eps=null", "student.mixer.conv_bias=false"),
+                *("student.mixer.qk_norm=false", "student.hybrid.placement=listed", "student.hybrid.layers=[1]"),
+            ),
+            "qwen3_next",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_student_of_three_short_stages_becomes_a_stock_model(
+    name: str,
+    options: tuple[str, ...],
+    home: str,
+    write_teacher: Callable[[FamilySpec], Path],
+    documents: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("transformers")
+    monkeypatch.setenv("LAB_OUTPUTS", str(tmp_path / "outputs"))
+    teacher = write_teacher(families()[name])
+    data = ("data=text", f"data.text.folder={documents}", "data.text.piece_length=32", "data.text.held_out_share=0.3")
+    overrides = ["stage=all", f"teacher={name}", f"teacher.path={teacher}", *data, *options]
+    register()
+    with initialize_config_module("lab.conf", version_base="1.3"):
+        config = compose("distill", overrides=[*SMALL, *overrides])
+    execute(config, tmp_path / "outputs" / "distill" / "runs" / "run", overrides)
+    said = export.main("run", tmp_path / "student", StudentSelector(), layout="transformers")
+    assert f"as {home}, because" in said
+    assert "no chat template: the teacher has none" in said
+    exported = ModelFolder(tmp_path / "student").load(device=CPU, dtype=torch.float32)
+    run = find_recorded("run")
+    student = load_finished(run, choose_node(run, StudentSelector()), device=CPU)
+    state = exported.state_dict()
+    assert [key for key, tensor in student.state_dict().items() if not state[key].equal(tensor)] == []

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from drawn import one_in
 from lab.core.errors import CheckpointError, LabError, RunError
 from lab.core.hydra_schema import to_typed
 from lab.core.models.folder import ModelFolder
 from lab.core.products.implementations import IMPLEMENTATIONS
 from lab.core.runs.record import Run
+from lab.core.runs.sums import SUMS
 from lab.core.train.digests import read_meta, write_meta
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import DistillConfig
@@ -30,7 +32,7 @@ def test_one_command_trains_three_stages_and_measures_each(whole: Runner) -> Non
     folder = whole.folder("all")
     written = {path.name for path in folder.iterdir()} - {".lock", "source.patch"}
     files = {"config.json", "metrics.jsonl", "overrides.json", "provenance.json", "status.json", "summary.json"}
-    assert written == files | {"checkpoints", "figures", "table.parquet"}
+    assert written == files | {"checkpoints", "figures", "table.parquet", SUMS}
     assert {path.stem for path in (folder / "figures").iterdir()} == {"layer_error", "loss", "accuracy", "trade_off"}
     table = whole.table("all")
     results = [row for row in table if row["kind"] == "result"]
@@ -63,12 +65,14 @@ class Cut(BaseException):
     """The end of a process, as far as what it leaves behind is concerned."""
 
 
+CUTS = [*((count, "inline") for count in (0, 1, 6, 9, 20, 24)), *((count, "process") for count in (1, 9, 13))]
+
+
 @pytest.mark.parametrize(
     ("after", "loader"),
     [
         (13, "inline"),
-        *(pytest.param(count, "inline", marks=pytest.mark.slow) for count in (0, 1, 6, 9, 20, 24)),
-        *(pytest.param(count, "process", marks=pytest.mark.slow) for count in (1, 9, 13)),
+        *(pytest.param(*cut, marks=pytest.mark.slow) for cut in one_in(3, CUTS, of="cuts")),
     ],
 )
 def test_a_run_that_was_cut_off_ends_like_one_that_was_not(
@@ -102,11 +106,13 @@ def test_another_choice_of_products_than_before_is_refused_unless_told_otherwise
     shutil.copytree(whole.folder("all"), folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"figures": []}))
+    (folder / SUMS).unlink()
     provenance = json.loads((folder / "provenance.json").read_text())
     ((dtype, chosen),) = provenance["products"].items()
     assert chosen == "torch everywhere"
     runner.run("again", "stage=all")
     (folder / "provenance.json").write_text(json.dumps(provenance | {"products": {dtype: "onednn"}}))
+    (folder / SUMS).unlink()
     says = f"products of {dtype} is torch everywhere, was onednn"
     with pytest.raises(RunError, match=says):
         runner.run("again", "stage=all")
@@ -164,6 +170,7 @@ def test_a_new_teacher_is_trained_measured_and_can_be_used(runner: Runner) -> No
         "config.json",
         "model.safetensors",
         "vocabulary.json",
+        SUMS,
     }
     losses = [row["loss"] for row in runner.table("new") if row["kind"] == "validation"]
     assert losses[-1] < losses[0]
@@ -195,6 +202,9 @@ def test_only_a_run_of_the_same_teacher_and_student_is_gone_on_from(runner: Runn
     check(runner.composed("stage=3", "from_run=one", "student.initialisation=inherit"))
     status = json.loads((folder / "status.json").read_text())
     (folder / "status.json").write_text(json.dumps(status | {"status": "interrupted"}))
+    with pytest.raises(RunError, match=r"its config\.json or status\.json is missing or damaged"):
+        check(runner.composed("stage=2", "from_run=one", "student.initialisation=inherit"))
+    (folder / SUMS).unlink()
     with pytest.raises(RunError, match="it is interrupted; finish it with resume=one"):
         check(runner.composed("stage=2", "from_run=one", "student.initialisation=inherit"))
 
@@ -253,7 +263,7 @@ def test_a_damaged_teacher_is_refused_before_anything_is_written(runner: Runner,
     shutil.copytree(teacher_folder, copy)
     file = copy / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors is cut off"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged or was changed"):
         check(runner.composed("stage=all", f"teacher.path={copy}"))
     assert not runner.root.exists()
 

@@ -42,7 +42,11 @@ def run_of(folder: Path, *curves: dict[str, Any], reference: bool = False, **con
 def verdicts(run: RecordedRun) -> dict[str, tuple[Verdict, str]]:
     found = findings(run)
     assert list(found.faults) == []
-    return {claim.statement: (claim.verdict, claim.evidence) for claim in found.claims}
+    return {claim.statement.partition(": ")[0]: (claim.verdict, claim.evidence) for claim in found.claims}
+
+
+def statements(run: RecordedRun) -> list[str]:
+    return [claim.statement for claim in findings(run).claims]
 
 
 def test_a_curve_that_peaks_at_p_equals_n(tmp_path: Path) -> None:
@@ -78,7 +82,9 @@ def test_theory_is_compared_with_means_away_from_the_threshold(tmp_path: Path) -
 def test_theory_of_other_data_is_called_so(tmp_path: Path) -> None:
     run = run_of(tmp_path, curve(PEAKED, theory=[0.2, 0.4, 1.0, None, 0.9, 0.6]), reference=True)
     statement = "The theory of Gaussian features with the same moments is within 5 % outside gamma 0.8 to 1.25"
-    assert verdicts(run)[statement] == (Verdict.fails, "True of 0 of 1 curves. a: largest distance 50 %.")
+    verdict, evidence = verdicts(run)[statement]
+    assert verdict is Verdict.fails
+    assert evidence.startswith("True of 0 of 1 curves. a: largest distance 50 % at 4 sizes.")
 
 
 def test_distances_from_the_exact_line_are_judged_together(tmp_path: Path) -> None:
@@ -91,13 +97,18 @@ def test_distances_from_the_exact_line_are_judged_together(tmp_path: Path) -> No
     (tmp_path / "far").mkdir()
     columns = {"z": [3.0, -1.0, 0.5, None, -2.5, 1.0]}
     verdict, evidence = verdicts(run_of(tmp_path / "far", curve(PEAKED, **columns)))[statement]
-    assert (verdict, "2 of them are beyond 2" in evidence) == (Verdict.fails, True)
+    # Student's t of 19 degrees of freedom, two-sided, at 5 % over five points (tables: 2.861)
+    assert verdict is Verdict.fails
+    assert "2 of them are beyond 2. The largest is 3; chance alone stays below 2.9 in 19 of 20 runs" in evidence
+    (tmp_path / "many").mkdir()
+    many = [curve(PEAKED, label=str(number), **columns) for number in range(40)]
+    assert verdicts(run_of(tmp_path / "many", *many))[statement][0] is Verdict.holds
 
 
 def test_a_head_worse_than_zero_is_said_to_be(tmp_path: Path) -> None:
     run = run_of(tmp_path, curve(PEAKED, total=[1.01, 1.2, 4.0, 51.0, 1.5, 1.3], null=[1.0] * 6))
     verdict, evidence = verdicts(run)["At its best width a head predicts better than zero"]
-    assert (verdict, "least total risk 1.01, of predicting zero 1" in evidence) == (Verdict.fails, True)
+    assert (verdict, "total risk 1.01 ± 0.02 at p = 20, of predicting zero 1" in evidence) == (Verdict.fails, True)
 
 
 def test_classes_are_compared_with_a_constant_guess(tmp_path: Path) -> None:
@@ -123,3 +134,47 @@ def test_a_run_without_a_table_has_no_claims_and_says_why(tmp_path: Path) -> Non
     assert list(found.claims) == []
     assert any("table.parquet" in fault for fault in found.faults)
     assert any("summary.json" in fault for fault in run.faults)
+
+
+def test_a_statement_says_what_the_run_found(tmp_path: Path) -> None:
+    high = curve([10 * risk for risk in PEAKED], "high", null=[2.0] * 6, total=[1.0, 1.5, 4.0, 51.0, 1.5, 1.3])
+    run = run_of(tmp_path, curve(PEAKED, null=[2.0] * 6, total=[0.5] * 6), high, problems=4, seed=3)
+    found = statements(run)
+    assert "Excess risk is highest where there are as many features as rows (p = n): found at gamma 1" in found
+    assert "At its best width a head predicts better than zero: its total risk is 25 to 50 % of that of zero" in found
+    for claim in findings(run).claims:
+        assert claim.evidence.endswith(
+            " 20 draws of the rows for each of 4 draws of the HMM, seed 3; ± is two standard errors."
+        )
+
+
+def test_a_bias_below_p_equals_n_is_said(tmp_path: Path) -> None:
+    statement = "Below p = n a head has no bias"
+    for name, bias, expected in (("none", 1e-18, Verdict.holds), ("some", 0.3, Verdict.fails)):
+        (tmp_path / name).mkdir()
+        run = run_of(tmp_path / name, curve(PEAKED, bias=[0.0, bias, 0.0, 0.0, 0.5, 0.5]))
+        verdict, evidence = verdicts(run)[statement]
+        assert verdict is expected
+        assert "an excess risk of " in evidence
+    assert f"{statement}: at most 75 % of the excess risk" in statements(run)
+    assert "at most 0.3 of an excess risk of 0.4 ± 0.02 (p = 50)" in evidence
+
+
+def test_a_mean_that_single_draws_decide_is_said(tmp_path: Path) -> None:
+    statement = "Outside gamma 0.9 to 1.12 the mean excess risk can be estimated, since no single draw decides it"
+    near, far = ["mean", "mean", "mean", "median", "mean", "mean"], ["mean", "median", "mean", "median", "mean", "mean"]
+    for name, kinds, expected in (("near", near, Verdict.holds), ("far", far, Verdict.fails)):
+        (tmp_path / name).mkdir()
+        verdict, evidence = verdicts(run_of(tmp_path / name, curve(PEAKED, summary=kinds)))[statement]
+        assert verdict is expected
+    assert "means at 4 of 6 sizes, medians at p = 50, 100" in evidence
+
+
+def test_each_claim_has_the_figure_that_shows_it(tmp_path: Path) -> None:
+    run = run_of(tmp_path, curve(PEAKED, bias=[0.0] * 6, null=[2.0] * 6, total=[0.5] * 6))
+    for name in ("bias_variance", "total_risk"):
+        (tmp_path / "figures" / f"{name}.png").write_bytes(b"")
+    figures = {claim.statement.partition(":")[0]: claim.figure for claim in findings(run).claims}
+    assert figures["Below p = n a head has no bias"] == "bias_variance"
+    assert figures["At its best width a head predicts better than zero"] == "total_risk"
+    assert set(figures.values()) == {"excess_risk", "bias_variance", "total_risk"}

@@ -116,6 +116,7 @@ def test_general_and_diagonal_forms_agree(kind, width):
         assert one.noise_trace == pytest.approx(other.noise_trace, rel=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [4, 20, 50])
 def test_reduced_equations_are_those_of_full_matrices(width):
     # every matrix written out, p x p and T x T, a small ridge, and plain damped iteration
@@ -209,6 +210,7 @@ def transitions(kind, rng):
     return orthogonal_transition(40, 0.9, rng) if kind == "orthogonal" else general_transition(40, 0.9, rng)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["symmetric", "orthogonal", "general"])
 def test_theory_of_fixed_states_meets_exact_risks(kind):
     rng = np.random.default_rng(12)

@@ -13,6 +13,9 @@ from lab.experiments.hmm_risk.dependent_rows.mode_rows import ModeTokenRows
 from lab.experiments.hmm_risk.dependent_rows.token_rows import HmmTokenRows
 from reference.gaussian_sequences import draw_sequences
 
+# longer than a quick test may take
+pytestmark = pytest.mark.slow
+
 NUM_SEQUENCES, LENGTH = 3, 4
 NUM_ROWS = NUM_SEQUENCES * LENGTH
 # both sides of p = n = 12, p = n itself, and beyond the state dimension on both sides

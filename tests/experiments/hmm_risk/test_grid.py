@@ -22,6 +22,9 @@ from lab.experiments.hmm_risk.grid.expand import expand, merged_points
 from lab.experiments.hmm_risk.grid.keys import shipped_keys
 from lab.experiments.hmm_risk.heads.logistic import LogisticOptions
 
+# its first token has unit variance, and later ones less or more
+MOVING_START = LinearGaussianConfig(start=Start.identity, state_noise=0.5)
+
 
 def modes(**fields: Any) -> LinearGaussianConfig:
     return LinearGaussianConfig(**({"loading": Loading.identity, "state_dim": None, "spectral_radius": 0.95} | fields))
@@ -136,14 +139,43 @@ def test_gammas_that_are_one_width_are_said() -> None:
             {
                 "tokens_per_sequence": 5,
                 "ridge": [0, "optimal"],
-                "hmm": LinearGaussianConfig(start=Start.identity),
+                "hmm": MOVING_START,
             },
-            ["ridge=optimal", "tokens_per_sequence=5", "stationary start only"],
+            ["ridge=optimal", "tokens_per_sequence=5", "not stationary", "give numbers"],
         ),
         (
             {
                 "tokens_per_sequence": 5,
-                "hmm": LinearGaussianConfig(start=Start.identity),
+                "ridge": ["optimal"],
+                "representation": RepresentationConfig(name=RepresentationName.context_window, window=3),
+            },
+            ["ridge=optimal", "tokens_per_sequence=5", "context_window", "minutes", "give numbers"],
+        ),
+        (
+            {"tokens_per_sequence": 5, "replicates": 0, "hmm": MOVING_START},
+            ["replicates=0", "tokens_per_sequence=5", "no theory", "give 2 or more"],
+        ),
+        (
+            {
+                "tokens_per_sequence": 5,
+                "task": TaskConfig(name=TaskName.next_token),
+                "representation": RepresentationConfig(name=RepresentationName.context_window, window=3),
+            },
+            ["task=next_token", "as wide as the model", "last_token"],
+        ),
+        (
+            {
+                "tokens_per_sequence": 5,
+                "hmm": DiscreteConfig(),
+                "widths": None,
+                "representation": RepresentationConfig(name=RepresentationName.posterior),
+            },
+            ["tokens_per_sequence=5", "discrete", "context_length", "leave it out"],
+        ),
+        (
+            {
+                "tokens_per_sequence": 5,
+                "hmm": MOVING_START,
                 "representation": RepresentationConfig(name=RepresentationName.context_window, window=3),
             },
             ["representation=context_window", "tokens_per_sequence=5", "stationary start", "last_token"],

@@ -13,6 +13,7 @@ from lab.experiments.hmm_risk.config import (
     Loading,
     RepresentationConfig,
     RepresentationName,
+    SizeMap,
     TaskConfig,
     TaskName,
     Transition,
@@ -26,6 +27,13 @@ from lab.experiments.hmm_risk.units import Piece, Unit, recorded_pieces
 GROWING = LinearGaussianConfig(loading=Loading.identity, state_dim=None, spectral_radius=0.95)
 SYMMETRIC = replace(GROWING, transition=Transition.symmetric)
 FIXED = LinearGaussianConfig(state_dim=8)
+PROJECTED = RepresentationConfig(size_map=SizeMap.random_projection)
+SLOW_STATES = LinearGaussianConfig(state_dim=100, transition=Transition.symmetric)
+MODES = {
+    "hmm": replace(GROWING, state_dim=120),
+    "task": TaskConfig(name=TaskName.downstream_label, decay=1.5),
+    "snr": 3,
+}
 # few dots, far apart: everything between them is interpolated
 COARSE = {"num_train": 40, "widths": [2, 12, 38, 46, 120]}
 CASES: dict[str, dict[str, Any]] = {
@@ -34,6 +42,24 @@ CASES: dict[str, dict[str, Any]] = {
     "fixed state, little noise": {"hmm": FIXED, **COARSE, "observation_noise": 0.1},
     "next token": {"hmm": FIXED, **COARSE, "task": TaskConfig(name=TaskName.next_token)},
     "several rows a sequence": {"hmm": SYMMETRIC, **COARSE, "tokens_per_sequence": 5},
+    # theory at each width is that of directions, or of a loading, that were drawn: a rough line
+    "random projection": {"hmm": FIXED, **COARSE, "representation": PROJECTED},
+    "random projection, ridge": {"hmm": FIXED, **COARSE, "representation": PROJECTED, "ridge": [0.01, "optimal"]},
+    "random projection of modes": {**MODES, **COARSE, "representation": PROJECTED},
+    "state of a filter": {
+        "hmm": replace(SLOW_STATES, state_dim=40),
+        "representation": RepresentationConfig(name=RepresentationName.kalman_state, observation_dim=20),
+        "num_train": 15,
+        "widths": [2, 12, 18, 40],
+        "context_length": 5,
+    },
+    "several rows of a drawn loading": {"hmm": SLOW_STATES, **COARSE, "tokens_per_sequence": 4},
+}
+SLOW = {
+    "growing, small ridge",
+    "several rows a sequence",
+    "several rows of a drawn loading",
+    "random projection, ridge",
 }
 DRAWN = ("theory_excess_risk", "theory_prediction_risk", "theory_bias", "theory_variance", "theory_exact")
 
@@ -58,9 +84,6 @@ def drawn(gamma: np.ndarray, values: np.ndarray, at: np.ndarray) -> np.ndarray:
         return np.exp(np.interp(np.log(at), np.log(gamma), np.log(values)))
 
 
-SLOW = ("growing, small ridge", "several rows a sequence")
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -73,7 +96,7 @@ def test_the_drawn_line_is_the_theory_between_the_dots(settings: dict[str, Any])
     cells, rows = expand(config), rows_of(config)
     n, step = cells[0].num_train, config.hmm.features_per_step
     for (_, ridge), line in theory_lines(rows, cells).items():
-        widths = np.arange(2, 121, step)
+        widths = np.arange(2, cells[0].widths[-1] + 1, step)
         truth = theory_at_every_width(config, widths, ridge)
         for name in DRAWN:
             expected = np.array([row[name] for row in truth])
@@ -124,19 +147,3 @@ def test_a_theory_without_all_of_its_line_is_done_again() -> None:
     assert between
     for lost in (between[0], between[-1]):
         assert recorded_pieces([row for row in rows if row is not lost], cells) == set()
-
-
-def test_random_directions_cost_no_more_than_they_may() -> None:
-    # theory of each width is an eigendecomposition there, and the line is rough: work is bounded, not the distance
-    representation = RepresentationConfig(name=RepresentationName.kalman_state, observation_dim=30)
-    config = HmmRiskConfig(
-        hmm=LinearGaussianConfig(state_dim=30, transition=Transition.symmetric),
-        representation=representation,
-        num_train=15,
-        widths=[2, 10, 20, 30],
-        replicates=2,
-    )
-    rows = rows_of(config)
-    work = {kind: sum(row["width"] ** 3 for row in rows if row["kind"] == kind) for kind in ("theory", "between")}
-    # those at the threshold are evaluated in any case
-    assert 0 < work["between"] <= 2 * work["theory"] + 14**3 + 15**3 + 16**3

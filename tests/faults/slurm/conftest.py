@@ -1,6 +1,5 @@
 """A cluster for the session, what is run on it, and random moments that can be drawn again."""
 
-import os
 import random
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from faults.slurm.cluster import Cluster, cluster, why_not
+
+from drawn import SEED
 
 LAB = Path(sys.executable).parent / "lab"
 # 20 s of work in small units
@@ -29,17 +30,10 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield found
 
 
-@pytest.fixture(scope="session")
-def seed() -> int:
-    """Of the moments at which something happens."""
-    return int(os.environ.get("FAULTS_SEED", time.time_ns() % 10**6))
-
-
 @pytest.fixture
-def moments(seed: int, request: pytest.FixtureRequest) -> random.Random:
-    """Draws a test's moments; FAULTS_SEED repeats them."""
-    print(f"FAULTS_SEED={seed}")
-    return random.Random(f"{seed} {request.node.name}")
+def moments(request: pytest.FixtureRequest) -> random.Random:
+    """Draws a test's moments; LAB_TEST_SEED repeats them."""
+    return random.Random(f"{SEED} {request.node.name}")
 
 
 @dataclass

@@ -271,6 +271,7 @@ def test_implementations_are_settled_when_a_student_is_built(teacher: LanguageMo
 def test_every_student_that_ships_composes(name: str) -> None:
     config = composed("student", name, StudentConfig)
     assert isinstance(config, StudentConfig)
-    expected = {"linear": Placement.none, "hybrid": Placement.head_interleaved}
+    head = Placement.head_interleaved
+    expected = {"linear": Placement.none, "hybrid": head, "serving": head}
     assert config.hybrid.placement is expected[name]
     assert config.initialisation is Initialisation.mimic

@@ -1,0 +1,130 @@
+"""Which format a file of conversations has, seen from its content, and its index; which files a path stands for."""
+
+import json
+import tarfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lab.core.data.conversation_files.json_list import JsonList
+from lab.core.data.conversation_files.jsonl import JsonLines
+from lab.core.data.conversation_files.parquet import ParquetRows
+from lab.core.data.conversation_files.spec import ConversationFile
+from lab.core.data.conversation_files.tar import TarShard
+from lab.core.data.sample import is_held_out
+from lab.core.errors import InputError
+from lab.core.runs.atomic_files import refuse_special
+
+_BOM = b"\xef\xbb\xbf"
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
+# of a folder, those of one kind
+_SUFFIXES = (".jsonl", ".parquet", ".tar", ".json")
+# as much of a file as is looked at; a meta file is never larger
+_LOOKED_AT = 1 << 24
+_ANNOTATION = "annotation"
+
+
+def files_in(path: Path) -> list[Path]:
+    """The files of a folder, sorted by name; a file itself.
+
+    Raises:
+        InputError: if a folder holds none, or several kinds.
+    """
+    if not path.is_dir():
+        return [path]
+    found = {suffix: sorted(path.rglob(f"*{suffix}")) for suffix in _SUFFIXES}
+    kinds = [suffix for suffix in _SUFFIXES if found[suffix]]
+    # beside tables and archives there are often JSON files about them
+    if len(kinds) > 1 and kinds[-1] == ".json":
+        kinds.pop()
+    if len(kinds) != 1:
+        what = f"files {' and '.join(f'*{kind}' for kind in kinds)}" if kinds else "no file"
+        raise InputError(f"{path} holds {what}; give one file, or a folder of one of {', '.join(_SUFFIXES)}")
+    return found[kinds[0]]
+
+
+def meta_of(path: Path) -> dict[str, Any] | None:
+    """The data sets that a file of InternVL's kind lists; None if it is not such a file.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    start = _start_of(path, _LOOKED_AT)
+    if not start.removeprefix(_BOM).lstrip().startswith(b"{"):
+        return None
+    first, _, rest = start.partition(b"\n")
+    content = _parsed(first)
+    if content is None:
+        content = _parsed(start)
+    elif rest.strip():
+        # lines of JSON
+        return None
+    is_meta = isinstance(content, dict) and any(
+        isinstance(entry, dict) and _ANNOTATION in entry for entry in content.values()
+    )
+    return content if is_meta else None
+
+
+def _parsed(content: bytes) -> Any:
+    """What JSON describes; None if it is none."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def open_file(path: Path, share: float) -> ConversationFile:
+    """The index of a file, made once in a process.
+
+    Args:
+        path: of a file that is no list of data sets.
+        share: of the samples that are held out.
+
+    Raises:
+        InputError: if it cannot be read, is compressed, or damaged.
+    """
+    refuse_special(path, InputError)
+    try:
+        status = path.stat()
+        return _indexed(path, share, (status.st_size, status.st_mtime_ns, status.st_ino))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+# a run opens its data again for each stage and split
+@lru_cache(maxsize=4096)
+def _indexed(path: Path, share: float, version: Sequence[int]) -> ConversationFile:
+    def held_out(key: bytes) -> bool:
+        return is_held_out(key, share)
+
+    start = _start_of(path, 1 << 10).removeprefix(_BOM).lstrip()
+    for magic, name in _COMPRESSED.items():
+        if start.startswith(magic):
+            raise InputError(f"{path} is compressed ({name}); unpack it")
+    if start.startswith(b"PAR1"):
+        return ParquetRows(path, held_out)
+    if start[257:262] == b"ustar" or (path.suffix == ".tar" and tarfile.is_tarfile(path)):
+        return TarShard(path, held_out)
+    return JsonList(path, held_out) if start.startswith(b"[") else JsonLines(path, held_out)
+
+
+def _start_of(path: Path, num_bytes: int) -> bytes:
+    refuse_special(path, InputError)
+    try:
+        with open(path, "rb") as file:
+            return file.read(num_bytes)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{path} cannot be read ({error.strerror}); give a file of conversations: JSONL, a JSON list, Parquet or tar"
+    )

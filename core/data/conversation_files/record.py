@@ -1,0 +1,215 @@
+"""What a record of a conversation says, however the file that holds it is written: turns, system message, pictures."""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lab.core.data.bad_samples import BadSample, Reason
+from lab.core.data.prompt_format import IMAGE_MARK
+
+# keys that hold a conversation
+CONVERSATIONS, MESSAGES, TEXTS = "conversations", "messages", "texts"
+CONVERSATION_KEYS = (CONVERSATIONS, MESSAGES, TEXTS)
+IMAGE_KEYS = ("image", "images")
+_SYSTEM = "system"
+_DATA_URL = "data:"
+
+# whether a sample is held out, by its key
+HeldOut = Callable[[bytes], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A conversation.
+
+    Attributes:
+        turns: question, answer, question, ..., answer.
+        system: its system message; None for that of the run.
+        pictures: in the order of their marks: a path, or the bytes of a file.
+    """
+
+    turns: list[str]
+    system: str | None
+    pictures: list[str | bytes]
+
+
+def parse(content: bytes) -> dict[str, Any]:
+    """The record that JSON describes.
+
+    Raises:
+        BadSample: if it is not valid JSON, or not an object.
+    """
+    try:
+        record = json.loads(content)
+    # lists in lists without end, too
+    except (ValueError, RecursionError):
+        raise BadSample("is not valid JSON; repair it", Reason.wrong_json) from None
+    if not isinstance(record, dict):
+        raise BadSample("is not a JSON object; repair it", Reason.wrong_json)
+    return record
+
+
+def said(record: Mapping[str, Any]) -> Said:
+    """The conversation of a record.
+
+    Under `conversations`, the place of a turn says whose it is, as in InternVL's code, not its key `from`; a first turn
+    from `system` is the system message. Under `messages` (OpenAI), the key `role` says it. Under `texts` (The
+    Cauldron), each entry is a question `user` and its answer `assistant`.
+
+    Raises:
+        BadSample: if it is not pairs of question and answer, or a picture is neither a path nor bytes.
+    """
+    system: str | None = None
+    pictures = _pictures(record)
+    if record.get(MESSAGES) is not None:
+        system, turns = _messages(_listed(record[MESSAGES]), pictures)
+    elif record.get(TEXTS) is not None:
+        pairs = _listed(record[TEXTS])
+        turns = [_text(pair, key) for pair in pairs for key in ("user", "assistant")]
+    else:
+        spoken = _listed(record.get(CONVERSATIONS))
+        if spoken and isinstance(spoken[0], dict) and spoken[0].get("from") == _SYSTEM:
+            system, spoken = _text(spoken[0], "value"), spoken[1:]
+        turns = [_text(turn, "value") for turn in spoken]
+    if not turns or len(turns) % 2:
+        raise _no_pairs()
+    try:
+        "".join([system or "", *turns]).encode()
+    except UnicodeEncodeError:
+        raise BadSample(
+            "it has half of a character (\\ud800 to \\udfff); repair it", Reason.wrong_conversation
+        ) from None
+    return Said(turns, system, pictures)
+
+
+def split_key(record: Mapping[str, Any], content: bytes) -> bytes:
+    """What decides the split of a sample: the paths of its pictures; its content if there are none."""
+    try:
+        paths = [_path_of(picture) for picture in _given(record)]
+    except BadSample:
+        return content.strip()
+    # half of a character is reported when the record is read
+    return "\n".join(path for path in paths if path).encode(errors="surrogatepass") or content.strip()
+
+
+def key_of_json(content: bytes) -> bytes:
+    """`split_key` of a record in JSON; a broken one is reported when it is read."""
+    try:
+        return split_key(parse(content), content)
+    except BadSample:
+        return content.strip()
+
+
+def _no_pairs() -> BadSample:
+    return BadSample(
+        "conversations must list pairs of question and answer, each with a value; repair it",
+        Reason.wrong_conversation,
+    )
+
+
+def _listed(value: object) -> list[Any]:
+    if isinstance(value, str):
+        # tables often hold a conversation as JSON
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise BadSample("its conversation is not valid JSON; repair it", Reason.wrong_json) from None
+    if not isinstance(value, list):
+        raise _no_pairs()
+    return value
+
+
+def _text(turn: object, key: str) -> str:
+    value = turn.get(key) if isinstance(turn, dict) else None
+    if not isinstance(value, str):
+        raise _no_pairs()
+    return value
+
+
+def _messages(messages: list[Any], pictures: list[str | bytes]) -> tuple[str | None, list[str]]:
+    """System message and turns; pictures inside of messages are appended to `pictures`."""
+    system: str | None = None
+    turns: list[str] = []
+    for place, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        if role == _SYSTEM and place == 0:
+            system = _content(message, [])
+        elif role == ("user", "assistant")[len(turns) % 2]:
+            turns.append(_content(message, pictures))
+        else:
+            raise BadSample(
+                f"message {place + 1} has the role {role!r}; user and assistant must take turns, after a first system "
+                "message at most; repair it",
+                Reason.wrong_conversation,
+            )
+    return system, turns
+
+
+def _content(message: Mapping[str, Any], pictures: list[str | bytes]) -> str:
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    words = []
+    for entry in content if isinstance(content, list) else [None]:
+        part: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
+        kind = part.get("type")
+        if kind == "text":
+            words.append(_text(part, "text"))
+        elif kind in ("image", "image_url"):
+            words.append(f"{IMAGE_MARK}\n")
+            value = part.get(kind)
+            value = value.get("url") if isinstance(value, dict) and "url" in value else value
+            if value is not None:
+                pictures.append(_picture(value))
+        else:
+            raise BadSample(
+                "the content of a message must be text, or parts of type text, image or image_url; repair it",
+                Reason.wrong_conversation,
+            )
+    return "".join(words)
+
+
+def _given(record: Mapping[str, Any]) -> list[Any]:
+    """What a record holds under `image` or `images`."""
+    value = next((record[key] for key in IMAGE_KEYS if record.get(key) is not None), None)
+    return [] if value is None or value == "" else value if isinstance(value, list) else [value]
+
+
+def _pictures(record: Mapping[str, Any]) -> list[str | bytes]:
+    return [_picture(value) for value in _given(record)]
+
+
+def _picture(value: Any) -> str | bytes:
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return value["bytes"]
+    path = _path_of(value)
+    if isinstance(value, bytes):
+        return value
+    if path is None:
+        raise _no_picture()
+    if path.startswith(_DATA_URL):
+        try:
+            return base64.b64decode(path.partition(",")[2], validate=True)
+        except binascii.Error:
+            raise BadSample("an image is not valid Base64; repair it", Reason.no_image) from None
+    return path
+
+
+def _path_of(value: Any) -> str | None:
+    """The path of a picture; None where only its bytes are known."""
+    if isinstance(value, dict) and {"bytes", "path"} & value.keys():
+        value = value.get("path") if value.get("path") is not None else b""
+    if isinstance(value, bytes):
+        return None
+    if not isinstance(value, str):
+        raise _no_picture()
+    return value
+
+
+def _no_picture() -> BadSample:
+    return BadSample(
+        "image is neither a path nor a list of paths, nor bytes of a file; repair it", Reason.wrong_conversation
+    )

@@ -1,0 +1,141 @@
+"""Documents in files of the user: text files, lines of JSONL and rows of Parquet; and the documentation of Python."""
+
+import ast
+import hashlib
+import json
+import sysconfig
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lab.core.errors import InputError
+from lab.core.runs.atomic_files import refuse_special
+
+# what a line or row holds its text under
+_KEY = "text"
+_PLAIN = frozenset({".md", ".rst", ".txt"})
+_LINES, _TABLE = ".jsonl", ".parquet"
+_SUFFIXES = _PLAIN | {_LINES, _TABLE}
+_ROWS = 256
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file, or every file with documents below a folder, in the order of their paths.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if path.is_file():
+        return [path]
+    paths = sorted(each for each in path.rglob("*") if each.suffix in _SUFFIXES and each.is_file())
+    if not paths:
+        raise InputError(
+            f"{path} holds no file {', '.join(f'*{suffix}' for suffix in sorted(_SUFFIXES))}; name another"
+        )
+    return paths
+
+
+def documents_in(path: Path) -> Iterator[str]:
+    """The text of a file, or of every file below a folder; of JSONL and Parquet, that of each line or row.
+
+    Raises:
+        InputError: if there is none, or one is not a text, naming file and line.
+    """
+    for each in files_of(path):
+        refuse_special(each, InputError)
+        if each.suffix == _LINES:
+            yield from _lines(each)
+        elif each.suffix == _TABLE:
+            yield from _rows(each)
+        else:
+            try:
+                yield each.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(f"{each} is not UTF-8 text ({error}); remove it") from None
+
+
+def digest_of(path: Path) -> str:
+    """A digest of the content of a file; read once in a process, as long as it stays the same.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        status = path.stat()
+        return _digest(path, (status.st_size, status.st_mtime_ns, status.st_ino))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a text file") from None
+
+
+@lru_cache(maxsize=1 << 16)
+def _digest(path: Path, version: tuple[int, ...]) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _text(line, f"{path}, line {number}")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a text file") from None
+
+
+def _text(line: bytes, place: str) -> str:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise InputError(f"{place}: is not valid JSON; repair the line") from None
+    text = record.get(_KEY) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise InputError(f"{place}: must be an object with a text under {_KEY}; repair the line")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{place}: its text has half of a character (\\ud800 to \\udfff); repair the line") from None
+    return text
+
+
+def _rows(path: Path) -> Iterator[str]:
+    try:
+        with pq.ParquetFile(path) as table:
+            if _KEY not in table.schema_arrow.names:
+                raise InputError(
+                    f"{path} has the columns {', '.join(table.schema_arrow.names)}, not {_KEY}; rename one"
+                )
+            number = 0
+            for batch in table.iter_batches(_ROWS, columns=[_KEY]):
+                for text in batch.column(0).to_pylist():
+                    number += 1
+                    if not isinstance(text, str):
+                        raise InputError(f"{path}, row {number}: {_KEY} is not a text; repair it")
+                    yield text
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path} is not a Parquet file that can be read ({str(error).splitlines()[0]}); copy it again"
+        ) from None
+
+
+# parsing takes seconds, and every stage of a run opens the data again
+@cache
+def documents_of_python() -> tuple[str, ...]:
+    """The topics of `help()`, then the docstrings of each module of the standard library; no module is imported."""
+    from pydoc_data.topics import topics  # noqa: PLC0415
+
+    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
+    joined = ("\n\n".join(_docstrings(ast.parse(path.read_bytes()))) for path in modules)
+    return (*topics.values(), *(text for text in joined if text))
+
+
+def _docstrings(tree: ast.Module) -> Iterator[str]:
+    """The docstrings of a module and of everything in it, dedented."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                yield text

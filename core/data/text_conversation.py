@@ -1,0 +1,83 @@
+"""Conversations in words alone, written by the chat template of the model's own tokenizer."""
+
+from collections.abc import Sequence
+from datetime import date
+
+import numpy as np
+
+from lab.core.data.chat_template import IGNORED, Conversation, common_prefix
+from lab.core.data.jinja_chat import FIXED_DAY, JinjaChat, Message
+from lab.core.errors import InputError
+from lab.core.tokenizer import Tokenizer
+
+_NEXT: Message = {"role": "user", "content": "."}
+
+
+def encode_text_conversation(
+    turns: Sequence[str], *, tokenizer: Tokenizer, chat: JinjaChat, system: str, day: date = FIXED_DAY
+) -> Conversation:
+    """The ids of a conversation; see `Conversation`.
+
+    Args:
+        turns: question, answer, question, ...; after a last question without an answer the assistant's turn is left
+            open, for generation.
+        tokenizer: of the model.
+        chat: its template, which also writes the beginning of the sequence.
+        system: the system message; without one, the template may write its own.
+        day: for templates that write it.
+
+    Raises:
+        InputError: if there are no turns, the template refuses them, or it writes earlier turns otherwise than it asked
+            for them, so that they cannot be told from the answer.
+    """
+    if not turns:
+        raise InputError("turns is empty but must begin with a question; give one")
+    messages: list[Message] = [{"role": "system", "content": system}] if system else []
+    num_before = len(messages)
+    messages += [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    text = chat.render(messages, is_open=len(turns) % 2 == 1, day=day)
+    ids = tokenizer.encode(text)
+    if not ids:
+        raise InputError(f"the chat template of {chat.origin} writes nothing for this conversation; mend it")
+    spans = []
+    for place in range(num_before + 1, len(messages), 2):
+        before = chat.render(messages[:place], is_open=True, day=day)
+        start = common_prefix(ids, tokenizer.encode(before))
+        least = len(before) + len(messages[place]["content"].strip())
+        ends = [
+            _end(text, chat.render(said, is_open=False, day=day), ids, tokenizer, start, least)
+            # some templates close the whole text behind the last turn, which nobody generates
+            for said in (messages[: place + 1], [*messages[: place + 1], _NEXT])
+        ]
+        known = [end for end in ends if end is not None]
+        if not known or not text.startswith(before):
+            raise InputError(
+                f"the chat template of {chat.origin} writes an answer otherwise once another turn follows, or "
+                "elsewhere than it is generated; give conversations of one question and one answer"
+            )
+        spans.append((start, min(known)))
+    llm_ids = np.array(ids, dtype=np.int64)
+    labels = np.full_like(llm_ids, IGNORED)
+    for start, stop in spans:
+        labels[start:stop] = llm_ids[start:stop]
+    return Conversation(llm_ids, llm_ids, labels, tuple(spans))
+
+
+def _end(text: str, alone: str, ids: Sequence[int], tokenizer: Tokenizer, start: int, least: int) -> int | None:
+    """The end of an answer among the ids of a text; None if the text is another one before the answer's end.
+
+    Args:
+        text: the conversation.
+        alone: the same up to the answer.
+        ids: of the text.
+        tokenizer: of the model.
+        start: of the answer among the ids.
+        least: characters that the text must have in common with the other to hold the answer.
+    """
+    if not text.startswith(alone[:least]):
+        return None
+    stop = common_prefix(ids, tokenizer.encode(alone))
+    # line breaks behind the end of the turn are not generated
+    while stop > start and tokenizer.decode([ids[stop - 1]]).isspace():
+        stop -= 1
+    return stop

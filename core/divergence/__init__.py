@@ -1,0 +1,1 @@
+"""The divergence of two next-token distributions, cross-entropy, and their gradient in one pass."""

@@ -1,0 +1,1 @@
+"""Chains of elementwise operations of decoder layers in one pass over memory, with their gradients."""

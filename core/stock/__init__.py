@@ -1,0 +1,1 @@
+"""Stock architectures of transformers that hold a student exactly."""

@@ -1,0 +1,96 @@
+"""The files that transformers reads of a tokenizer: taken from the teacher, or made of ours."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab.core.data.public_tokenizers import GgufTokenizer
+from lab.core.data.tokenizers import WordTokenizer
+from lab.core.data.word_tokenizer_json import write_word_tokenizer
+from lab.core.errors import CheckpointError
+from lab.core.models.folder import Kind, ModelFolder
+from lab.core.models.gguf import write_gguf_tokenizer
+from lab.core.models.hf_config import load_json
+from lab.core.runs.atomic_files import default_mode
+from lab.core.runs.json_files import write_json
+from lab.core.stock.verify import quiet
+from lab.core.tokenizer import Tokenizer
+
+SETTINGS = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+# of a teacher's folder; code beside them is never run, and not carried
+_CARRIED = (
+    *("tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt"),
+    *("merges.txt", "vocabulary.json", TEMPLATE, "chat_template.json"),
+)
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, teacher: ModelFolder | None, template: str | None) -> None:
+    """Write a tokenizer into a folder that is being made.
+
+    Args:
+        folder: of the student.
+        tokenizer: of the student.
+        teacher: whose files are taken; None for a vocabulary of a built-in task.
+        template: of chats; None for the teacher's, if it has one.
+
+    Raises:
+        CheckpointError: if the teacher's files are damaged.
+        OSError: if they cannot be written.
+    """
+    if isinstance(tokenizer, WordTokenizer):
+        tokenizer.write(folder)
+        write_word_tokenizer(tokenizer, folder)
+    elif isinstance(tokenizer, GgufTokenizer):
+        assert teacher is not None, "its file"
+        write_gguf_tokenizer(teacher.path, folder)
+    elif teacher is not None:
+        _carry(teacher, folder)
+    if template is not None:
+        (folder / TEMPLATE).write_text(template, encoding="utf-8")
+    for path in folder.iterdir():
+        path.chmod(default_mode())
+
+
+def chat_template_of(folder: Path) -> str | None:
+    """The chat template in a folder; None if it has none."""
+    if (folder / TEMPLATE).is_file():
+        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    settings = load_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    found = settings.get("chat_template")
+    return found if isinstance(found, str) else None
+
+
+def tokenizer_difference(folder: Path, tokenizer: Tokenizer, ids: Sequence[int]) -> str | None:
+    """Why transformers does not read a text as the tokenizer does, in words; None if it does.
+
+    Args:
+        folder: of the student.
+        tokenizer: of the student.
+        ids: of a text.
+    """
+    import transformers  # noqa: PLC0415
+
+    text = tokenizer.decode(ids)
+    try:
+        with quiet(folder):
+            found = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            encoded = found.encode(text, add_special_tokens=False)
+    except CheckpointError as error:
+        return str(error).partition(": ")[2]
+    return None if encoded == tokenizer.encode(text) else "it gives other ids"
+
+
+def _carry(teacher: ModelFolder, folder: Path) -> None:
+    if teacher.kind is Kind.gguf:
+        return
+    for path in teacher.other_files():
+        if path.name in _CARRIED:
+            (folder / path.name).write_bytes(path.read_bytes())
+    settings: dict[str, object] = {}
+    if (teacher.path / SETTINGS).is_file():
+        settings = json.loads(json.dumps(load_json(teacher.path / SETTINGS)))
+    # a class of the teacher's own code, which is not carried
+    if settings.pop("auto_map", None) is not None or "tokenizer_class" not in settings:
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    write_json(folder / SETTINGS, settings)

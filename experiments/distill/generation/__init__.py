@@ -1,0 +1,1 @@
+"""`lab generate`: answers to one prompt, to a file of requests, or in a conversation."""

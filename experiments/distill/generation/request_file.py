@@ -1,0 +1,249 @@
+"""Answers to a file of prompts: JSON lines in, JSON lines out, each written as it is given.
+
+A line of the file is an object with `prompt`, possibly `images`, paths relative to the file, and anything else. A line
+of the answers holds its number, the request, the answer, and a digest, by which damage is found. A command that is
+typed again goes on behind the last answer.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from lab.core.errors import InputError, LabError, RunError
+from lab.core.models.decoder import Inputs
+from lab.core.runs.atomic_files import refuse_no_file, refuse_special, write_atomically
+from lab.core.runs.console import progress
+from lab.core.runs.random_streams import Seeds
+from lab.experiments.distill.generation.answer import Report, Respondent
+from lab.experiments.distill.generation.batch import Asked, answer_all
+
+_DIGITS = 16
+# of a line of answers: its digest
+_END = len(', "sum": ""}') + _DIGITS
+
+
+@dataclass(frozen=True, slots=True)
+class FiledRequest:
+    """A line of a file of prompts.
+
+    Attributes:
+        number: of the line, from 1.
+        content: as it stands there.
+        prompt: the question.
+        images: in the order of its placeholders.
+    """
+
+    number: int
+    content: dict[str, Any]
+    prompt: str
+    images: tuple[Path, ...]
+
+
+def read_requests(path: Path) -> list[FiledRequest]:
+    """The requests in a file; blank lines are left out.
+
+    Raises:
+        InputError: naming the first line that is not a request, or if the file has no requests.
+    """
+    refuse_special(path, InputError)
+    try:
+        # not splitlines: a text in JSON may hold what other systems call the end of a line
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); give a file of JSON lines") from None
+    found = [_request(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not found:
+        raise InputError(
+            f'{path} holds no requests; write lines such as {{"prompt": "How many?", "images": ["a.png"]}}'
+        )
+    return found
+
+
+def answer_file(
+    respondent: Respondent,
+    path: Path,
+    target: Path,
+    *,
+    num_rows: int,
+    options: dict[str, Any],
+    seeds: Seeds,
+    day: date,
+) -> str:
+    """Answer the requests of a file that have no answer yet.
+
+    Args:
+        respondent: the model.
+        path: of the requests.
+        target: of the answers; those that are there are kept.
+        num_rows: answers that are made at once.
+        options: what the answers depend on besides the requests, told apart in the file of answers.
+        seeds: of the run; each request has a stream of random numbers.
+        day: for templates that write it.
+
+    Returns:
+        What was done, in one line.
+
+    Raises:
+        InputError: if a request cannot be read, or answered: those before it are kept.
+        RunError: if the answers are to other requests or options, or cannot be written.
+    """
+    requests = read_requests(path)
+    refuse_no_file(target)
+    asked = [_digest(request, options) for request in requests]
+    num_before = _answered(target, asked)
+    begin, num_tokens, next_place = time.perf_counter(), 0, num_before
+    prompts = _Prompts(respondent, path, requests, num_before, seeds, day)
+    # answers that ended before one above them in the file
+    early: dict[int, Report] = {}
+    prompts.refuse_first()
+    with open(target, "ab") as file, progress("answers", len(requests), completed=num_before) as advance:
+        for place, report in answer_all(respondent, prompts, num_rows=num_rows):
+            early[place] = report
+            num_tokens += report.num_new_tokens
+            while next_place in early:
+                content = _kept(early.pop(next_place))
+                request = requests[next_place]
+                row = {
+                    "line": request.number,
+                    "asked": asked[next_place],
+                    "request": request.content,
+                    "answer": content,
+                }
+                _append(file.fileno(), target, _checked(json.dumps(row, ensure_ascii=False)[:-1].encode()) + b"\n")
+                next_place += 1
+                advance(next_place)
+    if prompts.failure is not None:
+        raise prompts.failure
+    seconds = time.perf_counter() - begin
+    speed = f", {num_tokens / seconds:.1f} tokens/s with prompts" if num_tokens else ""
+    known = f", {num_before} of them there before" if num_before else ""
+    return f"{target}: {len(requests)} answers{known}; {num_tokens} new tokens in {seconds:.3g} s{speed}"
+
+
+class _Prompts:
+    """The prompts of a file from a place on; ends before one that cannot be read, and keeps why."""
+
+    def __init__(
+        self, respondent: Respondent, path: Path, requests: list[FiledRequest], first: int, seeds: Seeds, day: date
+    ) -> None:
+        self.failure: LabError | None = None
+        self._respondent = respondent
+        self._path = path
+        self._requests = requests
+        self._first = first
+        self._seeds = seeds
+        self._day = day
+
+    def __iter__(self) -> Iterator[Asked]:
+        for place in range(self._first, len(self._requests)):
+            try:
+                prompt = self._read(self._requests[place])
+            except LabError as error:
+                self.failure = error
+                return
+            yield Asked(place, prompt, self._seeds.torch("generate", place))
+
+    def refuse_first(self) -> None:
+        """Refuse a first prompt that cannot be read, before a file is made for answers.
+
+        Raises:
+            LabError: naming the line.
+        """
+        if self._first < len(self._requests):
+            self._read(self._requests[self._first])
+
+    def _read(self, request: FiledRequest) -> Inputs:
+        try:
+            opened = self._respondent.opened
+            prompt = opened.read(request.prompt, request.images, is_raw=self._respondent.is_raw, day=self._day)
+            # does it fit?
+            self._respondent.limit(prompt)
+        except LabError as error:
+            raise InputError(f"{self._path}, line {request.number}: {error}") from None
+        return prompt
+
+
+def _kept(report: Report) -> dict[str, Any]:
+    return {key: value for key, value in asdict(report).items() if key not in ("memory", "num_read_tokens")}
+
+
+def _request(path: Path, number: int, line: str) -> FiledRequest:
+    where = f"{path}, line {number}"
+    try:
+        content = json.loads(line)
+    # lists in lists without end, too
+    except (ValueError, RecursionError):
+        raise InputError(f"{where}: is not valid JSON; repair the line") from None
+    if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
+        raise InputError(f'{where}: is not an object with a text "prompt"; repair the line')
+    try:
+        content["prompt"].encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: has half of a character (\\ud800 to \\udfff); repair the line") from None
+    images = content.get("images", [])
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise InputError(f'{where}: "images" is not a list of paths; repair the line')
+    if not content["prompt"].strip() and not images:
+        raise InputError(f"{where}: its prompt is empty; give some text, or remove the line")
+    paths = tuple(path.parent / image for image in images)
+    missing = next((image for image in paths if not image.is_file()), None)
+    if missing is not None:
+        raise InputError(f"{where}: the image {missing} does not exist; give a path relative to {path.parent}")
+    return FiledRequest(number, content, content["prompt"], paths)
+
+
+def _digest(request: FiledRequest, options: dict[str, Any]) -> str:
+    content = json.dumps([request.content, options], sort_keys=True, default=str)
+    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def _answered(target: Path, asked: list[str]) -> int:
+    """How many of the first requests have an answer; a line that a kill has cut is removed.
+
+    Raises:
+        RunError: if the file holds anything else.
+    """
+    if not target.exists():
+        return 0
+    content = target.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    found = list(_asked(target, whole))
+    if found != asked[: len(found)]:
+        raise RunError(f"{target} holds answers to other requests, or of another model or options; give a new file")
+    if len(whole) < len(content):
+        write_atomically(target, whole)
+    return len(found)
+
+
+def _asked(target: Path, content: bytes) -> Iterator[str]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            asked = str(json.loads(line)["asked"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise RunError(f"{target}, line {number}: is no answer of lab generate; give a new file") from None
+        if line != _checked(line[:-_END]):
+            raise RunError(
+                f"{target}, line {number}: was damaged or changed since it was written; put it back, or delete the "
+                "lines from there on to answer them again"
+            )
+        yield asked
+
+
+def _checked(body: bytes) -> bytes:
+    """A line, of what stands in front of its last member: a digest of that."""
+    return body + b', "sum": "%s"}' % hashlib.blake2b(body, digest_size=_DIGITS // 2).hexdigest().encode()
+
+
+def _append(descriptor: int, target: Path, content: bytes) -> None:
+    try:
+        while content:
+            content = content[os.write(descriptor, content) :]
+        os.fsync(descriptor)
+    except OSError as error:
+        raise RunError(f"{target} cannot be written: {error.strerror}; type the command again once it can") from error

@@ -1,0 +1,132 @@
+"""Theory of a curve: lines from the moments of the pool, for every number of rows, width and strength."""
+
+# Letters: s sampled rows, p width, n rows of a draw, k clusters, d features.
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+from scipy import linalg
+
+from lab.core.errors import InputError
+from lab.core.heads.asymptotics import asymptotic_risk, exact_risk
+from lab.core.heads.clustered import Clusters, clustered_risk
+from lab.core.heads.elliptical import elliptical_risk, row_scales
+from lab.core.heads.population import DensePopulation
+from lab.experiments.probe.pool import Pool
+from lab.experiments.probe.rows import TheoryRow
+
+# of a variance of directions of noise, what is not counted as one
+_LEAST_SHARE = 1e-10
+
+
+def theory_rows(
+    pool: Pool, curve: str, *, num_train: Sequence[int], widths: Sequence[int], ridge: Sequence[float]
+) -> Iterator[TheoryRow]:
+    """Every line of a curve, width by width."""
+    for width in widths:
+        lines = _Width(pool, width)
+        for rows in num_train:
+            for strength in ridge:
+                yield lines.row(curve, rows, strength)
+
+
+def leverage_sd(pool: Pool) -> float:
+    """Standard deviation of the leverage at full width, over its mean; that of Gaussian rows is (2/d)^½."""
+    leverages = _leverages(pool.features[pool.sample], pool.population.covariance)
+    return float(leverages.std() / leverages.mean())
+
+
+class _Width:
+    """What the lines of one width share."""
+
+    def __init__(self, pool: Pool, width: int) -> None:
+        self._pool, self._width = pool, width
+        features = pool.features[pool.sample][:, :width]
+        self._spectrum = pool.population.spectrum(width)
+        leverages = _leverages(features, pool.population.covariance[:width, :width])
+        rank = int(np.count_nonzero(self._spectrum.eigenvalues))
+        self._scales = row_scales(leverages, rank)
+        errors = pool.targets[pool.sample] - features @ pool.population.coefficients(width)
+        squares = np.sum(errors**2, axis=1)
+        self._noise = max(pool.population.noise_trace(width), 0.0)
+        # a sample of rows has another mean than all of them
+        mean = float(squares.mean())
+        self._residuals = squares * (self._noise / mean) if mean > 0 else squares
+
+    def row(self, curve: str, num_train: int, ridge: float) -> TheoryRow:
+        """The lines of n rows and a strength."""
+        gaussian = asymptotic_risk(self._spectrum, self._noise, num_train=num_train, ridge=ridge)
+        elliptical = elliptical_risk(self._spectrum, self._scales, self._residuals, num_train=num_train, ridge=ridge)
+        row: TheoryRow = {
+            "kind": "theory",
+            "curve": curve,
+            "num_train": num_train,
+            "width": self._width,
+            "ridge": ridge,
+            "floor": self._noise,
+            "gaussian": gaussian.total,
+            "elliptical": elliptical.total,
+        }
+        exact = exact_risk(self._spectrum, self._noise, num_train=num_train) if ridge == 0 else None
+        if exact is not None:
+            row["exact"] = exact.total
+        clustered = self._clustered(num_train, ridge)
+        return row if clustered is None else {**row, "clustered": clustered}
+
+    def _clustered(self, num_train: int, ridge: float) -> float | None:
+        """The line for rows in clusters; None without any, at p = n, and with ridge, where copies matter little."""
+        pool = self._pool
+        if ridge > 0 or pool.between is None or self._within is None or self._width == num_train:
+            return None
+        try:
+            clusters = self._clusters(pool.between, pool.leading(0, num_train))
+            return clustered_risk(pool.population, clusters, self._width, ridge=ridge).total
+        except InputError:
+            return None
+
+    @cached_property
+    def _within(self) -> Float64[ndarray, " k"] | None:
+        """The scale of every kept row around the mean of its cluster."""
+        pool, width = self._pool, self._width
+        if pool.between is None or pool.cluster_means is None:
+            return None
+        assert pool.kept_clusters is not None, "they come together"
+        sigma = (pool.population.covariance - pool.between.covariance)[:width, :width]
+        scatter = pool.features[:, :width] - pool.cluster_means[:, :width]
+        leverages = _leverages(scatter, sigma)
+        has_pair = np.any(scatter != 0, axis=1)
+        if not has_pair.any():
+            return None
+        leverages /= leverages[pool.sample[has_pair[pool.sample]]].mean()
+        return np.where(has_pair, np.maximum(leverages, 1e-6), 1.0)
+
+    def _clusters(self, between: DensePopulation, rows: Int64[ndarray, " n"]) -> Clusters:
+        pool = self._pool
+        assert pool.kept_clusters is not None, "there are clusters"
+        assert pool.cluster_shares is not None, "there are clusters"
+        assert self._within is not None, "the caller looked"
+        numbers, cluster = np.unique(pool.kept_clusters[rows], return_inverse=True)
+        sampled, scales = pool.kept_clusters[pool.sample], self._within[pool.sample]
+        place = np.searchsorted(numbers, sampled)
+        is_seen = (place < numbers.size) & (numbers[np.minimum(place, numbers.size - 1)] == sampled)
+        counts = np.bincount(place[is_seen], minlength=numbers.size)
+        sums = np.bincount(place[is_seen], weights=scales[is_seen], minlength=numbers.size)
+        other = float(scales[~is_seen].mean()) if (~is_seen).any() else 1.0
+        own = np.where(counts > 0, sums / np.maximum(counts, 1), other)
+        return Clusters(
+            between=between,
+            cluster=cluster,
+            scale=self._within[rows],
+            share=pool.cluster_shares[numbers],
+            fresh_scale=np.append(own, other),
+        )
+
+
+def _leverages(rows: Float64[ndarray, "s p"], covariance: Float64[ndarray, "p p"]) -> Float64[ndarray, " s"]:
+    """x'Sigma^+ x of each row."""
+    values, vectors = linalg.eigh(covariance)
+    kept = values > _LEAST_SHARE * values[-1]
+    return np.asarray(np.sum((rows @ vectors[:, kept]) ** 2 / values[kept], axis=1))

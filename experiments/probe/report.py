@@ -1,0 +1,230 @@
+"""Report of a probe: a line for each width and strength, and what it says in sentences."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from lab.core.runs.json_files import Entry
+from lab.experiments.probe.results import ESTIMATES, LINES, Point, Results, interval
+
+_COLUMNS = (
+    "curve",
+    "n",
+    "p",
+    "ridge",
+    "risk",
+    "low",
+    "high",
+    "floor",
+    "Gaussian",
+    "gap %",
+    "elliptical",
+    "gap %",
+    "clustered",
+    "gap %",
+    "exact n",
+    "leave-one-out",
+    "GCV",
+    "CorrGCV",
+)
+_LAYER = re.compile(r"(?:(?P<model>.*), )?layer (?P<number>\d+)(?:, (?P<variant>.*))?")
+_NAMES = {
+    "gaussian": "Gaussian line",
+    "leave_one_out": "leave-one-out",
+    "gcv": "GCV",
+    "corr_gcv": "CorrGCV",
+    "cross_validation": "cross-validation",
+}
+
+
+def summary_table(results: Results) -> tuple[list[str], list[list[Entry]]]:
+    """Header and rows: of each n and width the minimum-norm head, and the strength that is best on average."""
+    lines: list[list[Entry]] = []
+    with_classes = bool(results.classes)
+    for curve in results.curves:
+        for num_train in results.sizes():
+            points = results.of_curve(curve["curve"], num_train)
+            for width in dict.fromkeys(point.width for point in points):
+                mine = [point for point in points if point.width == width]
+                shown = [point for point in mine if point.ridge == 0]
+                best = min(mine, key=lambda point: point.mean)
+                for point in [*shown, *([best] if best.ridge else [])]:
+                    lines.append(_line(point, results, with_classes=with_classes))
+    return [*_COLUMNS, *(["accuracy", "log-loss"] if with_classes else [])], lines
+
+
+def _line(point: Point, results: Results, *, with_classes: bool) -> list[Entry]:
+    is_mean = point.summary == "mean"
+    lines: list[Entry] = []
+    for name in LINES:
+        lines += [point.lines.get(name), _gap(point, name)]
+    classes: list[Entry] = []
+    if with_classes:
+        # rows drawn with the moments of others have numbers for targets
+        key = point.curve, point.num_train, point.width, point.ridge
+        classes += results.classes.get(key, (None, None))
+    return [
+        point.curve,
+        point.num_train,
+        point.width,
+        point.ridge,
+        point.mean,
+        point.low if is_mean else None,
+        point.high if is_mean else None,
+        point.lines.get("floor"),
+        *lines,
+        point.lines.get("exact"),
+        point.estimates["leave_one_out"],
+        point.estimates["gcv"],
+        point.estimates["corr_gcv"],
+        *classes,
+    ]
+
+
+def _gap(point: Point, line: str) -> float | None:
+    """None without the line, and where it is infinite."""
+    return point.gap(line) if math.isfinite(point.lines.get(line, math.inf)) else None
+
+
+def headline(results: Results) -> str:
+    """The lowest risk of each curve in a few words."""
+    size = results.sizes()[-1]
+    words = []
+    for curve in results.curves[:6]:
+        best = results.best(curve["curve"], size)
+        words.append(f"{curve['curve'] or 'lowest risk'} {best.mean:.3g} at p = {best.width}, ridge {best.ridge:g}")
+    return f"n = {size}: {'; '.join(words)}"
+
+
+def verdict(results: Results) -> list[str]:
+    """The findings in sentences."""
+    sentences: list[str] = []
+    for curve in results.curves:
+        name = f"{curve['curve']}: " if curve["curve"] else ""
+        sentences += [f"{name}{sentence}" for sentence in _of_curve(results, curve["curve"])]
+        sentences.append(
+            f"{name}leverage varies by {100 * curve['leverage_sd']:.0f} % of its mean (Gaussian rows: "
+            f"{100 * np.sqrt(2 / curve['num_features']):.0f} %); the median row of a draw has another at cosine "
+            f"{curve['cosine']:.2f}"
+        )
+        if curve.get("guess_accuracy") is not None:
+            sentences.append(f"{name}{_classes(results, curve)}")
+    sentences += _choices(results)
+    sentences += _layers(results)
+    draws = results.points[0].risks.size
+    sentences.append(
+        f"risks are over that of predicting zero; intervals of 95 %: Student's, over {draws} draws; next to p = n "
+        "without ridge medians, without interval; a gap is how far what is measured lies above a line, or an estimate "
+        "from training rows above what is measured"
+    )
+    return sentences
+
+
+def _of_curve(results: Results, curve: str) -> Iterator[str]:
+    for num_train in results.sizes():
+        away = [point for point in results.of_curve(curve, num_train) if point.is_away]
+        plain = [point for point in away if point.ridge == 0]
+        if plain:
+            yield f"n = {num_train}, no ridge, outside gamma 0.8 to 1.25: {_gaps(plain)}"
+        strong = [
+            point
+            for point in away
+            if point.ridge > 0 and point.ridge >= _best_ridge(results, curve, num_train, point.width)
+        ]
+        if strong:
+            steps = [
+                _steps(results, curve, num_train, width) for width in dict.fromkeys(point.width for point in strong)
+            ]
+            yield (
+                f"n = {num_train}, at the best ridge and above: {_gaps(strong)}; the elliptical line's best ridge is "
+                f"at most {max(steps)} grid steps from the measured one"
+            )
+
+
+def _gaps(points: Sequence[Point]) -> str:
+    """The largest and the median gap to every line, and to what the training rows alone say."""
+    words = []
+    for name in (*LINES, *ESTIMATES):
+        # with one row a context, they are one
+        if name == "corr_gcv" and all(map(_is_plain, points)):
+            continue
+        gaps = [gap for point in points if math.isfinite(gap := point.gap(name))]
+        if gaps:
+            worst = max(gaps, key=abs)
+            shown = _NAMES.get(name, f"{name} line")
+            words.append(f"{shown} off by at most {worst:+.1f} %, median {float(np.median(np.abs(gaps))):.1f} %")
+    return ", ".join(words)
+
+
+def _is_plain(point: Point) -> bool:
+    """Whether CorrGCV is GCV, up to rounding."""
+    return math.isclose(point.estimates["corr_gcv"], point.estimates["gcv"], rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _best_ridge(results: Results, curve: str, num_train: int, width: int) -> float:
+    mine = [point for point in results.of_curve(curve, num_train) if point.width == width]
+    return min(mine, key=lambda point: point.mean).ridge
+
+
+def _steps(results: Results, curve: str, num_train: int, width: int) -> int:
+    """Grid steps between the ridge that is best by the elliptical line and the measured one."""
+    mine = [point for point in results.of_curve(curve, num_train) if point.width == width]
+    mine.sort(key=lambda point: point.ridge)
+    measured = int(np.argmin([point.mean for point in mine]))
+    return abs(measured - int(np.argmin([point.lines["elliptical"] for point in mine])))
+
+
+def _classes(results: Results, curve: object) -> str:
+    assert isinstance(curve, dict), "a row of the table"
+    size = results.sizes()[-1]
+    mine = {key: value for key, value in results.classes.items() if key[0] == curve["curve"] and key[1] == size}
+    most, least = max(mine, key=lambda key: mine[key][0]), min(mine, key=lambda key: mine[key][1])
+    return (
+        f"n = {size}: accuracy at most {100 * mine[most][0]:.1f} % (p = {most[2]}, ridge {most[3]:g}), constant guess "
+        f"{100 * curve['guess_accuracy']:.1f} %; log-loss at least {mine[least][1]:.3f} nats (p = {least[2]}, ridge "
+        f"{least[3]:g}), constant guess {curve['guess_log_loss']:.3f}"
+    )
+
+
+def _choices(results: Results) -> Iterator[str]:
+    for how in dict.fromkeys(choice.how for choice in results.choices):
+        costs = np.concatenate([choice.costs for choice in results.choices if choice.how == how])
+        yield (
+            f"width and ridge chosen from training rows alone by {_NAMES[how]}: a risk {np.median(costs):.2f} % above "
+            f"the best in hindsight (median of {costs.size} draws; nine in ten at most {np.quantile(costs, 0.9):.2f} %)"
+        )
+
+
+def layers_of(results: Results) -> dict[str, dict[int, Point]]:
+    """Of each model, and variant, the best head behind each layer for the largest n."""
+    found: dict[str, dict[int, Point]] = {}
+    size = results.sizes()[-1]
+    for curve in results.curves:
+        matched = _LAYER.fullmatch(curve["curve"])
+        if matched is not None:
+            label = ", ".join(part for part in (matched["model"], matched["variant"]) if part)
+            found.setdefault(label, {})[int(matched["number"])] = results.best(curve["curve"], size)
+    return found
+
+
+def _layers(results: Results) -> Iterator[str]:
+    """Each model against the first, layer by layer, on the same rows."""
+    found = layers_of(results)
+    first, *others = found or {"": {}}
+    for other in others:
+        for layer, point in found[other].items():
+            theirs = found[first].get(layer)
+            if theirs is None or theirs.risks.size != point.risks.size:
+                continue
+            difference = point.risks - theirs.risks
+            half, mean = interval(difference), float(difference.mean())
+            word = "carries as much" if abs(mean) <= half else "carries less" if mean > 0 else "carries more"
+            yield (
+                f"layer {layer}: {other} {word} than {first}: risk of the best head {point.mean:.4g} against "
+                f"{theirs.mean:.4g}, paired difference {mean:+.4f} ± {half:.4f}"
+                if word != "carries as much"
+                else f"layer {layer}: {other} {word} as {first}: risk of the best head {point.mean:.4g} against "
+                f"{theirs.mean:.4g}, paired difference {mean:+.4f} ± {half:.4f}"
+            )

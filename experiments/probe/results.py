@@ -1,0 +1,163 @@
+"""From recorded rows to points: the mean of each head over draws with its interval, beside its lines."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Float64
+from numpy import ndarray
+from scipy import stats
+
+from lab.experiments.probe.rows import CurveRow, Row
+
+# Letters: k draws.
+
+# without ridge, |n - p| up to which the mean risk of Gaussian rows has no variance
+_NO_MEAN = 3
+# gamma between which lines are not held against what is measured
+THRESHOLD = (0.8, 1.25)
+_CONFIDENCE = 0.95
+LINES = ("gaussian", "elliptical", "clustered")
+ESTIMATES = ("leave_one_out", "gcv", "corr_gcv")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The head of one width and strength.
+
+    Attributes:
+        curve, num_train, width, ridge: of the head.
+        risks: of each draw, over that of predicting zero.
+        mean: of the draws; their median without ridge next to p = n.
+        low, high: interval of 95 % of the mean, Student's; infinite for a median.
+        summary: mean or median.
+        lines: gaussian, elliptical, exact, clustered and floor, as far as there are.
+        estimates: mean over draws of each estimate from training rows.
+    """
+
+    curve: str
+    num_train: int
+    width: int
+    ridge: float
+    risks: Float64[ndarray, " k"]
+    mean: float
+    low: float
+    high: float
+    summary: str
+    lines: Mapping[str, float]
+    estimates: Mapping[str, float]
+
+    @property
+    def gamma(self) -> float:
+        """p/n."""
+        return self.width / self.num_train
+
+    @property
+    def is_away(self) -> bool:
+        """Whether gamma lies outside the threshold."""
+        return not THRESHOLD[0] <= self.gamma <= THRESHOLD[1]
+
+    def gap(self, line: str) -> float:
+        """How far what is measured lies above a line, in per cent, or an estimate above it; NaN without either."""
+        if line in self.estimates:
+            # next to copies of a row, an estimate may be zero
+            return 100 * (self.estimates[line] / self.mean - 1)
+        return 100 * (self.mean / self.lines.get(line, math.nan) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What one way to choose did over all draws of a curve and n.
+
+    Attributes:
+        how: of the choice.
+        costs: risk of what it chose over the lowest of the draw, less 1, in per cent.
+    """
+
+    curve: str
+    num_train: int
+    how: str
+    costs: Float64[ndarray, " k"]
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a table holds.
+
+    Attributes:
+        curves: in order.
+        points: of all curves.
+        choices: of all curves and n.
+        classes: mean accuracy and log-loss by curve, n, width and strength.
+    """
+
+    curves: Sequence[CurveRow]
+    points: Sequence[Point]
+    choices: Sequence[Choice]
+    classes: Mapping[tuple[str, int, int, float], tuple[float, float]]
+
+    @classmethod
+    def of(cls, table: Sequence[Row]) -> Self:
+        """Of the rows of a table, in its order."""
+        theory: dict[tuple[Any, ...], dict[str, float]] = {}
+        measured: dict[tuple[Any, ...], list[Any]] = {}
+        costs: dict[tuple[str, int, str], list[float]] = {}
+        curves: list[CurveRow] = []
+        for row in table:
+            if row["kind"] == "curve":
+                curves.append(row)
+            elif row["kind"] == "choice":
+                costs.setdefault((row["curve"], row["num_train"], row["how"]), []).append(
+                    100 * (row["risk"] / row["best"] - 1)
+                )
+            else:
+                key = row["curve"], row["num_train"], row["width"], row["ridge"]
+                if row["kind"] == "theory":
+                    names = ("floor", "exact", *LINES)
+                    values = {name: row.get(name) for name in names}
+                    theory[key] = {name: float(value) for name, value in values.items() if isinstance(value, float)}
+                else:
+                    measured.setdefault(key, []).append(row)
+        points = [_point(key, rows, theory.get(key, {})) for key, rows in measured.items()]
+        classes = {
+            key: (float(np.mean([row["accuracy"] for row in rows])), float(np.mean([row["log_loss"] for row in rows])))
+            for key, rows in measured.items()
+            if rows[0].get("accuracy") is not None
+        }
+        found = [Choice(*key, np.array(values)) for key, values in costs.items()]
+        return cls(curves, points, found, classes)
+
+    def of_curve(self, curve: str, num_train: int) -> list[Point]:
+        """The points of a curve and n."""
+        return [point for point in self.points if (point.curve, point.num_train) == (curve, num_train)]
+
+    def sizes(self) -> list[int]:
+        """The numbers of training rows."""
+        return sorted({point.num_train for point in self.points})
+
+    def best(self, curve: str, num_train: int) -> Point:
+        """The head of lowest mean risk."""
+        return min(self.of_curve(curve, num_train), key=lambda point: point.mean)
+
+
+def _point(key: tuple[Any, ...], rows: Sequence[Any], lines: Mapping[str, float]) -> Point:
+    curve, num_train, width, ridge = key
+    risks = np.array([row["risk"] for row in rows])
+    estimates = {}
+    for name in ESTIMATES:
+        values = np.array([math.nan if row[name] is None else row[name] for row in rows])
+        estimates[name] = float(np.median(values) if ridge == 0 else values.mean())
+    if ridge == 0 and abs(width - num_train) <= _NO_MEAN:
+        middle, half, summary = float(np.median(risks)), math.inf, "median"
+    else:
+        middle, summary = float(risks.mean()), "mean"
+        half = interval(risks)
+    return Point(curve, num_train, width, ridge, risks, middle, middle - half, middle + half, summary, lines, estimates)
+
+
+def interval(values: Float64[ndarray, " k"]) -> float:
+    """Half the width of Student's interval of a mean."""
+    error = float(values.std(ddof=1)) / math.sqrt(values.size)
+    return float(stats.t.ppf((1 + _CONFIDENCE) / 2, values.size - 1)) * error

@@ -1,0 +1,118 @@
+"""Tokenizers and chat templates as transformers reads them, and pictures as its image processor cuts them."""
+
+import json
+import random
+import stat
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lab.core.data.batch import normalize
+from lab.core.data.chat_template import encode_conversation
+from lab.core.data.chat_template_jinja import chat_template
+from lab.core.data.image_processor_json import image_processor_json
+from lab.core.data.prompt_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, PromptFormat
+from lab.core.data.tiling import cut_tiles
+from lab.core.data.tokenizers import WordTokenizer, load_tokenizer
+from lab.core.data.word_tokenizer_json import write_word_tokenizer
+from lab.core.models.folder import ModelFolder
+from lab.core.stock.tokenizer_files import SETTINGS, TEMPLATE, chat_template_of, tokenizer_difference, write_tokenizer
+
+WORDS = ["which", "bag", "is", "it", "\n", "?", ".", "a-b", "<", ">"]
+SYSTEM = 'is "it" a-b'
+FORMAT = PromptFormat(system=SYSTEM, image_size=28, patch_size=7)
+
+
+@pytest.mark.parametrize("has_bos", [False, True])
+def test_the_template_writes_what_training_wrote(has_bos: bool) -> None:
+    template = jinja2.Environment().from_string(chat_template(SYSTEM, has_bos=has_bos))
+    turns = [{"role": "user", "content": "which bag is it?"}, {"role": "assistant", "content": "a-b"}]
+    found = template.render(messages=turns, add_generation_prompt=True, bos_token="<s>")
+    assert found == "<s>" * has_bos + (
+        f"<|im_start|>system\n{SYSTEM}<|im_end|><|im_start|>user\nwhich bag is it?<|im_end|>"
+        "<|im_start|>assistant\na-b<|im_end|><|im_start|>assistant\n"
+    )
+    own = [
+        {"role": "system", "content": ""},
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "it"}]},
+    ]
+    found = template.render(messages=own, bos_token="")
+    image = f"{IMAGE_START}{IMAGE_CONTEXT}{IMAGE_END}"
+    assert found == f"<|im_start|>system\n<|im_end|><|im_start|>user\n{image}\nit<|im_end|>"
+
+
+def test_words_are_read_and_written_as_lab_does(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    ours = WordTokenizer(WORDS)
+    write_word_tokenizer(ours, tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    draw = random.Random(0)
+    for _ in range(200):
+        ids = [draw.randrange(len(ours)) for _ in range(draw.randint(1, 9))]
+        text = ours.decode(ids)
+        assert theirs.decode(ids, skip_special_tokens=False) == text
+        assert theirs.encode(text).ids == ours.encode(text)
+    with pytest.raises(Exception, match="UNK"):
+        theirs.encode("unknown")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_chat_has_the_ids_of_training(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = WordTokenizer([*WORDS, "system", "user", "assistant", '"it"'])
+    write_tokenizer(tmp_path, tokenizer, None, chat_template(SYSTEM, has_bos=False))
+    assert {stat.S_IMODE(path.stat().st_mode) & 0o077 for path in tmp_path.iterdir()} != {0}
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    chat = [{"role": "user", "content": "which bag is it?"}]
+    expected = encode_conversation([chat[0]["content"]], [], tokenizer=tokenizer, prompt_format=FORMAT)
+    found = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert list(found) == expected.llm_ids.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("size", [(28, 28), (100, 40), (300, 301), (17, 90), (57, 57)])
+def test_pictures_become_the_same_tiles(tmp_path: Path, size: tuple[int, int]) -> None:
+    transformers = pytest.importorskip("transformers")
+    for name, content in image_processor_json(FORMAT).items():
+        (tmp_path / name).write_text(json.dumps(content))
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    found = processor(image, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(found, normalize(cut_tiles(image, FORMAT)), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("where", ["settings", "file"])
+def test_the_teacher_s_tokenizer_and_template_are_carried_and_its_code_is_not(tmp_path: Path, where: str) -> None:
+    pytest.importorskip("transformers")
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    teacher.mkdir()
+    student.mkdir()
+    write_word_tokenizer(WordTokenizer(WORDS), teacher)
+    (teacher / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (teacher / "tokenization_own.py").write_text("raise SystemExit")
+    settings: dict[str, Any] = json.loads((teacher / SETTINGS).read_text())
+    settings |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_own.Own", None]}}
+    if where == "settings":
+        settings["chat_template"] = "{{ messages[0]['content'] }}"
+    else:
+        (teacher / TEMPLATE).write_text("{{ messages[0]['content'] }}")
+    (teacher / SETTINGS).write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(teacher)
+    write_tokenizer(student, tokenizer, ModelFolder(teacher), None)
+    assert not (student / "tokenization_own.py").exists()
+    assert "auto_map" not in json.loads((student / SETTINGS).read_text())
+    assert chat_template_of(student) == "{{ messages[0]['content'] }}"
+    ids = [tokenizer.id_of(word) for word in ("which", "bag", "?")]
+    assert tokenizer_difference(student, tokenizer, ids) is None
+    (student / "tokenizer.json").write_text("{}")
+    assert tokenizer_difference(student, tokenizer, ids) is not None

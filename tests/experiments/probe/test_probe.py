@@ -1,0 +1,189 @@
+"""Whole probes of files: the risk is that of held-out rows, theory is near, and a killed run ends like any other."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lab.cli.main import app
+from lab.core.errors import LabError
+from lab.core.heads.linear_head import LinearHead
+from lab.experiments.probe.results import Results
+
+RNG = np.random.default_rng(5)
+SCALES = np.geomspace(2, 0.3, 60)
+FEATURES = RNG.standard_normal((3000, 60)) * SCALES
+TARGETS = FEATURES @ RNG.standard_normal((60, 2)) / 6 + RNG.standard_normal((3000, 2))
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    np.savez(path := tmp_path / "rows.npz", features=FEATURES, targets=TARGETS)
+    return path
+
+
+@pytest.mark.slow
+def test_the_theory_of_gaussian_rows_is_near_what_is_measured(
+    probe: Run, results_of: Callable[[Path], Results], rows: Path
+) -> None:
+    results = results_of(probe(f"features={rows}", "draws=20", "figures=[risk_by_width,risk_by_ridge]"))
+    assert len(results.points) == 9
+    for point in results.points:
+        # four standard errors, and what is left of the limit at n = 30
+        room = 4 * point.risks.std(ddof=1) / np.sqrt(20) + 0.05 * point.mean
+        assert abs(point.mean - point.lines["gaussian"]) < room
+        assert abs(point.lines["elliptical"] - point.lines["gaussian"]) < 0.05 * point.lines["gaussian"]
+
+
+def test_the_measured_risk_is_that_of_the_rows_that_are_left_out(
+    probe: Run, results_of: Callable[[Path], Results], rows: Path
+) -> None:
+    results = results_of(probe(f"features={rows}", "basis=as_given", "widths=[60]", "figures=[]"))
+    null = float(np.mean(np.sum(TARGETS**2, axis=1)))
+    # rows of the draws are not recorded: any draw of this size has about this risk
+    expected = []
+    for draw in range(12):
+        order = np.random.default_rng(draw).permutation(3000)
+        head = LinearHead.fit(FEATURES[order[:30]], TARGETS[order[:30]], ridge=1.0, rtol=1e-12)
+        errors = TARGETS[order[30:]] - head.predict(FEATURES[order[30:]])
+        expected.append(float(np.mean(np.sum(errors**2, axis=1))) / null)
+    (point,) = (point for point in results.points if point.ridge == 1)
+    spread = np.std(expected, ddof=1) * np.sqrt(1 / 12 + 1 / 3)
+    assert abs(point.mean - np.mean(expected)) < 4 * spread
+
+
+def test_classes_have_accuracy_and_log_loss_beside_the_constant_guess(
+    probe: Run, results_of: Callable[[Path], Results], tmp_path: Path
+) -> None:
+    labels = (TARGETS[:, 0] > 0).astype(int)
+    np.savez(path := tmp_path / "rows.npz", features=np.hstack([FEATURES, np.ones((3000, 1))]), labels=labels)
+    folder = probe(f"features={path}", "figures=[]", "widths=[61]", "ridge=[0.3]", "num_train=[400]")
+    results = results_of(folder)
+    ((accuracy, log_loss),) = results.classes.values()
+    assert 0.6 < accuracy < 0.95
+    assert 0 < log_loss < results.curves[0]["guess_log_loss"]
+    assert results.curves[0]["guess_accuracy"] == pytest.approx(max(labels.mean(), 1 - labels.mean()), abs=0.05)
+    assert "constant guess" in (folder / "summary.json").read_text()
+
+
+def test_a_run_that_was_cut_off_ends_with_the_same_table(probe: Run, rows: Path) -> None:
+    words = (f"features={rows}", "figures=[]")
+    whole, cut = probe(*words, name="whole"), probe(*words, name="cut")
+    table = (whole / "table.parquet").read_bytes()
+    assert (cut / "table.parquet").read_bytes() == table
+    lines = (cut / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    # as a kill leaves it: in the middle of a row of the second draw
+    (cut / "metrics.jsonl").write_bytes(b"".join(lines[:22]) + lines[22][:40])
+    for name in ("table.parquet", "summary.json", "SHA256SUMS", "status.json"):
+        (cut / name).unlink()
+    probe(*words, name="cut")
+    assert (cut / "table.parquet").read_bytes() == table
+    assert json.loads((cut / "summary.json").read_text()) == json.loads((whole / "summary.json").read_text())
+
+
+def test_a_finished_probe_is_reported_and_its_figures_are_drawn_again(
+    probe: Run, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = probe(f"features={rows}", "widths=[5,20]", "figures=[]", name="probe/runs/small")
+    for words, made in (
+        (("report", str(folder), "-o", "page.html"), "page.html"),
+        (("plot", str(folder), "--figure", "risk_by_ridge", "--out", "drawn"), "drawn/risk_by_ridge.png"),
+    ):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.stderr
+        assert Path(made).exists()
+    page = Path("page.html").read_text()
+    assert "the elliptical theory predicts the minimum-norm head" in page
+    assert "chosen by leave one out of training rows" in page
+
+
+@pytest.mark.slow
+def test_each_cause_can_be_taken_away(probe: Run, results_of: Callable[[Path], Results], tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    # near-copies: 200 clusters of 15 rows
+    clusters = np.repeat(np.arange(200), 15)
+    features = FEATURES[:200][clusters] + 0.05 * rng.standard_normal((3000, 60))
+    targets = features @ rng.standard_normal((60, 2)) / 6 + rng.standard_normal((3000, 2))
+    np.savez(path := tmp_path / "rows.npz", features=features, targets=targets, clusters=clusters)
+    variants = "as_they_are,linear_labels,jitter,distinct,clustered,elliptical,gaussian"
+    words = (f"features={path}", f"variants=[{variants}]", "num_train=[100]", "widths=[20,60]", "ridge=[0]", "draws=40")
+    results = results_of(probe(*words, "folds=0", "figures=[causes]"))
+    ratio = {p.curve: p.mean / p.lines["gaussian"] for p in results.points if p.width == 60}
+    assert list(ratio) == [name.replace("_", " ") for name in variants.split(",")]
+    # copies make the head worse than Gaussian rows, and their line knows
+    assert ratio["as they are"] > 1.15
+    assert ratio["clustered"] > 1.03
+    assert ratio["gaussian"] == pytest.approx(1, abs=0.1)
+    for point in results.points:
+        if point.curve == "clustered":
+            assert point.gap("clustered") == pytest.approx(0, abs=12)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["widths=[61]"], "widths=61: the rows have 60 features"),
+        (["num_train=[3000]"], "num_train=3000: .* has 3000 rows"),
+        (["rows_per_context=2"], "has no groups"),
+        (["variants=[distinct]"], "has no clusters"),
+        (["variants=[other]"], "variants=other: choose from"),
+        (["model=shipped"], "give one of features=FILE, model=MODEL and run=RUN"),
+        (["ridge=[-1]"], r"ridge=-1\.0"),
+        (["ridge=[1e101]"], "at most 1e\\+100"),
+        (["rows_per_context=0"], "rows_per_context=0 must be 1 or more"),
+        (["threads=0"], "threads=0 must be 1 or more"),
+        (["figures=[causes,causes]"], "give each once"),
+        (["skip=3"], "skip=3 belongs to model=MODEL"),
+        (["target=next_token"], "target=next_token belongs to model=MODEL"),
+        (["num_train=[30,30]"], "each once"),
+        (["folds=1"], "folds=1: give 2 to"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_written(
+    probe: Run, rows: Path, tmp_path: Path, words: list[Any], message: str
+) -> None:
+    with pytest.raises(LabError, match=message):
+        probe(f"features={rows}", *words)
+    assert not (tmp_path / "run").exists()
+
+
+def with_nan() -> dict[str, Any]:
+    features = FEATURES.copy()
+    features[2500, 7] = np.nan
+    return {"features": features, "targets": TARGETS}
+
+
+UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "not finite": (with_nan(), r"features\[2500, 7\]=nan must be finite"),
+    "features of zeros": ({"features": 0 * FEATURES, "targets": TARGETS}, "all features are 0"),
+    "targets of zeros": ({"features": FEATURES, "targets": 0 * TARGETS}, "all targets are 0"),
+    "huge": ({"features": 1e200 * FEATURES, "targets": TARGETS}, "beyond float64"),
+    "few contexts": ({"features": FEATURES, "targets": TARGETS, "groups": np.arange(3000) // 300}, "has 10 contexts"),
+}
+
+
+@pytest.mark.parametrize(("arrays", "message"), UNUSABLE.values(), ids=list(UNUSABLE))
+def test_rows_that_cannot_be_used_are_refused_before_anything_is_written(
+    probe: Run, tmp_path: Path, arrays: dict[str, Any], message: str
+) -> None:
+    np.savez(path := tmp_path / "rows.npz", **arrays)
+    with pytest.raises(LabError, match=message):
+        probe(f"features={path}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_classes_stand_beside_variants_that_have_none(
+    probe: Run, results_of: Callable[[Path], Results], tmp_path: Path
+) -> None:
+    arrays = {"features": FEATURES, "labels": np.arange(3000) % 3}
+    np.savez(path := tmp_path / "rows.npz", **arrays)
+    words = ("widths=[5]", "ridge=[0.01]", "draws=2", "folds=0", "figures=[]")
+    results = results_of(probe(f"features={path}", "variants=[as_they_are,gaussian]", *words))
+    assert {key[0] for key in results.classes} == {"as they are"}

@@ -1,0 +1,129 @@
+"""States on disk are those of the model, computed once; a run is compared stage by stage."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lab.core.data.texts import SplitBy, TextConfig
+from lab.core.errors import ConfigError, RunError
+from lab.experiments.distill.data_sources import DataConfig
+from lab.experiments.distill.load import open_model
+from lab.experiments.distill.opened_model import OpenedModel
+from lab.experiments.distill.sources import StudentSelector
+from lab.experiments.distill.tasks.picture_questions import SOURCE
+from lab.experiments.probe.results import Results
+from lab.experiments.probe.states import StateRequest, States, layers_of, states_of
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def shipped() -> OpenedModel:
+    return open_model("shipped", StudentSelector(), device=torch.device("cpu"), precision=None)
+
+
+def states(opened: OpenedModel, num_contexts: int = 11) -> States:
+    data = DataConfig(picture_questions=SOURCE.options())
+    request = StateRequest(layers=(5, 8), num_contexts=num_contexts, skip=3, answers_only=True, seed=0)
+    return states_of(opened, data, request, "teacher")
+
+
+def test_the_last_state_gives_the_logits_of_the_model(shipped: OpenedModel) -> None:
+    found = states(shipped)
+    last = torch.from_numpy(np.array(found.layer(8)))
+    model = shipped.model
+    scores = model.logits(model.llm.norm(last)).argmax(dim=1).numpy()  # type: ignore[union-attr, operator]
+    # the teacher knows most answers, and their ends
+    assert np.mean(scores == found.following_ids[found.following]) > 0.8
+    assert sorted(set(found.contexts.tolist())) == list(range(11))
+    weight = model.input_embedding.weight.detach().numpy()
+    np.testing.assert_array_equal(found.embedding, weight[found.following_ids])
+
+
+def test_states_are_computed_once_and_again_if_they_were_damaged(
+    shipped: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = states(shipped)
+    calls = []
+    plain = type(shipped.model).hidden
+    monkeypatch.setattr(type(shipped.model), "hidden", lambda self, inputs: calls.append(1) or plain(self, inputs))
+    again = states(shipped)
+    assert not calls
+    np.testing.assert_array_equal(again.layer(5), first.layer(5))
+    before = np.array(first.layer(5))
+    path = first.folder / "layer-5.f32"
+    path.write_bytes(path.read_bytes()[:-8])
+    np.testing.assert_array_equal(states(shipped).layer(5), before)
+    assert calls
+    calls.clear()
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    np.testing.assert_array_equal(states(shipped).layer(5), before)
+    assert calls
+
+
+def test_states_of_a_text_that_was_changed_are_others(shipped: OpenedModel, tmp_path: Path) -> None:
+    def name(text: str) -> str:
+        (tmp_path / "text.txt").write_text(text)
+        data = DataConfig(text=TextConfig(folder=tmp_path / "text.txt", piece_length=20, split_by=SplitBy.position))
+        request = StateRequest(layers=(8,), num_contexts=3, skip=2, answers_only=False, seed=0)
+        return states_of(shipped, data, request, "teacher").name
+
+    first = name("How many pictures show a bag ? " * 60)
+    assert name("How many pictures show a bag ? " * 60) == first
+    assert name("How many pictures show a boot ? " * 60) != first
+
+
+def test_a_run_does_not_go_on_with_other_states(probe: Callable[..., Path], tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("How many pictures show a bag ? " * 100)
+    words = ["model=shipped", "data=text", f"data.text.folder={text}", "data.text.piece_length=20", "skip=2"]
+    words += ["data.text.split_by=position", "num_contexts=20", "num_train=[6]", "widths=[3]", "ridge=[0.1]"]
+    words += ["draws=3", "folds=0", "layers=[8]", "figures=[]"]
+    folder = probe(*words)
+    lines = (folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_bytes(b"".join(lines[:-1]))
+    for name in ("table.parquet", "summary.json", "SHA256SUMS", "status.json"):
+        (folder / name).unlink()
+    text.write_text("How many pictures show a boot ? " * 100)
+    with pytest.raises(RunError, match="layer 8: the model, or what it reads, was changed"):
+        probe(*words)
+
+
+def test_layers_are_numbered_from_either_end() -> None:
+    assert layers_of(None, 30) == (5, 15, 25)
+    assert layers_of([1, -1, -2], 8) == (1, 8, 7)
+    with pytest.raises(ConfigError, match="layers=9: the model has 8 layers"):
+        layers_of([9], 8)
+
+
+@pytest.mark.slow
+def test_a_run_is_compared_stage_by_stage(
+    probe: Callable[..., Path], results_of: Callable[[Path], Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra import compose, initialize_config_module  # noqa: PLC0415
+
+    from lab.experiments.distill.config import register  # noqa: PLC0415
+    from lab.experiments.distill.job import execute  # noqa: PLC0415
+
+    monkeypatch.setenv("LAB_OUTPUTS", str(tmp_path / "outputs"))
+    few = [f"stage_{stage}.{key}" for stage in (1, 2, 3) for key in ("steps=2", "batch_size=2")]
+    few += [f"evaluation.{key}" for key in ("num_batches=1", "batch_size=4", "num_validation_batches=1")]
+    words = ["stage=all", "threads=1", "figures=[]", *few]
+    register()
+    with initialize_config_module("lab.conf", version_base="1.3"):
+        config = compose("distill", overrides=words)
+    execute(config, tmp_path / "outputs" / "distill" / "runs" / "student", words)
+    words = ["run=student", "num_contexts=60", "layers=[8]", "widths=[8,64]", "figures=[layers]"]
+    folder = probe(*words, "num_train=[40]")
+    names = [curve["curve"] for curve in results_of(folder).curves]
+    stages = [f"after stage {stage}, layer 8" for stage in (1, 2, 3)]
+    assert names == ["teacher, layer 8", "untrained student, layer 8", *stages]
+    assert "than teacher" in (folder / "summary.json").read_text()
