@@ -5,6 +5,12 @@ from html.parser import HTMLParser
 
 VOID = {"meta", "img", "link", "br", "hr", "input"}
 HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+# an end that HTML lets one leave out: what is open closes when one of these begins, or ends
+ENDS = {
+    "td": {"td", "th", "tr", "tbody", "thead", "table"},
+    "th": {"td", "th", "tr", "tbody", "thead", "table"},
+    "tr": {"tr", "tbody", "thead", "table"},
+}
 # of whatever loads something
 LOADING = ("src", "href", "srcset", "data", "action", "poster", "background")
 
@@ -22,6 +28,7 @@ class _Page(HTMLParser):
         self.text: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._close_for(tag)
         given = {name: value or "" for name, value in attrs}
         self.tags.append((tag, given))
         if len(given) < len(attrs):
@@ -50,8 +57,14 @@ class _Page(HTMLParser):
                 self.faults.append(f"<{tag}> loads {value[:80]}")
 
     def handle_endtag(self, tag: str) -> None:
+        if tag not in self.open[-1:]:
+            self._close_for(tag)
         if not self.open or self.open.pop() != tag:
             self.faults.append(f"</{tag}> closes another element")
+
+    def _close_for(self, tag: str) -> None:
+        while self.open and tag in ENDS.get(self.open[-1], set()):
+            self.open.pop()
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)

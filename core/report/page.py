@@ -119,11 +119,17 @@ def page(reports: Sequence[RunReport], command: str) -> str:
 
 
 def _short_names(runs: Sequence[RecordedRun]) -> dict[str, str]:
-    """The folder of each run, by its name; the whole name where two runs have the same folder."""
-    folders = [run.directory.name for run in runs]
+    """The folder of each run, by its name; with as many of the folders around it as tell it from the others."""
+    parts = {run.name: run.directory.parts for run in runs}
     return {
-        run.name: run.name if folders.count(folder) > 1 else folder for run, folder in zip(runs, folders, strict=True)
+        name: _shortest_end(own, [other for key, other in parts.items() if key != name]) for name, own in parts.items()
     }
+
+
+def _shortest_end(own: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> str:
+    lengths = range(1, len(own) + 1)
+    length = next((length for length in lengths if all(other[-length:] != own[-length:] for other in others)), len(own))
+    return "/".join(own[-length:])
 
 
 def _section(anchor: str, report: RunReport) -> _Section:

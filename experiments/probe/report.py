@@ -19,16 +19,18 @@ _COLUMNS = (
     "high",
     "floor",
     "Gaussian",
-    "gap %",
+    "Gaussian gap %",
     "elliptical",
-    "gap %",
+    "elliptical gap %",
     "clustered",
-    "gap %",
+    "clustered gap %",
     "exact n",
     "leave-one-out",
     "GCV",
     "CorrGCV",
 )
+# of a curve, in a table that one reads
+_MOST_WIDTHS = 9
 _LAYER = re.compile(r"(?:(?P<model>.*), )?layer (?P<number>\d+)(?:, (?P<variant>.*))?")
 _NAMES = {
     "gaussian": "Gaussian line",
@@ -40,19 +42,31 @@ _NAMES = {
 
 
 def summary_table(results: Results) -> tuple[list[str], list[list[Entry]]]:
-    """Header and rows: of each n and width the minimum-norm head, and the strength that is best on average."""
+    """Header and rows: of each n and width the minimum-norm head, and the strength that is best on average.
+
+    Of many widths, only some stand in it: the first, the last, the best one, and others between them.
+    """
     lines: list[list[Entry]] = []
     with_classes = bool(results.classes)
     for curve in results.curves:
         for num_train in results.sizes():
             points = results.of_curve(curve["curve"], num_train)
-            for width in dict.fromkeys(point.width for point in points):
+            for width in _shown_widths(points):
                 mine = [point for point in points if point.width == width]
                 shown = [point for point in mine if point.ridge == 0]
                 best = min(mine, key=lambda point: point.mean)
                 for point in [*shown, *([best] if best.ridge else [])]:
                     lines.append(_line(point, results, with_classes=with_classes))
     return [*_COLUMNS, *(["accuracy", "log-loss"] if with_classes else [])], lines
+
+
+def _shown_widths(points: Sequence[Point]) -> list[int]:
+    widths = sorted({point.width for point in points})
+    if len(widths) <= _MOST_WIDTHS:
+        return widths
+    places = {round(place) for place in np.linspace(0, len(widths) - 1, _MOST_WIDTHS - 1)}
+    best = min(points, key=lambda point: point.mean).width
+    return sorted({best, *(widths[place] for place in places)})
 
 
 def _line(point: Point, results: Results, *, with_classes: bool) -> list[Entry]:
@@ -113,6 +127,12 @@ def verdict(results: Results) -> list[str]:
             sentences.append(f"{name}{_classes(results, curve)}")
     sentences += _choices(results)
     sentences += _layers(results)
+    num_widths = len({point.width for point in results.points})
+    if num_widths > _MOST_WIDTHS:
+        sentences.append(
+            f"the table shows at most {_MOST_WIDTHS} of {num_widths} widths of a curve; the figures show all, and "
+            "lab show RUN --csv prints them, a line for each draw"
+        )
     draws = results.points[0].risks.size
     sentences.append(
         f"risks are over that of predicting zero; intervals of 95 %: Student's, over {draws} draws; next to p = n "

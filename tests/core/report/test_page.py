@@ -80,6 +80,16 @@ def test_nothing_that_a_run_brings_is_markup(tmp_path: Path) -> None:
     assert 'http-equiv="Content-Security-Policy" content="default-src &#39;none&#39;' in text
 
 
+def test_runs_in_folders_of_one_name_are_told_apart_by_the_folders_around_them(tmp_path: Path) -> None:
+    runs = [
+        recorded(tmp_path / place, f"word {place}", width=number)
+        for number, place in enumerate(("a/one", "b/one", "b/two"))
+    ]
+    shown = " ".join(parsed(page([report(run) for run in runs], "lab report")).text)
+    named = shown[shown.rindex("Where the configurations differ") :].split()
+    assert {"a/one", "b/one", "two"} <= set(named)
+
+
 def test_a_figure_stands_under_the_first_claim_that_names_it(tmp_path: Path) -> None:
     text = page([report(recorded(tmp_path / "run"))], "lab report")
     first, second = text.index("claim a word <span"), text.index("other a word <span")

@@ -87,6 +87,19 @@ def test_a_run_that_was_cut_off_ends_with_the_same_table(probe: Run, rows: Path)
     assert json.loads((cut / "summary.json").read_text()) == json.loads((whole / "summary.json").read_text())
 
 
+def test_of_many_widths_the_table_shows_some_with_the_best(
+    probe: Run, results_of: Callable[[Path], Results], rows: Path
+) -> None:
+    directory = probe(f"features={rows}", "draws=2", "num_train=[40]", f"widths={list(range(4, 60, 4))}", "figures=[]")
+    summary = json.loads((directory / "summary.json").read_text())
+    assert len(set(summary["columns"])) == len(summary["columns"])
+    widths = {row[summary["columns"].index("p")] for row in summary["rows"]}
+    best = min(results_of(directory).points, key=lambda point: point.mean).width
+    assert {4, best, 56} <= widths
+    assert len(widths) <= 9
+    assert any("at most 9 of 14 widths" in sentence for sentence in summary["verdict"])
+
+
 def test_a_finished_probe_is_reported_and_its_figures_are_drawn_again(
     probe: Run, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
