@@ -51,7 +51,7 @@ def _refuse_other_file(output: Path) -> None:
     except OSError as error:
         raise ConfigError(f"{output} cannot be replaced ({error.strerror}); give another name with -o") from error
     if f'content="{GENERATOR}"'.encode() not in head:
-        raise ConfigError(f"{output} is there and is no report of lab; give another name with -o")
+        raise ConfigError(f"{output} is there and is not a report of lab; give another name with -o")
 
 
 def _directories(name: str) -> list[Path]:

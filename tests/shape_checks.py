@@ -102,7 +102,7 @@ class _Decorate(ast.NodeTransformer):
         self.generic_visit(node)
         annotations = [part.annotation for part in ast.walk(node.args) if isinstance(part, ast.arg)]
         if _names(node.returns, *annotations) & self.kinds:
-            # innermost: what is above it may return something that is no function
+            # innermost: what is above it may return something that is not a function
             node.decorator_list.append(ast.Name("__shape_checked__", ast.Load()))
         return node
 

@@ -13,7 +13,7 @@ ROOMS = ("cli", "conf", "core", "experiments")
 
 
 def has_build_backend() -> bool:
-    """setuptools is no dependency of ours: where it is missing or too old, pip fetches it."""
+    """setuptools is not a dependency of ours: where it is missing or too old, pip fetches it."""
     try:
         return int(version("setuptools").split(".")[0]) >= 77
     except PackageNotFoundError:

@@ -37,5 +37,5 @@ def check_choice(question: Question) -> str | None:
     if not question.options:
         return "has no options in the columns A, B, …; give some"
     if question.answer not in tuple(LETTERS):
-        return f"has the answer {question.answer!r}, which is no letter of an option; mend it"
+        return f"has the answer {question.answer!r}, which is not a letter of an option; mend it"
     return None

@@ -72,7 +72,7 @@ def _check(source: io.BytesIO | Path, name: str) -> Image.Image:
         with Image.open(source, formats=FORMATS) as image:
             return image
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} is no image that can be read ({error})") from None
+        raise InputError(f"{name} is not an image that can be read ({error})") from None
 
 
 def _listed(cell: str) -> list[str]:
@@ -92,7 +92,7 @@ def _decoded(cell: str) -> io.BytesIO:
     try:
         return io.BytesIO(binascii.a2b_base64(cell, strict_mode=True))
     except ValueError as error:
-        raise InputError(f"its image is no base64 ({error})") from None
+        raise InputError(f"its image is not base64 ({error})") from None
 
 
 def _found(name: str, folders: Sequence[Path]) -> Path:

@@ -32,7 +32,7 @@ def _count(cluster: Sequence[Answered]) -> Counts:
 
 def _check(question: Question) -> str | None:
     if not question.index.isdecimal():
-        return "has an index that is no whole number, so that rotations cannot be found; give one"
+        return "has an index that is not a whole number, so that rotations cannot be found; give one"
     return check_choice(question)
 
 

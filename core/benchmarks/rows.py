@@ -49,7 +49,7 @@ class Rows:
         """Where each row begins, in bytes, and its cells by column.
 
         Raises:
-            InputError: naming the row, if it has another number of cells than the header, or is no text.
+            InputError: naming the row, if it has another number of cells than the header, or is not text.
         """
         with self.path.open("rb") as file:
             file.seek(self._start)
@@ -103,7 +103,7 @@ def _parsed(file: IO[bytes], path: Path, start: int) -> Iterator[tuple[int, list
             )
         except (csv.Error, UnicodeDecodeError) as error:
             where = "the header" if not start and not number else f"row {number + bool(start)} from byte {offset:,}"
-            raise InputError(f"{path}: {where} is no row of a TSV file ({error}); mend the file") from None
+            raise InputError(f"{path}: {where} is not a row of a TSV file ({error}); mend the file") from None
         number += 1
         # pandas skips empty lines
         if cells not in ([], [""]):

@@ -103,7 +103,7 @@ class Conversations:
         """A sample, its pictures cut into tiles.
 
         Raises:
-            InputError: naming the place, if it is no conversation or a picture of it cannot be read.
+            InputError: naming the place, if it is not a conversation or a picture of it cannot be read.
         """
         part, inside = self._find(index)
         try:

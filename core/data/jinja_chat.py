@@ -97,7 +97,7 @@ def chat_of_folder(folder: Path) -> JinjaChat | None:
     if found is None:
         return None
     if not isinstance(found, str):
-        raise CheckpointError(f"{folder / SETTINGS_FILE}: chat_template is no text; copy the file again")
+        raise CheckpointError(f"{folder / SETTINGS_FILE}: chat_template is not text; copy the file again")
     return JinjaChat(found, names, SETTINGS_FILE)
 
 

@@ -75,7 +75,7 @@ class Prefetched:
         """Continue from a saved position; what was made ahead is dropped.
 
         Raises:
-            CheckpointError: if it is no position.
+            CheckpointError: if it is not a position.
         """
         self._stream.restore(state)
         self.close()

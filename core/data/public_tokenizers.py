@@ -35,7 +35,7 @@ class JsonTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         # the library raises Exception itself
         except Exception as error:
-            raise CheckpointError(f"{path} is no tokenizer ({_first_line(error)}); copy it again") from None
+            raise CheckpointError(f"{path} is not a tokenizer ({_first_line(error)}); copy it again") from None
         self.chat = chat_of_folder(path.parent)
         self._end = end_of_text(path.parent)
 
@@ -124,7 +124,9 @@ class SentencePieceTokenizer:
         try:
             self._model: Any = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is no sentencepiece model ({_first_line(error)}); copy it again") from None
+            raise CheckpointError(
+                f"{path} is not a sentencepiece model ({_first_line(error)}); copy it again"
+            ) from None
         settings = _object_if_there(path.with_name("tokenizer_config.json"))
         self.bos_id: int | None = self._model.bos_id() if settings.get("add_bos_token", True) else None
         # the library's word for none is -1

@@ -64,7 +64,7 @@ def load_image(path: Path) -> Image.Image:
     """Read an image file completely, upright and in RGB.
 
     Raises:
-        InputError: if the file is missing, or is no image that can be read to its end.
+        InputError: if the file is missing, or is not an image that can be read to its end.
     """
     refuse_special(path, InputError)
     return read_image(path, str(path))
@@ -74,7 +74,7 @@ def read_image(source: Path | IO[bytes], name: str) -> Image.Image:
     """Read an image completely from a file, or from bytes in memory that an error calls by a name; see `upright_rgb`.
 
     Raises:
-        InputError: if the file is missing, or is no image that can be read to its end.
+        InputError: if the file is missing, or is not an image that can be read to its end.
     """
     is_known = False
     try:
@@ -89,7 +89,7 @@ def read_image(source: Path | IO[bytes], name: str) -> Image.Image:
     # a damaged file raises whatever its format's reader met first
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         reason = Reason.cut_image if is_known else Reason.empty_image if _is_empty(source) else Reason.no_image
-        raise BadSample(f"{name} is no image that can be read ({error}); give a PNG or JPEG file", reason) from None
+        raise BadSample(f"{name} is not an image that can be read ({error}); give a PNG or JPEG file", reason) from None
 
 
 def _is_empty(source: Path | IO[bytes]) -> bool:

@@ -34,7 +34,7 @@ def rows(
     """As `lab.core.divergence.rows.divergence_rows`, with contiguous scores in float32 or float64 on the CPU.
 
     Raises:
-        InputError: if a label is no token of the vocabulary.
+        InputError: if a label is not a token of the vocabulary.
     """
     if int(labels.max()) >= student.shape[1]:
         raise InputError(

@@ -81,7 +81,7 @@ def _loaded(path: Path) -> ctypes.CDLL:
     try:
         return ctypes.CDLL(str(path))
     except OSError:
-        # what a compiler wrote here is no library; another attempt starts afresh
+        # what a compiler wrote here is not a library; another attempt starts afresh
         path.unlink(missing_ok=True)
         raise
 

@@ -30,7 +30,7 @@ def compile_loop(source: str, function: str, setting: Any) -> Callable[..., bool
     Args:
         source: a file of core/native/src.
         function: its name there.
-        setting: C type of the one argument that is no tensor.
+        setting: C type of the one argument that is not a tensor.
 
     Returns:
         A function whose result is False, with nothing done, if it cannot read the tensors in place.

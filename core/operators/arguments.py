@@ -64,7 +64,7 @@ def check_operands(
 
 
 def check_chunk_size(chunk_size: int | None) -> None:
-    """Reject a number of tokens per chunk that is no whole number of 1 or more; None passes.
+    """Reject a number of tokens per chunk that is not a whole number of 1 or more; None passes.
 
     Raises:
         InputError: naming the value.

@@ -30,7 +30,7 @@ def data_uri(png: bytes) -> tuple[str, int, int]:
             whole = Image.new("RGB", opened.size, "white")
             rgba = opened.convert("RGBA")
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise RunError("it is no PNG picture, or a damaged one") from error
+        raise RunError("it is not a PNG picture, or is damaged") from error
     whole.paste(rgba, mask=rgba.getchannel("A"))
     scale = min(1.0, _MOST_DOTS / whole.width)
     small = whole.resize((round(whole.width * scale), max(1, round(whole.height * scale))), Image.Resampling.LANCZOS)

@@ -20,7 +20,7 @@ from lab.experiments.bench.rates import MachinePeak
 
 # below this fraction of a core the median of wall times is unreliable
 _QUIET_SHARE = 0.95
-# of a console that is no terminal: more than any table needs
+# of a console that is not a terminal: more than any table needs
 _FILE_WIDTH = 1000
 
 

@@ -35,7 +35,7 @@ def load(directory: Path) -> list[Row]:
             row.setdefault("relative_error", None)
         rows.append(row)
     if any("kind" not in row for row in rows):
-        raise RunError(f"{directory / 'table.parquet'} is no table of a distillation; `lab runs` lists them")
+        raise RunError(f"{directory / 'table.parquet'} is not a table of a distillation; `lab runs` lists them")
     return cast("list[Row]", rows)
 
 

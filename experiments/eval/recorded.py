@@ -27,7 +27,7 @@ def load(directory: Path) -> list[ScoreRow]:
     refuse_other_version(directory)
     rows: list[dict[str, Any]] = read_table(directory).to_pylist()
     if any("kind" not in row for row in rows):
-        raise RunError(f"{directory / 'table.parquet'} is no table of an evaluation; `lab runs` lists them")
+        raise RunError(f"{directory / 'table.parquet'} is not a table of an evaluation; `lab runs` lists them")
     return [cast("ScoreRow", row) for row in rows if row["kind"] in _SCORES]
 
 

@@ -67,7 +67,7 @@ class TextTask:
         """Read the documents.
 
         Raises:
-            InputError: if there are none, or one is no text.
+            InputError: if there are none, or one is not text.
         """
         self.word = word
         self._config = config

@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint(place: Path, typed: Typed, damage: Callable[[Path]
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--image", "text.png"), ("text.png is no image that can be read", "give a PNG or JPEG file")),
+        (("--image", "text.png"), ("text.png is not an image that can be read", "give a PNG or JPEG file")),
         (("--image", "gone.png"), ("gone.png does not exist", "give the path of an image")),
         (("--prompt", "<image> <image> How many?", "--image", "a.png"), ("2 <image> marks but 1 images", "remove")),
         (("--prompt", "<image> How many?"), ("1 <image> marks but 0 images", "give more images")),
@@ -204,7 +204,7 @@ def samples(place: Path, **changed: Any) -> None:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"image": "text.png"}, ("chats.jsonl, line 18", "text.png is no image")),
+        ({"image": "text.png"}, ("chats.jsonl, line 18", "text.png is not an image")),
         ({"image": "gone.png"}, ("chats.jsonl, line 18", "gone.png does not exist")),
         ({"question": "<image> <image> How many?"}, ("chats.jsonl, line 18", "2 <image> marks but 1 images")),
         ({"image": ["1.png", "2.png"]}, ("chats.jsonl, line 18", "2 images but 1 <image> marks")),

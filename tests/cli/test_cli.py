@@ -190,7 +190,7 @@ REFUSED = {
     "empty grid": (["observation_noise=[]"], ["observation_noise=[]", "empty"]),
     "gamma of zero": (["gammas=[0,1]"], ["gammas=0", "gamma = p/n from"]),
     "negative gamma": (["gammas=[1,-0.5]"], ["gammas=-0.5", "gamma = p/n from"]),
-    "gamma that is no number": (["gammas=[nan]"], ["gammas=nan", "finite"]),
+    "gamma that is not a number": (["gammas=[nan]"], ["gammas=nan", "finite"]),
     "no sizes": (["gammas=null"], ["gammas=null", "widths=null"]),
     "no rows": (["num_train=0"], ["num_train=0", "from 1 to"]),
     "unstable transition": (["hmm.spectral_radius=1"], ["hmm.spectral_radius=1.0", "below 1"]),

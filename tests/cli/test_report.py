@@ -63,7 +63,7 @@ def test_bad_names_and_places_are_one_line(typed: Typed, recorded: Path, outputs
     Path("empty").mkdir()
     check_refused(typed("report", "empty"), "empty holds no run")
     Path("mine.html").write_text("<html>")
-    check_refused(typed("report", str(recorded), "-o", "mine.html"), "mine.html is there and is no report of lab")
+    check_refused(typed("report", str(recorded), "-o", "mine.html"), "mine.html is there and is not a report of lab")
     check_refused(typed("report", str(recorded), "-o", str(outputs)), "is a folder")
     check_refused(typed("report", str(recorded), "-o", "gone/page.html"), "gone")
     assert Path("mine.html").read_text() == "<html>"

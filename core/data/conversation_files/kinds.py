@@ -84,7 +84,7 @@ def open_file(path: Path, share: float) -> ConversationFile:
     """The index of a file, made once in a process.
 
     Args:
-        path: of a file that is no list of data sets.
+        path: of a file that is not a list of data sets.
         share: of the samples that are held out.
 
     Raises:

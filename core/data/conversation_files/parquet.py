@@ -98,4 +98,4 @@ def _group(path: str, group: int, columns: tuple[str, ...]) -> pa.Table:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is no Parquet file that can be read ({str(error).splitlines()[0]}); copy it again")
+    return InputError(f"{path} is not a Parquet file that can be read ({str(error).splitlines()[0]}); copy it again")

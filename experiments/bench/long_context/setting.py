@@ -51,7 +51,7 @@ class Setting:
 
         Raises:
             ConfigError: for an unknown teacher or precision, and a number of layers that it cannot have.
-            InputError: for a length that is no number, or that the position embedding cannot take.
+            InputError: for a length that is not a number, or that the position embedding cannot take.
             CheckpointError: for a folder without a model.
         """
         teacher = options.get("teacher", "hovle_tiny" if quick else "hovle_2p6b")
@@ -153,14 +153,14 @@ def parsed(text: str) -> tuple[int, ...]:
     """Lengths such as 512,1K,103K, in ascending order.
 
     Raises:
-        InputError: naming what is no length.
+        InputError: naming what is not a length.
     """
     found = set()
     for part in text.split(","):
         match = _LENGTH.fullmatch(part.strip())
         if match is None or int(match[1]) < 1:
             raise InputError(
-                f"lengths={text}: {part.strip()!r} is no length; write numbers of tokens, such as 512,1K,103K"
+                f"lengths={text}: {part.strip()!r} is not a length; write numbers of tokens, such as 512,1K,103K"
             )
         found.add(int(match[1]) * (1024 if match[2] else 1))
     return tuple(sorted(found))

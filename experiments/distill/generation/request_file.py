@@ -226,7 +226,7 @@ def _asked(target: Path, content: bytes) -> Iterator[str]:
         try:
             asked = str(json.loads(line)["asked"])
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise RunError(f"{target}, line {number}: is no answer of lab generate; give a new file") from None
+            raise RunError(f"{target}, line {number}: is not an answer of lab generate; give a new file") from None
         if line != _checked(line[:-_END]):
             raise RunError(
                 f"{target}, line {number}: was damaged or changed since it was written; put it back, or delete the "

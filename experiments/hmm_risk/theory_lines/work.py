@@ -33,7 +33,7 @@ def theory_rows(work: CellWork) -> list[Theory]:
 
 
 def _between(work: CellWork, at_grid: Sequence[Theory]) -> list[Theory]:
-    # with one width there is no line, and a Gaussian reference is no prediction whose line would matter
+    # with one width there is no line, and a Gaussian reference is not a prediction whose line would matter
     if not isinstance(work, IndependentRows) or len(work.cell.widths) == 1:
         return []
     cell = work.cell

@@ -96,9 +96,12 @@ BAD: dict[str, tuple[list[Row], str]] = {
     "index": ([{"index": "7", **ASKED}, {"index": "7", **ASKED}], "row 2, with index 7, has the index of an earlier"),
     "no index": ([{"index": "1", **ASKED}, {"index": "", **ASKED}], "row 2 has no index"),
     "answer": ([{"index": "5", **ASKED, "answer": "yes"}], "row 1, with index 5, has the answer 'yes', not Yes or No"),
-    "base64": ([{"index": "5", "image": RED[:80] + "ä" + RED, **ASKED}], "row 1, with index 5, its image is no base64"),
-    "cut": ([{"index": "5", "image": RED[:-1], **ASKED}], "row 1, with index 5, its image is no base64"),
-    "text": ([{"index": "5", "image": "QUJD" * 30, **ASKED}], "row 1, with index 5, image 1 is no image"),
+    "base64": (
+        [{"index": "5", "image": RED[:80] + "ä" + RED, **ASKED}],
+        "row 1, with index 5, its image is not base64",
+    ),
+    "cut": ([{"index": "5", "image": RED[:-1], **ASKED}], "row 1, with index 5, its image is not base64"),
+    "text": ([{"index": "5", "image": "QUJD" * 30, **ASKED}], "row 1, with index 5, image 1 is not an image"),
     "list": ([{"index": "5", "image": "[1, 2", **ASKED}], "row 1, with index 5, its list of images is damaged"),
     "lost": ([{"index": "5", "image": "6", **ASKED}], "has the image of the row with index 6, which is not there"),
     "circle": ([{"index": "5", "image": "5", **ASKED}], "index 5 is where another row has its image from"),
@@ -106,7 +109,7 @@ BAD: dict[str, tuple[list[Row], str]] = {
     "twice": ([{"index": "0", **ASKED}], "two columns 'answer'"),
     "cells": ([{"index": "0", **ASKED}, {"index": "1", **ASKED}], "row 2 has 5 cells, the header 4"),
     "quote": ([{"index": "0", **ASKED}, {"index": '"1', **ASKED}], "row 2 has 1 cells, the header 4"),
-    "bytes": ([{"index": "0", **ASKED}, {"index": "1", **ASKED}], "row 2 from byte .* is no row of a TSV file"),
+    "bytes": ([{"index": "0", **ASKED}, {"index": "1", **ASKED}], "row 2 from byte .* is not a row of a TSV file"),
     "empty": ([{"index": "0", **ASKED}], "holds no question"),
 }
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
@@ -136,7 +139,7 @@ def test_an_image_that_is_damaged_inside_is_refused_when_it_is_read(write: Write
     cut = base64.b64encode(file.getvalue()[:1000]).decode()
     benchmark = opened(write([{"index": "0", "image": RED, **ASKED}, {"index": "9", "image": cut, **ASKED}]))
     benchmark.with_images(0)
-    with pytest.raises(InputError, match=re.escape("POPE.tsv: the row with index 9 image 1 is no image")):
+    with pytest.raises(InputError, match=re.escape("POPE.tsv: the row with index 9 image 1 is not an image")):
         benchmark.with_images(1)
 
 

@@ -91,7 +91,7 @@ def test_the_place_in_the_list_says_whose_turn_it_is(tmp_path: Path) -> None:
         (record("what?", "bag", image=3), "image is neither"),
         (record("what?", "bag", image=[3]), "image is neither"),
         (record("what?", "bag", image="gone.png"), r"gone\.png does not exist"),
-        (record("what?", "bag", image="chats.jsonl"), r"chats\.jsonl is no image"),
+        (record("what?", "bag", image="chats.jsonl"), r"chats\.jsonl is not an image"),
         (record("<image><image>what?", "bag", image="wide.png"), "2 <image> marks but 1 images"),
         (record("what?", "bag", image=["wide.png", "wide.png"]), "2 images but 0 <image> marks"),
         (record("hat?", "bag"), "'hat'"),

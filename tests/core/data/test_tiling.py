@@ -1,4 +1,4 @@
-"""Tiles are those of the public code, and a file that is no image is refused by name."""
+"""Tiles are those of the public code, and a file that is not an image is refused by name."""
 
 import json
 from io import BytesIO
@@ -90,7 +90,7 @@ def test_pictures_of_every_mode_become_rgb(mode: str, tmp_path: Path) -> None:
 def test_a_file_that_is_no_image_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"photo\.png is no image") as caught:
+    with pytest.raises(InputError, match=r"photo\.png is not an image") as caught:
         load_image(path)
     assert "\n" not in str(caught.value)
 

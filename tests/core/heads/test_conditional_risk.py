@@ -95,8 +95,8 @@ def check_against_simulation(mapping, covariance, coefficients, noise, ridge, nu
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [6, 15, 24, 45, 80])
 def test_risk_of_several_tokens_a_sequence_is_the_mean_test_error(width):
-    # 5 sequences of 6 tokens: n = 30. The noise of a sequence's rows is correlated, and its mean is no linear function
-    # of the row alone: the smoother knows both.
+    # 5 sequences of 6 tokens: n = 30. The noise of a sequence's rows is correlated, and its mean is not a linear
+    # function of the row alone: the smoother knows both.
     num_sequences, length = 5, 6
     hmm, covariance, coefficients, noise = pieces(width)
     kalman = KalmanFilter(hmm, length)

@@ -119,7 +119,7 @@ def test_a_damaged_figure_is_said_in_the_report(tmp_path: Path) -> None:
     (tmp_path / "run" / "figures" / "risk.png").write_bytes(png()[:60])
     text = page([report(run)], "lab report")
     assert faults(text) == []
-    assert "figure risk: it is no PNG picture, or a damaged one" in text
+    assert "figure risk: it is not a PNG picture, or is damaged" in text
 
 
 def test_pictures_keep_their_shape_and_lose_dots_and_colours() -> None:

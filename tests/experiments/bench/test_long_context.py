@@ -154,7 +154,7 @@ def test_layers_are_shared_out_among_stacks() -> None:
 def test_lengths_are_written_as_numbers_of_tokens() -> None:
     assert parsed("103K, 512,1K") == (512, 1024, HEADLINE)
     for text in ("1k", "0", "1K,,2K", "-1", ""):
-        with pytest.raises(InputError, match="is no length; write numbers of tokens"):
+        with pytest.raises(InputError, match="is not a length; write numbers of tokens"):
             parsed(text)
 
 
