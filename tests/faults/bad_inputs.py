@@ -41,7 +41,7 @@ SWEEP: Mapping[tuple[str, ...], Mapping[str, str]] = {
         "replicates": "",
         "num_test": "null",
         "rank_tolerance": "0 null",
-        "ridge": "0",
+        "ridge": "0 1000000000000",
         "seed": "0 1000000000000",
         "workers": "null",
         "snr": "null",
