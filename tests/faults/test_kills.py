@@ -195,7 +195,7 @@ FEW_SCENES = [(name, 1) for name in one_in(3, list(SCENES), of="kills")]
 
 
 @pytest.mark.parametrize(
-    ("name", "kills"), zip(SCENES, shares(int(KILLS), len(SCENES)), strict=True) if KILLS else FEW_SCENES
+    ("name", "kills"), list(zip(SCENES, shares(int(KILLS), len(SCENES)), strict=True)) if KILLS else FEW_SCENES
 )
 def test_a_command_that_is_killed_ends_like_one_that_is_not(
     name: str, kills: int, workshop: Workshop, record_property: Any

@@ -12,7 +12,7 @@ from faults.slurm.conftest import LAB, STAGE_1, Results
 
 pytestmark = pytest.mark.slurm
 
-STEPS = [f"stage_{stage}.{key}" for stage in (1, 2, 3) for key in ("steps=25", "batch_size=8")]
+STEPS = [f"stage_{stage}.{key}" for stage in (1, 2, 3) for key in ("steps=80", "batch_size=8")]
 WORDS = (*(word for word in STAGE_1[2:] if not word.startswith("stage_")), *STEPS)
 
 

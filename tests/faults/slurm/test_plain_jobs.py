@@ -102,7 +102,7 @@ def test_a_script_of_several_commands_goes_on_with_the_one_that_was_cut_off(
 def test_the_printed_script_survives_time_limits_and_pre_emption(
     slurm: Cluster, results: Results, whole: Whole, tmp_path: Path
 ) -> None:
-    words = (*SWEEP[:-3], "replicates=1500", *SWEEP[-2:])
+    words = (*SWEEP[:-3], "replicates=5000", *SWEEP[-2:])
     job = slurm.submit(printed(tmp_path, *words, "time=1", "name=limits"), "-p", "grace", cwd=tmp_path)
     wait_for_rows(results.folder, 10)
     slurm.preempt()
@@ -135,7 +135,7 @@ def test_a_cancelled_job_stays_cancelled(slurm: Cluster, results: Results, tmp_p
 def test_an_array_of_24_with_pre_emptions(
     slurm: Cluster, results: Results, whole: Whole, moments: random.Random, tmp_path: Path
 ) -> None:
-    words = ("hmm-risk", "sweep", "num_train=60", "widths=[30,60]", "replicates=100", "workers=1", "figures=[]")
+    words = ("hmm-risk", "sweep", "num_train=60", "widths=[30,60]", "replicates=600", "workers=1", "figures=[]")
     script = printed(tmp_path, *words, "seed=$SLURM_ARRAY_TASK_ID", "time=10")
     job = slurm.submit(script, "--array=0-23", "-p", moments.choice(["low", "grace"]), cwd=tmp_path)
     for number in sorted(moments.sample(range(1, 20), 3)):
