@@ -239,7 +239,8 @@ def _report(record: Run[Row], settings: DistillConfig) -> float:
     from lab.core.runs.console import print_directory, print_summary  # noqa: PLC0415
     from lab.core.runs.figures import draw_figures  # noqa: PLC0415
     from lab.experiments.distill.figures import drawn  # noqa: PLC0415
-    from lab.experiments.distill.report import headline, summary_table, table_rows, verdict  # noqa: PLC0415
+    from lab.experiments.distill.report import headline, summary_table, verdict  # noqa: PLC0415
+    from lab.experiments.distill.table import table_rows  # noqa: PLC0415
 
     table = table_rows(record.rows, settings)
     write_table(record.folder() / "table.parquet", table)

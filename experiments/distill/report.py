@@ -1,57 +1,12 @@
-"""Report of a finished run: the table, a summary, and a verdict in words."""
+"""Report of a finished run: a summary of its table, and a verdict in words."""
 
-from array import array
 from collections.abc import Iterator, Sequence
 
 from lab.core.runs.json_files import Entry
-from lab.core.runs.row_store import RowStore
-from lab.experiments.distill.bad_samples import left_out_lines, left_out_rows, left_out_sentences
-from lab.experiments.distill.config import DistillConfig
-from lab.experiments.distill.rows import Origin, ResultRow, Row, joined
+from lab.experiments.distill.bad_samples import left_out_lines, left_out_sentences
+from lab.experiments.distill.rows import ResultRow, Row
 from lab.experiments.distill.seeds import estimate, rankings
-from lab.experiments.distill.stage_graph import StageNode, students
 from lab.experiments.distill.summary import STUDENT, Summary, summaries
-
-
-def table_rows(rows: Sequence[Row], config: DistillConfig) -> Sequence[Row]:
-    """All results, by student: rows of a stage shared by several students are repeated for each of them."""
-    return RowStore(_table_rows(rows, config))
-
-
-def _table_rows(rows: Sequence[Row], config: DistillConfig) -> Iterator[Row]:
-    places: dict[str, array[int]] = {}
-    for place, row in enumerate(rows):
-        if row["kind"] not in ("done", "bad_sample"):
-            places.setdefault(row["unit"], array("q")).append(place)
-    all_students = students(config) if config.stage_numbers or config.stage == "all" else []
-    units = {node.key for student in all_students for node in student.path}
-    for unit in places:
-        if unit not in units:
-            yield from (_without_unit(rows[place]) for place in places[unit])
-    for student in all_students:
-        for node in student.path:
-            origin: Origin = {
-                "model": STUDENT,
-                "student": student.label,
-                "replicate": student.replicate,
-                "is_last": node is student.path[-1],
-                "initialisation": _initialisation(node),
-            }
-            yield from (joined(origin, _without_unit(rows[place])) for place in places.get(node.key, ()))
-    yield from left_out_rows(rows)
-
-
-def _without_unit(row: Row) -> Row:
-    """A row without its unit of work, and without timings: they differ between runs that are otherwise the same."""
-    plain = row.copy()
-    plain.pop("unit", None)
-    if plain["kind"] == "train":
-        plain.pop("seconds", None)
-    return plain
-
-
-def _initialisation(node: StageNode) -> str:
-    return node.student.initialisation.value
 
 
 def accuracies(table: Sequence[Row]) -> dict[str, float]:

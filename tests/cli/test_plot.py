@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,19 @@ from lab.core.runs.sums import SUMS
 from reference.parquet import read_table
 
 Typed = Callable[..., Any]
+
+
+def test_no_study_loads_torch_to_draw_what_is_recorded() -> None:
+    program = """
+import importlib, sys
+from lab.cli.main import found_experiments
+names = [each.recorded.partition(":")[0] for each in found_experiments()]
+for name in names:
+    importlib.import_module(name)
+print(len(names) >= 4, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
 
 
 def refused(said: Any, *words: str) -> None:
