@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lab.cli.sweeps.leaving import waiting_jobs
 from lab.core.errors import RunError
 from lab.core.printable import printable
 from lab.core.runs.console import print_directory, print_summary
@@ -19,15 +20,18 @@ _OF_STATUS = ("started", "updated", "title", "headline", "error")
 
 
 def listed(study: str, limit: int) -> list[dict[str, str | None]]:
-    """Runs under the output folder, the newest first: names, states, and what they found."""
+    """Runs under the output folder, the newest first: names, states, and what they found; `job` of one that waits."""
     root = outputs_root()
     found: list[dict[str, str | None]] = []
-    for directory in run_directories(root / study if study else root)[:limit]:
+    directories = run_directories(root / study if study else root)[:limit]
+    jobs = waiting_jobs(directories)
+    for directory in directories:
         status = json_object_or_none(directory / "status.json")
         run: dict[str, str | None] = {"run": directory.relative_to(root).as_posix(), "directory": str(directory)}
         run["status"] = "unreadable" if status is None else run_state(directory, status)
         recorded = status or {}
         run |= {key: None if recorded.get(key) is None else str(recorded[key]) for key in _OF_STATUS}
+        run["job"] = jobs.get(directory)
         found.append(run)
     return found
 
@@ -51,7 +55,7 @@ def print_runs(study: str, limit: int) -> None:
     for name in ("run", "status", "age", *shown):
         table.add_column(name, no_wrap=True)
     for run, words in zip(runs, names, strict=True):
-        texts = {"title": run.get("title"), "result": run.get("headline") or run.get("error")}
+        texts = {"title": run.get("title"), "result": run["headline"] or run["error"] or run["job"]}
         table.add_row(*words, *(_cut(printable(texts[name] or ""), width) for name in shown))
     # names are copied by the user and never cut, as they would be first in a table that is too wide
     console.width = max(console.width, sum(sizes) + _GAP * len(sizes))
