@@ -19,6 +19,7 @@ from lab.cli.sweeps.dry_run import print_points
 from lab.cli.sweeps.launching import launcher_behind, refuse_begun, refuse_flags, skipping
 from lab.cli.sweeps.leaving import leaving, refuse_waiting
 from lab.cli.sweeps.points import checked_command
+from lab.cli.sweeps.search import in_own_folders, refuse_missing_plugin, search_overrides
 from lab.core.errors import ConfigError, LabError
 from lab.core.runs.atomic_files import WRITING_ERRORS, as_run_error
 from lab.core.runs.console import print_directory, quiet
@@ -74,6 +75,7 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
 
 def _start(experiment: Experiment, overrides: Sequence[str], flags: Sequence[str], asked: Set[str]) -> None:
     """Check a run or the points of a sweep, and start what is not finished; or print what would be started."""
+    refuse_missing_plugin(overrides)
     with _hydra():
         command = checked_command(experiment, overrides, is_multirun=bool(flags))
     refuse_flags(command, is_left=_NO_WAIT in asked)
@@ -84,8 +86,11 @@ def _start(experiment: Experiment, overrides: Sequence[str], flags: Sequence[str
     refuse_waiting(command)
     layers = [skipping(command)] if command.finished else []
     layers += [leaving(command)] if _NO_WAIT in asked else []
+    more = []
+    if command.is_search:
+        more, layers = search_overrides(command), [in_own_folders(command)]
     with launcher_behind(*layers):
-        _enter(experiment, [*overrides, *flags], is_quiet=_QUIET in asked)
+        _enter(experiment, [*overrides, *more, *flags], is_quiet=_QUIET in asked)
     if _NO_WAIT in asked:
         print_directory(command.folder)
 

@@ -15,6 +15,8 @@ from lab.experiments.spec import Experiment
 
 # also as the place that a group is put in: data@hydra.callbacks
 _OF_HYDRA = re.compile(r"(^|[@:])hydra([./@:]|$)")
+# of a sweep whose points optuna chooses: its study
+SEARCH = "optuna.db"
 # where the points of a sweep are computed
 _LAUNCHER = re.compile(r"hydra[/.]launcher[.=]")
 # ${seed} is another key of the run, ${oc.env:HOME} is not, and neither is ${${seed}:HOME}
@@ -42,6 +44,8 @@ def resumed(arguments: Sequence[str], *, study: Experiment) -> list[str]:
     refuse_other_version(directory)
     if "${" in str(directory):
         raise RunError(f"{directory}: a folder with ${{ in its name cannot hold runs; rename it")
+    if (directory / SEARCH).exists():
+        raise RunError(f"{directory} is a search; type its command again, with hydra.sweep.dir={directory}")
     is_sweep = (directory / "multirun.yaml").exists()
     _refuse_other_study(directory, study)
     overrides = _sweep_overrides(directory) if is_sweep else _run_overrides(directory)

@@ -71,16 +71,16 @@ def means(results: Sequence[Sequence[Result]]) -> list[SeedMean]:
     for of_run in results:
         for result in of_run:
             known.setdefault((result.curve, result.point, result.quantity), []).append(result)
-    return [SeedMean(*place, *_summary(found)) for place, found in known.items()]
+    return [_mean(place, found) for place, found in known.items()]
 
 
-def _summary(found: Sequence[Result]) -> tuple[float, float | None, int, str]:
+def _mean(place: tuple[str, str, str], found: Sequence[Result]) -> SeedMean:
     from scipy.special import stdtrit  # noqa: PLC0415
 
     values = [result.value for result in found]
     if any(result.summary == "median" for result in found):
-        return median(values), None, len(values), "median"
+        return SeedMean(*place, median(values), None, len(values), "median")
     if len(values) < 2:
-        return values[0], None, 1, "mean"
+        return SeedMean(*place, values[0], None, 1, "mean")
     quantile = float(stdtrit(len(values) - 1, (1 + _CONFIDENCE) / 2))
-    return fmean(values), quantile * stdev(values) / len(values) ** 0.5, len(values), "mean"
+    return SeedMean(*place, fmean(values), quantile * stdev(values) / len(values) ** 0.5, len(values), "mean")
