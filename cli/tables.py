@@ -2,6 +2,7 @@
 
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,10 +13,12 @@ from lab.core.errors import RunError
 from lab.core.printable import printable
 from lab.core.runs.console import print_directory, print_summary
 from lab.core.runs.find import find_run, outputs_root, run_directories, run_state
-from lab.core.runs.json_files import json_object_or_none, read_json_object
+from lab.core.runs.json_files import json_object_if_there, json_object_or_none, read_json_object
 
 # columns of a title, and of a result that is worth a column; between two columns are spaces
 _WIDTH_OF_TITLES, _LEAST_WIDTH, _GAP = 40, 8, 2
+# of a run with many students
+_MOST_STAGES = 6
 _OF_STATUS = ("started", "updated", "title", "headline", "error")
 
 
@@ -91,9 +94,25 @@ def print_run(name: str) -> None:
         print_summary(str(status.get("title", "")), summary["columns"], summary["rows"], summary["verdict"], figures)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error
-    table = printable(str(directory / "table.parquet"))
-    Console(markup=False, emoji=False).print(f"table: {table}", highlight=False, soft_wrap=True)
+    console = Console(markup=False, emoji=False, highlight=False)
+    for line in _stage_lines(directory):
+        console.print(printable(line), soft_wrap=True)
+    console.print(f"table: {printable(str(directory / 'table.parquet'))}", soft_wrap=True)
     print_directory(directory)
+
+
+def _stage_lines(directory: Path) -> list[str]:
+    """What the stages of a training went on from, and what they trained, in words."""
+    path = directory / "stages.json"
+    notes = json_object_if_there(path, hint=f"remove it to see the rest of {directory.name}") or {}
+    try:
+        first = [note for note in notes.get("stages", []) if note["replicate"] == 0]
+        lines = [str(line) for note in first[:_MOST_STAGES] for line in note["words"]]
+        more = len(notes.get("stages", [])) - len(first[:_MOST_STAGES])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged; remove it to see the rest of {directory.name}") from error
+    lines += [f"{more} more stages are in {path}"] if more else []
+    return [*lines, str(notes["expected"])] if notes.get("expected") else lines
 
 
 def _age(moment: Any) -> str:

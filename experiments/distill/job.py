@@ -40,6 +40,7 @@ from lab.experiments.distill.placement import softmax_layers
 from lab.experiments.distill.rows import Row
 from lab.experiments.distill.sources import find_source, source_checkpoint
 from lab.experiments.distill.stage_graph import nodes, students
+from lab.experiments.distill.stage_notes import note_expected
 from lab.experiments.distill.teacher import device_of, digest, new_teacher, open_teacher
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def _execute(
     content = {**recorded, "resume_on": settings.resume_on.value}
     with Run[Row](directory, content, overrides, provenance, patch, settings.sinks) as record:
         say_missing_loops(missing)
+        note_expected(record.directory, list(overrides))
         if settings.stage == TEACHER:
             work_on_teacher(record, context)
         else:
