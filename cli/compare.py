@@ -10,6 +10,7 @@ import typer
 from lab.cli.help import RESULTS
 from lab.cli.recorded_runs import config_of, labelled_runs, run_name, study_of
 from lab.cli.run_data import write_json
+from lab.cli.seed_means import print_means
 from lab.core.errors import ConfigError
 from lab.core.printable import printable
 from lab.core.runs.compare import Difference, differing_keys, paired
@@ -29,11 +30,15 @@ compared with the first, point by point, by the difference and by z: the differe
 curve is found in the other run by its label, a run's only curve by whatever label. The table shows one quantity; --json
 and --csv have all of them, in full precision.
 
+With --over-seeds, runs that differ in their seed alone are one line: the mean over seeds, its 95 % interval, and the
+number of runs. Runs that are not finished are left out, and counted.
+
 \b
 Examples:
   lab compare RUN RUN2
   lab compare RUN RUN2 RUN3 --quantity prediction_risk
   lab compare SWEEP --csv > differences.csv
+  lab compare SWEEP SWEEP2 --over-seeds
 """
 
 _COLUMNS = ("run", "curve", "point", "quantity", "first", "first_se", "second", "second_se", "difference", "z")
@@ -48,13 +53,19 @@ def add(app: typer.Typer, experiments: Callable[[], Sequence[Experiment]]) -> No
             list[str], typer.Argument(help="Runs or sweeps: directories, or names as `lab runs` lists them.")
         ],
         quantity: Annotated[str, typer.Option(help="What the printed table shows.")] = "",
+        over_seeds: Annotated[
+            bool, typer.Option("--over-seeds", help="Means over seeds of runs that differ in nothing else.")
+        ] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
         as_csv: Annotated[bool, typer.Option("--csv", help="The results as CSV.")] = False,
     ) -> None:
         from lab.cli.dispatch import one_line_errors
 
         with one_line_errors(), printed():
-            print_comparison(run, experiments(), quantity=quantity, as_json=as_json, as_csv=as_csv)
+            if as_json and as_csv:
+                raise ConfigError("--json and --csv cannot be printed together; leave one out")
+            shown = print_means if over_seeds else print_comparison
+            shown(run, experiments(), quantity=quantity, as_json=as_json, as_csv=as_csv)
 
 
 def print_comparison(
@@ -65,8 +76,6 @@ def print_comparison(
     Raises:
         LabError: if there are fewer than two runs, no such run or quantity, or runs of two studies.
     """
-    if as_json and as_csv:
-        raise ConfigError("--json and --csv cannot be printed together; leave one out")
     runs = labelled_runs(names)
     if len(runs) < 2:
         raise ConfigError(f"{names[0]} is one run; name two or more, or a sweep with several points")

@@ -2,37 +2,40 @@
 
 import contextlib
 import errno
-import importlib
 import io
-import itertools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from lab.cli.cluster.in_a_job import own_directories, refuse_several_processes, refuse_several_tasks
+from lab.cli.cluster.in_a_job import own_directories, refuse_several_processes
 from lab.cli.cluster.slurm_queue import jobs_of_a_sweep
 from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
-from lab.cli.override_errors import explain_failure, refuse_taken_as_bools, unreachable_key
-from lab.cli.resume import refuse_links, resumed
+from lab.cli.resume import resumed
+from lab.cli.sweeps.composing import composed
+from lab.cli.sweeps.dry_run import print_points
+from lab.cli.sweeps.launching import launcher_behind, refuse_begun, refuse_flags, skipping
+from lab.cli.sweeps.leaving import leaving, refuse_waiting
+from lab.cli.sweeps.points import checked_command
+from lab.cli.sweeps.search import in_own_folders, refuse_missing_plugin, search_overrides
 from lab.core.errors import ConfigError, LabError
 from lab.core.runs.atomic_files import WRITING_ERRORS, as_run_error
+from lab.core.runs.console import print_directory, quiet
 from lab.core.runs.early_signals import INTERRUPTED, send_held
 from lab.core.runs.find import outputs_root
 from lab.core.runs.signals import EndSignals
 from lab.core.streams import say
-from lab.experiments.spec import Experiment
-
-# points of a sweep that are checked before the first one starts; composing one takes about 0.1 s
-_MOST_CHECKED = 200
+from lab.experiments.spec import Experiment, function_of
 
 # Hydra's flags that print a configuration, and run nothing
 _COMPOSING = ("--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--run", "-r")
 
-# a run prints its directory, and errors
+# a run prints its directory, and errors; points are printed, and nothing runs; jobs are submitted, and left
 _QUIET = "--quiet"
+_DRY_RUN, _NO_WAIT = "--dry-run", "--no-wait"
+_OF_LAB = frozenset({_QUIET, _DRY_RUN, _NO_WAIT})
 _QUIET_LOGS = ("hydra.job_logging.root.level=WARNING", "hydra.hydra_logging.root.level=WARNING")
 
 # what the loader of shared libraries says
@@ -51,34 +54,67 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
     with one_line_errors("interrupted; what is recorded is kept, and resume=RUN goes on"):
         refuse_several_processes()
         _refuse_no_working_folder()
-        _load(experiment.register)()
-        is_quiet = _QUIET in arguments
-        overrides, flags = _parsed(experiment, [word for word in arguments if word != _QUIET])
+        function_of(experiment.register)()
+        asked = {word for word in arguments if word in _OF_LAB}
+        overrides, flags = _parsed(experiment, [word for word in arguments if word not in asked])
         _refuse_odd_places()
         if not flags or flags == ["--multirun"]:
-            _check_every_point(experiment, overrides, is_multirun=bool(flags))
-        elif flags[0] in _COMPOSING:
-            from hydra import initialize_config_module
-
-            with initialize_config_module("lab.conf", version_base="1.3"):
-                _composed(experiment.config, overrides)
-            if is_quiet:
-                raise ConfigError(f"{_QUIET} with {flags[0]}: only a run has something to leave out; leave it out")
-        if not flags or flags[0] not in _COMPOSING:
             overrides += own_directories(experiment, overrides)
-            overrides += _QUIET_LOGS if is_quiet else ()
-        import hydra
+            _start(experiment, overrides, flags, asked)
+            return
+        if flags[0] in _COMPOSING:
+            with _hydra():
+                composed(experiment.config, overrides)
+        if asked - ({_QUIET} if flags[0] not in _COMPOSING else set()):
+            other = next((flag for flag in flags if flag in _COMPOSING), flags[0])
+            raise ConfigError(f"{min(asked)} with {other}: it is about runs, and nothing runs; leave one of them out")
+        if flags[0] not in _COMPOSING:
+            overrides += own_directories(experiment, overrides)
+        _enter(experiment, [*overrides, *flags], is_quiet=_QUIET in asked)
 
-        from lab.core.runs.console import quiet
 
-        # the undecorated function pickles by name, which is what launchers send to another machine
-        entry = hydra.main(version_base="1.3", config_path="pkg://lab.conf", config_name=experiment.config)(
-            _load(experiment.job)
-        )
-        words = [*overrides, *flags]
-        said = quiet() if is_quiet else contextlib.nullcontext()
-        with _command_line([f"lab {experiment.command}", *words]), jobs_of_a_sweep(words), said:
-            entry()
+def _start(experiment: Experiment, overrides: Sequence[str], flags: Sequence[str], asked: Set[str]) -> None:
+    """Check a run or the points of a sweep, and start what is not finished; or print what would be started."""
+    refuse_missing_plugin(overrides)
+    with _hydra():
+        command = checked_command(experiment, overrides, is_multirun=bool(flags))
+    refuse_flags(command, is_left=_NO_WAIT in asked)
+    if _DRY_RUN in asked:
+        print_points(command)
+        return
+    refuse_begun(command)
+    refuse_waiting(command)
+    layers = [skipping(command)] if command.finished else []
+    layers += [leaving(command)] if _NO_WAIT in asked else []
+    more = []
+    if command.is_search:
+        more, layers = search_overrides(command), [in_own_folders(command)]
+    with launcher_behind(*layers):
+        _enter(experiment, [*overrides, *more, *flags], is_quiet=_QUIET in asked)
+    if _NO_WAIT in asked:
+        print_directory(command.folder)
+
+
+def _enter(experiment: Experiment, words: Sequence[str], *, is_quiet: bool) -> None:
+    """Give Hydra the command line."""
+    import hydra
+
+    # argparse wants overrides in front of flags
+    words = [*(_QUIET_LOGS if is_quiet else ()), *words]
+    said = quiet() if is_quiet else contextlib.nullcontext()
+    # the undecorated function pickles by name, which is what launchers send to another machine
+    entry = hydra.main(version_base="1.3", config_path="pkg://lab.conf", config_name=experiment.config)(
+        function_of(experiment.job)
+    )
+    with _command_line([f"lab {experiment.command}", *words]), jobs_of_a_sweep(words), said:
+        entry()
+
+
+def _hydra() -> contextlib.AbstractContextManager[None]:
+    """Hydra, for composing alone."""
+    from hydra import initialize_config_module
+
+    return cast("contextlib.AbstractContextManager[None]", initialize_config_module("lab.conf", version_base="1.3"))
 
 
 def check_command(experiment: Experiment, arguments: Sequence[str]) -> None:
@@ -87,14 +123,16 @@ def check_command(experiment: Experiment, arguments: Sequence[str]) -> None:
     Raises:
         LabError: for what the user can fix.
     """
-    _load(experiment.register)()
-    if _QUIET in arguments:
-        raise ConfigError(f"{_QUIET}: a job runs a command as it stands; leave the flag out")
+    function_of(experiment.register)()
+    for word in arguments:
+        if word in _OF_LAB:
+            raise ConfigError(f"{word}: a job runs a command as it stands; leave the flag out")
     overrides, flags = _parsed(experiment, arguments)
     _refuse_odd_places()
     if flags not in ([], ["--multirun"]):
         raise ConfigError(f"{flags[0]}: a job runs a command as it stands; leave the flag out")
-    _check_every_point(experiment, overrides, is_multirun=bool(flags))
+    with _hydra():
+        checked_command(experiment, overrides, is_multirun=bool(flags))
 
 
 def _parsed(experiment: Experiment, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -195,97 +233,6 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return overrides, flags
 
 
-def _check_every_point(experiment: Experiment, overrides: Sequence[str], *, is_multirun: bool) -> None:
-    """Compose and check each point of a sweep, so that a bad one is refused before the first has started."""
-    from hydra import initialize_config_module
-
-    check = _load(experiment.check)
-    with initialize_config_module("lab.conf", version_base="1.3"):
-        fixed, axes = _sweep_axes(overrides) if is_multirun else (list(overrides), [])
-        first = _composed(experiment.config, [*fixed, *(axis[0] for axis in axes)], return_hydra_config=True)
-        is_multirun = is_multirun or str(first.hydra.mode).endswith("MULTIRUN")
-        _refuse_no_directory(first, is_multirun=is_multirun)
-        if is_multirun:
-            refuse_several_tasks(first.hydra.launcher)
-            params = [f"{key}={value}" for key, value in (first.hydra.sweeper.get("params") or {}).items()]
-            more_fixed, more_axes = _sweep_axes(params)
-            fixed, axes = fixed + more_fixed, axes + more_axes
-        folder = _output_folder(first.hydra, is_multirun=is_multirun)
-        if folder is not None:
-            refuse_links(folder)
-        for point in itertools.islice(itertools.product(*axes), _MOST_CHECKED):
-            words = [*fixed, *point]
-            try:
-                # one point is composed already
-                check(_composed(experiment.config, words) if axes else _without_hydra(first), folder)
-            except ConfigError as error:
-                is_added = any(word.startswith("+") for word in words)
-                message = unreachable_key(experiment.config, words) if is_added else None
-                raise ConfigError(message or str(error)) from error
-
-
-def _refuse_no_directory(composed: Any, *, is_multirun: bool) -> None:
-    """An empty name would mean the working folder, and runs in it would be one."""
-    key = "sweep" if is_multirun else "run"
-    directory = composed.hydra[key].dir
-    if directory is None or not str(directory).strip():
-        raise ConfigError(f"hydra.{key}.dir={directory!r} is empty; give it a folder, or leave it out")
-
-
-def _output_folder(hydra: Any, *, is_multirun: bool) -> Path | None:
-    """Where a run will write; None if its launcher hands it to another machine, which has other limits."""
-    launcher = str(hydra.launcher.get("_target_", ""))
-    if is_multirun and "submitit" in launcher and "Local" not in launcher:
-        return None
-    folder = str(hydra.sweep.dir if is_multirun else hydra.run.dir)
-    if not folder:
-        raise ConfigError(f"hydra.{'sweep' if is_multirun else 'run'}.dir is empty; give the folder of a run")
-    return Path(folder)
-
-
-def _without_hydra(composed: Any) -> Any:
-    """The configuration as a job sees it, of one that was composed with Hydra's own."""
-    from omegaconf import open_dict
-
-    with open_dict(composed):
-        del composed["hydra"]
-    return composed
-
-
-def _composed(config: str, overrides: Sequence[str], **options: bool) -> Any:
-    """The configuration that overrides compose.
-
-    Raises:
-        ConfigError: if they do not. Errors of Hydra and OmegaConf for a key that cannot be reached have no common
-            class, and `compose` runs no code of ours.
-    """
-    from hydra import compose
-
-    try:
-        composed = compose(config, overrides=list(overrides), **options)
-    except Exception as error:
-        raise ConfigError(explain_failure(config, overrides, error)) from error
-    refuse_taken_as_bools(overrides, composed)
-    return composed
-
-
-def _sweep_axes(overrides: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Overrides of one value, and for each that sweeps its values as overrides."""
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    # a glob needs the names of the options
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    fixed, axes = [], []
-    for override in parser.parse_overrides(list(overrides)):
-        if override.is_sweep_override():
-            key = override.get_key_element()
-            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
-        else:
-            fixed.append(override.input_line or "")
-    return fixed, axes
-
-
 @contextlib.contextmanager
 def _command_line(words: Sequence[str]) -> Iterator[None]:
     """Give hydra.main the command line that it reads, and keep it from printing errors in its own way."""
@@ -296,9 +243,3 @@ def _command_line(words: Sequence[str]) -> Iterator[None]:
             yield
     finally:
         sys.argv = old
-
-
-def _load(name: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
-    loaded: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    return loaded

@@ -15,6 +15,10 @@ from lab.experiments.spec import Experiment
 
 # also as the place that a group is put in: data@hydra.callbacks
 _OF_HYDRA = re.compile(r"(^|[@:])hydra([./@:]|$)")
+# of a sweep whose points optuna chooses: its study
+SEARCH = "optuna.db"
+# where the points of a sweep are computed
+_LAUNCHER = re.compile(r"hydra[/.]launcher[.=]")
 # ${seed} is another key of the run, ${oc.env:HOME} is not, and neither is ${${seed}:HOME}
 _RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
 # as the value of a group: a file outside the folders of configuration, or a name that is found out later
@@ -40,11 +44,13 @@ def resumed(arguments: Sequence[str], *, study: Experiment) -> list[str]:
     refuse_other_version(directory)
     if "${" in str(directory):
         raise RunError(f"{directory}: a folder with ${{ in its name cannot hold runs; rename it")
+    if (directory / SEARCH).exists():
+        raise RunError(f"{directory} is a search; type its command again, with hydra.sweep.dir={directory}")
     is_sweep = (directory / "multirun.yaml").exists()
     _refuse_other_study(directory, study)
     overrides = _sweep_overrides(directory) if is_sweep else _run_overrides(directory)
     allowed = INDIFFERENT_KEYS | study.grows | study.free
-    free = [word for word in others if word.partition("=")[0] in allowed]
+    free = [word for word in others if word.partition("=")[0] in allowed or (is_sweep and _LAUNCHER.match(word))]
     _refuse_less(directory, [word for word in free if word.partition("=")[0] in study.grows])
     # what makes no difference to the recorded numbers may be another in this attempt
     replaced = {word.partition("=")[0] for word in free}
@@ -95,7 +101,7 @@ def _refuse_other_study(directory: Path, study: Experiment) -> None:
             )
 
 
-def quoted(directory: Path) -> str:
+def quoted(directory: Path | str) -> str:
     """A directory of any name as a value in Hydra's grammar, which is taken literally."""
     from hydra.core.override_parser.types import Quote, QuotedString
 

@@ -74,6 +74,7 @@ def _content(directory: Path) -> dict[str, Any]:
         "summary": _summary(summary),
         "config": json_object_if_there(directory / "config.json", hint="put it back from a copy"),
         "provenance": json_object_if_there(directory / "provenance.json", hint=again),
+        "stages": json_object_if_there(directory / "stages.json", hint=again),
         "table": read_table(directory).to_pylist(),
     }
 

@@ -2,32 +2,39 @@
 
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from lab.cli.sweeps.leaving import waiting_jobs
 from lab.core.errors import RunError
 from lab.core.printable import printable
 from lab.core.runs.console import print_directory, print_summary
 from lab.core.runs.find import find_run, outputs_root, run_directories, run_state
-from lab.core.runs.json_files import json_object_or_none, read_json_object
+from lab.core.runs.json_files import json_object_if_there, json_object_or_none, read_json_object
 
 # columns of a title, and of a result that is worth a column; between two columns are spaces
 _WIDTH_OF_TITLES, _LEAST_WIDTH, _GAP = 40, 8, 2
+# of a run with many students
+_MOST_STAGES = 6
 _OF_STATUS = ("started", "updated", "title", "headline", "error")
 
 
 def listed(study: str, limit: int) -> list[dict[str, str | None]]:
-    """Runs under the output folder, the newest first: names, states, and what they found."""
+    """Runs under the output folder, the newest first: names, states, and what they found; `job` of one that waits."""
     root = outputs_root()
     found: list[dict[str, str | None]] = []
-    for directory in run_directories(root / study if study else root)[:limit]:
+    directories = run_directories(root / study if study else root)[:limit]
+    jobs = waiting_jobs(directories)
+    for directory in directories:
         status = json_object_or_none(directory / "status.json")
         run: dict[str, str | None] = {"run": directory.relative_to(root).as_posix(), "directory": str(directory)}
         run["status"] = "unreadable" if status is None else run_state(directory, status)
         recorded = status or {}
         run |= {key: None if recorded.get(key) is None else str(recorded[key]) for key in _OF_STATUS}
+        run["job"] = jobs.get(directory)
         found.append(run)
     return found
 
@@ -51,7 +58,7 @@ def print_runs(study: str, limit: int) -> None:
     for name in ("run", "status", "age", *shown):
         table.add_column(name, no_wrap=True)
     for run, words in zip(runs, names, strict=True):
-        texts = {"title": run.get("title"), "result": run.get("headline") or run.get("error")}
+        texts = {"title": run.get("title"), "result": run["headline"] or run["error"] or run["job"]}
         table.add_row(*words, *(_cut(printable(texts[name] or ""), width) for name in shown))
     # names are copied by the user and never cut, as they would be first in a table that is too wide
     console.width = max(console.width, sum(sizes) + _GAP * len(sizes))
@@ -87,9 +94,25 @@ def print_run(name: str) -> None:
         print_summary(str(status.get("title", "")), summary["columns"], summary["rows"], summary["verdict"], figures)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error
-    table = printable(str(directory / "table.parquet"))
-    Console(markup=False, emoji=False).print(f"table: {table}", highlight=False, soft_wrap=True)
+    console = Console(markup=False, emoji=False, highlight=False)
+    for line in _stage_lines(directory):
+        console.print(printable(line), soft_wrap=True)
+    console.print(f"table: {printable(str(directory / 'table.parquet'))}", soft_wrap=True)
     print_directory(directory)
+
+
+def _stage_lines(directory: Path) -> list[str]:
+    """What the stages of a training went on from, and what they trained, in words."""
+    path = directory / "stages.json"
+    notes = json_object_if_there(path, hint=f"remove it to see the rest of {directory.name}") or {}
+    try:
+        first = [note for note in notes.get("stages", []) if note["replicate"] == 0]
+        lines = [str(line) for note in first[:_MOST_STAGES] for line in note["words"]]
+        more = len(notes.get("stages", [])) - len(first[:_MOST_STAGES])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged; remove it to see the rest of {directory.name}") from error
+    lines += [f"{more} more stages are in {path}"] if more else []
+    return [*lines, str(notes["expected"])] if notes.get("expected") else lines
 
 
 def _age(moment: Any) -> str:

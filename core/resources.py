@@ -48,7 +48,9 @@ def refuse_too_large(num_bytes: float, what: str, hint: str, *, free: int | None
     """
     free = available_memory() if free is None else free
     if free is not None and num_bytes > free:
-        raise ConfigError(f"{what}: needs about {_size(num_bytes)} of memory, {_size(free)} are free; {hint}")
+        raise ConfigError(
+            f"{what}: needs about {size_in_words(num_bytes)} of memory, {size_in_words(free)} are free; {hint}"
+        )
 
 
 def refuse_too_much_disk(num_bytes: float, folder: Path, what: str, hint: str) -> None:
@@ -66,7 +68,8 @@ def refuse_too_much_disk(num_bytes: float, folder: Path, what: str, hint: str) -
     free = free_disk(folder)
     if free is not None and num_bytes > free:
         raise ConfigError(
-            f"{what}: needs about {_size(num_bytes)} on the disk of {folder}, {_size(free)} are free; {hint}"
+            f"{what}: needs about {size_in_words(num_bytes)} on the disk of {folder}, {size_in_words(free)} are free; "
+            f"{hint}"
         )
 
 
@@ -135,7 +138,8 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _size(num_bytes: float) -> str:
+def size_in_words(num_bytes: float) -> str:
+    """Bytes with a unit, as users read them."""
     for unit, name in ((1e12, "TB"), (1e9, "GB")):
         if num_bytes >= unit:
             return f"{num_bytes / unit:,.3g} {name}"

@@ -3,7 +3,9 @@
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.resources import files
+from typing import Any
 
 # width of a help line; the command line indents it by two
 _WIDTH = 78
@@ -17,8 +19,10 @@ class Experiment:
         command: the words after `lab`; a second word makes the first a group.
         config: the primary configuration in conf/.
         register: "module:function" that stores the configuration's schemas.
-        check: "module:function" that refuses a composed configuration before anything is written; its second argument
-            is the folder where it will write, or None if another machine will run it.
+        check: "module:function" that refuses a composed configuration before anything is written, and returns what the
+            run will need, in words, or nothing; its second argument is the folder where it will write, or None if
+            another machine will run it.
+        content: "module:function" that returns what config.json of a composed configuration would hold.
         job: "module:function" that runs one.
         schema: "module:class" of the configuration's dataclass.
         findings: "module:function" that returns what a report says of a `RecordedRun`.
@@ -34,6 +38,7 @@ class Experiment:
     config: str
     register: str
     check: str
+    content: str
     job: str
     schema: str
     recorded: str
@@ -43,6 +48,13 @@ class Experiment:
     words: Callable[[Sequence[str]], list[str]] | None = None
     grows: frozenset[str] = frozenset()
     free: frozenset[str] = frozenset()
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """The function that "module:function" names, of a module that may be heavy."""
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), function)
+    return found
 
 
 def options_of_group(group: str, *, indent: int) -> str:

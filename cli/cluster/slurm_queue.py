@@ -70,6 +70,14 @@ class QueueWatcher:
             self._times_ended[job_id] = self._times_ended[job_id] + 1 if state in _ENDED else 0
 
 
+def queue_states(jobs: Sequence[str]) -> dict[str, str] | None:
+    """The state of each of these jobs that the queue holds and that has not ended; None if it does not answer."""
+    states = _squeue({job.partition("_")[0] for job in jobs}) if jobs else {}
+    if states is None:
+        return None
+    return {job: state for job, state in states.items() if job in jobs and state not in _ENDED}
+
+
 def _squeue(jobs: set[str]) -> dict[str, str] | None:
     """The state of each job that the queue knows; None if the controller does not answer."""
     words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={','.join(sorted(jobs))}"]
@@ -121,6 +129,9 @@ def one_line(text: str) -> str:
         log = Path(path).parent / f"{job}_{task}_log.err"
         return f"job {job} ended without a result ({state}); its log is {log}; {go_on}"
     trace = text.split("-" * 22)[1].strip().splitlines() if text.count("-" * 22) > 1 else text.splitlines()
-    reason = re.sub(r"^lab\.\w+\.errors\.\w+: ", "", trace[-1])
+    reason = re.sub(r"^lab\.\w+\.errors\.\w+: ", "", trace[-1] if trace else "sbatch failed without a reason")
     logs = [line.removeprefix("  - ") for line in text.splitlines() if line.startswith("  - /")]
+    if not logs:
+        # no job came to a log: this is what sbatch said
+        return f"the jobs were not submitted: {reason}; change what it names, and type the command again"
     return f"a job failed: {reason}; its log is {' or '.join(logs)}; {go_on}"

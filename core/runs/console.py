@@ -38,6 +38,11 @@ def quiet() -> Iterator[None]:
         _is_quiet.reset(token)
 
 
+def is_quiet() -> bool:
+    """Whether a run prints its directory and nothing else."""
+    return _is_quiet.get()
+
+
 class Advance(Protocol):
     """Takes the amount done of a task, and a few words about how it stands."""
 

@@ -12,6 +12,9 @@ from lab.core.runs.json_files import json_object_or_none
 # incremented whenever older runs can no longer be read or continued
 SCHEMA_VERSION = 4
 
+# the recorded state of a point of a sweep whose job has not begun
+WAITING = "waiting"
+
 # characters of a name that is too long for a file system
 _SHOWN = 80
 

@@ -8,6 +8,7 @@ metrics.jsonl      every result as it is produced, one object per line, under a 
 table.parquet      the results, sorted and typed, once complete
 summary.json       the table and sentences printed at the end
 bad_samples.jsonl  samples of the data that were left out, if any: file, line, reason
+stages.json        of a training: what each stage went on from, what it trains, and its loss at the start
 predictions/       answers to benchmarks, if any, in VLMEvalKit's layout
 SHA256SUMS         digests of all these but metrics.jsonl, compared when they are read; absent while running
 figures/           PDF, PNG, and the plotted numbers
@@ -44,7 +45,7 @@ _HINT = "start a new run without resume"
 # what readers compare; a line of metrics.jsonl has a checksum
 _WITH_DIGEST = (
     *("config.json", "overrides.json", "provenance.json", "status.json", "summary.json"),
-    *("table.parquet", "lines.parquet", "bad_samples.jsonl"),
+    *("table.parquet", "lines.parquet", "bad_samples.jsonl", "stages.json"),
 )
 
 

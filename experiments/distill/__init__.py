@@ -67,6 +67,8 @@ Keys [default] (those marked * take one value or a list [a,b]):
 GROUP_KEYS
 
 --quiet prints the run's directory, always the last line, and nothing else.
+--dry-run prints the run, or the points of a sweep, after the same checks, and starts nothing. A sweep that is typed
+again skips finished points. --no-wait submits the points to Slurm and ends (docs/sweeps.md).
 Ctrl-C and the signals of a cluster write a checkpoint after the current step and end the run; a Slurm job is requeued.
 Hydra's own flags work too: -m (sweep over keys or groups), --cfg job (print the configuration), --info,
 hydra/launcher=slurm_gpu (submit the points of a sweep). `lab slurm script` prints a job script.
@@ -107,6 +109,7 @@ SPEC = Experiment(
     config="distill",
     register="lab.experiments.distill.config:register",
     check="lab.experiments.distill.job:check",
+    content="lab.experiments.distill.job:recorded_config",
     job="lab.experiments.distill.job:run",
     schema=f"{_CONFIG}:DistillConfig",
     recorded="lab.experiments.distill.recorded:STUDY",

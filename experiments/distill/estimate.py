@@ -15,7 +15,7 @@ import torch
 
 from lab.core.data.batch import Batch
 from lab.core.models.config import DecoderConfig, ModelConfig
-from lab.core.resources import refuse_too_large, refuse_too_much_disk
+from lab.core.resources import refuse_too_large, refuse_too_much_disk, size_in_words
 from lab.experiments.distill.config import TEACHER, DistillConfig, Recipe
 from lab.experiments.distill.data import Data
 from lab.experiments.distill.stage_graph import nodes, students
@@ -57,6 +57,15 @@ def refuse_weights_that_do_not_fit(
         f"checkpoints of {what}",
         "free some space, lower replicates, or set LAB_OUTPUTS to a folder on a larger disk",
     )
+
+
+def needs(config: DistillConfig, architecture: ModelConfig) -> str:
+    """Optimizer steps of all trainings, and memory of the weights, in words."""
+    if config.stage == TEACHER:
+        num_steps = config.stage_teacher.steps
+    else:
+        num_steps = sum(node.recipe.steps for node in nodes(students(config)) if node.recipe is not None)
+    return f"{num_steps:,} steps, {size_in_words(weights_bytes(config, architecture))} of weights"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from lab.experiments.distill.data import Data, tokenizer_of
 from lab.experiments.distill.data_sources import data_sources
 from lab.experiments.distill.estimate import (
     long_samples,
+    needs,
     refuse_steps_that_do_not_fit,
     refuse_weights_that_do_not_fit,
 )
@@ -39,6 +40,7 @@ from lab.experiments.distill.placement import softmax_layers
 from lab.experiments.distill.rows import Row
 from lab.experiments.distill.sources import find_source, source_checkpoint
 from lab.experiments.distill.stage_graph import nodes, students
+from lab.experiments.distill.stage_notes import note_expected
 from lab.experiments.distill.teacher import device_of, digest, new_teacher, open_teacher
 
 if TYPE_CHECKING:
@@ -48,12 +50,15 @@ if TYPE_CHECKING:
 _PACKAGES = ("numpy", "torch", "triton", "mamba-ssm", "causal-conv1d", "fla-core", "pillow", "tokenizers")
 
 
-def check(config: "DictConfig", folder: Path | None = None) -> None:
+def check(config: "DictConfig", folder: Path | None = None) -> str:
     """Refuse invalid runs before anything is written: bad keys, damaged checkpoints, no run to start from, no room.
 
     Args:
         config: as composed.
         folder: where the run will write; None if another machine will run it, which may have more room.
+
+    Returns:
+        What the run will need, in words.
 
     Raises:
         LabError: naming key or file, value and fix.
@@ -61,10 +66,11 @@ def check(config: "DictConfig", folder: Path | None = None) -> None:
     settings = to_typed(config, DistillConfig)
     context = open_context(settings, folder)
     if settings.stage in ("2", "3"):
-        source, teacher_digest = find_source(settings, _recorded(config)), digest(context.teacher)
+        source, teacher_digest = find_source(settings, recorded_config(config)), digest(context.teacher)
         for node in nodes(students(settings)):
             path = source_checkpoint(source, node)
             student_of(node, path, teacher=context.teacher, teacher_digest=teacher_digest, config=settings)
+    return needs(settings, context.teacher.config)
 
 
 def run(config: "DictConfig") -> float:
@@ -89,7 +95,7 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
     refuse_too_many_threads(settings.threads)
     torch.set_num_threads(settings.threads or usable_cores())
     with current.using(settings.products):
-        return _execute(settings, _recorded(config), directory, overrides)
+        return _execute(settings, recorded_config(config), directory, overrides)
 
 
 def _execute(
@@ -111,6 +117,7 @@ def _execute(
     content = {**recorded, "resume_on": settings.resume_on.value}
     with Run[Row](directory, content, overrides, provenance, patch, settings.sinks) as record:
         say_missing_loops(missing)
+        note_expected(record.directory, list(overrides))
         if settings.stage == TEACHER:
             work_on_teacher(record, context)
         else:
@@ -118,7 +125,7 @@ def _execute(
         return _report(record, settings)
 
 
-def _recorded(config: "DictConfig") -> dict[str, object]:
+def recorded_config(config: "DictConfig") -> dict[str, object]:
     """The configuration as recorded, without keys such as the device, which may differ between runs that continue."""
     from omegaconf import OmegaConf  # noqa: PLC0415
 

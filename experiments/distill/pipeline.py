@@ -37,6 +37,7 @@ from lab.experiments.distill.recorded_units import CountedRows, counter_of, keep
 from lab.experiments.distill.rows import LeftOutSoFar, Origin, Row, StepMetrics, joined
 from lab.experiments.distill.sources import source_checkpoint
 from lab.experiments.distill.stage_graph import StageNode, nodes, students
+from lab.experiments.distill.stage_notes import note_stage, note_start_loss
 from lab.experiments.distill.standing import Standing
 from lab.experiments.distill.student import own_tensors, set_trainable, trainable_names
 from lab.experiments.distill.teacher import digest, write_teacher
@@ -153,7 +154,10 @@ def _starting_student(
             path = source_checkpoint(source, node)
         elif node.parent.recipe is not None:
             path = checkpoints(_folder(record, node.parent))[-1]
-    return student_of(node, path, teacher=context.teacher, teacher_digest=teacher_digest, config=context.config)
+    student = student_of(node, path, teacher=context.teacher, teacher_digest=teacher_digest, config=context.config)
+    if node.recipe is not None:
+        note_stage(record.directory, node, path, student)
+    return student
 
 
 def _train(
@@ -246,6 +250,8 @@ def _fit(
 
     def log(done: TrainedStep | Validation) -> None:
         num_left_out = state.data.state["num_left_out"]
+        if done["kind"] == "validation" and done["step"] == 0:
+            note_start_loss(record.directory, origin["unit"], done["loss"])
         add([_row_of(done, origin, num_left_out=num_left_out)])
         advance(state.step, standing.of(done, num_left_out))
 

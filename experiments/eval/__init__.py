@@ -47,7 +47,9 @@ GROUP_KEYS
                  same last digits), or different (anywhere) [same]
   sinks          among {", ".join(sink_names())}
 
---quiet prints the run's directory, always the last line, and nothing else. Hydra's own flags work too: --cfg job
+--quiet prints the run's directory, always the last line, and nothing else. --dry-run prints the run, or the points of
+a sweep, after the same checks, and starts nothing; --no-wait submits points to Slurm and ends (docs/sweeps.md).
+Hydra's own flags work too: --cfg job
 (print the configuration), -m (sweep over keys), hydra/launcher=slurm_gpu.
 
 \b
@@ -68,6 +70,7 @@ SPEC = Experiment(
     config="eval",
     register="lab.experiments.eval.config:register",
     check="lab.experiments.eval.job:check",
+    content="lab.experiments.eval.job:recorded_config",
     job="lab.experiments.eval.job:run",
     schema="lab.experiments.eval.config:EvalConfig",
     recorded="lab.experiments.eval.recorded:STUDY",

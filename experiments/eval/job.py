@@ -39,12 +39,15 @@ _EXTENSION = Extension(free=frozenset({"figures"}))
 _PACKAGES = ("numpy", "torch", "triton", "mamba-ssm", "causal-conv1d", "fla-core", "pillow", "tokenizers")
 
 
-def check(config: "DictConfig", folder: Path | None = None) -> None:
+def check(config: "DictConfig", folder: Path | None = None) -> str:
     """Refuse what cannot work before anything is written: names of models and tasks, and every row of their files.
 
     Args:
         config: as composed.
         folder: where the run will write.
+
+    Returns:
+        How many models and tasks there are, in words.
 
     Raises:
         LabError: naming key, or file and row, value and fix.
@@ -52,7 +55,17 @@ def check(config: "DictConfig", folder: Path | None = None) -> None:
     settings = to_typed(config, EvalConfig)
     refuse_too_many_threads(settings.threads if folder is not None else None)
     device_of(settings.device)
-    _opened(settings)
+    found, tasks = _opened(settings)
+    return f"{len(found)} models, {len(tasks)} tasks"
+
+
+def recorded_config(config: "DictConfig") -> dict[str, object]:
+    """What config.json of an evaluation holds: the resolved configuration, without keys that affect no number."""
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(resolved, dict), "a composed configuration is a mapping"
+    return deciding({str(key): value for key, value in resolved.items()})
 
 
 def run(config: "DictConfig") -> float:
@@ -72,14 +85,10 @@ def run(config: "DictConfig") -> float:
 
 def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> float:
     """Run or continue a composed configuration in a directory; see `run`."""
-    from omegaconf import OmegaConf  # noqa: PLC0415
-
     settings = to_typed(config, EvalConfig)
     refuse_too_many_threads(settings.threads)
     torch.set_num_threads(settings.threads or usable_cores())
-    resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    assert isinstance(resolved, dict), "a composed configuration is a mapping"
-    recorded = deciding({str(key): value for key, value in resolved.items()})
+    recorded = recorded_config(config)
     with current.using(settings.products):
         return _execute(settings, recorded, directory, overrides)
 

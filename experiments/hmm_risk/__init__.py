@@ -68,6 +68,8 @@ SINKS
 GROUP_KEYS
 
 --quiet prints the run's directory, always the last line, and nothing else.
+--dry-run prints the run, or the points of a sweep, after the same checks, and starts nothing. A sweep that is typed
+again skips finished points. --no-wait submits the points to Slurm and ends (docs/sweeps.md).
 Hydra's own flags work too: -m (sweep over keys or groups), --cfg job (print the configuration), --info,
 hydra/launcher=slurm_cpu (submit the points of a sweep).
 
@@ -115,6 +117,7 @@ SPEC = Experiment(
     config="hmm_risk",
     register="lab.experiments.hmm_risk.config:register",
     check="lab.experiments.hmm_risk.job:check",
+    content="lab.experiments.hmm_risk.job:recorded_config",
     job="lab.experiments.hmm_risk.job:run",
     schema=f"{_CONFIG}:HmmRiskConfig",
     recorded="lab.experiments.hmm_risk.results.recorded:STUDY",

@@ -10,7 +10,7 @@ they count the arrays that are as large as the features (n x d) or as a matrix o
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab.core.resources import refuse_too_large, refuse_too_much_disk, usable_cores
+from lab.core.resources import refuse_too_large, refuse_too_much_disk, size_in_words, usable_cores
 from lab.experiments.hmm_risk.config import (
     DiscreteConfig,
     HmmRiskConfig,
@@ -56,6 +56,12 @@ def refuse_what_does_not_fit(settings: HmmRiskConfig, cells: Sequence[Cell], fol
     num_workers = workers_of(settings, cells)
     sizes = f"num_train={largest.num_train} with {_sizes(largest)} and workers={num_workers}"
     refuse_too_large(sweep_bytes(settings, cells), sizes, "lower widths, num_train, the sizes of hmm, or workers")
+
+
+def needs(settings: HmmRiskConfig, cells: Sequence[Cell]) -> str:
+    """Draws, and memory at the peak, in words."""
+    num_draws = sum(cell.problems * cell.replicates * len(cell.widths) * len(cell.ridge) for cell in cells)
+    return f"{num_draws:,} risks, {size_in_words(sweep_bytes(settings, cells))} of memory"
 
 
 def sweep_bytes(settings: HmmRiskConfig, cells: Sequence[Cell]) -> float:

@@ -17,7 +17,7 @@ from lab.core.runs.record import Extension, Run
 from lab.core.streams import say
 from lab.experiments.hmm_risk import FREE, GROWS
 from lab.experiments.hmm_risk.config import HmmRiskConfig
-from lab.experiments.hmm_risk.estimate import refuse_what_does_not_fit
+from lab.experiments.hmm_risk.estimate import needs, refuse_what_does_not_fit
 from lab.experiments.hmm_risk.grid.cell import Cell, digests
 from lab.experiments.hmm_risk.grid.expand import expand, merged_points
 from lab.experiments.hmm_risk.pool import run_all
@@ -38,12 +38,15 @@ _FROM_CELL = ("label", "curve", "num_train", "tokens_per_sequence", "context_len
 _KEYS = ("kind", "cell", "width", "problem", "num_between")
 
 
-def check(config: "DictConfig", folder: Path | None = None) -> None:
+def check(config: "DictConfig", folder: Path | None = None) -> str:
     """Reject an invalid configuration, or one that is too large for this machine, before anything is written.
 
     Args:
         config: as composed.
         folder: where the sweep will write; None if another machine will run it.
+
+    Returns:
+        What the sweep will need, in words.
 
     Raises:
         ConfigError: naming key, value and fix.
@@ -52,6 +55,24 @@ def check(config: "DictConfig", folder: Path | None = None) -> None:
     cells = expand(settings)
     if folder is not None:
         refuse_what_does_not_fit(settings, cells, folder)
+    return needs(settings, cells)
+
+
+def recorded_config(config: "DictConfig") -> dict[str, object]:
+    """What config.json of a sweep holds: the resolved configuration, and digests of the files that it names."""
+    return _content(config, expand(to_typed(config, HmmRiskConfig)))
+
+
+def _content(config: "DictConfig", cells: Sequence[Cell]) -> dict[str, object]:
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(resolved, dict), "a composed configuration is a mapping"
+    content = {str(key): value for key, value in resolved.items()}
+    if files := digests(cells):
+        # another content of a file is another configuration
+        content["hmm"] = {**content["hmm"], "digests": files}
+    return content
 
 
 def run(config: "DictConfig") -> float:
@@ -65,7 +86,6 @@ def run(config: "DictConfig") -> float:
         LabError: for what the user can fix; what was recorded before is intact.
     """
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
-    from omegaconf import OmegaConf  # noqa: PLC0415
 
     settings = to_typed(config, HmmRiskConfig)
     cells = expand(settings)
@@ -73,12 +93,7 @@ def run(config: "DictConfig") -> float:
     directory = Path(hydra.runtime.output_dir)
     # on the machine that a launcher chose, too
     refuse_what_does_not_fit(settings, cells, directory)
-    resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    assert isinstance(resolved, dict), "a composed configuration is a mapping"
-    content = {str(key): value for key, value in resolved.items()}
-    if files := digests(cells):
-        # another content of a file is another configuration
-        content["hmm"] = {**content["hmm"], "digests": files}
+    content = _content(config, cells)
     is_discrete = any(cell.is_discrete for cell in cells)
     missing = _missing_loop() if is_discrete else {}
     provenance, patch = collect(

@@ -34,7 +34,9 @@ GROUP_KEYS
                  same last digits), or different (anywhere) [same]
   sinks          among {", ".join(sink_names())}
 
---quiet prints the run's directory, always the last line, and nothing else. Hydra's own flags work too: --cfg job
+--quiet prints the run's directory, always the last line, and nothing else. --dry-run prints the run, or the points of
+a sweep, after the same checks, and starts nothing; --no-wait submits points to Slurm and ends (docs/sweeps.md).
+Hydra's own flags work too: --cfg job
 (print the configuration), -m (sweep over keys), hydra/launcher=slurm_cpu.
 
 \b
@@ -59,6 +61,7 @@ SPEC = Experiment(
     config="probe",
     register="lab.experiments.probe.config:register",
     check="lab.experiments.probe.job:check",
+    content="lab.experiments.probe.job:recorded_config",
     job="lab.experiments.probe.job:run",
     schema="lab.experiments.probe.config:ProbeConfig",
     recorded="lab.experiments.probe.recorded:STUDY",

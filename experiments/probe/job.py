@@ -31,12 +31,15 @@ _EXTENSION = Extension(free=frozenset({"figures"}))
 _PACKAGES = ("numpy", "scipy", "torch", "pyarrow", "safetensors")
 
 
-def check(config: "DictConfig", folder: Path | None = None) -> None:
+def check(config: "DictConfig", folder: Path | None = None) -> str:
     """Refuse what cannot work before anything is written: files, their arrays, and names of models.
 
     Args:
         config: as composed.
         folder: where the run will write.
+
+    Returns:
+        How many draws of how many curves there are, in words.
 
     Raises:
         LabError: naming key or file, value and fix.
@@ -44,8 +47,25 @@ def check(config: "DictConfig", folder: Path | None = None) -> None:
     settings = to_typed(config, ProbeConfig)
     refuse_too_many_threads(settings.threads if folder is not None else None)
     device_of(settings.device)
-    curves_of(settings)
+    found = curves_of(settings)
     refuse_unreadable(settings)
+    return f"{settings.draws} draws of {len(found)} curves"
+
+
+def recorded_config(config: "DictConfig") -> dict[str, object]:
+    """What config.json of a probe holds: the resolved configuration, with a digest of the features."""
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    settings = to_typed(config, ProbeConfig)
+    resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(resolved, dict), "a composed configuration is a mapping"
+    content: dict[str, object] = deciding({str(key): value for key, value in resolved.items()})
+    if settings.features is not None:
+        paths = [None if name is None else Path(name) for name in (settings.targets, settings.groups)]
+        # another content of a file is another configuration
+        digest = open_features(Path(settings.features), *paths).digest
+        content["features"] = {"file": settings.features, "digest": digest}
+    return content
 
 
 def run(config: "DictConfig") -> float:
@@ -65,19 +85,10 @@ def run(config: "DictConfig") -> float:
 
 def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> float:
     """Run or continue a composed configuration in a directory; see `run`."""
-    from omegaconf import OmegaConf  # noqa: PLC0415
-
     settings = to_typed(config, ProbeConfig)
     refuse_too_many_threads(settings.threads)
     torch.set_num_threads(settings.threads or usable_cores())
-    resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    assert isinstance(resolved, dict), "a composed configuration is a mapping"
-    content: dict[str, Any] = deciding({str(key): value for key, value in resolved.items()})
-    if settings.features is not None:
-        paths = [None if name is None else Path(name) for name in (settings.targets, settings.groups)]
-        # another content of a file is another configuration
-        digest = open_features(Path(settings.features), *paths).digest
-        content["features"] = {"file": settings.features, "digest": digest}
+    content = recorded_config(config)
     with current.using(settings.products):
         return _execute(settings, content, directory, overrides)
 

@@ -32,7 +32,7 @@ def test_one_command_trains_three_stages_and_measures_each(whole: Runner) -> Non
     folder = whole.folder("all")
     written = {path.name for path in folder.iterdir()} - {".lock", "source.patch"}
     files = {"config.json", "metrics.jsonl", "overrides.json", "provenance.json", "status.json", "summary.json"}
-    assert written == files | {"checkpoints", "figures", "table.parquet", SUMS}
+    assert written == files | {"checkpoints", "figures", "stages.json", "table.parquet", SUMS}
     assert {path.stem for path in (folder / "figures").iterdir()} == {"layer_error", "loss", "accuracy", "trade_off"}
     table = whole.table("all")
     results = [row for row in table if row["kind"] == "result"]

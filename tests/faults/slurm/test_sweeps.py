@@ -1,6 +1,7 @@
 """`-m hydra/launcher=slurm_cpu`: disturbed jobs go on, and the waiting command ends when they have."""
 
 import contextlib
+import json
 import random
 import subprocess
 import time
@@ -115,3 +116,32 @@ def test_a_pre_emption_in_the_first_second_loses_nothing(
     assert slurm.restarts(job) >= 1
     (run,) = results.runs()
     assert results.files(run) == whole(*SWEEP)
+
+
+def test_points_that_are_left_to_the_queue_end_like_others(
+    slurm: Cluster, results: Results, whole: Whole, tmp_path: Path
+) -> None:
+    words = ("hmm-risk", "sweep", "num_train=60", "widths=[30,60]", "replicates=100", "workers=1", "figures=[]")
+    sweep = tmp_path / "outputs" / "hmm_risk" / "sweeps" / "left"
+    command = [str(LAB), *words, "seed=0,1,2", *LAUNCHER, f"hydra.sweep.dir={sweep}", "--no-wait"]
+
+    def typed(*command: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command, cwd=tmp_path, env=slurm.environment, capture_output=True, text=True, timeout=200, check=False
+        )
+
+    done = typed(*command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(sweep)
+    jobs = json.loads((sweep / "jobs.json").read_text())
+    listed = json.loads(typed(str(LAB), "runs", "--json").stdout)
+    assert {run["status"] for run in listed} <= {"waiting", "running", "finished"}
+    assert len(listed) == 3
+    again = typed(*command)
+    # too late to be refused only if the jobs have ended in the meantime
+    assert again.returncode == 2 or "3 of 3 points are finished" in again.stderr, again.stderr
+    for job in jobs.values():
+        assert slurm.wait(job) == "COMPLETED"
+    for number in range(3):
+        assert results.files(sweep / str(number)) == whole(*words, f"seed={number}")
+    assert "3 of 3 points are finished and skipped: 0-2" in typed(*command).stderr
