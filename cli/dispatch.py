@@ -12,17 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.cli.cluster.in_a_job import own_directories, refuse_several_processes, refuse_several_tasks
+from lab.cli.cluster.in_a_job import own_directories, refuse_several_tasks
+from lab.cli.cluster.several import SILENT_LOGS, as_one_of_several, end_others, end_with, refuse_sweep
 from lab.cli.cluster.slurm_queue import jobs_of_a_sweep
 from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
 from lab.cli.override_errors import explain_failure, refuse_taken_as_bools, unreachable_key
 from lab.cli.resume import refuse_links, resumed
 from lab.core.errors import ConfigError, LabError
+from lab.core.parallel.link import EndedElsewhere
 from lab.core.runs.atomic_files import WRITING_ERRORS, as_run_error
 from lab.core.runs.early_signals import INTERRUPTED, send_held
 from lab.core.runs.find import outputs_root
 from lab.core.runs.signals import EndSignals
-from lab.core.streams import say
 from lab.experiments.spec import Experiment
 
 # points of a sweep that are checked before the first one starts; composing one takes about 0.1 s
@@ -48,13 +49,16 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
     """
     # warnings of the checks, such as samples that are skipped, go nowhere: a refusal is one line
     logging.getLogger("lab").addHandler(logging.NullHandler())
-    with one_line_errors("interrupted; what is recorded is kept, and resume=RUN goes on"):
-        refuse_several_processes()
+    with (
+        one_line_errors("interrupted; what is recorded is kept, and resume=RUN goes on"),
+        as_one_of_several(experiment) as here,
+    ):
         _refuse_no_working_folder()
         _load(experiment.register)()
         is_quiet = _QUIET in arguments
         overrides, flags = _parsed(experiment, [word for word in arguments if word != _QUIET])
         _refuse_odd_places()
+        refuse_sweep(here, is_multirun=flags == ["--multirun"])
         if not flags or flags == ["--multirun"]:
             _check_every_point(experiment, overrides, is_multirun=bool(flags))
         elif flags[0] in _COMPOSING:
@@ -67,6 +71,7 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
         if not flags or flags[0] not in _COMPOSING:
             overrides += own_directories(experiment, overrides)
             overrides += _QUIET_LOGS if is_quiet else ()
+            overrides += SILENT_LOGS if here is not None and here.rank > 0 else ()
         import hydra
 
         from lab.core.runs.console import quiet
@@ -130,14 +135,13 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
             send_held()
             yield
         except KeyboardInterrupt:
-            say(interrupted)
-            sys.exit(INTERRUPTED)
+            end_with(interrupted, INTERRUPTED)
         except Exception as error:
             message = _message(error)
             if message is None:
+                end_others()
                 raise
-            say(message)
-            sys.exit(2)
+            end_with(message, 2, is_echo=isinstance(error, EndedElsewhere))
 
 
 def _message(error: Exception) -> str | None:

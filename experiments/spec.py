@@ -26,6 +26,7 @@ class Experiment:
         help: returns what `--help` prints: the summary, groups, keys, examples. It may read files.
         words: turns a command line with words that are neither overrides nor flags into one without; None if there are
             no such words.
+        is_shared: whether several processes can work on one run; see `core.parallel`.
         grows, free: keys that may be others beside `resume=RUN`; see `core.runs.record.Extension`.
         recorded: "module:object" that draws and lists recorded runs; see `core.runs.recorded_study.RecordedStudy`.
     """
@@ -41,6 +42,7 @@ class Experiment:
     summary: str
     help: Callable[[], str]
     words: Callable[[Sequence[str]], list[str]] | None = None
+    is_shared: bool = False
     grows: frozenset[str] = frozenset()
     free: frozenset[str] = frozenset()
 

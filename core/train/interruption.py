@@ -13,7 +13,13 @@ from lab.core.streams import say
 class Interruption:
     """Defers signals until `pass_on()`; Ctrl-C after another signal is passed on at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_on: bool = True) -> None:
+        """Nothing is deferred yet.
+
+        Args:
+            is_on: whether anything will be; of several processes, the first answers for all.
+        """
+        self._is_on = is_on
         self._handlers: dict[int, Handler] = {}
         self._received: list[int] = []
 
@@ -24,7 +30,7 @@ class Interruption:
 
     def __enter__(self) -> Self:
         # only the main thread receives signals and may set handlers
-        if threading.current_thread() is threading.main_thread():
+        if self._is_on and threading.current_thread() is threading.main_thread():
             self._defer()
         return self
 

@@ -113,4 +113,5 @@ SPEC = Experiment(
     findings="lab.experiments.distill.claims:findings",
     summary=_SUMMARY,
     help=_help,
+    is_shared=True,
 )
