@@ -40,6 +40,8 @@ def as_one_of_several(experiment: Experiment) -> Iterator[Launched | None]:
         # a configuration that is refused says how to start them
         yield here
         return
+    # connections that end with a process are no news to who ends them
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # with it comes torch
     from lab.core.parallel.link import Link
     from lab.core.parallel.processes import joined

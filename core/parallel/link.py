@@ -34,7 +34,11 @@ _SECONDS_OF_GRACE = 5.0
 _SECONDS_AHEAD, _SECONDS_OF_ECHO = 1.0, 30.0
 _SECONDS_OF_STORE = 60.0
 
-_GO_ON = "torchrun --max-restarts goes on by itself, resume=RUN otherwise"
+# states of a process that is none any more
+_GONE = (None, "Z", "X")
+_STOPPED = ("T", "t")
+_DEAD, _STOOD = "was killed or died", "was stopped, and did not go on for {:g} s"
+_GO_ON = "torchrun --max-restarts or resume=RUN goes on from the last checkpoint"
 
 
 class EndedElsewhere(RunError):
@@ -105,8 +109,11 @@ class Link:
         self._stopped_since: dict[int, float] = {}
         self._beats = 0
         self._store.set(self._key("process"), f"{self._host} {os.getpid()}")
+        self._looked_at = time.monotonic()
+        self._about_store: str | None = None
         self._thread = threading.Thread(target=self._look, daemon=True, name="link")
         self._thread.start()
+        threading.Thread(target=self._guard, daemon=True, name="guard").start()
 
     @property
     def group_store(self) -> "Store":
@@ -150,6 +157,7 @@ class Link:
         """This process has done its part, and may end."""
         with suppress(RuntimeError):
             self._store.set(self._key("left"), "1")
+        self._wait_for_others("left", self.timeout)
         self._is_left.set()
         self._thread.join()
 
@@ -161,12 +169,52 @@ class Link:
             code: of the process.
             is_echo: whether another process is about to say why.
         """
+        dead = self._dead() if code == INTERRUPTED else None
+        if dead is not None:
+            # torchrun signals the others when one is gone: that is the reason
+            code = self._claim(dead).code
+            self._wait_for_others("told", _SECONDS_OF_GRACE)
+            return code
         if self.launched.rank > 0:
             until = time.monotonic() + (_SECONDS_OF_ECHO if is_echo else _SECONDS_AHEAD)
             while time.monotonic() < until and self._found_end() is None:
                 time.sleep(_SECONDS / 3)
         said = (line or "") if code == INTERRUPTED else f"rank {self.launched.rank}: {line}"
-        return self._claim(End(self.launched.rank, code, said), is_said=line is not None).code
+        code = self._claim(End(self.launched.rank, code, said), is_said=line is not None).code
+        self._wait_for_others("told", _SECONDS_OF_GRACE)
+        return code
+
+    def _wait_for_others(self, what: str, seconds: float) -> None:
+        """Whoever holds the store leaves last, and tells the others before why it ends."""
+        if self.launched.has_agent or self.launched.rank > 0:
+            return
+        until = time.monotonic() + seconds
+        with suppress(RuntimeError):
+            for rank in self._others():
+                while time.monotonic() < until and not self._store.check([self._key(what, rank)]):
+                    host, process = self._peer(rank)
+                    if host == self._host and state_of(process) in _GONE:
+                        break
+                    time.sleep(_SECONDS / 3)
+
+    def has_lost(self) -> bool:
+        """Whether one of the others is gone, or has ended the run."""
+        return self._found_end() is not None or self._dead() is not None
+
+    def _dead(self) -> End | None:
+        """A process of this machine that is gone without a word."""
+        with suppress(RuntimeError):
+            for rank in self._others():
+                host, process = self._peer(rank)
+                if host == self._host and state_of(process) in _GONE and self._found_end() is None:
+                    return self._line(rank, _DEAD)
+        return None
+
+    def _others(self) -> Iterator[int]:
+        """The other processes that have not done their part."""
+        for rank in range(self.launched.size):
+            if rank != self.launched.rank and not self._store.check([self._key("left", rank)]):
+                yield rank
 
     def _claim(self, end: End, *, is_said: bool = True) -> End:
         """End all processes; the end that came first."""
@@ -187,6 +235,7 @@ class Link:
             with suppress(RuntimeError, ValueError):
                 if self._store.check(["over"]):
                     self._end = End(*json.loads(self._store.get("over")))
+                    self._store.set(self._key("told"), "1")
                     self._ends_at = time.monotonic() + _SECONDS_OF_GRACE
         return self._end
 
@@ -199,6 +248,7 @@ class Link:
 
     def _look(self) -> None:
         while not self._is_left.wait(_SECONDS):
+            self._looked_at = time.monotonic()
             if self._ends_at is not None and time.monotonic() > self._ends_at:
                 assert self._end is not None, "set together"
                 with suppress(Exception):
@@ -210,9 +260,28 @@ class Link:
                 self._tell()
                 lost = self._lost()
             except RuntimeError:
-                lost = self._line(0, "holds the store, which does not answer") if self.launched.rank else None
+                lost = self._line(0, self._about_store or _DEAD) if self.launched.rank else None
             if lost is not None:
                 self._claim(lost)
+
+    def _guard(self) -> None:
+        """Notice that the store does not answer, for which the thread that looks into it waits without end."""
+        stopped_since: float | None = None
+        while not self._is_left.wait(_SECONDS):
+            now = time.monotonic()
+            host, process = ("", 0) if self.launched.has_agent else self._peers.get(0, ("", 0))
+            is_stopped = host == self._host and self.launched.rank > 0 and state_of(process) in _STOPPED
+            stopped_since = (stopped_since or now) if is_stopped else None
+            if stopped_since is not None and now - stopped_since > self.timeout:
+                self._about_store = _STOOD.format(self.timeout)
+                with suppress(ProcessLookupError, PermissionError):
+                    # who waits for it is told that it is gone
+                    os.kill(process, signal.SIGKILL)
+            if now - self._looked_at > self.timeout + _SECONDS_OF_GRACE:
+                where = f"{self.launched.address}:{self.launched.port}"
+                if self.launched.rank <= 1:
+                    say(f"the store at {where} has not answered for {self.timeout:g} s; {_GO_ON}", is_last=True)
+                os._exit(2)
 
     def _tell(self) -> None:
         """Say that this process is there, and what it was told."""
@@ -231,9 +300,7 @@ class Link:
     def _lost(self) -> End | None:
         """The first process that is dead, stopped, silent or late for too long."""
         now = time.monotonic()
-        for rank in range(self.launched.size):
-            if rank == self.launched.rank or self._store.check([self._key("left", rank)]):
-                continue
+        for rank in self._others():
             host, process = self._peer(rank)
             if host == self._host:
                 found = self._lost_here(rank, process, now)
@@ -249,15 +316,15 @@ class Link:
 
     def _lost_here(self, rank: int, process: int, now: float) -> End | None:
         state = state_of(process)
-        if state in (None, "Z", "X"):
+        if state in _GONE:
             # twice: it may have ended well a moment ago
             self._absent[rank] = self._absent.get(rank, 0) + 1
             is_gone = self._absent[rank] > 1 and self._found_end() is None
-            return self._line(rank, "was killed, or died") if is_gone else None
-        if state not in ("T", "t"):
+            return self._line(rank, _DEAD) if is_gone else None
+        if state not in _STOPPED:
             self._stopped_since.pop(rank, None)
         elif now - self._stopped_since.setdefault(rank, now) > self.timeout:
-            end = self._line(rank, f"was stopped and does not go on for {self.timeout:g} s")
+            end = self._line(rank, _STOOD.format(self.timeout))
             with suppress(ProcessLookupError, PermissionError):
                 # it would outlive the others, and a signal that can be handled does not reach it
                 os.kill(process, signal.SIGKILL)
@@ -289,7 +356,7 @@ class Link:
     def _line(self, rank: int, what: str) -> End:
         host, process = self._peers.get(rank, ("", 0))
         who = f"rank {rank} (process {process} on {host})" if host else f"rank {rank}"
-        return End(self.launched.rank, 2, f"{who} {what}, and all end with it; {_GO_ON}")
+        return End(self.launched.rank, 2, f"{who} {what}; all processes end with it, and {_GO_ON}")
 
     def _key(self, what: str, rank: int | None = None) -> str:
         return f"{what}/{self.launched.rank if rank is None else rank}"

@@ -47,6 +47,10 @@ class Ranks:
         """
         return compute()
 
+    def has_lost(self) -> bool:
+        """Whether another process is gone, so that no step can be finished."""
+        return False
+
     def add_up(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by the sum over the processes, which have the same ones in the same order."""
 
@@ -89,6 +93,10 @@ class Group(Ranks):
         if not is_there:
             raise EndedElsewhere("the first process ends the run")
         return value  # type: ignore[return-value]
+
+    def has_lost(self) -> bool:
+        """See `Ranks.has_lost`."""
+        return self._link.has_lost()
 
     def add_up(self, tensors: Iterable[Tensor]) -> None:
         """See `Ranks.add_up`; tensors of a dtype are added together, a piece at a time."""

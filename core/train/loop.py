@@ -136,7 +136,7 @@ def fit(
         KeyboardInterrupt: after a signal, unless a handler that was there before returns: training goes on then.
     """
     ranks = state.layout.ranks
-    with Interruption(is_on=ranks.is_first) as interruption, state.writing():
+    with Interruption(is_on=ranks.is_first, is_in_vain=ranks.has_lost) as interruption, state.writing():
         if state.step == 0 and state.best_loss is None:
             loss = ranks.gathered(validate())[0]
             log({"kind": "validation", "step": 0, "loss": loss})
