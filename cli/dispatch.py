@@ -17,9 +17,10 @@ from lab.cli.cluster.several import SILENT_LOGS, as_one_of_several, end_others, 
 from lab.cli.cluster.slurm_queue import jobs_of_a_sweep
 from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
 from lab.cli.override_errors import explain_failure, refuse_taken_as_bools, unreachable_key
+from lab.cli.plan import planned
 from lab.cli.resume import refuse_links, resumed
 from lab.core.errors import ConfigError, LabError
-from lab.core.parallel.link import EndedElsewhere
+from lab.core.parallel.end import EndedElsewhere
 from lab.core.runs.atomic_files import WRITING_ERRORS, as_run_error
 from lab.core.runs.early_signals import INTERRUPTED, send_held
 from lab.core.runs.find import outputs_root
@@ -56,6 +57,8 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
         _refuse_no_working_folder()
         _load(experiment.register)()
         is_quiet = _QUIET in arguments
+        if planned(experiment, arguments, lambda words: _composed(experiment.config, words)):
+            return
         overrides, flags = _parsed(experiment, [word for word in arguments if word != _QUIET])
         _refuse_odd_places()
         refuse_sweep(here, is_multirun=flags == ["--multirun"])

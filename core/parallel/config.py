@@ -68,20 +68,20 @@ def refuse_unasked(config: ParallelConfig, here: Launched | None) -> None:
         )
 
 
-def refuse_uneven(name: str, accumulation: int, here: Launched | None) -> None:
+def refuse_uneven(name: str, accumulation: int, processes: int) -> None:
     """Refuse batches of a step that cannot be dealt out evenly.
 
     Args:
         name: of the configuration block.
         accumulation: its key.
-        here: this process.
+        processes: that share them.
 
     Raises:
         ConfigError: naming both numbers.
     """
-    if here is not None and accumulation % here.size:
-        least = -(-accumulation // here.size) * here.size
+    if accumulation % processes:
+        least = -(-accumulation // processes) * processes
         raise ConfigError(
-            f"{name}.accumulation={accumulation} batches of a step cannot be dealt out to {here.size} processes; give "
-            f"a multiple of {here.size}, such as {least} with {name}.batch_size lowered"
+            f"{name}.accumulation={accumulation} batches of a step cannot be dealt out to {processes} processes; give "
+            f"a multiple of {processes}, such as {least} with {name}.batch_size lowered"
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab.core.models.decoder import LanguageModel
 from lab.core.parallel.ranks import ALONE, Ranks
@@ -20,6 +20,9 @@ class Layout:
         """Nothing is laid out yet."""
         self.ranks = ranks
 
+    def place_teacher(self, teacher: LanguageModel) -> None:
+        """Lay out a frozen teacher, before students are made that share its tensors."""
+
     def place(self, student: LanguageModel, *, autocast: bool) -> None:
         """Lay out the converted layers of a student, before an optimizer is made for their parameters.
 
@@ -27,9 +30,6 @@ class Layout:
             student: on its device.
             autocast: whether its products are computed in bfloat16.
         """
-
-    def begin_batch(self, *, is_last: bool) -> None:
-        """Called before each backward pass of a step; `is_last` of the step."""
 
     def finish_gradients(self, parameters: Iterable[Tensor]) -> None:
         """After the last backward pass of a step: gradients become the sums over all processes."""
@@ -50,6 +50,17 @@ def whole(tensor: Tensor) -> Tensor:
     """A tensor with all of its parts; every process must ask for it."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
+
+
+def cut_modules(model: nn.Module) -> dict[int, nn.Module]:
+    """A memo for deepcopy, in which the copy has the modules that are cut into parts in common with the model."""
+    return {id(module): module for module in model.modules() if is_cut(module)}
+
+
+def is_cut(module: nn.Module) -> bool:
+    """Whether the tensors of a module are cut into parts."""
+    # FSDP2 gives such modules this method
+    return hasattr(module, "unshard")
 
 
 def assign(tensor: Tensor, value: Tensor) -> None:

@@ -8,16 +8,16 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lab.core.errors import RunError
+from lab.core.parallel.end import DEAD, GO_ON, STOOD, End
 from lab.core.parallel.launched import Launched
 from lab.core.processes import state_of
 from lab.core.runs.early_signals import INTERRUPTED, SIGNALS
@@ -28,29 +28,14 @@ if TYPE_CHECKING:
 
 # between two looks
 _SECONDS = 0.3
-# that the main thread has to record how a run ended, once one of the processes has ended it
+# for recording how a run ended; for the first process to say what all have found, and for whoever has found it first
 _SECONDS_OF_GRACE = 5.0
-# that the first process has to say what all of them have found
 _SECONDS_AHEAD, _SECONDS_OF_ECHO = 1.0, 30.0
 _SECONDS_OF_STORE = 60.0
 
 # states of a process that is none any more
 _GONE = (None, "Z", "X")
 _STOPPED = ("T", "t")
-_DEAD, _STOOD = "was killed or died", "was stopped, and did not go on for {:g} s"
-_GO_ON = "torchrun --max-restarts or resume=RUN goes on from the last checkpoint"
-
-
-class EndedElsewhere(RunError):
-    """Another process ends the run and says why; this one ends without a word."""
-
-
-class End(NamedTuple):
-    """How a run ended: by which process, with what line and exit code."""
-
-    rank: int
-    code: int
-    line: str
 
 
 class Link:
@@ -207,7 +192,7 @@ class Link:
             for rank in self._others():
                 host, process = self._peer(rank)
                 if host == self._host and state_of(process) in _GONE and self._found_end() is None:
-                    return self._line(rank, _DEAD)
+                    return self._line(rank, DEAD)
         return None
 
     def _others(self) -> Iterator[int]:
@@ -251,8 +236,6 @@ class Link:
             self._looked_at = time.monotonic()
             if self._ends_at is not None and time.monotonic() > self._ends_at:
                 assert self._end is not None, "set together"
-                with suppress(Exception):
-                    sys.stderr.flush()
                 os._exit(self._end.code)
             if self._found_end() is not None:
                 continue
@@ -260,7 +243,7 @@ class Link:
                 self._tell()
                 lost = self._lost()
             except RuntimeError:
-                lost = self._line(0, self._about_store or _DEAD) if self.launched.rank else None
+                lost = self._line(0, self._about_store or DEAD) if self.launched.rank else None
             if lost is not None:
                 self._claim(lost)
 
@@ -273,14 +256,14 @@ class Link:
             is_stopped = host == self._host and self.launched.rank > 0 and state_of(process) in _STOPPED
             stopped_since = (stopped_since or now) if is_stopped else None
             if stopped_since is not None and now - stopped_since > self.timeout:
-                self._about_store = _STOOD.format(self.timeout)
+                self._about_store = STOOD.format(self.timeout)
                 with suppress(ProcessLookupError, PermissionError):
                     # who waits for it is told that it is gone
                     os.kill(process, signal.SIGKILL)
             if now - self._looked_at > self.timeout + _SECONDS_OF_GRACE:
-                where = f"{self.launched.address}:{self.launched.port}"
                 if self.launched.rank <= 1:
-                    say(f"the store at {where} has not answered for {self.timeout:g} s; {_GO_ON}", is_last=True)
+                    where = f"{self.launched.address}:{self.launched.port}"
+                    say(f"the store at {where} has not answered for {self.timeout:g} s; {GO_ON}", is_last=True)
                 os._exit(2)
 
     def _tell(self) -> None:
@@ -320,11 +303,11 @@ class Link:
             # twice: it may have ended well a moment ago
             self._absent[rank] = self._absent.get(rank, 0) + 1
             is_gone = self._absent[rank] > 1 and self._found_end() is None
-            return self._line(rank, _DEAD) if is_gone else None
+            return self._line(rank, DEAD) if is_gone else None
         if state not in _STOPPED:
             self._stopped_since.pop(rank, None)
         elif now - self._stopped_since.setdefault(rank, now) > self.timeout:
-            end = self._line(rank, _STOOD.format(self.timeout))
+            end = self._line(rank, STOOD.format(self.timeout))
             with suppress(ProcessLookupError, PermissionError):
                 # it would outlive the others, and a signal that can be handled does not reach it
                 os.kill(process, signal.SIGKILL)
@@ -356,7 +339,7 @@ class Link:
     def _line(self, rank: int, what: str) -> End:
         host, process = self._peers.get(rank, ("", 0))
         who = f"rank {rank} (process {process} on {host})" if host else f"rank {rank}"
-        return End(self.launched.rank, 2, f"{who} {what}; all processes end with it, and {_GO_ON}")
+        return End(self.launched.rank, 2, f"{who} {what}; all processes end with it, and {GO_ON}")
 
     def _key(self, what: str, rank: int | None = None) -> str:
         return f"{what}/{self.launched.rank if rank is None else rank}"

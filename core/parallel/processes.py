@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from lab.core.errors import ConfigError
-from lab.core.parallel.config import ParallelConfig, Strategy
+from lab.core.parallel.config import Frozen, ParallelConfig, Strategy
 from lab.core.parallel.launched import launched
 from lab.core.parallel.layout import Layout
 from lab.core.parallel.link import Link
@@ -87,5 +87,5 @@ def layout(config: ParallelConfig, device: torch.device) -> Iterator[Layout]:
             # a second to load, and needed by nobody else
             from lab.core.parallel.sharded import Sharded  # noqa: PLC0415
 
-            yield Sharded(ranks, device)
+            yield Sharded(ranks, device, is_teacher_cut=config.frozen is Frozen.sharded)
     dist.destroy_process_group()

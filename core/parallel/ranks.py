@@ -7,7 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lab.core.parallel.link import EndedElsewhere, Link
+from lab.core.parallel.end import EndedElsewhere
+from lab.core.parallel.link import Link
 
 T = TypeVar("T")
 

@@ -169,11 +169,7 @@ def _one_step(state: TrainingState, step: Step, config: TrainConfig, name: str) 
         group["lr"] = learning_rate
     state.optimizer.zero_grad(set_to_none=True)
     layout = state.layout
-    num_batches = layout.ranks.share(config.accumulation)
-    batches: list[Mapping[str, float]] = []
-    for place in range(num_batches):
-        layout.begin_batch(is_last=place == num_batches - 1)
-        batches.append(step(scale=1 / config.accumulation))
+    batches = [step(scale=1 / config.accumulation) for _ in range(layout.ranks.share(config.accumulation))]
     sums = _summed([batch for share in layout.ranks.gathered(batches) for batch in share])
     metrics = {key: value if key == "tokens" else value / config.accumulation for key, value in sums.items()}
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]

@@ -19,7 +19,7 @@ from lab.core.native.build import compiler_version
 from lab.core.native.fallback import say_missing_loops
 from lab.core.operators.backends import Backend, resolve
 from lab.core.operators.loops import loop_names, missing_loops
-from lab.core.parallel.config import Strategy, refuse_unasked, refuse_uneven
+from lab.core.parallel.config import Frozen, Strategy, refuse_unasked, refuse_uneven
 from lab.core.parallel.launched import launched
 from lab.core.parallel.processes import layout, own_device
 from lab.core.parallel.ranks import Ranks
@@ -123,6 +123,8 @@ def _work(
     products = ranks.of_first(lambda: settle(attempts.recorded(directory, "products")))
     if not ranks.is_first:
         settle(products)
+    if settings.stage != TEACHER:
+        context.layout.place_teacher(context.teacher)
     missing = _missing_loops(settings, context.device)
     provenance, patch = collect(
         seeds={"seed": settings.seed},
@@ -195,7 +197,10 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
         )
         architecture: ModelConfig = given
     else:
-        opened = open_teacher(config.teacher, device=device, seed=config.seed)
+        # one that will be cut into parts may have no room on a GPU while it is whole
+        is_cut = config.parallel.frozen is Frozen.sharded and launched() is not None
+        first = torch.device("cpu") if is_cut else device
+        opened = open_teacher(config.teacher, device=first, seed=config.seed)
         architecture = opened.architecture
         _refuse_weights(config, architecture, folder, device)
         _check_students(config, architecture)
@@ -216,13 +221,14 @@ def _refuse_processes(config: DistillConfig) -> None:
     """Refuse several processes that were not asked for, or cannot share the work."""
     here = launched()
     refuse_unasked(config.parallel, here)
+    processes = 1 if here is None else here.size
     if config.stage == TEACHER:
         if config.parallel.strategy is Strategy.fsdp:
             raise ConfigError("parallel.strategy=fsdp: stage=teacher trains a small model, whole; choose ddp")
-        refuse_uneven("stage_teacher", config.stage_teacher.accumulation, here)
+        refuse_uneven("stage_teacher", config.stage_teacher.accumulation, processes)
     for each in config.of_variants().values():
         for stage in each.stage_numbers:
-            refuse_uneven(f"stage_{stage}", each.recipe(stage).accumulation, here)
+            refuse_uneven(f"stage_{stage}", each.recipe(stage).accumulation, processes)
 
 
 def _refuse_weights(
