@@ -1,11 +1,13 @@
 """How this process was started: alone, or as one of several by torchrun or in a step of srun."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 # how many processes were started together: by torchrun, in a step of srun, by the mpiruns
-_COUNTS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+_OF_SRUN = "SLURM_STEP_NUM_TASKS"
+_COUNTS = ("WORLD_SIZE", _OF_SRUN, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 # what torchrun calls a run that was given no name
 _NAMELESS = "none"
 
@@ -38,6 +40,11 @@ class Launched:
     attempt: int = 0
     by: str = "WORLD_SIZE"
 
+    @property
+    def is_step(self) -> bool:
+        """Whether srun started them: it signals all of them, and may give each its own GPU."""
+        return self.by == _OF_SRUN
+
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
     """What the environment says about this process; None if it was started alone."""
@@ -65,13 +72,14 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
 # rank, rank on the machine, number on the machine
 _NAMES = {
     "WORLD_SIZE": ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "SLURM_STEP_NUM_TASKS": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+    _OF_SRUN: ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 }
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
-    text = environment.get(name, "")
-    return int(text) if text.isdecimal() else 0
+    # of processes on each machine, Slurm writes 8(x2)
+    found = re.fullmatch(r"(\d+)(\(x\d+\))?", environment.get(name, ""))
+    return int(found[1]) if found else 0
 
 
 def _name(environment: Mapping[str, str]) -> str | None:

@@ -345,4 +345,5 @@ class Link:
         return f"{what}/{self.launched.rank if rank is None else rank}"
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._signal = number
+        # srun signals the first process too
+        self._signal = None if self.launched.is_step else number

@@ -30,13 +30,14 @@ def own_device(device: torch.device) -> torch.device:
     here = launched()
     if here is None or device.type != "cuda":
         return device
-    if here.local_rank >= torch.cuda.device_count():
+    place = 0 if here.is_step and torch.cuda.device_count() == 1 else here.local_rank
+    if place >= torch.cuda.device_count():
         raise ConfigError(
             f"rank {here.rank} is number {here.local_rank} on its machine, which has {torch.cuda.device_count()} GPUs; "
             "start as many processes on each machine as it has GPUs"
         )
-    torch.cuda.set_device(here.local_rank)
-    return torch.device("cuda", here.local_rank)
+    torch.cuda.set_device(place)
+    return torch.device("cuda", place)
 
 
 @contextmanager
