@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import cast
 
-from lab.cli.cluster.in_a_job import own_directories, refuse_several_processes
+from lab.cli.cluster.in_a_job import own_directories
+from lab.cli.cluster.several import as_one_of_several, end_others, end_with, refuse_sweep, silent_logs
 from lab.cli.cluster.slurm_queue import jobs_of_a_sweep
 from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
+from lab.cli.plan import planned
 from lab.cli.resume import resumed
 from lab.cli.sweeps.composing import composed
 from lab.cli.sweeps.dry_run import print_points
@@ -21,12 +23,12 @@ from lab.cli.sweeps.leaving import leaving, refuse_waiting
 from lab.cli.sweeps.points import checked_command
 from lab.cli.sweeps.search import in_own_folders, refuse_missing_plugin, search_overrides
 from lab.core.errors import ConfigError, LabError
+from lab.core.parallel.end import EndedElsewhere
 from lab.core.runs.atomic_files import WRITING_ERRORS, as_run_error
 from lab.core.runs.console import print_directory, quiet
 from lab.core.runs.early_signals import INTERRUPTED, send_held
 from lab.core.runs.find import outputs_root
 from lab.core.runs.signals import EndSignals
-from lab.core.streams import say
 from lab.experiments.spec import Experiment, function_of
 
 # Hydra's flags that print a configuration, and run nothing
@@ -51,13 +53,18 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
     """
     # warnings of the checks, such as samples that are skipped, go nowhere: a refusal is one line
     logging.getLogger("lab").addHandler(logging.NullHandler())
-    with one_line_errors("interrupted; what is recorded is kept, and resume=RUN goes on"):
-        refuse_several_processes()
+    with (
+        one_line_errors("interrupted; what is recorded is kept, and resume=RUN goes on"),
+        as_one_of_several(experiment) as here,
+    ):
         _refuse_no_working_folder()
         function_of(experiment.register)()
+        if planned(experiment, arguments, lambda words: composed(experiment.config, words)):
+            return
         asked = {word for word in arguments if word in _OF_LAB}
         overrides, flags = _parsed(experiment, [word for word in arguments if word not in asked])
         _refuse_odd_places()
+        refuse_sweep(here, is_multirun=flags == ["--multirun"])
         if not flags or flags == ["--multirun"]:
             overrides += own_directories(experiment, overrides)
             _start(experiment, overrides, flags, asked)
@@ -100,7 +107,7 @@ def _enter(experiment: Experiment, words: Sequence[str], *, is_quiet: bool) -> N
     import hydra
 
     # argparse wants overrides in front of flags
-    words = [*(_QUIET_LOGS if is_quiet else ()), *words]
+    words = [*(_QUIET_LOGS if is_quiet else ()), *silent_logs(), *words]
     said = quiet() if is_quiet else contextlib.nullcontext()
     # the undecorated function pickles by name, which is what launchers send to another machine
     entry = hydra.main(version_base="1.3", config_path="pkg://lab.conf", config_name=experiment.config)(
@@ -168,14 +175,13 @@ def one_line_errors(interrupted: str = "interrupted") -> Iterator[None]:
             send_held()
             yield
         except KeyboardInterrupt:
-            say(interrupted)
-            sys.exit(INTERRUPTED)
+            end_with(interrupted, INTERRUPTED)
         except Exception as error:
             message = _message(error)
             if message is None:
+                end_others()
                 raise
-            say(message)
-            sys.exit(2)
+            end_with(message, 2, is_echo=isinstance(error, EndedElsewhere))
 
 
 def _message(error: Exception) -> str | None:

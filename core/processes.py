@@ -44,12 +44,13 @@ class Patience:
 
     def lost(self, processes: Iterable[int | None]) -> int | None:
         """The id of one that has been stopped for too long; asked after each wait in which nothing came."""
-        stopped = next((process for process in processes if process is not None and _is_stopped(process)), None)
+        stopped = next((process for process in processes if process is not None and state_of(process) == "T"), None)
         self._looks = 0 if stopped is None else self._looks + 1
         return stopped if self._looks >= _LOOKS else None
 
 
-def _is_stopped(process: int) -> bool:
+def state_of(process: int) -> str | None:
+    """The letter that Linux has for the state of a process, such as T for stopped; None if there is none."""
     with suppress(OSError, IndexError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    return False
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return None

@@ -101,8 +101,24 @@ def printed(*, is_also_written: bool = False) -> Iterator[None]:
         raise RunError(f"standard output cannot be written: {reason}; give it another place")
 
 
-def say(line: str) -> None:
-    """One line on standard error, also while a signal interrupts another write; lost if that cannot be written."""
+_is_muted = False
+
+
+def mute() -> None:
+    """From now on, `say` says nothing here: another process of the run does."""
+    global _is_muted
+    _is_muted = True
+
+
+def say(line: str, *, is_last: bool = False) -> None:
+    """One line on standard error, also while a signal interrupts another write; lost if that cannot be written.
+
+    Args:
+        line: what is said.
+        is_last: whether it is why the process ends, which is said by muted ones too.
+    """
+    if _is_muted and not is_last:
+        return
     text = f"lab: {printable(line)}\n"
     with suppress(OSError):
         try:

@@ -30,6 +30,8 @@ class Experiment:
         help: returns what `--help` prints: the summary, groups, keys, examples. It may read files.
         words: turns a command line with words that are neither overrides nor flags into one without; None if there are
             no such words.
+        plan: "module:function" that prints what a composed configuration will take, for `--plan`; empty if it has none.
+        is_shared: whether several processes can work on one run; see `core.parallel`.
         grows, free: keys that may be others beside `resume=RUN`; see `core.runs.record.Extension`.
         recorded: "module:object" that draws and lists recorded runs; see `core.runs.recorded_study.RecordedStudy`.
     """
@@ -46,6 +48,8 @@ class Experiment:
     summary: str
     help: Callable[[], str]
     words: Callable[[Sequence[str]], list[str]] | None = None
+    plan: str = ""
+    is_shared: bool = False
     grows: frozenset[str] = frozenset()
     free: frozenset[str] = frozenset()
 

@@ -3,12 +3,14 @@
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lab.cli.resume import quoted
 from lab.core.errors import ConfigError
+from lab.core.parallel.launched import Launched, launched
 from lab.core.runs.find import is_open, outputs_root, run_directories
 from lab.core.runs.json_files import json_object_or_none
 from lab.core.runs.record import INDIFFERENT_KEYS
@@ -16,25 +18,21 @@ from lab.core.runs.slurm import job_label, restart_count
 from lab.core.streams import say
 from lab.experiments.spec import Experiment
 
-# how many processes were started together: by torchrun, in a step of srun, by the mpiruns
-_COUNTS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 # Hydra's keys for the directory of a run and of a sweep, and the folders they are in
 _PLACES = {"hydra.run.dir": "runs", "hydra.sweep.dir": "sweeps"}
 
 
-def refuse_several_processes() -> None:
+def refuse_several_processes(here: Launched | None) -> None:
     """Refuse to do one run in several processes: each would do all of it.
 
     Raises:
         ConfigError: naming what started them, and the fix.
     """
-    for name in _COUNTS:
-        count = os.environ.get(name, "")
-        if count.isdecimal() and int(count) > 1:
-            raise ConfigError(
-                f"{name}={count}: each of these processes would do the whole run; start it once, without torchrun and "
-                "with srun --ntasks=1"
-            )
+    if here is not None:
+        raise ConfigError(
+            f"{here.by}={here.size}: each of these processes would do the whole run; start it once, without torchrun "
+            "and with srun --ntasks=1"
+        )
 
 
 def refuse_several_tasks(launcher: Mapping[str, Any]) -> None:
@@ -55,8 +53,17 @@ def own_directories(experiment: Experiment, overrides: Sequence[str]) -> list[st
     The name is that of the job, or of the task of its array, and a digest of the command: commands of one script have
     different directories. The same command again is the next run if the one before was finished by this attempt of the
     job, or is still going on. Nothing is named outside of jobs, or where the user or LAB_RUN_DIR does.
+
+    Several processes of one run find the same directory, also after a restart by torchrun: it is named after what
+    torchrun calls the run, or the step of the job.
+
+    Raises:
+        ConfigError: if they cannot find one.
     """
+    here = launched()
     job = job_label()
+    if here is not None:
+        return _shared_directory(experiment, overrides, here, job)
     if job is None:
         return []
     words = [word for word in overrides if word.partition("=")[0] not in INDIFFERENT_KEYS]
@@ -74,6 +81,32 @@ def own_directories(experiment: Experiment, overrides: Sequence[str]) -> list[st
             say(f"job {job} goes on in {directory}")
         named.append(f"{key}={quoted(directory)}")
     return named
+
+
+def _shared_directory(experiment: Experiment, overrides: Sequence[str], here: Launched, job: str | None) -> list[str]:
+    """The directory of a run of several processes, which must not look at it: one of them may have begun."""
+    given = {word.lstrip("+").partition("=")[0] for word in overrides}
+    if "LAB_RUN_DIR" in os.environ or "hydra.run.dir" in given:
+        return []
+    words = [word for word in overrides if word.partition("=")[0].partition(".")[0] not in INDIFFERENT_KEYS]
+    digest = hashlib.sha256("\0".join([experiment.command, *words]).encode()).hexdigest()[:8]
+    name = here.name
+    if name is None and job is not None:
+        name = f"job-{job}-step-{os.environ.get('SLURM_STEP_ID', '0')}"
+    if name is None:
+        raise ConfigError(
+            f"{here.by}={here.size}: the processes have no common name for their run; start torchrun with --rdzv-id, "
+            "or set LAB_RUN_DIR to the directory"
+        )
+    directory = outputs_root() / experiment.config / _PLACES["hydra.run.dir"] / f"{_plain(name)}-{digest}"
+    if directory.exists() and here.rank == 0:
+        say(f"{name} goes on in {directory}")
+    return [f"hydra.run.dir={quoted(directory)}"]
+
+
+def _plain(name: str) -> str:
+    """A name as a part of a path."""
+    return re.sub(r"[^\w.-]", "-", name)[:80].lstrip(".")
 
 
 def _is_taken(directory: Path) -> bool:

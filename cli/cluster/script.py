@@ -19,8 +19,9 @@ directory; `$SLURM_ARRAY_TASK_ID` in a word is its number.
 \b
 Keys [default]:
   time           MINUTES, HOURS:MINUTES:SECONDS, DAYS-HOURS and so on
-  gpus_per_node  GPUs, 0 or 1 [0]
-  nodes          1
+  gpus_per_node  GPUs [0]; with several, parallel.strategy=ddp or fsdp must
+                 say how their processes share a run of distill
+  nodes          likewise [1]
   cpus_per_task  cores [what the cluster gives]
   mem            memory, such as 16G [what the cluster gives]
   partition, account
@@ -36,6 +37,7 @@ Examples:
   lab slurm script hmm-risk sweep 'seed=$SLURM_ARRAY_TASK_ID' time=60 > job.sh
   lab slurm script distill stage=all gpus_per_node=1 time=8:00:00 > job.sh
   lab slurm script distill stage=1 then 2 then 3 time=8:00:00 | sh
+  lab slurm script distill parallel.strategy=fsdp gpus_per_node=8 time=60
 """
 
 _TASK = "$SLURM_ARRAY_TASK_ID"
@@ -43,9 +45,15 @@ KEYS = ("time", "gpus_per_node", "nodes", "cpus_per_task", "mem", "partition", "
 # seconds ahead of the time limit: enough for a step and a checkpoint
 _WARNING = 120
 
+# Where the processes of a run find each other: other jobs on the machine have other ports.
+_SEVERAL = """\
+export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
+"""
+
 # A signal can reach a process that does not answer it yet: Python takes a second to start. 128 + USR1, USR2, TERM.
 _JOB = """\
-srun --ntasks=1{cores} {command}
+{before}srun {tasks}{cores} {command}
 code=$?
 job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
 job=${{job:-$SLURM_JOB_ID}}
@@ -61,17 +69,30 @@ class Resources:
     Attributes:
         seconds: of the time limit.
         lines: all that is asked for.
-        cores: of the process; None for what the cluster gives.
+        cores: of a process; None for what the cluster gives.
+        nodes: machines.
+        tasks: processes on each of them.
     """
 
     seconds: int
     lines: tuple[str, ...]
     cores: int | None
+    nodes: int
+    tasks: int
 
     def body(self, command: str) -> str:
         """The lines behind the header."""
         # srun does not take this number over from sbatch
-        return _JOB.format(cores=f" --cpus-per-task={self.cores}" if self.cores else "", command=command)
+        cores = f" --cpus-per-task={self.cores}" if self.cores else ""
+        if self.processes == 1:
+            return _JOB.format(before="", tasks="--ntasks=1", cores=cores, command=command)
+        tasks = f"--ntasks={self.processes} --ntasks-per-node={self.tasks} --kill-on-bad-exit=1"
+        return _JOB.format(before=_SEVERAL, tasks=tasks, cores=cores, command=command)
+
+    @property
+    def processes(self) -> int:
+        """That are started together."""
+        return self.nodes * self.tasks
 
 
 def script(words: Sequence[str], experiments: Sequence[Experiment]) -> str:
@@ -96,6 +117,8 @@ def script(words: Sequence[str], experiments: Sequence[Experiment]) -> str:
             f"{' '.join(command[:2]) or 'a command is missing'}: a job script is for {known}; begin with it"
         )
     stages = _stages(command[len(experiment.command.split()) :])
+    if resources.processes > 1:
+        _refuse_unshared(experiment, stages, resources)
     _check(experiment, stages)
     if len(stages) == 1:
         return _job_script(experiment, stages[0], resources, asked.get("name", "lab"))
@@ -106,17 +129,17 @@ def _resources(asked: dict[str, str]) -> Resources:
     if "time" not in asked:
         raise ConfigError("time is missing; give the time limit of the job, as in time=4:00:00")
     seconds = _seconds(asked["time"])
-    lines = [f"--time={asked['time']}", "--nodes=1", "--ntasks-per-node=1"]
-    for key, most in (("nodes", 1), ("gpus_per_node", 1), ("cpus_per_task", 4096)):
+    lines = [f"--time={asked['time']}"]
+    for key, most in (("nodes", 4096), ("gpus_per_node", 64), ("cpus_per_task", 4096)):
         value, least = asked.get(key), 0 if key == "gpus_per_node" else 1
         if value is None:
             continue
         if not re.fullmatch(r"[0-9]{1,9}", value) or not least <= int(value) <= most:
-            span = f"{most}" if least == most else f"{least} to {most}"
-            why = "" if key == "cpus_per_task" else ": a run is one process, with one device"
-            raise ConfigError(f"{key}={value} must be {span}{why}")
+            raise ConfigError(f"{key}={value} must be {least} to {most}")
         if key != "nodes" and int(value):
             lines.append(f"--{key.replace('_', '-')}={int(value)}")
+    nodes, tasks = int(asked.get("nodes", 1)), max(1, int(asked.get("gpus_per_node", 0)))
+    lines[1:1] = [f"--nodes={nodes}", f"--ntasks-per-node={tasks}"]
     if "mem" in asked:
         if not re.fullmatch(r"[1-9][0-9]{0,8}[KMGT]?", asked["mem"]):
             raise ConfigError(f"mem={asked['mem']} must be a number of megabytes, or one with K, M, G or T, as in 16G")
@@ -127,7 +150,18 @@ def _resources(asked: dict[str, str]) -> Resources:
             raise ConfigError(f"{key}={value} must be letters, digits and . , @ + - _")
         if value is not None and key != "name":
             lines.append(f"--{key}={value}")
-    return Resources(seconds, tuple(lines), int(asked["cpus_per_task"]) if "cpus_per_task" in asked else None)
+    cores = int(asked["cpus_per_task"]) if "cpus_per_task" in asked else None
+    return Resources(seconds, tuple(lines), cores, nodes, tasks)
+
+
+def _refuse_unshared(experiment: Experiment, stages: Sequence[Sequence[str]], resources: Resources) -> None:
+    """Refuse several processes for a run that does not say how they share it."""
+    number = f"nodes={resources.nodes} with gpus_per_node={resources.tasks}: {resources.processes} processes"
+    if not experiment.is_shared:
+        raise ConfigError(f"{number} cannot share a run of {experiment.command}; give one of each")
+    for words in stages:
+        if not any(re.fullmatch(r"parallel\.strategy=(ddp|fsdp)", word) for word in words):
+            raise ConfigError(f"{number} share a run in one of two ways; add parallel.strategy=ddp or fsdp")
 
 
 def _seconds(time: str) -> int:

@@ -14,7 +14,7 @@ from typing import Self
 
 from lab.core.data.batch import Batch, to_tensors
 from lab.core.data.prefetch_worker import Made, Order
-from lab.core.data.stream import Stream
+from lab.core.data.stream import Arrays
 from lab.core.errors import RunError
 from lab.core.processes import Patience
 from lab.core.runs.signals import blocked
@@ -41,7 +41,7 @@ class Prefetched:
     out, whatever was made ahead.
     """
 
-    def __init__(self, stream: Stream, *, depth: int = DEPTH) -> None:
+    def __init__(self, stream: Arrays, *, depth: int = DEPTH) -> None:
         """Nothing is started yet.
 
         Args:

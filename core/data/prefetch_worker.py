@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
 from lab.core.data.sample import BatchArrays
-from lab.core.data.stream import Stream
+from lab.core.data.stream import Arrays
 from lab.core.errors import LabError, RunError
 from lab.core.processes import end_with
 
@@ -18,7 +18,7 @@ from lab.core.processes import end_with
 class Order:
     """What is to be made: the batches of a stream from its position on, and from which level on its log is wanted."""
 
-    stream: Stream
+    stream: Arrays
     log_level: int
 
 

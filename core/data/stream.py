@@ -58,6 +58,14 @@ class Batches(Protocol):
         ...
 
 
+class Arrays(Batches, Protocol):
+    """Batches that a process without torch can read for another one; see `Prefetched`."""
+
+    def next_arrays(self) -> BatchArrays:
+        """The next batch as arrays."""
+        ...
+
+
 class Stream:
     """Batches of a source.
 

@@ -3,6 +3,8 @@
 # Letters: B batch, T tokens, L slots of the cache, S tokens in it, D model width, H heads, G key/value heads,
 # P head_dim, N queries and key of a group (H / G + 1), R rows of the packed projection, W window.
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -236,6 +238,18 @@ def narrow_attention(mixer: Mixer, *, last: int, num_first: int) -> None:
     """
     assert isinstance(mixer, SoftmaxAttention), "a teacher has no other"
     mixer._narrowed = last, num_first
+
+
+@contextmanager
+def narrowed_attention(mixer: Mixer, *, last: int, num_first: int) -> Iterator[None]:
+    """A context in which an attention is as `narrow_attention` makes it."""
+    assert isinstance(mixer, SoftmaxAttention), "a teacher has no other"
+    before = mixer._narrowed
+    narrow_attention(mixer, last=last, num_first=num_first)
+    try:
+        yield
+    finally:
+        mixer._narrowed = before
 
 
 def _attend(

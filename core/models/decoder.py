@@ -167,7 +167,7 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*positions D"]) -> Float[Tensor, "*positions V"]:
         """Scores of the next token."""
-        return linear(hidden, self._head)
+        return linear(hidden, self._head) if self.output is None else self.output(hidden)
 
     def write_step(self, writer: Writer, x: Float[Tensor, "B D"], states: Sequence[MixerState]) -> Float[Tensor, "B V"]:
         """Append layers, norm and output head to a program; what its last step writes."""

@@ -16,6 +16,8 @@ from lab.core.runs.json_files import json_object_or_none
 from lab.core.streams import say
 
 PROVENANCE, EARLIER = "provenance.json", "earlier"
+# a setting of a process that follows from how many there are on a machine
+_THREADS = "threads"
 # differences that a message names
 _NAMED = 3
 
@@ -37,6 +39,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         now: provenance of another one.
     """
     theirs, ours = dict(_deciding(before)), dict(_deciding(now))
+    if _processes(before) != _processes(now):
+        # as many cores as there were are shared by more or fewer
+        theirs.pop(_THREADS, None)
+        ours.pop(_THREADS, None)
     return [
         f"{name} is {ours.get(name, 'not used')}, was {theirs.get(name, 'not used')}"
         for name in dict.fromkeys([*ours, *theirs])
@@ -58,6 +64,7 @@ def refuse_difference(run: Path, provenance: Mapping[str, Any], resume_on: str) 
     else:
         found = differences(before, provenance)
         _say_other_code(before, provenance)
+        _say_other_processes(run, before, provenance)
     if not found:
         return
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
@@ -107,6 +114,20 @@ def _deciding(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for part, words in (("settings", ""), ("backends", ""), ("products", "products of ")):
         for name, value in provenance.get(part, {}).items():
             yield f"{words}{name}", str(value)
+
+
+def _say_other_processes(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    theirs, ours = _processes(before), _processes(now)
+    if theirs != ours:
+        say(f"{run} goes on with {ours}, before: {theirs}; the last digits may be others")
+
+
+def _processes(provenance: Mapping[str, Any]) -> str:
+    """How many processes worked on a run, and how they shared the model."""
+    found = provenance.get("processes")
+    if not isinstance(found, dict):
+        return "one process"
+    return f"{found.get('number')} processes ({found.get('strategy')}, {found.get('frozen')})"
 
 
 def _say_other_code(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -53,6 +53,7 @@ def collect(
     settings: Mapping[str, str],
     products: Mapping[str, str] | None = None,
     compiler: str | None = None,
+    processes: Mapping[str, object] | None = None,
 ) -> tuple[dict[str, object], str]:
     """Provenance of this process, and the uncommitted changes of its source as a patch (empty if there are none).
 
@@ -64,6 +65,7 @@ def collect(
             instructions are added.
         products: what computes the products of linear layers, by dtype; None for a study without such layers.
         compiler: of the loops, if they are compiled.
+        processes: how many work on the run together, and how; None for one.
     """
     source = Path(__file__).resolve().parents[2]
     # an installed copy may lie inside another project's repository
@@ -89,6 +91,8 @@ def collect(
     }
     if compiler is not None:
         record["compiler"] = compiler
+    if processes is not None:
+        record["processes"] = dict(processes)
     job = job_label()
     if job is not None:
         record["slurm"] = {"job": job, "restarts": restart_count()}

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -13,7 +14,15 @@ from lab.core.streams import say
 class Interruption:
     """Defers signals until `pass_on()`; Ctrl-C after another signal is passed on at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_on: bool = True, is_in_vain: Callable[[], bool] = lambda: False) -> None:
+        """Nothing is deferred yet.
+
+        Args:
+            is_in_vain: whether the step cannot be finished, so that a signal is passed on at once.
+            is_on: whether anything will be; of several processes, the first answers for all.
+        """
+        self._is_on = is_on
+        self._is_in_vain = is_in_vain
         self._handlers: dict[int, Handler] = {}
         self._received: list[int] = []
 
@@ -24,7 +33,7 @@ class Interruption:
 
     def __enter__(self) -> Self:
         # only the main thread receives signals and may set handlers
-        if threading.current_thread() is threading.main_thread():
+        if self._is_on and threading.current_thread() is threading.main_thread():
             self._defer()
         return self
 
@@ -48,7 +57,7 @@ class Interruption:
         self._defer()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._received and number == signal.SIGINT:
+        if (self._received and number == signal.SIGINT) or self._is_in_vain():
             self._pass(number)
         elif number not in self._received:
             self._received.append(number)

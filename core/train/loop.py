@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict
@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypedDict
 import torch
 
 from lab.core.errors import ConfigError, RunError
+from lab.core.parallel.layout import whole
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.core.train.interruption import Interruption
 from lab.core.train.optim import warmup_stable_decay
@@ -57,7 +58,7 @@ class TrainConfig:
     batch_size: int = 32
     """Samples of a batch."""
     accumulation: int = 1
-    """Batches per optimizer step; gradients are averaged over them."""
+    """Batches per optimizer step, of all processes together; gradients are averaged over them."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     warmup: float = 0.1
@@ -117,7 +118,9 @@ def fit(
 ) -> None:
     """Train from the current `state` to `config.steps`.
 
-    A signal that ends a run is answered after the current step, with a checkpoint.
+    A signal that ends a run is answered after the current step, with a checkpoint. Where several processes train
+    (`state.layout`), each calls this with its share of the batches; all do the same steps, and the first one answers
+    signals.
 
     Args:
         state: the training state; if `folder` has checkpoints, it must match the newest.
@@ -125,16 +128,17 @@ def fit(
         config: the schedule.
         name: of the configuration block, for errors.
         folder: where checkpoints are written.
-        validate: returns the loss on held-out data.
+        validate: returns the loss on held-out data, the same in all processes.
         log: receives each step and validation at once; a step is logged before its checkpoint is written.
 
     Raises:
         RunError: if a loss or gradient is not finite; the weights are still those before the step.
         KeyboardInterrupt: after a signal, unless a handler that was there before returns: training goes on then.
     """
-    with Interruption() as interruption:
+    ranks = state.layout.ranks
+    with Interruption(is_on=ranks.is_first, is_in_vain=ranks.has_lost) as interruption, state.writing():
         if state.step == 0 and state.best_loss is None:
-            loss = validate()
+            loss = ranks.gathered(validate())[0]
             log({"kind": "validation", "step": 0, "loss": loss})
             state.note_validation(loss)
             # save the start: its source may be gone when this run is resumed
@@ -146,12 +150,15 @@ def fit(
                 log(trained)
             is_best = False
             if state.step % config.evaluate_every == 0 or is_last:
-                loss = validate()
+                loss = ranks.gathered(validate())[0]
                 log({"kind": "validation", "step": state.step, "loss": loss})
                 is_best = state.note_validation(loss)
-            if is_best or is_last or interruption.is_requested or state.step % config.checkpoint_every == 0:
+            is_requested = ranks.gathered(interruption.is_requested)[0]
+            if is_best or is_last or is_requested or state.step % config.checkpoint_every == 0:
                 state.save(folder)
-            interruption.pass_on()
+            if is_last or is_requested:
+                state.finish_writing()
+            ranks.of_first(interruption.pass_on)
 
 
 def _one_step(state: TrainingState, step: Step, config: TrainConfig, name: str) -> TrainedStep:
@@ -161,13 +168,13 @@ def _one_step(state: TrainingState, step: Step, config: TrainConfig, name: str) 
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
     state.optimizer.zero_grad(set_to_none=True)
-    sums: dict[str, float] = {}
-    for _ in range(config.accumulation):
-        for key, value in step(scale=1 / config.accumulation).items():
-            sums[key] = sums.get(key, 0.0) + value
+    layout = state.layout
+    batches = [step(scale=1 / config.accumulation) for _ in range(layout.ranks.share(config.accumulation))]
+    sums = _summed([batch for share in layout.ranks.gathered(batches) for batch in share])
     metrics = {key: value if key == "tokens" else value / config.accumulation for key, value in sums.items()}
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip))
+    layout.finish_gradients(parameters)
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)))
     if not math.isfinite(metrics["loss"]) or not math.isfinite(norm):
         raise RunError(
             f"{name}, step {state.step + 1}: the loss is {metrics['loss']:g} and its gradient's norm {norm:g}; lower "
@@ -183,3 +190,11 @@ def _one_step(state: TrainingState, step: Step, config: TrainConfig, name: str) 
         "gradient_norm": norm,
         "seconds": time.perf_counter() - start,
     }
+
+
+def _summed(batches: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for batch in batches:
+        for key, value in batch.items():
+            sums[key] = sums.get(key, 0.0) + value
+    return sums

@@ -8,13 +8,16 @@ checkpoints/step_00000200/
 No random state is among them: every generator is derived from the seed and a name, and nothing draws from torch's own.
 
 A folder is complete or absent. The newest and the best are kept; one that was damaged since is left out, and said so.
+The files are the same whatever number of processes has trained, so that any other number can go on.
 """
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -23,8 +26,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lab.core.errors import CheckpointError
+from lab.core.parallel.layout import Layout, assign, part_of, whole
 from lab.core.runs.atomic_files import folder_atomically, make_folder, remove_partial_folders
 from lab.core.runs.tensor_files import write_tensors
+from lab.core.train.background import Background
 from lab.core.train.digests import HINT, newest_whole, read_meta, write_meta
 
 _PREFIX = "step_"
@@ -56,6 +61,7 @@ class TrainingState:
         best_loss: that loss.
         facts: extra fields for meta.json.
         more_facts: returns more of them at the moment of writing, when all that they count on is on disk.
+        layout: how tensors and optimizer lie in the processes that train them.
     """
 
     tensors: Mapping[str, Tensor]
@@ -66,6 +72,8 @@ class TrainingState:
     best_loss: float | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     more_facts: Callable[[], Mapping[str, object]] = dict
+    layout: Layout = field(default_factory=Layout)
+    _background: Background = field(default_factory=Background, init=False)
 
     def note_validation(self, loss: float) -> bool:
         """Whether this is the lowest validation loss so far; if so, record it as the best."""
@@ -77,19 +85,58 @@ class TrainingState:
     def save(self, folder: Path) -> None:
         """Write a checkpoint of this step into `folder`, then remove all others except the best.
 
+        Of several processes, all call this; the first one writes, while the next steps go on: from copies of the state,
+        and of `more_facts`, which are those of this moment.
+
         Raises:
-            RunError: if the disk is full or cannot be written.
+            RunError: if the disk is full or cannot be written; of several processes, `finish_writing` may raise it.
         """
+        ranks = self.layout.ranks
+        if ranks.size == 1:
+            content = {"optimizer": self.optimizer.state_dict(), "data": self.data.state}
+            self._write(folder, self.tensors, content, self._meta())
+            return
+        # every process gives its parts of each tensor
+        tensors = {name: _copied(tensor, ranks.is_first) for name, tensor in self.tensors.items()}
+        optimizer = _map_tensors(self.optimizer.state_dict(), lambda tensor: _copied(tensor, ranks.is_first))
+        if ranks.is_first:
+            self.finish_writing()
+            content = {"optimizer": optimizer, "data": self.data.state}
+            self._background.start(partial(self._write, folder, tensors, content, self._meta()))
+
+    def finish_writing(self) -> None:
+        """Wait until the last checkpoint is on disk.
+
+        Raises:
+            RunError: if it could not be written.
+        """
+        self._background.finish()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """A context at whose end nothing is being written any more, however it ends."""
+        try:
+            yield
+        except BaseException:
+            self._background.abandon()
+            raise
+        self.finish_writing()
+
+    def _meta(self) -> dict[str, object]:
         facts = {**self.facts, **self.more_facts()}
+        return {"step": self.step, "best_step": self.best_step, "best_loss": self.best_loss, **facts}
+
+    def _write(
+        self, folder: Path, tensors: Mapping[str, Tensor], content: Mapping[str, object], meta: Mapping[str, Any]
+    ) -> None:
         make_folder(folder)
-        with folder_atomically(checkpoint_path(folder, self.step)) as partial:
-            write_tensors(partial / "model.safetensors", self.tensors)
-            state = {"optimizer": self.optimizer.state_dict(), "data": self.data.state}
+        with folder_atomically(checkpoint_path(folder, meta["step"])) as partial_folder:
+            write_tensors(partial_folder / "model.safetensors", tensors)
             # into an open file, whose errors are those of the disk
-            with (partial / "state.pt").open("wb") as file:
-                torch.save(state, file)
-            write_meta(partial, {"step": self.step, "best_step": self.best_step, "best_loss": self.best_loss, **facts})
-        kept = {checkpoint_path(folder, step) for step in (self.step, self.best_step) if step is not None}
+            with (partial_folder / "state.pt").open("wb") as file:
+                torch.save(content, file)
+            write_meta(partial_folder, meta)
+        kept = {checkpoint_path(folder, step) for step in (meta["step"], meta["best_step"]) if step is not None}
         for path in checkpoints(folder):
             if path not in kept:
                 shutil.rmtree(path)
@@ -100,15 +147,14 @@ class TrainingState:
         Raises:
             CheckpointError: if it is damaged, or belongs to other tensors.
         """
-        remove_partial_folders(folder)
-        path = newest_whole(checkpoints(folder))
+        path = self.layout.ranks.of_first(partial(_newest, folder))
         if path is None:
             return False
         meta = read_meta(path)
         load_tensors(path, into=self.tensors)
         try:
             state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(_laid_out(state["optimizer"], self.optimizer))
             self.data.restore(state["data"])
             self.step, self.best_step, self.best_loss = int(meta["step"]), meta["best_step"], meta["best_loss"]
         except CheckpointError:
@@ -154,4 +200,34 @@ def load_tensors(path: Path, *, into: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"{file}: {name} has entries that are not finite; {HINT}")
     with torch.no_grad():
         for name, tensor in into.items():
-            tensor.copy_(stored[name])
+            assign(tensor, stored[name])
+
+
+def _newest(folder: Path) -> Path | None:
+    remove_partial_folders(folder)
+    return newest_whole(checkpoints(folder))
+
+
+def _copied(tensor: Tensor, is_kept: bool) -> Tensor:
+    """A copy of the whole tensor on the CPU, where it is written; elsewhere it is only asked for."""
+    complete = whole(tensor.detach())
+    return complete.to("cpu", copy=True) if is_kept else complete.new_empty(0)
+
+
+def _map_tensors(content: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(content, Tensor):
+        return change(content)
+    if isinstance(content, dict):
+        return {key: _map_tensors(value, change) for key, value in content.items()}
+    return [_map_tensors(value, change) for value in content] if isinstance(content, list) else content
+
+
+def _laid_out(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """The state of an optimizer, with what has the shape of a trained tensor cut into parts as that is."""
+    trained = [each for group in optimizer.param_groups for each in group["params"]]
+
+    def like(tensor: Tensor, value: Tensor) -> Tensor:
+        return part_of(tensor, value) if value.shape == tensor.shape else value
+
+    moments = {place: _map_tensors(values, partial(like, trained[place])) for place, values in state["state"].items()}
+    return {**state, "state": moments}

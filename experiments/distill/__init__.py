@@ -56,6 +56,7 @@ Keys [default] (those marked * take one value or a list [a,b]):
                 (ahead of them, in a separate process), or auto: process
                 in a long training that leaves a core free, on a GPU or with
                 fewer threads than cores [auto]
+  parallel      several processes, which torchrun or Slurm starts: keys below
   packing       whether the samples of a batch stand behind each other in
                 one row, without padding [false]
   sinks *       where rows go besides metrics.jsonl:
@@ -69,6 +70,8 @@ GROUP_KEYS
 --quiet prints the run's directory, always the last line, and nothing else.
 --dry-run prints the run, or the points of a sweep, after the same checks, and starts nothing. A sweep that is typed
 again skips finished points. --no-wait submits the points to Slurm and ends (docs/sweeps.md).
+--plan=N prints what a run in N processes trains and what each of them holds, without a run; with --json as JSON.
+Several processes: `torchrun --no-python lab distill parallel.strategy=ddp ...`; docs/several_processes.md.
 Ctrl-C and the signals of a cluster write a checkpoint after the current step and end the run; a Slurm job is requeued.
 Hydra's own flags work too: -m (sweep over keys or groups), --cfg job (print the configuration), --info,
 hydra/launcher=slurm_gpu (submit the points of a sweep). `lab slurm script` prints a job script.
@@ -99,6 +102,7 @@ def _help() -> str:
         KeyGroup("evaluation.", f"{_CONFIG}:EvaluationConfig"),
         KeyGroup("teacher.", f"{_TEACHER}.families:TeacherBase", "teacher"),
         KeyGroup("teacher.FAMILY.", f"{_TEACHER}.config:DecoderConfig"),
+        KeyGroup("parallel.", "lab.core.parallel.config:ParallelConfig"),
         KeyGroup("teacher.hovle.vision.", f"{_TEACHER}.config:VisionConfig"),
     ]
     return f"{_SUMMARY}\n\n{_HELP.replace('GROUP_KEYS', help_of_keys(groups))}"
@@ -116,4 +120,6 @@ SPEC = Experiment(
     findings="lab.experiments.distill.claims:findings",
     summary=_SUMMARY,
     help=_help,
+    plan="lab.experiments.distill.plan:print_plan",
+    is_shared=True,
 )

@@ -5,11 +5,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
+# Letters: B batch, T tokens, D model width.
 from lab.core.data.batch import Batch
 from lab.core.errors import ConfigError
-from lab.core.mixers.softmax import narrow_attention
+from lab.core.mixers.base import Mixer
+from lab.core.mixers.softmax import narrow_attention, narrowed_attention
 from lab.core.models.decoder import LanguageModel
+from lab.core.operators.packing import Packing
+from lab.core.parallel.layout import cut_modules, is_cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +58,30 @@ def with_window(teacher: LanguageModel, *, window: int, num_sinks: int) -> Langu
 
 def with_windows(teacher: LanguageModel, windows: Mapping[int, int], *, num_sinks: int) -> LanguageModel:
     """As `with_window`, with a window for each layer; layers without one see every token."""
-    memo = {id(tensor): tensor for tensor in (*teacher.parameters(), *teacher.buffers())}
-    windowed = copy.deepcopy(teacher, memo)
+    tensors = {id(tensor): tensor for tensor in (*teacher.parameters(), *teacher.buffers())}
+    windowed = copy.deepcopy(teacher, {**tensors, **cut_modules(teacher)})
     for layer in windowed.mixer_layers():
-        if layer.index in windows:
-            narrow_attention(layer.layer.mixer, last=windows[layer.index], num_first=num_sinks)
+        mixer = layer.layer.mixer
+        if layer.index in windows and is_cut(mixer):
+            narrowed = _Narrowed(mixer, last=windows[layer.index], num_first=num_sinks)
+            layer.layer.mixer = narrowed  # type: ignore[assignment]
+        elif layer.index in windows:
+            narrow_attention(mixer, last=windows[layer.index], num_first=num_sinks)
     return windowed.requires_grad_(False).eval()
+
+
+class _Narrowed(nn.Module):
+    """An attention that is the teacher's own, restricted while it is called from here."""
+
+    def __init__(self, mixer: Mixer, *, last: int, num_first: int) -> None:
+        super().__init__()
+        self.mixer, self._last, self._num_first = mixer, last, num_first
+
+    def forward(self, u: Float[Tensor, "B T D"], packing: Packing | None = None) -> Float[Tensor, "B T D"]:
+        """See `Mixer.forward`."""
+        with narrowed_attention(self.mixer, last=self._last, num_first=self._num_first):
+            y: Tensor = self.mixer(u, packing)
+        return y
 
 
 def windows_of_equal_memory(student: LanguageModel, teacher: LanguageModel, *, num_sinks: int) -> dict[int, int]:

@@ -13,6 +13,7 @@ from lab.core.list_keys import settle_lists
 from lab.core.mixers.spec import mixer_spec
 from lab.core.models import families
 from lab.core.models.families import TeacherConfig
+from lab.core.parallel.config import ParallelConfig
 from lab.core.products import current
 from lab.core.ranges import LARGEST_COUNT, LARGEST_SEED, refuse_outside
 from lab.core.runs.attempts import ResumeOn
@@ -126,6 +127,7 @@ class DistillConfig:
     loader: Loader = Loader.auto
     """Where batches are made: inline (between the steps), process (ahead of them, in a separate process), or auto:
     process in a long training that leaves a core free: on a GPU, or with fewer threads than cores."""
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     packing: bool = False
     """Whether the samples of a training's batch stand behind each other in one row, without padding: none sees another
     and losses are those of the padded batch, but for loss_mask=all, which counts padding. A step then takes as long as

@@ -182,7 +182,7 @@ class _LayerErrors:
         if index not in self._layers:
             return True
         with self._autocast():
-            ours = self._layers[index].layer.mixer.head_outputs(u)
+            ours = self._layers[index].layer.mixer.heads_of(u, None)
         self._error[index] += float((ours.double() - head_outputs.double()).square().sum())
         self._size[index] += float(head_outputs.double().square().sum())
         self._count[index] += head_outputs.numel()

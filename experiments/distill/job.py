@@ -1,7 +1,9 @@
 """The job of `lab distill`: train, evaluate on held-out data, and report."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +19,14 @@ from lab.core.native.build import compiler_version
 from lab.core.native.fallback import say_missing_loops
 from lab.core.operators.backends import Backend, resolve
 from lab.core.operators.loops import loop_names, missing_loops
+from lab.core.parallel.config import Frozen, Strategy, refuse_unasked, refuse_uneven
+from lab.core.parallel.launched import launched
+from lab.core.parallel.processes import layout, own_device
+from lab.core.parallel.ranks import Ranks
 from lab.core.products import current
 from lab.core.resources import refuse_too_many_threads, usable_cores
 from lab.core.runs import attempts
+from lab.core.runs.follower import Follower
 from lab.core.runs.parquet import write_table
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run, deciding
@@ -35,9 +42,10 @@ from lab.experiments.distill.estimate import (
 )
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loss_mask import LossMask
-from lab.experiments.distill.pipeline import RunContext, work_on_students, work_on_teacher
+from lab.experiments.distill.pipeline import work_on_students, work_on_teacher
 from lab.experiments.distill.placement import softmax_layers
 from lab.experiments.distill.rows import Row
+from lab.experiments.distill.run_context import RunContext
 from lab.experiments.distill.sources import find_source, source_checkpoint
 from lab.experiments.distill.stage_graph import nodes, students
 from lab.experiments.distill.stage_notes import note_expected
@@ -93,7 +101,7 @@ def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> 
     """Run or continue a composed configuration in a directory; see `run`."""
     settings = to_typed(config, DistillConfig)
     refuse_too_many_threads(settings.threads)
-    torch.set_num_threads(settings.threads or usable_cores())
+    torch.set_num_threads(settings.threads or _own_cores())
     with current.using(settings.products):
         return _execute(settings, recorded_config(config), directory, overrides)
 
@@ -102,9 +110,27 @@ def _execute(
     settings: DistillConfig, recorded: Mapping[str, object], directory: Path, overrides: Sequence[str]
 ) -> float:
     context = open_context(settings, directory)
-    source = find_source(settings, recorded) if settings.stage in ("2", "3") else None
-    before = attempts.recorded(directory, "products")
-    products = current.settle(context.teacher, _product_dtypes(settings), before)
+    with layout(settings.parallel, context.device) as over_processes:
+        return _work(settings, recorded, replace(context, layout=over_processes), directory, overrides)
+
+
+def _work(
+    settings: DistillConfig,
+    recorded: Mapping[str, object],
+    context: RunContext,
+    directory: Path,
+    overrides: Sequence[str],
+) -> float:
+    """Everything behind the checks; of several processes, the first one records and reports."""
+    ranks = context.layout.ranks
+    source = ranks.of_first(partial(find_source, settings, recorded)) if settings.stage in ("2", "3") else None
+    # all compute products alike: the others choose what the first has measured
+    settle = partial(current.settle, context.teacher, _product_dtypes(settings))
+    products = ranks.of_first(lambda: settle(attempts.recorded(directory, "products")))
+    if not ranks.is_first:
+        settle(products)
+    if settings.stage != TEACHER:
+        context.layout.place_teacher(context.teacher)
     missing = _missing_loops(settings, context.device)
     provenance, patch = collect(
         seeds={"seed": settings.seed},
@@ -113,16 +139,37 @@ def _execute(
         settings={"device": _device_name(context.device), "threads": str(torch.get_num_threads())},
         products=products,
         compiler=compiler_version() if context.device.type == "cpu" and not missing else None,
+        processes=_processes(settings, ranks),
     )
     content = {**recorded, "resume_on": settings.resume_on.value}
-    with Run[Row](directory, content, overrides, provenance, patch, settings.sinks) as record:
-        say_missing_loops(missing)
-        note_expected(record.directory, list(overrides))
+    record: Run[Row] = Follower[Row](directory)
+    if ranks.is_first:
+        record = Run[Row](directory, content, overrides, provenance, patch, settings.sinks)
+    with record:
+        if ranks.is_first:
+            say_missing_loops(missing)
+            note_expected(record.directory, list(overrides))
         if settings.stage == TEACHER:
             work_on_teacher(record, context)
         else:
             work_on_students(record, context, source)
-        return _report(record, settings)
+        # behind this, none waits for the others
+        ranks.gathered(None)
+        return _report(record, settings) if ranks.is_first else math.nan
+
+
+def _own_cores() -> int:
+    """The cores of this process: its share, if several were started on this machine."""
+    here = launched()
+    return max(1, usable_cores() // (1 if here is None else here.local_size))
+
+
+def _processes(settings: DistillConfig, ranks: Ranks) -> dict[str, object] | None:
+    """How many processes work on the run, to be recorded; None for one."""
+    if ranks.size == 1:
+        return None
+    parallel = settings.parallel
+    return {"number": ranks.size, "strategy": parallel.strategy.value, "frozen": parallel.frozen.value}
 
 
 def recorded_config(config: "DictConfig") -> dict[str, object]:
@@ -138,7 +185,8 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
     """Teacher and data of a run, loaded and validated; `folder` as for `check`."""
     if folder is not None:
         refuse_too_many_threads(config.threads)
-    device = device_of(config.device)
+    _refuse_processes(config)
+    device = own_device(device_of(config.device))
     current.refuse(config.products, device, _product_dtypes(config))
     if config.stage == TEACHER:
         task, given = config.data.source.task, config.teacher.architecture
@@ -156,7 +204,10 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
         )
         architecture: ModelConfig = given
     else:
-        opened = open_teacher(config.teacher, device=device, seed=config.seed)
+        # one that will be cut into parts may have no room on a GPU while it is whole
+        is_cut = config.parallel.frozen is Frozen.sharded and launched() is not None
+        first = torch.device("cpu") if is_cut else device
+        opened = open_teacher(config.teacher, device=first, seed=config.seed)
         architecture = opened.architecture
         _refuse_weights(config, architecture, folder, device)
         _check_students(config, architecture)
@@ -171,6 +222,20 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
     if folder is not None and device.type == "cpu":
         refuse_steps_that_do_not_fit(config, architecture, trained, evaluated)
     return RunContext(config, teacher, data, tokenizer, device)
+
+
+def _refuse_processes(config: DistillConfig) -> None:
+    """Refuse several processes that were not asked for, or cannot share the work."""
+    here = launched()
+    refuse_unasked(config.parallel, here)
+    processes = 1 if here is None else here.size
+    if config.stage == TEACHER:
+        if config.parallel.strategy is Strategy.fsdp:
+            raise ConfigError("parallel.strategy=fsdp: stage=teacher trains a small model, whole; choose ddp")
+        refuse_uneven("stage_teacher", config.stage_teacher.accumulation, processes)
+    for each in config.of_variants().values():
+        for stage in each.stage_numbers:
+            refuse_uneven(f"stage_{stage}", each.recipe(stage).accumulation, processes)
 
 
 def _refuse_weights(

@@ -14,6 +14,7 @@ from lab.core.models.checkpoint import CONFIG
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.folder import PROMPT, Kind, ModelFolder, Precision
+from lab.core.parallel.layout import assign, whole
 from lab.core.runs.random_streams import Seeds
 from lab.core.tokenizer import Tokenizer
 from lab.core.train.digests import check_whole, read_meta
@@ -238,11 +239,11 @@ def _copy_exported(
                 f"attention or another mixer in a layer that stage={node.stage} needs as {node.student.mixer.kind}; "
                 "choose another student"
             )
-        if name not in own and not theirs[name].equal(tensor):
+        if name not in own and not theirs[name].equal(whole(tensor)):
             different.append(name)
     # a stock folder has no place for what nothing reads
     state = student.state_dict()
-    held = folder.held(found, {**theirs, **{name: state[name] for name in different}}) if different else theirs
+    held = folder.held(found, {**theirs, **{name: whole(state[name]) for name in different}}) if different else theirs
     for name in different:
         if not theirs[name].equal(held[name]):
             raise CheckpointError(
@@ -251,4 +252,4 @@ def _copy_exported(
     with torch.no_grad():
         for name, tensor in own.items():
             if not name.startswith(skipped):
-                tensor.copy_(theirs[name])
+                assign(tensor, theirs[name])

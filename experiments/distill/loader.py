@@ -7,7 +7,8 @@ from enum import Enum
 
 import torch
 
-from lab.core.data.prefetch import Prefetched
+from lab.core.data.prefetch import DEPTH, Prefetched
+from lab.core.data.share import SharedStream
 from lab.core.data.stream import Batches, Stream
 
 # about as many as are made in the time that a process takes to start
@@ -27,13 +28,15 @@ class Loader(Enum):
 
 
 @contextmanager
-def loaded(stream: Stream, loader: Loader, *, num_samples: int, device: torch.device) -> Iterator[Batches]:
+def loaded(
+    stream: Stream | SharedStream, loader: Loader, *, num_samples: int, device: torch.device
+) -> Iterator[Batches]:
     """The batches of a stream, which moves on with them; the process is gone at the end.
 
     Args:
         stream: positioned where to begin.
         loader: where batches are made.
-        num_samples: how many samples will be read.
+        num_samples: how many samples will be read here.
         device: where the steps are computed.
 
     Raises:
@@ -41,6 +44,11 @@ def loaded(stream: Stream, loader: Loader, *, num_samples: int, device: torch.de
     """
     is_worth = num_samples >= _NUM_WORTH and _has_free_core(device)
     if loader is Loader.process or (loader is Loader.auto and is_worth):
+        if isinstance(stream, SharedStream):
+            # all of a step are read before it begins: meanwhile the next ones are made
+            with Prefetched(stream.part, depth=max(DEPTH, stream.num_batches)) as batches:
+                yield stream.read_by(batches)
+            return
         with Prefetched(stream) as batches:
             yield batches
     else:

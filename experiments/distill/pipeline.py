@@ -5,40 +5,31 @@ up to the newest checkpoint and continues from there.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
-import torch
-from torch import Tensor, nn
-
 from lab.core.data.bad_samples import LeftOut
 from lab.core.data.batch import Batch
-from lab.core.data.stream import Batches, Stream
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.models.decoder import LanguageModel
 from lab.core.runs.console import progress
 from lab.core.runs.record import Run
-from lab.core.tokenizer import Tokenizer
-from lab.core.train.loop import TrainConfig, TrainedStep, Validation, fit
-from lab.core.train.optim import adamw
-from lab.core.train.state import TrainingState, checkpoints
-from lab.experiments.distill.bad_samples import TEST, TRAIN, BadSamples, write_list
+from lab.core.train.recompute import recomputed_layers
+from lab.core.train.state import checkpoints
+from lab.experiments.distill.bad_samples import TEST, BadSamples, write_list
 from lab.experiments.distill.baselines import baselines
-from lab.experiments.distill.config import DistillConfig
-from lab.experiments.distill.data import Data
 from lab.experiments.distill.evaluate import compare, compare_baselines
 from lab.experiments.distill.load import student_of
-from lab.experiments.distill.loader import loaded
 from lab.experiments.distill.objectives import AnswersObjective, BatchSource, autocast_of, objective_of
-from lab.experiments.distill.recorded_units import CountedRows, counter_of, keep_what_counts
-from lab.experiments.distill.rows import LeftOutSoFar, Origin, Row, StepMetrics, joined
+from lab.experiments.distill.recorded_training import loaded_for, recorded_fit, shared, training_state
+from lab.experiments.distill.recorded_units import keep_what_counts
+from lab.experiments.distill.rows import Origin, Row, joined
+from lab.experiments.distill.run_context import RunContext
 from lab.experiments.distill.sources import source_checkpoint
 from lab.experiments.distill.stage_graph import StageNode, nodes, students
-from lab.experiments.distill.stage_notes import note_stage, note_start_loss
-from lab.experiments.distill.standing import Standing
+from lab.experiments.distill.stage_notes import note_stage
 from lab.experiments.distill.student import own_tensors, set_trainable, trainable_names
 from lab.experiments.distill.teacher import digest, write_teacher
 
@@ -62,17 +53,6 @@ class CheckpointFacts(TypedDict, total=False):
     teacher: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """State shared by all work units of a run."""
-
-    config: DistillConfig
-    teacher: LanguageModel
-    data: Data
-    tokenizer: Tokenizer
-    device: torch.device
-
-
 def work_on_students(record: Run[Row], context: RunContext, source: Path | None) -> None:
     """Evaluate the baselines, then train and evaluate every student; `source` is the start of a single stage.
 
@@ -81,7 +61,8 @@ def work_on_students(record: Run[Row], context: RunContext, source: Path | None)
         CheckpointError: if a checkpoint is damaged.
     """
     todo = nodes(students(context.config))
-    done = keep_what_counts(record, {node.key: _folder(record, node) for node in todo})
+    folders = {node.key: _folder(record, node) for node in todo}
+    done = context.layout.ranks.of_first(partial(keep_what_counts, record, folders))
     teacher_digest = digest(context.teacher)
     if BASELINES not in done:
         _end(record, _baselines(record, context, {"unit": BASELINES}), {"unit": BASELINES}, num_before=0)
@@ -118,46 +99,52 @@ def work_on_teacher(record: Run[Row], context: RunContext) -> None:
         CheckpointError: if a checkpoint is damaged.
     """
     folder = record.directory / "checkpoints" / NEW_TEACHER
-    if NEW_TEACHER in keep_what_counts(record, {NEW_TEACHER: folder}):
+    if NEW_TEACHER in context.layout.ranks.of_first(partial(keep_what_counts, record, {NEW_TEACHER: folder})):
         return
     origin: Origin = {"unit": NEW_TEACHER}
     recipe, evaluation = context.config.stage_teacher, context.config.evaluation
     model = context.teacher.requires_grad_(True)
     tensors = dict(model.named_parameters())
-    stream = context.data.stream(NEW_TEACHER, batch_size=recipe.batch_size, has_lessons=True)
+    stream = shared(context, context.data.stream(NEW_TEACHER, batch_size=recipe.batch_size, has_lessons=True), recipe)
     held_out = context.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
-    state = _training_state(tensors, tensors, recipe, stream, {"steps": recipe.steps})
+    state = training_state(context, tensors, tensors, recipe, stream, {"steps": recipe.steps})
     state.load_newest(folder)
-    with _loaded(context, state, stream, recipe) as batches:
+    with loaded_for(context, state, stream, recipe) as batches:
         objective = AnswersObjective(model, autocast_of(recipe, context.device))
         feed = BatchSource(objective, batches, held_out, context.device)
-        num_before = _fit(record, state, feed, recipe, "stage_teacher", folder, origin, "teacher")
+        num_before = recorded_fit(record, state, feed, recipe, "stage_teacher", folder, origin, "teacher")
     model.requires_grad_(False)
-    target = record.folder() / "teacher"
-    if target.exists():
-        # left by an attempt killed after this point; the weights are the same
-        shutil.rmtree(target)
-    assert isinstance(context.tokenizer, WordTokenizer), "a task that ships has one"
-    write_teacher(model, context.tokenizer, target)
+    if context.layout.ranks.is_first:
+        target = record.folder() / "teacher"
+        if target.exists():
+            # left by an attempt killed after this point; the weights are the same
+            shutil.rmtree(target)
+        assert isinstance(context.tokenizer, WordTokenizer), "a task that ships has one"
+        write_teacher(model, context.tokenizer, target)
     _end(record, _baselines(record, context, origin), origin, num_before=num_before)
 
 
 def _starting_student(
     record: Run[Row], context: RunContext, node: StageNode, source: Path | None, teacher_digest: str
 ) -> LanguageModel:
-    """The student as left by the previous stage."""
-    path: Path | None = None
-    # a checkpoint of this stage is loaded later, with the rest of the training state
-    if node.recipe is not None and not checkpoints(_folder(record, node)):
-        if node.parent is None:
-            assert source is not None, "a student that is not initialised here starts from another run"
-            path = source_checkpoint(source, node)
-        elif node.parent.recipe is not None:
-            path = checkpoints(_folder(record, node.parent))[-1]
+    """The student as left by the previous stage, laid out over the processes."""
+    path = context.layout.ranks.of_first(partial(_start, record, node, source))
     student = student_of(node, path, teacher=context.teacher, teacher_digest=teacher_digest, config=context.config)
-    if node.recipe is not None:
+    if node.recipe is not None and context.layout.ranks.is_first:
         note_stage(record.directory, node, path, student)
+    context.layout.place(student, autocast=node.recipe is not None and node.recipe.autocast)
     return student
+
+
+def _start(record: Run[Row], node: StageNode, source: Path | None) -> Path | None:
+    """The checkpoint from which a stage begins; None where there is none, or one of the stage itself."""
+    # a checkpoint of this stage is loaded later, with the rest of the training state
+    if node.recipe is None or checkpoints(_folder(record, node)):
+        return None
+    if node.parent is None:
+        assert source is not None, "a student that is not initialised here starts from another run"
+        return source_checkpoint(source, node)
+    return None if node.parent.recipe is None else checkpoints(_folder(record, node.parent))[-1]
 
 
 def _train(
@@ -183,7 +170,8 @@ def _train(
         recipe=recipe,
         autocast=autocast_of(recipe, context.device),
     )
-    stream = context.data.stream("stage", node.stage, node.replicate, batch_size=recipe.batch_size)
+    whole_stream = context.data.stream("stage", node.stage, node.replicate, batch_size=recipe.batch_size)
+    stream = shared(context, whole_stream, recipe)
     held_out = context.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
     facts: CheckpointFacts = {
         "stage": node.stage,
@@ -191,106 +179,15 @@ def _train(
         "steps": recipe.steps,
         "teacher": teacher_digest,
     }
-    state = _training_state(own_tensors(student), trained, recipe, stream, facts)
+    state = training_state(context, own_tensors(student), trained, recipe, stream, facts)
     folder = _folder(record, node)
     state.load_newest(folder)
-    with _loaded(context, state, stream, recipe) as batches:
+    is_recomputed = node.stage == 3 and context.config.parallel.activation_checkpointing
+    with loaded_for(context, state, stream, recipe) as batches, recomputed_layers(student, is_on=is_recomputed):
         feed = BatchSource(objective, batches, held_out, context.device)
-        num_rows = _fit(record, state, feed, recipe, f"stage_{node.stage}", folder, origin, title)
+        num_rows = recorded_fit(record, state, feed, recipe, f"stage_{node.stage}", folder, origin, title)
     student.requires_grad_(False)
     return num_rows
-
-
-def _training_state(
-    tensors: Mapping[str, Tensor],
-    trained: dict[str, nn.Parameter],
-    recipe: TrainConfig,
-    stream: Stream,
-    facts: CheckpointFacts,
-) -> TrainingState:
-    optimizer = adamw(
-        trained,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        betas=(recipe.beta1, recipe.beta2),
-    )
-    return TrainingState(tensors=tensors, optimizer=optimizer, data=stream, facts=facts)
-
-
-def _loaded(
-    context: RunContext, state: TrainingState, stream: Stream, recipe: TrainConfig
-) -> AbstractContextManager[Batches]:
-    num_samples = (recipe.steps - state.step) * recipe.accumulation * recipe.batch_size
-    return loaded(stream, context.config.loader, num_samples=num_samples, device=context.device)
-
-
-def _fit(
-    record: Run[Row],
-    state: TrainingState,
-    feed: BatchSource,
-    recipe: TrainConfig,
-    name: str,
-    folder: Path,
-    origin: Origin,
-    title: str,
-) -> int:
-    """Train and record every step; returns the number of rows that the training has recorded."""
-    counter = counter_of(record, origin["unit"])
-    bad_samples = BadSamples(record, origin)
-
-    def add(rows: Sequence[Row]) -> None:
-        if rows:
-            record.log(rows)
-        for row in rows:
-            counter.add(row)
-
-    def note(left_out: Sequence[LeftOut], is_training: bool) -> None:
-        # at once: a checkpoint counts on the rows of its step, whether or not that is logged
-        add(bad_samples.new(left_out, TRAIN if is_training else TEST, state.step + is_training))
-
-    def log(done: TrainedStep | Validation) -> None:
-        num_left_out = state.data.state["num_left_out"]
-        if done["kind"] == "validation" and done["step"] == 0:
-            note_start_loss(record.directory, origin["unit"], done["loss"])
-        add([_row_of(done, origin, num_left_out=num_left_out)])
-        advance(state.step, standing.of(done, num_left_out))
-
-    def facts() -> CountedRows:
-        # a checkpoint counts on the rows before it, also after a power cut
-        record.flush()
-        write_list(record)
-        return counter.counted
-
-    state.more_facts = facts
-    standing = Standing(feed.device)
-    record.folder("checkpoints", folder.name)
-    feed = replace(feed, note=note)
-    with progress(title, recipe.steps, completed=state.step) as advance:
-        fit(state, feed.step, recipe, name=name, folder=folder, validate=feed.validate, log=log)
-    return counter.num_rows
-
-
-def _row_of(done: TrainedStep | Validation, origin: Origin, *, num_left_out: int) -> Row:
-    if done["kind"] == "validation":
-        return {**origin, **done}
-    so_far: LeftOutSoFar = {"left_out": num_left_out} if num_left_out else {}
-    return {
-        **origin,
-        "kind": "train",
-        "step": done["step"],
-        **_step_metrics(done["metrics"]),
-        "learning_rate": done["learning_rate"],
-        "gradient_norm": done["gradient_norm"],
-        "seconds": done["seconds"],
-        **so_far,
-    }
-
-
-def _step_metrics(metrics: Mapping[str, float]) -> StepMetrics:
-    assert metrics.keys() <= StepMetrics.__annotations__.keys(), f"{list(metrics)} are not all columns of a row"
-    if "kl_per_token" not in metrics:
-        return {"loss": metrics["loss"], "tokens": metrics["tokens"]}
-    return {"loss": metrics["loss"], "kl_per_token": metrics["kl_per_token"], "tokens": metrics["tokens"]}
 
 
 def _baselines(record: Run[Row], context: RunContext, origin: Origin) -> list[Row]:

@@ -16,6 +16,7 @@ from lab.core.mixers.initialisation import Initialisation
 from lab.core.mixers.options import MixerOptions
 from lab.core.mixers.spec import MixerSpec, mixer_like, mixer_spec, mixers
 from lab.core.models.decoder import LanguageModel
+from lab.core.parallel.layout import cut_modules, whole
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.placement import HybridConfig
 
@@ -70,10 +71,14 @@ def build_student(teacher: LanguageModel, config: StudentConfig, *, seeds: Seeds
     for layer in student.mixer_layers():
         attention = layer.layer.mixer
         mixer = mixer_like(attention, config.mixer, where=f"the teacher's {layer.name}")
-        theirs = attention.state_dict(keep_vars=True)
+        theirs = {name: whole(tensor) for name, tensor in attention.state_dict(keep_vars=True).items()}
         generator = seeds.torch("student", layer.index)
         weights = config.spec.initial_weights(
-            attention.state_dict(), attention.shape, config.mixer, config.initialisation, generator
+            {name: tensor.detach() for name, tensor in theirs.items()},
+            attention.shape,
+            config.mixer,
+            config.initialisation,
+            generator,
         )
         output = {f"o_proj.{name}": theirs[f"wo.{name}"] for name in ("weight", "bias") if f"wo.{name}" in theirs}
         mixer.load_state_dict(weights | output, assign=True)
@@ -142,6 +147,14 @@ def _parameters_named(student: LanguageModel, chosen: Callable[[MixerSpec], Coll
     )
 
 
-def _shared_memory(teacher: LanguageModel) -> dict[int, nn.Parameter]:
-    """A memo for deepcopy: copies get separate frozen parameters that share the teacher's storage."""
-    return {id(parameter): nn.Parameter(parameter.detach(), requires_grad=False) for parameter in teacher.parameters()}
+def _shared_memory(teacher: LanguageModel) -> dict[int, nn.Module | nn.Parameter]:
+    """A memo for deepcopy: copies get separate frozen parameters that share the teacher's storage.
+
+    Modules that are cut into parts cannot be copied: these are the teacher's.
+    """
+    frozen = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
+        for parameter in teacher.parameters()
+        if not hasattr(parameter, "full_tensor")
+    }
+    return {**frozen, **cut_modules(teacher)}

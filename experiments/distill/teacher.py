@@ -15,6 +15,7 @@ from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.families import Teacher, TeacherConfig, build_random
 from lab.core.models.spec import family_of, key_map
+from lab.core.parallel.layout import whole
 from lab.core.runs.random_streams import Seeds
 
 # teacher.path=shipped: the trained copy that comes with the project
@@ -95,7 +96,7 @@ def digest(model: LanguageModel) -> str:
     total = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        total.update(whole(tensor.detach()).cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from lab.cli.cluster.in_a_job import own_directories, refuse_several_processes, refuse_several_tasks
 from lab.core.errors import ConfigError
+from lab.core.parallel.launched import launched
 from lab.core.runs.provenance import collect
 from lab.core.runs.record import Run
 from lab.experiments.hmm_risk import SPEC
@@ -103,10 +104,10 @@ def test_several_processes_for_one_run_are_refused(
 ) -> None:
     for harmless in ("1", ""):
         monkeypatch.setenv(name, harmless)
-        refuse_several_processes()
+        refuse_several_processes(launched())
     monkeypatch.setenv(name, "2")
     with pytest.raises(ConfigError, match=f"{name}=2: .* start it once"):
-        refuse_several_processes()
+        refuse_several_processes(launched())
 
 
 def test_a_launcher_with_several_tasks_is_refused() -> None:

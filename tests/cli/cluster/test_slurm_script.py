@@ -101,6 +101,14 @@ def test_a_chain_submits_a_job_for_each_stage_that_starts_from_the_one_before(ch
     subprocess.run(["sh", "-n"], input=text, text=True, check=True)
 
 
+def test_a_run_of_several_processes_has_one_for_each_gpu(checked: list[list[str]]) -> None:
+    text = printed("distill", "parallel.strategy=fsdp", "nodes=2", "gpus_per_node=8", "cpus_per_task=6", "time=60")
+    assert options(text) >= {"--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--cpus-per-task=6"}
+    assert "srun --ntasks=16 --ntasks-per-node=8 --kill-on-bad-exit=1 --cpus-per-task=6 " in text
+    assert text.index("export MASTER_ADDR=") < text.index("export MASTER_PORT=") < text.index("srun ")
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -109,8 +117,10 @@ def test_a_chain_submits_a_job_for_each_stage_that_starts_from_the_one_before(ch
             ((*SWEEP, f"time={time}"), f"time={time} must be a minute or more")
             for time in ("", "0", "soon", "0:59", "1:60:00", "-5", "1.5", "1-", "1:2:3:4", "UNLIMITED")
         ],
-        ((*SWEEP, "time=9", "nodes=2"), "nodes=2 must be 1: a run is one process"),
-        ((*SWEEP, "time=9", "gpus_per_node=8"), "gpus_per_node=8 must be 0 to 1"),
+        ((*SWEEP, "time=9", "nodes=0"), "nodes=0 must be 1 to"),
+        ((*SWEEP, "time=9", "nodes=2"), "nodes=2 .* 2 processes cannot share a run of hmm-risk sweep"),
+        ((*SWEEP, "time=9", "gpus_per_node=8"), "gpus_per_node=8: 8 processes cannot share"),
+        (("distill", "time=9", "gpus_per_node=8"), "8 processes .* add parallel.strategy=ddp or fsdp"),
         ((*SWEEP, "time=9", "cpus_per_task=0"), "cpus_per_task=0 must be 1 to"),
         ((*SWEEP, "time=9", "cpus_per_task=two"), "cpus_per_task=two must be"),
         ((*SWEEP, "time=9", "mem=lots"), "mem=lots must be"),

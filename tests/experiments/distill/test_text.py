@@ -14,8 +14,9 @@ from lab.core.models.llama.config import LlamaConfig
 from lab.core.runs.record import Run
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import Data
-from lab.experiments.distill.pipeline import RunContext, work_on_students
+from lab.experiments.distill.pipeline import work_on_students
 from lab.experiments.distill.report import summary_table, verdict
+from lab.experiments.distill.run_context import RunContext
 from lab.experiments.distill.table import table_rows
 from lab.experiments.distill.tasks.picture_questions import picture_questions_tokenizer
 
