@@ -152,8 +152,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="What to time: hmm-risk, probe, products, decode, long-context, answer-speed, ssd, delta-rule or "
-            "distill."
+            help="What to time: hmm-risk, probe, products, decode, long-context, answer-speed, ssd, delta-rule, "
+            "distill or train."
         ),
     ],
     repeats: Annotated[

@@ -55,6 +55,7 @@ BENCHMARKS = {
     "probe": Benchmark("lab.experiments.bench.probe", one_core, "bound to one core where the system can do that"),
     "products": Benchmark("lab.experiments.bench.products", every_core, "with a torch thread on each core"),
     "ssd": Benchmark("lab.experiments.bench.ssd", every_core, "with a torch thread on each core"),
+    "train": Benchmark("lab.experiments.bench.train", every_core, "with a torch thread on each core"),
 }
 
 # Time limit for the repeats of a slow candidate.

@@ -1,0 +1,308 @@
+"""The problem of `lab bench train`: the same steps bare, and in the loop of `lab distill` with all that is around."""
+
+# Letters: B batch, T tokens.
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lab.core.data.batch import Batch
+from lab.core.data.chat_template import Conversation
+from lab.core.data.sample import Sample
+from lab.core.data.stream import Batches, Source, Stream
+from lab.core.mixers.rotary import RotaryConfig
+from lab.core.models.config import DecoderConfig, max_length
+from lab.core.models.decoder import LanguageModel
+from lab.core.models.families import build_random
+from lab.core.models.spec import families
+from lab.core.runs.provenance import collect
+from lab.core.runs.random_streams import Seeds
+from lab.core.runs.record import Run
+from lab.core.train.loop import TrainedStep, Validation, fit
+from lab.core.train.optim import adamw
+from lab.core.train.state import Resumable, TrainingState
+from lab.experiments.bench.distill_problem import architecture_of, picture_source, picture_teacher
+from lab.experiments.distill.config import Recipe
+from lab.experiments.distill.loader import Loader, loaded
+from lab.experiments.distill.objectives import BatchSource, Objective, autocast_of, objective_of
+from lab.experiments.distill.rows import Row
+from lab.experiments.distill.student import StudentConfig, build_student, own_tensors, set_trainable, trainable_names
+
+_CPU = torch.device("cpu")
+SMOLLM2 = "smollm2"
+_UNIT = "bench"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSetting:
+    """The teacher, and the sizes of a training.
+
+    Attributes:
+        teacher: `hovle_2p6b` or `smollm2`: layers of their language models, on random tokens; `hovle_tiny`: the whole
+            model, on the built-in task.
+        num_layers: of the language model.
+        batch_size: B.
+        steps: of a call.
+        num_tokens: T of random tokens; None if the task determines it.
+        vocab_size: of the language model; None for the teacher's own.
+    """
+
+    teacher: str
+    num_layers: int
+    batch_size: int
+    steps: int
+    num_tokens: int | None = None
+    vocab_size: int | None = None
+
+    def __str__(self) -> str:
+        what = f"{self.num_tokens:,} random tokens" if self.num_tokens else "prompts of the built-in task"
+        return (
+            f"float32, widths of {self.teacher}, {self.num_layers} layers of the language model, batch "
+            f"{self.batch_size}, {what}; {self.steps} steps with AdamW"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RandomTokens:
+    """Sequences of random tokens, the same for every process, without end."""
+
+    num_tokens: int
+    vocab_size: int
+
+    def __getitem__(self, index: int) -> Sample:
+        ids = Seeds(0).numpy("bench train", index).integers(self.vocab_size, size=self.num_tokens, dtype=np.int64)
+        return Sample(np.empty((0, 1, 1, 3), np.uint8), Conversation(ids, ids, ids, ()), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """The first samples of a source over and over, so that every call of a candidate reads the same batches."""
+
+    source: Source
+    num_samples: int
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source[index % self.num_samples]
+
+
+class _Waiting:
+    """Batches, and the seconds that were spent waiting for them."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches, self.seconds = batches, 0.0
+
+    @property
+    def state(self) -> dict[str, int]:
+        return self._batches.state
+
+    def restore(self, state: dict[str, int]) -> None:
+        self._batches.restore(state)
+
+    def next_batch(self) -> Batch:
+        start = time.perf_counter()
+        batch = self._batches.next_batch()
+        self.seconds += time.perf_counter() - start
+        return batch
+
+
+class _WithoutCheckpoints(TrainingState):
+    """A state that is not saved: a loop of a few steps would save as often as one of a hundred."""
+
+    def save(self, folder: Path) -> None:
+        """Nothing."""
+
+
+class Training:
+    """A stage of a student with random weights; every call begins at the same weights and the same batch.
+
+    A context: the process that makes batches, and runs and their trackers, stay from call to call, since the seconds
+    that they take to start are those of a whole training.
+
+    Attributes:
+        waits: for each call of the loop, the share of its time that its steps waited for batches.
+        recordings: for each call that is recorded without a tracker, the share of its time that recording took.
+        batch: the first.
+    """
+
+    def __init__(self, setting: TrainSetting, stage: int, folder: Path) -> None:
+        """Build teacher, student and batches; runs are recorded below `folder`."""
+        self.setting, self.stage, self._folder = setting, stage, folder
+        self.teacher, source, most_tokens = _opened(setting)
+        repeated = Repeated(source, setting.steps * setting.batch_size)
+        self._stream = partial(Stream, repeated, batch_size=setting.batch_size, max_length=most_tokens, seed=0)
+        self.student = build_student(self.teacher, StudentConfig(), seeds=Seeds(0))
+        names = trainable_names(self.student, stage, train_decay=False)
+        self._trained = set_trainable(self.student, names)
+        self._start = {name: tensor.detach().clone() for name, tensor in self._trained.items()}
+        self._recipe = Recipe(steps=setting.steps, batch_size=setting.batch_size, evaluate_every=setting.steps)
+        stream = self._stream()
+        self._batches = [stream.next_batch() for _ in range(setting.steps)]
+        self.batch = self._batches[0]
+        self.waits: list[float] = []
+        self.recordings: list[float] = []
+        self._stack = ExitStack()
+        self._feeds: dict[Loader, Batches] = {}
+        self._records: dict[tuple[str, ...], Run[Row]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the language model that a call reads, padding not counted."""
+        return sum(int(batch.llm_lengths.sum()) for batch in self._batches)
+
+    def bare(self) -> list[float]:
+        """The losses of steps with batches that are there already: objective, clipping, AdamW and nothing else."""
+        state, objective = self._begin(self._stream()), self.objective()
+        losses = []
+        for batch in self._batches:
+            state.optimizer.zero_grad(set_to_none=True)
+            losses.append(objective(batch, scale=1.0)["loss"])
+            torch.nn.utils.clip_grad_norm_(self._trained.values(), self._recipe.gradient_clip)
+            state.optimizer.step()
+        return losses
+
+    def loop(self, loader: Loader, *, is_recorded: bool, sinks: Sequence[str] = ()) -> list[float]:
+        """The losses of the same steps in the loop of `lab distill`.
+
+        Args:
+            loader: where batches are made.
+            is_recorded: whether each step is recorded in a run.
+            sinks: where its rows go besides.
+        """
+        record = self._record(tuple(sinks)) if is_recorded else None
+        losses = []
+        recording_s = 0.0
+
+        def log(done: TrainedStep | Validation) -> None:
+            nonlocal recording_s
+            if done["kind"] == "train":
+                losses.append(done["metrics"]["loss"])
+                if record is not None:
+                    start = time.perf_counter()
+                    record.log([_row_of(done)])
+                    recording_s += time.perf_counter() - start
+
+        waiting = _Waiting(self._feed(loader))
+        feed = BatchSource(self.objective(), waiting, (), _CPU)
+        state, recipe = self._begin(waiting, is_saved=False), replace(self._recipe, warmup=0.0, decay=0.0)
+        begun = time.perf_counter()
+        name = f"stage_{self.stage}"
+        fit(state, feed.step, recipe, name=name, folder=self._folder, validate=lambda: 0.0, log=log)
+        seconds = time.perf_counter() - begun
+        self.waits.append(waiting.seconds / seconds)
+        if is_recorded and not sinks:
+            self.recordings.append(recording_s / seconds)
+        return losses
+
+    def _feed(self, loader: Loader) -> Batches:
+        """The batches of all calls with one loader."""
+        if loader not in self._feeds:
+            number = self.setting.steps * self.setting.batch_size
+            made = loaded(self._stream(), loader, num_samples=number, device=_CPU)
+            self._feeds[loader] = self._stack.enter_context(made)
+        return self._feeds[loader]
+
+    def _record(self, sinks: tuple[str, ...]) -> Run[Row]:
+        """The run of all calls with the same sinks."""
+        if sinks not in self._records:
+            provenance, _ = collect(seeds={}, backends={}, computed_by=(), settings={})
+            directory = self._folder / f"run-{len(self._records)}"
+            self._records[sinks] = self._stack.enter_context(Run[Row](directory, {}, [], provenance, "", sinks))
+        return self._records[sinks]
+
+    def seconds_of_a_checkpoint(self) -> float:
+        """The time that writing one takes."""
+        state = self._begin(self._stream())
+        # with moments, as in the middle of a training
+        self.objective()(self.batch, scale=1.0)
+        state.optimizer.step()
+        start = time.perf_counter()
+        state.save(self._folder / "checkpoints")
+        return time.perf_counter() - start
+
+    def objective(self) -> Objective:
+        """The stage's loss, which accumulates its gradient."""
+        autocast = autocast_of(None, _CPU)
+        return objective_of(
+            self.stage, teacher=self.teacher, student=self.student, recipe=self._recipe, autocast=autocast
+        )
+
+    def _begin(self, data: Resumable, *, is_saved: bool = True) -> TrainingState:
+        with torch.no_grad():
+            for name, tensor in self._trained.items():
+                tensor.copy_(self._start[name])
+                tensor.grad = None
+        recipe = self._recipe
+        optimizer = adamw(
+            self._trained,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            betas=(recipe.beta1, recipe.beta2),
+        )
+        made = TrainingState if is_saved else _WithoutCheckpoints
+        tensors: Mapping[str, Tensor] = own_tensors(self.student)
+        return made(tensors=tensors, optimizer=optimizer, data=data)
+
+
+def _row_of(done: TrainedStep) -> Row:
+    """As the job records a step."""
+    metrics = done["metrics"]
+    return {
+        "unit": _UNIT,
+        "kind": "train",
+        "step": done["step"],
+        "loss": metrics["loss"],
+        "tokens": metrics["tokens"],
+        "learning_rate": done["learning_rate"],
+        "gradient_norm": done["gradient_norm"],
+        "seconds": done["seconds"],
+    }
+
+
+def _opened(setting: TrainSetting) -> tuple[LanguageModel, Source, int]:
+    """The teacher, frozen, what its training reads, and the most tokens of a sample."""
+    if setting.num_tokens is None:
+        teacher, tokenizer = picture_teacher(setting.teacher, setting.num_layers)
+        return teacher, picture_source(teacher, tokenizer), max_length(teacher.config)
+    widths = _smollm2() if setting.teacher == SMOLLM2 else architecture_of(setting.teacher).decoders[-1]
+    # any text family has these layers
+    decoder = families()["llama"].config
+    values = {field.name: getattr(widths, field.name) for field in fields(widths)} | {"num_layers": setting.num_layers}
+    values |= {} if setting.vocab_size is None else {"vocab_size": setting.vocab_size}
+    config: Any = decoder(**values)
+    generator = Seeds(0).torch("bench train")
+    teacher = build_random(config, device=_CPU, dtype=torch.float32, generator=generator, std=config.hidden_size**-0.5)
+    source = RandomTokens(setting.num_tokens, config.vocab_size)
+    return teacher.requires_grad_(False).eval(), source, setting.num_tokens
+
+
+def _smollm2() -> DecoderConfig:
+    """SmolLM2-135M, as its config.json says."""
+    return DecoderConfig(
+        num_layers=30,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_heads=9,
+        num_kv_heads=3,
+        head_dim=64,
+        vocab_size=49152,
+        rms_norm_eps=1e-5,
+        tie_output=True,
+        rotary=RotaryConfig(theta=1e5, max_length=8192),
+    )
