@@ -158,7 +158,7 @@ def test_a_program_is_no_picture_in_any_reader(trap: Trap, monkeypatch: pytest.M
     path.write_bytes(EPS)
     cell = base64.b64encode(EPS).decode()
     for read in (lambda: load_image(path), lambda: images_of({"image": cell}, [])):
-        with pytest.raises(InputError, match="no image that can be read"):
+        with pytest.raises(InputError, match="not an image that can be read"):
             read()
     assert list((trap.folder.parent / "marks").iterdir()) == []
 

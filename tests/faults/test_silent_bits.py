@@ -146,7 +146,9 @@ def test_token_ids_that_are_kept(
             capsys.readouterr()
             assert read() == expected, (path.name, damage)
             number += 1
-            assert "is damaged and made again" in capsys.readouterr().err
+            # a digit of a digest in capitals is the same digit
+            is_said = "is damaged and made again" in capsys.readouterr().err
+            assert is_said or (path.name, damage) == ("SHA256SUMS", "bit")
     print(f"{number} damages")
 
 

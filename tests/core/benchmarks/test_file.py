@@ -197,7 +197,7 @@ def test_a_choice_may_have_an_option_that_pandas_reads_as_missing(write: Write) 
     row = {"index": "0", "question": "Which?", "A": "a cat", "B": "None", "answer": "B"}
     file = opened(write([row], "ScienceQA_TEST.tsv"), "scienceqa")
     assert file[0].options == {"A": "a cat"}
-    for wrong, message in (({"answer": "yes"}, "no letter of an option"), ({"A": "", "B": ""}, "has no options")):
+    for wrong, message in (({"answer": "yes"}, "not a letter of an option"), ({"A": "", "B": ""}, "has no options")):
         with pytest.raises(InputError, match=message):
             opened(write([{**row, **wrong}], "ScienceQA_TEST.tsv"), "scienceqa")
 

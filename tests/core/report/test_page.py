@@ -135,7 +135,7 @@ def test_pictures_keep_their_shape_and_lose_dots_and_colours() -> None:
         marker = kept.convert("RGB").getpixel((13, 13))
         assert len(kept.convert("RGB").getcolors() or []) <= 128
     assert max(abs(a - b) for a, b in zip(marker, (0, 114, 178), strict=True)) <= 16  # type: ignore[arg-type]
-    with pytest.raises(RunError, match="no PNG"):
+    with pytest.raises(RunError, match="not a PNG"):
         data_uri(b"GIF89a")
 
 
