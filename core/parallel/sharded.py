@@ -85,6 +85,8 @@ class Sharded(Layout):
         assert isinstance(module, FSDPModule), "made one above"
         # gradients are those of a sum over the processes, each of which has scaled its part
         module.set_gradient_divide_factor(1.0)
+        # a sum without a factor, which gloo knows too
+        module.set_force_sum_reduction_for_comms(True)
         _enter_by(module, entries, self._entered)
         return module
 

@@ -36,6 +36,15 @@ def test_two_processes_train_what_one_trains(
     assert farthest(two, alone(*student)) <= 1e-10
 
 
+def test_products_in_bfloat16_are_those_of_one_process(launcher: Launcher) -> None:
+    """Linear layers are gathered in bfloat16, and their gradients added in float32: what autocast would cast."""
+    narrow = ("teacher.precision=bfloat16", *(f"stage_{stage}.autocast=true" for stage in (1, 2, 3)))
+    one = launcher.run("one narrow", "stage=all", *narrow, steps=3)
+    two = launcher.run("two narrow", "stage=all", *narrow, *CUT, size=2, steps=3)
+    # weights are float32, of which the last digit differs
+    assert farthest(two, one) <= 1e-6
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES, ids=of_case)
 def test_two_gpus_train_what_one_trains(
