@@ -1,22 +1,23 @@
-"""What each stage goes on from, what it trains, and the loss at its start: printed, and kept in stages.json of the run.
+"""What each stage goes on from, what it trains, and the loss at its start: logged, and kept in stages.json of the run.
 
 `lab show` prints the words of the file, and has all of it as JSON.
 """
 
 import json
+import logging
 from importlib.resources import files
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
 from lab.core.models.decoder import LanguageModel
 from lab.core.runs.atomic_files import write_atomically
-from lab.core.runs.console import is_quiet
 from lab.core.runs.json_files import read_json_object
 from lab.core.runs.sums import SUMS, file_digest
-from lab.core.streams import say
 from lab.core.train.digests import META
 from lab.experiments.distill.stage_graph import StageNode
 from lab.experiments.distill.student import trainable_names
+
+_log = logging.getLogger(__name__)
 
 NOTES = "stages.json"
 
@@ -72,7 +73,7 @@ class StageNote(TypedDict):
 
 
 def note_stage(directory: Path, node: StageNode, source: Path | None, student: LanguageModel) -> None:
-    """Record a stage that begins, and print what it goes on from and what it trains; of one that goes on, print it.
+    """Record a stage that begins, and log what it goes on from and what it trains; of one that goes on, log it again.
 
     Args:
         directory: of the run.
@@ -104,13 +105,12 @@ def note_stage(directory: Path, node: StageNode, source: Path | None, student: L
         )
         note["words"] = _words(note)
         _write(directory, [*notes, note])
-    if not is_quiet():
-        for line in note["words"]:
-            say(line)
+    for line in note["words"]:
+        _log.info(line)
 
 
 def note_start_loss(directory: Path, unit: str, loss: float) -> None:
-    """Add the held-out loss before the first step to the note of a unit, and print it.
+    """Add the held-out loss before the first step to the note of a unit, and log it.
 
     Raises:
         RunError: if stages.json is damaged, or cannot be written.
@@ -121,8 +121,7 @@ def note_start_loss(directory: Path, unit: str, loss: float) -> None:
             note["start_loss"] = loss
             note["words"] = _words(note)
             _write(directory, notes)
-            if not is_quiet():
-                say(note["words"][-1])
+            _log.info(note["words"][-1])
 
 
 def read_notes(directory: Path) -> list[StageNote]:
