@@ -156,9 +156,10 @@ def fit(
             is_requested = ranks.gathered(interruption.is_requested)[0]
             if is_best or is_last or is_requested or state.step % config.checkpoint_every == 0:
                 state.save(folder)
+            # a signal that has come since then waits for a checkpoint too
             if is_last or is_requested:
                 state.finish_writing()
-            ranks.of_first(interruption.pass_on)
+                ranks.of_first(interruption.pass_on)
 
 
 def _one_step(state: TrainingState, step: Step, config: TrainConfig, name: str) -> TrainedStep:

@@ -6,6 +6,7 @@ A few ranks are killed, at random moments. LAB_TEST_KILLS sets how many; LAB_TES
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -76,9 +77,10 @@ def test_a_rank_that_dies_or_hangs_is_named_and_ends_all(number: signal.Signals,
     assert process.returncode != 0
     ours = [line for line in said.splitlines() if line.startswith("lab: ")]
     assert len(ours) == 1, said
-    what = "was killed or died" if number == signal.SIGKILL else "was stopped"
+    # where all are slow, the silence of a stopped one is noticed first
+    what = "was killed or died" if number == signal.SIGKILL else "was stopped|has not answered"
     assert f"rank 1 (process {victim} on " in ours[0]
-    assert what in ours[0]
+    assert re.search(what, ours[0])
     assert "[rank" not in said
     assert children(process.pid) == []
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lab.core.errors import CheckpointError, ConfigError, RunError
+from lab.core.parallel.ranks import Ranks
 from lab.core.runs.early_signals import SIGNALS
 from lab.core.train.digests import read_meta
 from lab.core.train.loop import TrainConfig, fit
@@ -99,6 +100,22 @@ def test_a_stopped_training_goes_on_to_the_last_bit(tmp_path: Path, stop_at: int
         assert torch.equal(weight, second.weights()[name])
     assert without_time(first.rows + second.rows) == without_time(whole.rows)
     assert read_meta(checkpoints(tmp_path / "cut")[-1]) == read_meta(checkpoints(tmp_path / "whole")[-1])
+
+
+def test_a_signal_behind_the_look_for_one_is_answered_after_the_next_checkpoint(tmp_path: Path) -> None:
+    toy = Toy()
+
+    class Late(Ranks):
+        def gathered(self, value: Any) -> list[Any]:
+            if value is False and toy.state.step == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return [value]
+
+    toy.state.layout.ranks = Late()
+    with pytest.raises(KeyboardInterrupt):
+        toy.fit(tmp_path, CONFIG)
+    assert toy.state.step == 7
+    assert checkpoints(tmp_path)[-1].name == "step_00000007"
 
 
 @contextmanager
