@@ -3,6 +3,7 @@
 import logging
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,8 +139,12 @@ def _work(record: Run[Row], settings: HmmRiskConfig, cells: Sequence[Cell]) -> N
     todo = units(cells, done)
     workers = min(settings.workers or usable_cores(), count_pieces(cells) - len(done))
     num_done = len(done)
-    with progress("draws", count_pieces(cells), completed=num_done) as advance:
-        for unit, rows in run_all(cells, todo, workers):
+    # closed here, where an interruption is known to be answered: a second Ctrl-C does not disturb it
+    with (
+        closing(run_all(cells, todo, workers)) as results,
+        progress("draws", count_pieces(cells), completed=num_done) as advance,
+    ):
+        for unit, rows in results:
             record.log(rows)
             num_done += unit.num_pieces
             advance(num_done)

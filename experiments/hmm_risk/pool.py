@@ -1,7 +1,7 @@
 """Runs the work units of a sweep, in this process or several, each with one BLAS thread."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -74,7 +74,9 @@ class WorkerState:
         return rows + [row for replicate in unit.replicates for row in self._work.measure(replicate)]
 
 
-def run_all(cells: Sequence[Cell], todo: Iterable[Unit], num_workers: int) -> Iterator[tuple[Unit, list[Row]]]:
+def run_all(
+    cells: Sequence[Cell], todo: Iterable[Unit], num_workers: int
+) -> Generator[tuple[Unit, list[Row]], None, None]:
     """Run the units in `num_workers` processes, on whose number the results do not depend.
 
     A few units a process are handed out at a time, however many there are.
