@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float64
 from numpy import ndarray
-from scipy import optimize
 
 from lab.core.errors import InputError
 from lab.core.heads.population import Spectrum
@@ -165,7 +165,7 @@ def optimal_ridge(spectrum: Spectrum, noise_trace: float, *, num_train: int) -> 
         # the risk varies on the scale of a factor e in κ for any spectrum: four points per factor miss no minimum
         grid = np.linspace(low, high, 2 + math.ceil(4 * (high - low)))
         nearest = int(np.argmin(at(grid)[1]))
-        bottom = optimize.minimize_scalar(
+        bottom = scipy.optimize.minimize_scalar(
             lambda log_kappa: at(np.array([log_kappa]))[1][0],
             bounds=(grid[max(nearest - 1, 0)], grid[min(nearest + 1, grid.size - 1)]),
             method="bounded",
@@ -216,7 +216,7 @@ def _effective_ridge(eigenvalues: Float64[ndarray, " p"], num_train: int, ridge:
 
     # a bound may be attained (one eigenvalue, or a ridge above all of them); rounding then decides the sign
     slack = 1e-9
-    root = optimize.brentq(imbalance, math.log(lower) - slack, math.log(upper) + slack, xtol=1e-15, rtol=1e-15)
+    root = scipy.optimize.brentq(imbalance, math.log(lower) - slack, math.log(upper) + slack, xtol=1e-15, rtol=1e-15)
     return math.exp(root)
 
 

@@ -8,9 +8,9 @@ Plain numpy, so that processes that only draw linear-Gaussian problems do not im
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float64
 from numpy import ndarray
-from scipy import special
 
 from lab.core import validation
 from lab.core.errors import InputError
@@ -136,15 +136,15 @@ def permutation_tables(
     start = validation.positive_number("start_temperature", start_temperature)
     transition = validation.positive_number("transition_temperature", transition_temperature)
     emission = validation.positive_number("emission_temperature", emission_temperature)
-    initial = special.softmax((rng.random(states) - 0.5) / start)
-    weights = special.softmax((rng.random(states) - 0.5) / transition)
+    initial = scipy.special.softmax((rng.random(states) - 0.5) / start)
+    weights = scipy.special.softmax((rng.random(states) - 0.5) / transition)
     mixture = np.zeros((states, states))
     for weight in weights:
         mixture[np.arange(states), rng.permutation(states)] += weight
     return DiscreteTables(
         initial=initial,
         transition=mixture,
-        emission=special.softmax((rng.random((states, tokens)) - 0.5) / emission, axis=1),
+        emission=scipy.special.softmax((rng.random((states, tokens)) - 0.5) / emission, axis=1),
     )
 
 

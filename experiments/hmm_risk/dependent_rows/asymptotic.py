@@ -25,9 +25,10 @@ Pehlevan, arXiv 2408.04607; Moniri and Hassani, arXiv 2412.03702).
 import math
 
 import numpy as np
+import scipy
 from jaxtyping import Float64
 from numpy import ndarray
-from scipy import linalg, optimize
+from scipy import linalg
 
 from lab.core import validation
 from lab.core.errors import InputError
@@ -97,7 +98,7 @@ def optimal_dependent_ridge(rows: TokenRows, width: int, *, num_train: int) -> f
     risks = [at(point) for point in grid]
     nearest = int(np.argmin(risks))
     low, high = grid[max(nearest - 1, 0)], grid[min(nearest + 1, grid.size - 1)]
-    bottom = optimize.minimize_scalar(at, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
+    bottom = scipy.optimize.minimize_scalar(at, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
     best = math.exp(float(bottom.x))
     without = dependent_risk(rows, width, num_train=num_train).excess
     return 0.0 if without <= float(bottom.fun) else best

@@ -19,7 +19,7 @@ import math
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
-from scipy import linalg, signal
+from scipy import linalg
 
 from lab.experiments.hmm_risk.dependent_rows.asymptotic import diagonal_sums, solve
 from lab.experiments.hmm_risk.dependent_rows.lags_of_rows import lags_of
@@ -78,6 +78,8 @@ def first_correction(rows: TokenRows, width: int, *, num_train: int, ridge: floa
 
 def _pairs(kernel: Float64[ndarray, "T T"]) -> Float64[ndarray, "L L"]:
     """k_ab, a two-dimensional autocorrelation."""
-    correlation = signal.fftconvolve(kernel, kernel[::-1, ::-1])
+    shape = (2 * len(kernel) - 1, 2 * len(kernel) - 1)
+    spectrum = np.fft.rfft2(kernel, shape)
+    correlation = np.fft.fftshift(np.fft.irfft2(spectrum * spectrum.conj(), shape))
     pairs: Float64[ndarray, "L L"] = correlation[:, ::-1]
     return pairs

@@ -5,9 +5,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float64, Int64
 from numpy import ndarray
-from scipy import optimize, special
 
 from lab.core.errors import InputError
 from lab.core.heads.decompositions import default_rank_tolerance
@@ -45,7 +45,7 @@ def fit_classes(
 
     def objective(flat: Float64[ndarray, " pk"]) -> tuple[float, Float64[ndarray, " pk"]]:
         weight = flat.reshape(width, num_classes)
-        log_probs = special.log_softmax(features @ weight, axis=1)
+        log_probs = scipy.special.log_softmax(features @ weight, axis=1)
         gradient = features.T @ (np.exp(log_probs) - targets) / num_rows + ridge * weight
         value = -float(np.sum(targets * log_probs)) / num_rows + ridge / 2 * float(np.sum(weight**2))
         return value, gradient.ravel()
@@ -53,7 +53,7 @@ def fit_classes(
     start = np.zeros(width * num_classes)
     options_of_solver = {"maxiter": options.max_iterations, "maxfun": 2 * options.max_iterations}
     # the objective is at most log k, so this gradient is small in comparison
-    solved = optimize.minimize(
+    solved = scipy.optimize.minimize(
         objective, start, jac=True, method="L-BFGS-B", tol=1e-9, options=options_of_solver | {"gtol": 1e-7}
     )
     if not solved.success:
@@ -64,7 +64,7 @@ def fit_classes(
     weight = solved.x.reshape(width, num_classes)
 
     def predict(test: Float64[ndarray, "n p"]) -> Prediction:
-        probs = special.softmax(test @ weight, axis=1)
+        probs = scipy.special.softmax(test @ weight, axis=1)
         return Prediction(probs.argmax(axis=1), probs)
 
     rank = int(np.linalg.matrix_rank(features, rtol=default_rank_tolerance(num_rows, width)))

@@ -11,9 +11,9 @@ only is not known.
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jaxtyping import Float64, Int64
 from numpy import ndarray
-from scipy import special
 
 from lab.core.errors import ConfigError
 from lab.core.runs.random_streams import Seeds
@@ -76,7 +76,7 @@ def draw_labelling(
 def best_constant(labels: Int64[ndarray, " N"]) -> tuple[float, float]:
     """Accuracy and log-loss of the best guess that ignores the features: one class, and the shares of all classes."""
     shares = _shares(labels)
-    return float(shares.max()), float(special.entr(shares).sum())
+    return float(shares.max()), float(scipy.special.entr(shares).sum())
 
 
 def _draw_weights(num_classes: int, num_states: int, rng: np.random.Generator) -> Float64[ndarray, "k S"]:
