@@ -25,7 +25,7 @@ from lab.core.runs.provenance import processor_name
 from lab.core.streams import say
 
 # raised when what is measured, or how it is chosen, changes
-_VERSION = 2
+_VERSION = 3
 
 
 def recall(dtype: torch.dtype, threads: int) -> Table | None:

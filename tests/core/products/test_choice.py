@@ -2,7 +2,7 @@
 
 import multiprocessing
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,6 @@ from lab.core.products.choice import (
     CLOSE,
     LEAST_ROUNDS,
     MARGIN,
-    MOST_ROUNDS,
     ROW_CLASSES,
     BusyError,
     Cell,
@@ -77,23 +76,39 @@ def test_the_choice_does_not_depend_on_noise(seed: int) -> None:
     assert set(decide([ONEDNN], seconds).values()) == {ONEDNN}
 
 
-def test_nothing_is_chosen_on_a_machine_that_is_too_busy() -> None:
+def restless(cells: Collection[Cell], lead: float) -> Clock:
+    """A clock whose times for some cells are always clearly below those before; the challenger leads by a factor."""
     calls = 0
+    products = {(cell.operation, size) for cell in cells for size in cell.sizes}
 
     def seconds(implementation: Implementation, operation: Operation, size: Size) -> float:
         nonlocal calls
         calls += 1
-        if (operation, size) == (CELLS[3].operation, CELLS[3].sizes[0]):
-            return (1 + 2 * CLOSE) ** -calls
-        return 1.0 if implementation is TORCH else 0.5
+        restless = (1 + 2 * CLOSE) ** -calls if (operation, size) in products else 1.0
+        return restless if implementation is TORCH else restless / lead
 
-    with pytest.raises(BusyError, match=CELLS[3].name):
-        decide([ONEDNN], seconds)
-    assert calls < 2 * (MOST_ROUNDS + 1) * len(PRODUCTS)
+    return seconds
+
+
+def test_a_lead_within_the_noise_changes_nothing() -> None:
+    found = decide([ONEDNN], restless(CELLS[3:4], lead=1.3))
+    assert {cell for cell in CELLS if found[cell] is TORCH} == {CELLS[3]}
+
+
+def test_a_lead_beyond_the_noise_counts_on_a_busy_machine() -> None:
+    # between two rounds, times fall by the noise of both sides of all products
+    far = (1 + 2 * CLOSE) ** (8 * len(PRODUCTS))
+    assert chosen(ONEDNN, seconds=restless(CELLS, lead=far)) == {ONEDNN}
+    assert chosen(ONEDNN, seconds=restless(CELLS, lead=1 / far)) == {TORCH}
+
+
+def test_nothing_is_chosen_on_a_machine_that_is_too_busy() -> None:
+    with pytest.raises(BusyError, match=CELLS[0].name):
+        decide([ONEDNN], restless(CELLS, lead=1.3))
 
 
 def test_a_measurement_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "_PATIENCE_S", -1.0)
+    monkeypatch.setattr(choice, "_LONGEST_S", -1.0)
     with pytest.raises(BusyError):
         choice.measured(torch.float32)
 
