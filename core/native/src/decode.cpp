@@ -56,6 +56,12 @@ template <typename Weight> struct Run {
         return step_of<Product>(instruction).num_weights() * int64_t(sizeof(Weight));
     }
 
+    // A piece of the rows is read once for a group of tiles.
+    int64_t least_tasks(const Instruction &instruction) const {
+        const bool is_product = instruction.operation == product;
+        return is_product && Pieces<float>(nullptr, rows, step_of<Product>(instruction).inputs).are_several() ? GROUP_TILES : 1;
+    }
+
     // Returns whether there is enough work for several threads.
     bool prepare() const {
         int64_t bytes = 0;
@@ -66,7 +72,7 @@ template <typename Weight> struct Run {
             const int64_t total = instruction.order == joined ? 0 : with_step(instruction, [&](const auto &step) {
                 return step.num_tasks(rows);
             });
-            tasks[i].reset(total, all ? std::max<int64_t>(1, total * LEAST_TAKEN / all) : 1);
+            tasks[i].reset(total, std::max(all ? total * LEAST_TAKEN / all : 0, least_tasks(instruction)));
             bytes += all;
         }
         return bytes >= LEAST_SHARED;

@@ -76,7 +76,7 @@ struct Attend {
         std::fill_n(highest, queries, -std::numeric_limits<float>::infinity());
         for (int64_t s = first; s < stop; s += BLOCK_TOKENS) {
             const int64_t count = std::min(BLOCK_TOKENS, stop - s);
-            for_row_tiles(queries, [&](auto num_queries, int64_t n) {
+            for_row_tiles<TILE_ROWS>(queries, [&](auto num_queries, int64_t n) {
                 score<num_queries.value>(q + n * width, all_keys + s * width, count, scores + n * BLOCK_TOKENS);
                 float factors[num_queries.value];
                 for (int64_t r = 0; r < num_queries.value; ++r)
@@ -151,7 +151,7 @@ struct Attend {
 #pragma GCC unroll 8
             for (int64_t v = 0; v < vectors; ++v) {
                 const Register<float> part = read_lanes<float>(value + v * size);
-                ask_ahead(value + v * size);
+                ask_for(value + v * size + usual_distance<Weight>);
 #pragma GCC unroll 4
                 for (int64_t n = 0; n < num_queries; ++n) totals[n][v] += weights[n * BLOCK_TOKENS + s] * part;
             }

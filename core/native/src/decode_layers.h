@@ -3,6 +3,7 @@
 #pragma once
 
 #include "decode_team.h"
+#include "rows_group.h"
 
 namespace {
 
@@ -40,48 +41,54 @@ struct Product {
     int64_t num_weights() const { return (up ? 2 : 1) * inputs * outputs; }
 
     template <typename Weight> void run(int64_t rows, const Share &mine) const {
-        const float *read = x;
-        if (norm) {
-            float *const normed = mine.scratch(rows * inputs);
-            for (int64_t row = 0; mine.is_first && row < rows; ++row)
-                rms_norm(x + row * inputs, static_cast<const Weight *>(norm), float(eps), normed + row * inputs, inputs);
-            read = normed;
+        const int64_t size = norm ? rows * inputs : 0;
+        float *const memory = mine.scratch(size + Pieces<float>(x, rows, inputs).size());
+        Pieces<float> pieces(norm ? memory : x, rows, inputs);
+        if (mine.is_first) {
+            for (int64_t row = 0; norm && row < rows; ++row)
+                rms_norm(x + row * inputs, static_cast<const Weight *>(norm), float(eps), memory + row * inputs, inputs);
+            pieces.pack(memory + size);
+        } else {
+            pieces.use(memory + size);
         }
-        for_output_tiles(mine.first, mine.stop, rows, outputs, [&](auto num_outputs, int64_t output, int64_t step) {
-            for_row_tiles(rows, [&](auto num_rows, int64_t row) {
-                tile<num_rows.value, num_outputs.value, Weight>(read + row * inputs, row, output, step);
-            });
-        });
+        for_output_groups(mine.first, mine.stop, rows, outputs,
+                          [&](auto num_outputs, int64_t output, int64_t count, int64_t step) {
+                              for (int64_t row = 0; row < rows; row += BLOCK_ROWS)
+                                  group<num_outputs.value, Weight>(pieces, row, output, count, step);
+                          });
     }
 
   private:
-    template <int64_t num_rows, int64_t num_outputs, typename Weight>
-    void tile(const float *read, int64_t row, int64_t output, int64_t step) const {
-        float totals[num_rows][num_outputs];
-        sums<Weight>(read, weight, bias, output, step, totals);
+    template <int64_t num_outputs, typename Weight>
+    void group(const Pieces<float> &pieces, int64_t first, int64_t output, int64_t count, int64_t step) const {
+        float totals[GROUP_TILES * BLOCK_ROWS * num_outputs];
+        const int64_t size = std::min(BLOCK_ROWS, pieces.rows - first), num_totals = count * size * num_outputs;
+        sums<num_outputs, Weight>(pieces, first, weight, bias, output, count, step, totals);
         if (up) {
-            float ups[num_rows][num_outputs];
-            sums<Weight>(read, up, up_bias, output, step, ups);
-            silu(&totals[0][0], num_rows * num_outputs);
-            for (int64_t r = 0; r < num_rows; ++r)
-                for (int64_t o = 0; o < num_outputs; ++o) totals[r][o] *= ups[r][o];
+            float ups[GROUP_TILES * BLOCK_ROWS * num_outputs];
+            sums<num_outputs, Weight>(pieces, first, up, up_bias, output, count, step, ups);
+            silu(totals, num_totals);
+            for (int64_t i = 0; i < num_totals; ++i) totals[i] *= ups[i];
         }
-        for (int64_t r = 0; r < num_rows; ++r)
-            for (int64_t o = 0; o < num_outputs; ++o) {
-                float &target = y[(row + r) * outputs + output + o * step];
-                target = is_added ? target + totals[r][o] : totals[r][o];
-            }
+        const float *total = totals;
+        for (int64_t t = output; t < output + count; ++t)
+            for (int64_t r = first; r < first + size; ++r)
+                for (int64_t o = t; o < t + num_outputs * step; o += step, ++total) {
+                    float &target = y[r * outputs + o];
+                    target = is_added ? target + *total : *total;
+                }
     }
 
-    template <typename Weight, int64_t num_rows, int64_t num_outputs>
-    void sums(const float *read, const void *matrix, const void *shift, int64_t output, int64_t step,
-              float (&totals)[num_rows][num_outputs]) const {
+    template <int64_t num_outputs, typename Weight>
+    void sums(const Pieces<float> &pieces, int64_t first, const void *matrix, const void *shift, int64_t output, int64_t count,
+              int64_t step, float *totals) const {
         const Weight *const from = static_cast<const Weight *>(matrix) + output * inputs;
-        multiply<num_rows, num_outputs>(read, from, step * inputs, inputs, totals);
+        multiply_group<num_outputs>(pieces, first, from, count, step, totals);
         if (!shift) return;
-        for (int64_t r = 0; r < num_rows; ++r)
-            for (int64_t o = 0; o < num_outputs; ++o)
-                totals[r][o] += widened(static_cast<const Weight *>(shift)[output + o * step]);
+        for (int64_t t = output; t < output + count; ++t)
+            for (int64_t r = first; r < std::min(pieces.rows, first + BLOCK_ROWS); ++r)
+                for (int64_t o = t; o < t + num_outputs * step; o += step)
+                    *totals++ += widened(static_cast<const Weight *>(shift)[o]);
     }
 };
 

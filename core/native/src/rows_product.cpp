@@ -3,41 +3,40 @@
 //
 // x [rows, inputs], W [outputs, inputs], b [outputs] and y [rows, outputs] are contiguous. Sums of bfloat16 are in float32.
 
-#include "rows_tile.h"
+#include "rows_group.h"
 
 #include <vector>
 
 namespace {
 
 template <typename Sum, typename Weight> struct Product {
-    const Sum *x;
+    const Pieces<Sum> &x;
     const Weight *weight, *bias; // the bias may be null
     Weight *y;
-    int64_t rows, inputs, outputs;
+    int64_t outputs;
 
-    // All rows of x times some rows of the weight, which are in cache from the first rows of x on.
-    template <int64_t num_outputs> void column(int64_t output, int64_t step) const {
-        for_row_tiles(rows, [&](auto num_rows, int64_t row) {
-            Sum totals[num_rows.value][num_outputs];
-            const Weight *const from = weight + output * inputs;
-            multiply<num_rows.value, num_outputs>(x + row * inputs, from, step * inputs, inputs, totals);
-            for (int64_t r = 0; r < num_rows.value; ++r)
-                for (int64_t o = 0; o < num_outputs; ++o) {
-                    if (bias) totals[r][o] += widened(bias[output + o * step]);
-                    store(y + (row + r) * outputs + output + o * step, totals[r][o]);
-                }
-        });
+    // All rows of x times a group of tiles of the weight, which are in cache from the first rows of x on.
+    template <int64_t num_outputs> void group(int64_t output, int64_t count, int64_t step) const {
+        for (int64_t first = 0; first < x.rows; first += BLOCK_ROWS) {
+            Sum totals[GROUP_TILES * BLOCK_ROWS * num_outputs];
+            multiply_group<num_outputs>(x, first, weight + output * x.inputs, count, step, totals);
+            const Sum *total = totals;
+            for (int64_t t = output; t < output + count; ++t)
+                for (int64_t r = first; r < std::min(x.rows, first + BLOCK_ROWS); ++r)
+                    for (int64_t o = t; o < t + num_outputs * step; o += step)
+                        store(y + r * outputs + o, *total++ + (bias ? widened(bias[o]) : Sum(0)));
+        }
     }
 
     // A share of the tiles for each thread.
     void run(int threads) const {
-        const int64_t tiles = num_output_tiles(rows, outputs);
+        const int64_t tiles = num_output_tiles(x.rows, outputs);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
         for (int64_t thread = 0; thread < threads; ++thread)
-            for_output_tiles(tiles * thread / threads, tiles * (thread + 1) / threads, rows, outputs,
-                             [&](auto num_outputs, int64_t output, int64_t step) {
-                                 column<num_outputs.value>(output, step);
-                             });
+            for_output_groups(tiles * thread / threads, tiles * (thread + 1) / threads, x.rows, outputs,
+                              [&](auto num_outputs, int64_t output, int64_t count, int64_t step) {
+                                  group<num_outputs.value>(output, count, step);
+                              });
     }
 };
 
@@ -46,8 +45,11 @@ void run(const void *x, const void *weight, const void *bias, void *y, int64_t r
          int threads) {
     const auto *const given = static_cast<const Weight *>(x);
     const auto product = [&](const Sum *read) {
-        Product<Sum, Weight>{read, static_cast<const Weight *>(weight), static_cast<const Weight *>(bias),
-                             static_cast<Weight *>(y), rows, inputs, outputs}
+        Pieces<Sum> pieces(read, rows, inputs);
+        std::vector<Sum> memory(pieces.size());
+        pieces.pack(memory.data());
+        Product<Sum, Weight>{pieces, static_cast<const Weight *>(weight), static_cast<const Weight *>(bias),
+                             static_cast<Weight *>(y), outputs}
             .run(inputs * outputs < large ? 1 : threads);
     };
     if constexpr (std::is_same_v<Sum, Weight>) {
