@@ -33,7 +33,7 @@ def print_means(
     ]
     left_out = [path for path in directories if path not in ended]
     if not ended:
-        raise RunError(f"{names[0]}: nothing of it is finished; `lab runs` says how it stands")
+        raise RunError(f"{names[0]}: no run has finished; `lab runs` says how it stands")
     if left_out:
         say(f"{len(left_out)} of {len(directories)} runs are not finished, and left out: {run_name(left_out[0])}, …")
     study = study_of([LabelledRun(path, "") for path in ended], experiments)

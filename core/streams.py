@@ -105,7 +105,7 @@ _is_muted = False
 
 
 def mute() -> None:
-    """From now on, `say` says nothing here: another process of the run does."""
+    """From now on, `say` prints nothing in this process: another process of the run does."""
     global _is_muted
     _is_muted = True
 

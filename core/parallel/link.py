@@ -1,6 +1,6 @@
 """What the processes of a run know of each other while they compute: who failed, died, was stopped or waits in vain.
 
-Each has a thread that looks into a store, which torchrun or the first process holds, and at the processes of its own
+A thread in each looks into a store, which torchrun or the first process holds, and at the processes on the same
 machine. So a process that dies or hangs is named, and ends the others, whatever they wait for.
 """
 

@@ -42,4 +42,4 @@ def test_sweeps_are_one_table_with_means_over_seeds(typed: Typed, outputs: Path,
     printed = typed("compare", "one", "two", "--over-seeds", "--quantity", "bias").out
     assert printed.startswith("bias: means over seeds")
     done = typed("compare", "one/2", "--over-seeds")
-    assert (done.code, "nothing of it is finished" in done.err) == (2, True)
+    assert (done.code, "no run has finished" in done.err) == (2, True)
