@@ -37,6 +37,7 @@ def runs(typed: Typed) -> dict[str, tuple[str, str | None]]:
     return {Path(run["run"]).name: (run["status"], run["job"]) for run in json.loads(typed("runs", "--json").out)}
 
 
+@pytest.mark.slow
 def test_points_are_submitted_and_followed(
     slurm: Path, typed: Typed, outputs: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

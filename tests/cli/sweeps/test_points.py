@@ -53,6 +53,7 @@ def test_a_finished_point_is_neither_run_nor_loaded(
     assert (quiet.out.splitlines(), quiet.err) == ([str(sweep / "0"), str(sweep / "1")], "")
 
 
+@pytest.mark.slow
 def test_points_that_are_asked_for_more_are_run(sweep: Path, typed: Typed) -> None:
     done = typed("hmm-risk", "sweep", "resume=two", "replicates=3")
     assert done.code == 0, done.err
@@ -62,6 +63,7 @@ def test_points_that_are_asked_for_more_are_run(sweep: Path, typed: Typed) -> No
     assert "2 of 2 points are finished" in done.err
 
 
+@pytest.mark.slow
 def test_a_point_keeps_its_number_where_others_are_skipped(sweep: Path, typed: Typed, tiny: tuple[str, ...]) -> None:
     first = files(sweep / "0")
     done = typed(*SWEEP, *tiny, "seed=1,2,3", f"hydra.sweep.dir={sweep}")
@@ -113,6 +115,7 @@ def test_values_are_in_the_order_of_hydras_sweeper_and_of_a_search_the_ends_are_
         assert axes.swept == [["hmm=symmetric", "hmm=general"], ["seed=1", "seed=9"], ["snr=0.5", "snr=2.0"]]
 
 
+@pytest.mark.slow
 def test_points_may_have_other_folders(typed: Typed, tiny: tuple[str, ...], outputs: Path) -> None:
     named = ("hydra.sweep.subdir='seed/${seed}-${hydra:job.num}'", f"hydra.sweep.dir={outputs}/sweep")
     assert typed(*SWEEP, *tiny, "seed=1,2", *named).code == 0
@@ -121,6 +124,7 @@ def test_points_may_have_other_folders(typed: Typed, tiny: tuple[str, ...], outp
     assert sorted(path.name for path in (outputs / "sweep" / "seed").iterdir()) == ["1-0", "2-1"]
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_point_that_is_running_is_refused(sweep: Path, typed: Typed, tiny: tuple[str, ...]) -> None:
     status = json.loads((sweep / "1" / "status.json").read_text())
     (sweep / "1" / "SHA256SUMS").unlink()

@@ -8,11 +8,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import pytest
+
 from reference.parquet import read_table
 
 Typed = Callable[..., Any]
 
 
+@pytest.mark.slow
 def test_sweeps_are_one_table_with_means_over_seeds(typed: Typed, outputs: Path, tiny: tuple[str, ...]) -> None:
     sweeps = outputs / "hmm_risk" / "sweeps"
     for name, words in {"one": ("num_train=20,30", "seed=1,2"), "two": ("seed=2,3",)}.items():

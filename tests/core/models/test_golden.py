@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from drawn import one_in
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.folder import ModelFolder
 from lab.core.models.hovle.model import Hovle
@@ -53,8 +54,14 @@ def test_inputs_and_heads_of_every_mixer(teacher: LanguageModel, inputs: Inputs,
         )
 
 
-@pytest.mark.parametrize("products", IMPLEMENTATIONS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(
+    ("products", "dtype", "tolerance"),
+    one_in(
+        2,
+        [(name, *lower) for name in IMPLEMENTATIONS for lower in ((torch.float32, 1e-5), (torch.bfloat16, 0.05))],
+        of="lower precision",
+    ),
+)
 def test_logits_in_lower_precision(
     golden: Path, inputs: Inputs, expected: dict[str, Tensor], dtype: torch.dtype, tolerance: float, products: str
 ) -> None:
