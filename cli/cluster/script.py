@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.core.errors import ConfigError
+from lab.core.runs.slurm import RUNNING
 from lab.experiments.spec import Experiment
 
 HELP = """Print a job script that `sbatch` takes as it is.
@@ -57,7 +58,7 @@ _JOB = """\
 code=$?
 job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
 job=${{job:-$SLURM_JOB_ID}}
-case $code in 138|140|143) scontrol show job "$job" | grep -q JobState=RUNNING && scontrol requeue "$job" ;; esac
+case $code in 138|140|143) scontrol show job "$job" | grep -Eq 'JobState=({running})' && scontrol requeue "$job" ;; esac
 exit $code
 """
 
@@ -85,9 +86,9 @@ class Resources:
         # srun does not take this number over from sbatch
         cores = f" --cpus-per-task={self.cores}" if self.cores else ""
         if self.processes == 1:
-            return _JOB.format(before="", tasks="--ntasks=1", cores=cores, command=command)
+            return _JOB.format(running="|".join(RUNNING), before="", tasks="--ntasks=1", cores=cores, command=command)
         tasks = f"--ntasks={self.processes} --ntasks-per-node={self.tasks} --kill-on-bad-exit=1"
-        return _JOB.format(before=_SEVERAL, tasks=tasks, cores=cores, command=command)
+        return _JOB.format(running="|".join(RUNNING), before=_SEVERAL, tasks=tasks, cores=cores, command=command)
 
     @property
     def processes(self) -> int:

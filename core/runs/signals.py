@@ -174,7 +174,11 @@ class EndSignals:
                     f"{name}: Slurm does not answer about job {job}; going on until it ends the job, or a second signal"
                 )
             return is_first
-        if not (state.is_running and state.can_be_requeued):
+        if not state.is_running:
+            say(f"{name}: job {job} is {state.word}, and ends")
+            return False
+        if not state.can_be_requeued:
+            say(f"{name}: job {job} ends, since Slurm does not requeue it")
             return False
         self._job_ends = state.ends
         later = self._why_later()

@@ -9,20 +9,28 @@ from datetime import datetime
 # a controller that is busy answers late
 _SECONDS = 20
 
+# Words of scontrol for a job that has its resources. While a signal is on its way, it is SIGNALING instead of RUNNING.
+RUNNING = ("RUNNING", "SIGNALING", "CONFIGURING", "RESIZING", "STOPPED", "SUSPENDED")
+
 
 @dataclass(frozen=True, slots=True)
 class JobState:
     """What the controller says about a job.
 
     Attributes:
-        is_running: it is neither ending nor waiting; during the grace time of a pre-emption it still is.
+        word: what scontrol calls its state.
         can_be_requeued: it is a batch job, and was not submitted with --no-requeue.
         ends: when its time or its grace time is over, in seconds since 1970; None if that is not known.
     """
 
-    is_running: bool
+    word: str
     can_be_requeued: bool
     ends: float | None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is neither ending nor waiting; during the grace time of a pre-emption it still is running."""
+        return self.word in RUNNING
 
 
 def job_label() -> str | None:
@@ -48,7 +56,7 @@ def state_of(job: str) -> JobState | None:
     flags = re.search(r"^\s+Requeue=(\d) .*BatchFlag=(\d)", answer.stdout, re.MULTILINE)
     if state is None or flags is None:
         return None
-    return JobState(state[1] == "RUNNING", flags.groups() == ("1", "1"), _end(answer.stdout))
+    return JobState(state[1], flags.groups() == ("1", "1"), _end(answer.stdout))
 
 
 def _end(answer: str) -> float | None:

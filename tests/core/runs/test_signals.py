@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ from lab.cli.dispatch import one_line_errors
 from lab.core.runs import signals
 from lab.core.runs.early_signals import INTERRUPTED, SIGNALS, handle_early
 from lab.core.runs.signals import EndSignals
+from lab.core.runs.slurm import RUNNING
 from lab.core.train.interruption import Interruption
 
 # a fake scontrol: it prints the file `state`, and records its arguments in `told`
@@ -193,11 +195,23 @@ def test_ctrl_c_in_a_job_ends_the_run(tmp_path: Path, controller: Path) -> None:
     ],
 )
 def test_a_job_that_ends_or_cannot_be_requeued_ends_the_run(
-    old: str, new: str, tmp_path: Path, controller: Path
+    old: str, new: str, tmp_path: Path, controller: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (controller / "state").write_text(_RUNNING.replace(old, new))
     assert ends(tmp_path / "run", signal.SIGTERM)
     assert told(controller) == []
+    # a run that ends names the reason
+    assert re.search(r"lab: SIGTERM: job 7 (is COMPLETING, and )?ends", capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("word", RUNNING)
+def test_a_job_that_has_its_resources_is_requeued_whatever_happens_to_it(
+    word: str, tmp_path: Path, controller: Path
+) -> None:
+    # while a signal is on its way, Slurm may say so in the place of RUNNING
+    (controller / "state").write_text(_RUNNING.replace("JobState=RUNNING", f"JobState={word}"))
+    assert ends(tmp_path / "run", signal.SIGUSR1)
+    assert told(controller) == ["requeue 7"]
 
 
 def test_without_progress_a_job_goes_on_since_it_would_be_requeued_for_ever(
