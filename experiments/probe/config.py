@@ -45,6 +45,8 @@ class Target(Enum):
     """The model's embedding of the next token."""
     next_token = "next_token"
     """The next token, as one of `num_classes` frequent ones or another one."""
+    teacher_state = "teacher_state"
+    """The teacher's state behind its last layer, at the same token; with run=RUN."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -130,6 +132,8 @@ class ProbeConfig:
                 raise ConfigError(f"{key}={getattr(self, key)} belongs to features=FILE; leave it out")
         if self.features is not None:
             self._refuse_keys_of_models()
+        elif self.target is Target.teacher_state and self.run is None:
+            raise ConfigError("target=teacher_state belongs to run=RUN, whose teacher and students are compared")
         for key, known in (("variants", VARIANTS), ("figures", FIGURES)):
             unknown = next((name for name in getattr(self, key) if name not in known), None)
             if unknown is not None:

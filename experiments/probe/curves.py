@@ -15,7 +15,7 @@ from lab.experiments.distill.data import Data
 from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.teacher import device_of
-from lab.experiments.probe.config import Basis, ProbeConfig
+from lab.experiments.probe.config import Basis, ProbeConfig, Target
 from lab.experiments.probe.feature_file import open_features
 from lab.experiments.probe.models import NamedModel, named_models
 from lab.experiments.probe.pool import Pool, make_pool, refuse_useless
@@ -101,8 +101,12 @@ def curves_of(config: ProbeConfig) -> list[Curve]:
             "raise that, or rows_per_context"
         )
     found = []
+    teacher = None
     for named in models:
-        computed = _Computed(config, named)
+        computed = _Computed(config, named, teacher)
+        if config.target is Target.teacher_state and teacher is None:
+            # the first of a run's models
+            teacher = computed
         for layer in layers_of(config.layers, len(named.widths)):
             widths_of(config, named.widths[layer - 1])
             for variant in config.variants:
@@ -117,22 +121,38 @@ def curves_of(config: ProbeConfig) -> list[Curve]:
 class _Computed:
     """The states of one model, for all of its layers."""
 
-    def __init__(self, config: ProbeConfig, named: NamedModel) -> None:
+    def __init__(self, config: ProbeConfig, named: NamedModel, teacher: "_Computed | None") -> None:
+        """Nothing is computed yet.
+
+        Args:
+            config: of the probe.
+            named: the model.
+            teacher: whose states are the target, unless this is the teacher or the target another one.
+        """
         self._config, self._named = config, named
+        self._teacher = self if teacher is None and config.target is Target.teacher_state else teacher
         self._states: States | None = None
 
     def rows(self, layer: int) -> Rows:
         """The rows of a layer."""
-        rows = state_rows(self._found(), layer, self._config)
+        teacher = None if self._teacher is None else (self._teacher._found(), self._teacher._last)
+        rows = state_rows(self._found(), layer, self._config, teacher)
         return rows if self._config.unit_rows is False else ScaledRows(rows)
 
     def name(self) -> str:
         """The name of the states."""
         return self._found().name
 
+    @property
+    def _last(self) -> int:
+        return len(self._named.widths)
+
     def _found(self) -> States:
         if self._states is None:
-            self._states = _states(self._config, self._named)
+            layers = layers_of(self._config.layers, self._last)
+            if self._teacher is self:
+                layers = tuple(dict.fromkeys([*layers, self._last]))
+            self._states = _states(self._config, self._named, layers)
         return self._states
 
 
@@ -155,14 +175,14 @@ def refuse_unreadable(config: ProbeConfig) -> None:
     refuse_useless(rows, num_train=num_train, rows_per_context=size, label=config.features)
 
 
-def _states(config: ProbeConfig, named: NamedModel) -> States:
+def _states(config: ProbeConfig, named: NamedModel, layers: tuple[int, ...]) -> States:
     device = device_of(config.device)
     opened: OpenedModel = named.open(device)
     data: DataConfig = config.data if named.data is None else named.data
     current.settle(opened.model, [opened.model.dtype], None)
     opened.model.choose_backends()
     request = StateRequest(
-        layers=layers_of(config.layers, len(named.widths)),
+        layers=layers,
         num_contexts=config.num_contexts,
         skip=config.skip,
         answers_only=config.answers_only,

@@ -135,7 +135,7 @@ def causes(results: Results) -> Drawn | None:
         return None
     figure, (axes,) = new_figure(num_panels=1)
     for (name, points), style in zip(plain.items(), curve_styles(list(plain)), strict=True):
-        kept = [point for point in points if math.isfinite(point.lines["gaussian"])]
+        kept = [point for point in points if math.isfinite(point.lines["gaussian"]) and not point.is_rounding]
         ratios = [point.mean / point.lines["gaussian"] for point in kept]
         halves = [
             (point.high - point.mean) / point.lines["gaussian"] if math.isfinite(point.high) else 0.0 for point in kept
@@ -149,7 +149,8 @@ def causes(results: Results) -> Drawn | None:
     plain_ticks(axes.yaxis)
     axes.set_xlabel(f"number of features p (n = {size})")
     axes.set_ylabel("measured risk over Gaussian line")
-    axes.legend()
+    if len(plain) > 1:
+        axes.legend()
     caption = Caption(
         [
             "Minimum-norm heads: measured risk over the Gaussian line of the same rows; bars: intervals of 95 %.",

@@ -19,8 +19,15 @@ _NO_MEAN = 3
 # gamma between which lines are not held against what is measured
 THRESHOLD = (0.8, 1.25)
 _CONFIDENCE = 0.95
+# of that of predicting zero; below it, a risk is rounding
+_ROUNDING = 1e-12
 LINES = ("gaussian", "elliptical", "clustered")
 ESTIMATES = ("leave_one_out", "gcv", "corr_gcv")
+
+
+def percent_above(risk: float, other: float) -> float:
+    """How far a risk lies above another one, in per cent; linear targets leave nothing but rounding."""
+    return 100 * (max(risk, _ROUNDING) / max(other, _ROUNDING) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +66,17 @@ class Point:
         """Whether gamma lies outside the threshold."""
         return not THRESHOLD[0] <= self.gamma <= THRESHOLD[1]
 
+    @property
+    def is_rounding(self) -> bool:
+        """Whether nothing is left to predict: targets are linear in the features."""
+        return max(self.mean, self.lines.get("gaussian", 0.0)) <= _ROUNDING
+
     def gap(self, line: str) -> float:
         """How far what is measured lies above a line, in per cent, or an estimate above it; NaN without either."""
         if line in self.estimates:
             # next to copies of a row, an estimate may be zero
-            return 100 * (self.estimates[line] / self.mean - 1)
-        return 100 * (self.mean / self.lines.get(line, math.nan) - 1)
+            return percent_above(self.estimates[line], self.mean)
+        return percent_above(self.mean, self.lines.get(line, math.nan))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +122,7 @@ class Results:
                 curves.append(row)
             elif row["kind"] == "choice":
                 costs.setdefault((row["curve"], row["num_train"], row["how"]), []).append(
-                    100 * (row["risk"] / row["best"] - 1)
+                    percent_above(row["risk"], row["best"])
                 )
             else:
                 key = row["curve"], row["num_train"], row["width"], row["ridge"]

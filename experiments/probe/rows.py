@@ -5,11 +5,19 @@
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, NotRequired, Protocol, TypedDict
 
+import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 # rows of a block: 2,048 of width 4,096 take 64 MB
 BLOCK = 2048
+
+
+def of_unit_size(rows: Float64[ndarray, "b d"]) -> Float64[ndarray, "b d"]:
+    """Rows scaled to a root mean square of 1; one of zeros stays."""
+    sizes = np.sqrt(np.mean(rows**2, axis=1, keepdims=True))
+    scaled: Float64[ndarray, "b d"] = rows / np.where(sizes > 0, sizes, 1.0)
+    return scaled
 
 
 class Block(NamedTuple):

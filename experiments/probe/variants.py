@@ -17,7 +17,7 @@ from lab.core.errors import ConfigError
 from lab.core.heads.elliptical import row_scales
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.probe.pool import Pool
-from lab.experiments.probe.rows import BLOCK, Block, Rows
+from lab.experiments.probe.rows import BLOCK, Block, Rows, of_unit_size
 
 # the first row of a block, the number of its rows, and a generator, to features
 Draw = Callable[[int, int, np.random.Generator], Float64[ndarray, "b d"]]
@@ -36,8 +36,7 @@ class ScaledRows:
     def blocks(self) -> Iterator[Block]:
         """See `Rows.blocks`."""
         for block in self._rows.blocks():
-            length = np.sqrt(np.mean(block.features**2, axis=1, keepdims=True))
-            yield block._replace(features=block.features / np.where(length > 0, length, 1.0))
+            yield block._replace(features=of_unit_size(block.features))
 
 
 class ChosenRows:

@@ -72,6 +72,17 @@ def test_classes_have_accuracy_and_log_loss_beside_the_constant_guess(
     assert "constant guess" in (folder / "summary.json").read_text()
 
 
+def test_targets_that_are_linear_in_the_features_leave_rounding_alone(
+    probe: Run, results_of: Callable[[Path], Results], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(path := tmp_path / "rows.npz", features=FEATURES, targets=FEATURES[:, :2])
+    folder = probe(f"features={path}", "num_train=[100]", "widths=[30,60]", "figures=[risk_by_width,causes]")
+    point = next(point for point in results_of(folder).points if (point.width, point.ridge) == (60, 0))
+    assert abs(point.mean) < 1e-12
+    assert point.gap("gaussian") == 0
+    assert "could not be drawn" not in capsys.readouterr().err
+
+
 def test_a_run_that_was_cut_off_ends_with_the_same_table(probe: Run, rows: Path) -> None:
     words = (f"features={rows}", "figures=[]")
     whole, cut = probe(*words, name="whole"), probe(*words, name="cut")

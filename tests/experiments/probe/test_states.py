@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lab.core.data.texts import SplitBy, TextConfig
-from lab.core.errors import ConfigError, RunError
+from lab.core.errors import ConfigError, LabError, RunError
 from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.load import open_model
 from lab.experiments.distill.opened_model import OpenedModel
@@ -127,3 +127,17 @@ def test_a_run_is_compared_stage_by_stage(
     stages = [f"after stage {stage}, layer 8" for stage in (1, 2, 3)]
     assert names == ["teacher, layer 8", "untrained student, layer 8", *stages]
     assert "than teacher" in (folder / "summary.json").read_text()
+
+    words[1:4] = ["num_contexts=110", "layers=[7,8]", "widths=[64]"]
+    folder = probe(*words, "num_train=[100]", "ridge=[0]", "target=teacher_state", name="of-teacher")
+    risks = {point.curve: point.mean for point in results_of(folder).points}
+    # the teacher's last state is a linear function of itself, and of no other
+    assert abs(risks.pop("teacher, layer 8")) < 1e-12
+    assert len(risks) == 9
+    assert min(risks.values()) > 0.01
+
+
+def test_the_teacher_s_state_is_a_target_in_runs_alone(probe: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="target=teacher_state belongs to run=RUN"):
+        probe("model=shipped", "data=picture_questions", "target=teacher_state")
+    assert not (tmp_path / "run").exists()
