@@ -40,6 +40,7 @@ from lab.experiments.distill.estimate import (
     refuse_steps_that_do_not_fit,
     refuse_weights_that_do_not_fit,
 )
+from lab.experiments.distill.held import Spread
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.pipeline import work_on_students, work_on_teacher
@@ -78,7 +79,7 @@ def check(config: "DictConfig", folder: Path | None = None) -> str:
         # of a teacher without numbers nothing can be compared yet
         if context.fill is None:
             _refuse_source(context, source)
-    return needs(settings, context.teacher.config)
+    return needs(settings, context.teacher.config, Spread.of_launched(settings.parallel, launched()))
 
 
 def _refuse_source(context: RunContext, source: Path) -> None:
@@ -237,7 +238,8 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
     list(data.held_out(1, batch_size=1))
     trained, evaluated = long_samples(config, data)
     if folder is not None and device.type == "cpu":
-        refuse_steps_that_do_not_fit(config, architecture, trained, evaluated)
+        spread = Spread.of_launched(config.parallel, launched())
+        refuse_steps_that_do_not_fit(config, architecture, trained, evaluated, spread=spread)
     return RunContext(config, teacher, data, tokenizer, device, fill)
 
 
@@ -260,7 +262,8 @@ def _refuse_weights(
 ) -> None:
     if folder is not None:
         free = None if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-        refuse_weights_that_do_not_fit(config, architecture, folder, free=free)
+        spread = Spread.of_launched(config.parallel, launched())
+        refuse_weights_that_do_not_fit(config, architecture, folder, free=free, spread=spread)
 
 
 def _check_students(config: DistillConfig, architecture: ModelConfig) -> None:
