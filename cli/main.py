@@ -153,7 +153,7 @@ def bench(
         str,
         typer.Argument(
             help="What to time: hmm-risk, probe, products, decode, long-context, answer-speed, ssd, delta-rule, "
-            "distill or train."
+            "distill, train or loader."
         ),
     ],
     repeats: Annotated[

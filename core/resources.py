@@ -79,6 +79,30 @@ def available_memory() -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def memory_of_processes(number: int) -> int | None:
+    """Bytes that processes with the parent of this one, it among them, hold and can still allocate together.
+
+    Unlike what is free, it is the same whether some of them have loaded more than the others by now.
+
+    Args:
+        number: how many they are, each of which may have a limit of its own.
+    """
+    shared = min((limit for limit in (_of_machine(), *_of_control_groups()) if limit is not None), default=None)
+    own = _of_address_space()
+    limits = [
+        None if shared is None else shared + sum(_held_by_siblings()),
+        None if own is None else number * (own + (_entry(_PROC / "self/status", "RssAnon:", unit=1024) or 0)),
+    ]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _held_by_siblings() -> Iterator[int]:
+    """Memory of each process with the parent of this one that no file backs."""
+    for path in _PROC.glob("[0-9]*/status"):
+        if _entry(path, "PPid:", unit=1) == os.getppid():
+            yield _entry(path, "RssAnon:", unit=1024) or 0
+
+
 def free_disk(folder: Path) -> int | None:
     """Bytes that can still be written below a folder, which need not exist; None if that is not known."""
     nearest = next((path for path in (folder, *folder.absolute().parents) if path.exists()), None)

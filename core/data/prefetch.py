@@ -1,37 +1,26 @@
-"""Batches made ahead of the step in a separate process, identical to those of the stream."""
+"""Batches made ahead of the step in separate processes, identical to those of the stream."""
 
 import logging
-import os
 import pickle
 import signal
 import subprocess
-import sys
 import threading
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Pipe
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
+from lab.core.data import prefetch_worker
 from lab.core.data.batch import Batch, to_tensors
+from lab.core.data.child import FIX, packed, started
 from lab.core.data.prefetch_worker import Made, Order
 from lab.core.data.stream import Arrays
 from lab.core.errors import RunError
 from lab.core.processes import Patience
-from lab.core.runs.signals import blocked
 
 # batches that wait in this process; one more is in the making, and on their way are as many as a socket holds: one, or
 # some hundred kilobytes of small ones
 DEPTH = 2
-
-_FIX = "write loader=inline to make the batches between the steps"
-
-# the search path first: the process finds the package, and the classes of a source, where this one did
-_PROGRAM = """\
-import sys
-sys.path[:] = {path!r}
-from lab.core.data.prefetch_worker import serve
-serve({descriptor}, {parent})
-"""
 
 
 class Prefetched:
@@ -41,15 +30,17 @@ class Prefetched:
     out, whatever was made ahead.
     """
 
-    def __init__(self, stream: Arrays, *, depth: int = DEPTH) -> None:
+    def __init__(self, stream: Arrays, *, depth: int = DEPTH, processes: int = 1) -> None:
         """Nothing is started yet.
 
         Args:
             stream: where batches come from; its source must be one that can be pickled. Read it here alone.
             depth: number of batches that wait in this process.
+            processes: how many make samples for the batches, that which makes the batches among them.
         """
         self._stream = stream
         self._depth = depth
+        self._processes = processes
         self._worker: _Worker | None = None
 
     def __enter__(self) -> Self:
@@ -108,7 +99,7 @@ class Prefetched:
 
     def _started(self) -> "_Worker":
         if self._worker is None:
-            order = Order(self._stream, logging.getLogger("lab").getEffectiveLevel())
+            order = Order(self._stream, logging.getLogger("lab").getEffectiveLevel(), self._processes)
             self._worker = _Worker(order, self._depth)
         return self._worker
 
@@ -117,14 +108,10 @@ class _Worker:
     """A process and the thread that receives what it makes: the process is never held up by a step."""
 
     def __init__(self, order: Order, depth: int) -> None:
-        try:
-            content = pickle.dumps(order, pickle.HIGHEST_PROTOCOL)
-        # whatever the classes of a source raise
-        except Exception as error:
-            raise RunError(f"the data source cannot be sent to a separate process ({error}); {_FIX}") from error
+        content = packed(order)
         self._connection, theirs = Pipe()
         with theirs:
-            self._process = _start(theirs)
+            self._process = started(theirs, prefetch_worker.__name__, prefetch_worker.serve.__name__)
         self._made: SimpleQueue[Made | RunError] = SimpleQueue()
         self._free = threading.Semaphore(depth)
         self._is_closed = False
@@ -141,7 +128,7 @@ class _Worker:
                 if patience.lost([self._process.pid]) is not None:
                     made = RunError(
                         f"the process that makes the batches ({self._process.pid}) was stopped and does not go on; "
-                        f"resume=RUN starts another, or {_FIX}"
+                        f"resume=RUN starts another, or {FIX}"
                     )
         self._free.release()
         return made
@@ -174,22 +161,6 @@ class _Worker:
         try:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            return f"the process that makes the batches does not answer ({error!r}); {_FIX}"
+            return f"the process that makes the batches does not answer ({error!r}); {FIX}"
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"the process that makes the batches {how}; free some memory if it ran out, or {_FIX}"
-
-
-def _start(theirs: Connection) -> "subprocess.Popen[bytes]":
-    # one thread: BLAS and the like have nothing to do there
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    program = _PROGRAM.format(path=sys.path, descriptor=theirs.fileno(), parent=os.getpid())
-    try:
-        with blocked():
-            return subprocess.Popen(
-                [sys.executable, "-c", program],
-                env={**os.environ, **threads},
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
-    except OSError as error:
-        raise RunError(f"no process can be started for the batches ({error.strerror}); {_FIX}") from error
+        return f"the process that makes the batches {how}; free some memory if it ran out, or {FIX}"

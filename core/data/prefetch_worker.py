@@ -2,24 +2,31 @@
 
 import logging
 import pickle
-import traceback
 from dataclasses import dataclass
 from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
+from lab.core.data.child import portable
 from lab.core.data.sample import BatchArrays
 from lab.core.data.stream import Arrays
-from lab.core.errors import LabError, RunError
+from lab.core.errors import RunError
 from lab.core.processes import end_with
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be made: the batches of a stream from its position on, and from which level on its log is wanted."""
+    """What is to be made.
+
+    Attributes:
+        stream: whose batches, from its position on.
+        log_level: from which its log is wanted.
+        processes: how many make its samples.
+    """
 
     stream: Arrays
     log_level: int
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +73,19 @@ def serve(descriptor: int, parent: int) -> None:
 def _make(order: Order, connection: Connection) -> None:
     records = SimpleQueue[logging.LogRecord]()
     logging.basicConfig(level=order.log_level, handlers=[QueueHandler(records)], format="%(message)s", force=True)
+    if order.processes > 1:
+        try:
+            order.stream.read_by_several(order.processes)
+        except RunError as error:
+            connection.send_bytes(pickle.dumps(error))
+            return
     while True:
         content: BatchArrays | Exception
         try:
             content = order.stream.next_arrays()
         # a bug too is an error of the process that reads the batch
         except Exception as error:
-            content = _portable(error)
+            content = portable(error)
         made = Made(content, order.stream.state, [records.get() for _ in range(records.qsize())])
         # waits while the parent has enough
         connection.send_bytes(pickle.dumps(made, pickle.HIGHEST_PROTOCOL))
-
-
-def _portable(error: Exception) -> Exception:
-    """The error as one that can be sent; with the place where it was raised, unless its line tells the user enough."""
-    if isinstance(error, LabError):
-        return error
-    place = traceback.format_exc()
-    try:
-        pickle.loads(pickle.dumps(error))
-    # whatever its class raises
-    except Exception:
-        error = RuntimeError(f"{type(error).__name__}: {error}")
-    error.add_note(f"raised in the process that makes the batches:\n{place}")
-    return error

@@ -26,16 +26,18 @@ class Share:
         jump: samples that are jumped over.
     """
 
-    def __init__(self, stream: Stream, *, num_batches: int, jump: int) -> None:
+    def __init__(self, stream: Stream, *, num_batches: int, batch_size: int, jump: int) -> None:
         """Begin at the stream's position.
 
         Args:
             stream: read here alone.
             num_batches: to be read before each jump.
+            batch_size: samples in a batch.
             jump: see the attribute.
         """
         self._stream = stream
         self._num_batches = num_batches
+        self._batch_size = batch_size
         self.jump = jump
         self._num_read = 0
 
@@ -48,6 +50,10 @@ class Share:
         """Continue from a saved position."""
         self._num_read = state["num_read"]
         self._stream.restore({name: value for name, value in state.items() if name != "num_read"})
+
+    def read_by_several(self, processes: int) -> None:
+        """See `Arrays.read_by_several`."""
+        self._stream.read_by_several(processes)
 
     def next_batch(self) -> "Batch":
         """See `Stream.next_batch`."""
@@ -62,6 +68,8 @@ class Share:
             before = self._stream.state
             self._stream.restore({**before, "position": before["position"] + self.jump})
             self._num_read = 0
+        if self._num_read == 0:
+            self._stream.expect_jump(self._num_batches * self._batch_size, self.jump)
         self._num_read += 1
         return self._stream.next_arrays()
 
@@ -104,7 +112,8 @@ class SharedStream:
         self.num_batches = num_total // size
         self._offset = rank * self.num_batches * batch_size
         self._state = stream.state
-        self._part = Share(stream, num_batches=self.num_batches, jump=(num_total - self.num_batches) * batch_size)
+        jump = (num_total - self.num_batches) * batch_size
+        self._part = Share(stream, num_batches=self.num_batches, batch_size=batch_size, jump=jump)
         self._read: Batches = self._part
         self._waiting: list[Batch] = []
 

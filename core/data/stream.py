@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from numpy import ndarray
 
 from lab.core.data.bad_samples import BadSample, LeftOut, OnBadSample, Place, Placed, Reason, reason_of
+from lab.core.data.read_ahead import Expecting, ReadAhead
 from lab.core.data.sample import BatchArrays, Sample, pack, pad
 from lab.core.errors import CheckpointError, InputError
 from lab.core.runs.random_streams import Seeds
@@ -61,6 +62,10 @@ class Batches(Protocol):
 class Arrays(Batches, Protocol):
     """Batches that a process without torch can read for another one; see `Prefetched`."""
 
+    def read_by_several(self, processes: int) -> None:
+        """From now on, other processes make samples too, so many with this one; batches stay the same."""
+        ...
+
     def next_arrays(self) -> BatchArrays:
         """The next batch as arrays."""
         ...
@@ -105,6 +110,8 @@ class Stream:
         self._num_samples = len(source) if isinstance(source, FiniteSource) else None
         self._order: tuple[int, Int64[ndarray, " n"]] | None = None
         self._state = {"position": 0, "num_left_out": 0}
+        # where the reading is expected to jump, and how far
+        self._jump: tuple[int, int] | None = None
 
     @property
     def state(self) -> dict[str, int]:
@@ -121,6 +128,18 @@ class Stream:
         if state.keys() != self._state.keys() or not all(is_count):
             raise CheckpointError(f"the data position {state} must hold the counts {', '.join(self._state)}")
         self._state = dict(state)
+
+    def read_by_several(self, processes: int) -> None:
+        """See `Arrays.read_by_several`.
+
+        Raises:
+            RunError: if a process cannot be started, or the source cannot be sent to it.
+        """
+        self._source = ReadAhead(self._source, processes=processes)
+
+    def expect_jump(self, num_samples: int, by: int) -> None:
+        """Say that the reading is likely to jump over `by` samples behind the next `num_samples`."""
+        self._jump = self._state["position"] + num_samples, by
 
     def next_batch(self) -> "Batch":
         """The next usable samples, collated.
@@ -145,6 +164,8 @@ class Stream:
         patience = self._num_samples or 10 * self._batch_size
         num_in_a_row = 0
         while len(samples) < self._batch_size:
+            if isinstance(self._source, Expecting):
+                self._source.expect(self._upcoming(self._source.num_expected))
             index = self._index(self._state["position"])
             self._state["position"] += 1
             try:
@@ -162,6 +183,18 @@ class Stream:
                         f"none of {num_in_a_row} samples in a row can be used; the last: {error}"
                     ) from None
         return self._collate(samples, left_out)
+
+    def _upcoming(self, number: int) -> list[int]:
+        """The samples that are likely to be read next, as far as they are of this epoch."""
+        first = self._state["position"]
+        end, by = self._jump or (first + number, 0)
+        if first >= end:
+            # more than expected are read here
+            end = first + number
+        positions = [place if place < end else place + by for place in range(first, first + number)]
+        if self._num_samples is not None:
+            positions = [place for place in positions if place // self._num_samples == first // self._num_samples]
+        return [self._index(place) for place in positions]
 
     def _index(self, position: int) -> int:
         if self._num_samples is None:

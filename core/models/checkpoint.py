@@ -1,9 +1,9 @@
 """Checkpoint folders: config.json beside safetensors, in one file or in shards with an index; ours with SHA256SUMS."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -47,6 +47,22 @@ class StoredTensors(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self._files[self._places[name]].get_tensor(name)
 
+    def described(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype of a tensor, the latter as safetensors writes it, from the header of its file."""
+        entry = self._files[self._places[name]].get_slice(name)
+        return tuple(entry.get_shape()), entry.get_dtype()
+
+    def rows(self, name: str, rows: slice | None) -> Tensor:
+        """Some rows of a tensor, or all: a copy, behind which nothing of the file stays mapped into memory.
+
+        Raises:
+            CheckpointError: if the file is gone or damaged by now.
+        """
+        path = self._places[name]
+        with _open(path) as file:
+            entry = file.get_slice(name)
+            return cast("Tensor", entry[:] if rows is None else entry[rows]).clone()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
@@ -76,31 +92,70 @@ def load_weights(
     Raises:
         CheckpointError: naming the first tensor that is missing, unknown, of a wrong shape, no floats or not finite.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in keys.to_public(model.state_dict()).items()}
-    for name in expected:
-        if name not in stored:
-            raise CheckpointError(f"{source} lacks {name}; the checkpoint is incomplete, copy it again")
-    for name in stored:
-        if name not in expected and not name.endswith(keys.ignored):
-            raise CheckpointError(
-                f"{source} holds {name}, which {CONFIG} has no place for; the two do not belong together"
-            )
+    expected = expected_shapes(model, keys, stored, source=source)
 
     def checked(name: str) -> Tensor:
         tensor = stored[name]
-        if tuple(tensor.shape) != expected[name]:
-            raise CheckpointError(
-                f"{source}: {name} has shape {tuple(tensor.shape)} but {CONFIG} makes it {expected[name]}; "
-                "the two do not belong together"
-            )
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{source}: {name} has dtype {tensor.dtype}; quantised weights are not implemented")
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{source}: {name} holds NaN or infinity; the checkpoint is damaged, copy it again")
+        refuse_another_kind(source, name, tuple(tensor.shape), expected[name], tensor.dtype, tensor.is_floating_point())
+        refuse_not_finite(source, name, tensor)
         # copied: what safetensors gives is the file itself, mapped into memory
         return tensor.to(device=device, dtype=dtype, copy=True)
 
     model.load_state_dict(keys.to_ours(checked), assign=True)
+
+
+def expected_shapes(
+    model: nn.Module, keys: KeyMap, stored: Iterable[str], *, source: Path
+) -> dict[str, tuple[int, ...]]:
+    """The tensors that a checkpoint of a model must have, with their shapes.
+
+    Args:
+        model: as for `load_weights`.
+        keys: where each tensor belongs.
+        stored: the names that it has.
+        source: named in errors.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing or unknown.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in keys.to_public(model.state_dict()).items()}
+    found = list(stored)
+    missing = expected.keys() - set(found)
+    for name in expected:
+        if name in missing:
+            raise CheckpointError(f"{source} lacks {name}; the checkpoint is incomplete, copy it again")
+    for name in found:
+        if name not in expected and not name.endswith(keys.ignored):
+            raise CheckpointError(
+                f"{source} holds {name}, which {CONFIG} has no place for; the two do not belong together"
+            )
+    return expected
+
+
+def refuse_another_kind(
+    source: Path, name: str, shape: tuple[int, ...], expected: tuple[int, ...], dtype: object, is_floating: bool
+) -> None:
+    """Refuse a tensor of a wrong shape, or of no floats.
+
+    Raises:
+        CheckpointError: naming it.
+    """
+    if shape != expected:
+        raise CheckpointError(
+            f"{source}: {name} has shape {shape} but {CONFIG} makes it {expected}; the two do not belong together"
+        )
+    if not is_floating:
+        raise CheckpointError(f"{source}: {name} has dtype {dtype}; quantised weights are not implemented")
+
+
+def refuse_not_finite(source: Path, name: str, tensor: Tensor) -> None:
+    """Refuse numbers that none has trained.
+
+    Raises:
+        CheckpointError: naming the tensor.
+    """
+    if not torch.isfinite(tensor).all():
+        raise CheckpointError(f"{source}: {name} holds NaN or infinity; the checkpoint is damaged, copy it again")
 
 
 def write_checkpoint(

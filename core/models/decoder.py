@@ -315,14 +315,19 @@ def numbered(stacks: Sequence[tuple[str, DecoderStack]]) -> list[MixerLayer]:
 
 def draw_weights(model: nn.Module, *, generator: torch.Generator, std: float) -> None:
     """Random weights in place: norms one, biases zero, everything else N(0, std^2)."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("norm.weight"):
-                parameter.fill_(1.0)
-            elif name.endswith("bias"):
-                parameter.zero_()
-            else:
-                parameter.normal_(std=std, generator=generator)
+    for name, parameter in model.named_parameters():
+        draw_weight(name, parameter, generator=generator, std=std)
+
+
+@torch.no_grad()
+def draw_weight(name: str, tensor: Tensor, *, generator: torch.Generator, std: float) -> None:
+    """One of the tensors of `draw_weights`, in place."""
+    if name.endswith("norm.weight"):
+        tensor.fill_(1.0)
+    elif name.endswith("bias"):
+        tensor.zero_()
+    else:
+        tensor.normal_(std=std, generator=generator)
 
 
 def refuse_unknown_tokens(tokens: Int[Tensor, "B T"], vocab_size: int) -> None:

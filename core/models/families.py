@@ -14,7 +14,11 @@ from lab.core.models.checkpoint import CONFIG
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel, draw_weights
 from lab.core.models.folder import Kind, ModelFolder, Precision
+from lab.core.models.parts import draw_parts
 from lab.core.models.spec import build, families, family_of, first_difference
+
+# as in the public code of InternLM2
+_RANDOM_STD = 0.02
 
 
 @dataclass(kw_only=True, slots=True)
@@ -114,17 +118,35 @@ class Teacher:
 
     @cached_property
     def model(self) -> LanguageModel:
-        """The model, frozen and in evaluation mode.
+        """The model, frozen and in evaluation mode; on the meta device without its numbers, which `fill` gives it.
 
         Raises:
             CheckpointError: for weights that are missing, damaged or do not fit config.json.
         """
         dtype = self._config.precision.dtype
+        is_empty = self._device.type == "meta"
         if self.folder is not None:
-            return self.folder.load(device=self._device, dtype=dtype)
-        # as in the public code of InternLM2
-        model = build_random(self.architecture, device=self._device, dtype=dtype, generator=self._generator, std=0.02)
+            return self.folder.unloaded(dtype=dtype) if is_empty else self.folder.load(device=self._device, dtype=dtype)
+        if is_empty:
+            model = build(self.architecture, dtype=dtype)
+        else:
+            model = build_random(
+                self.architecture, device=self._device, dtype=dtype, generator=self._generator, std=_RANDOM_STD
+            )
         return model.requires_grad_(False).eval()
+
+    def fill(self, model: LanguageModel) -> None:
+        """Give a model from the meta device, once its tensors have memory, what `model` has elsewhere.
+
+        Of tensors that are cut into parts, this process's; all processes that hold parts call this.
+
+        Raises:
+            CheckpointError: for weights that are not finite, and files that are gone or damaged by now.
+        """
+        if self.folder is None:
+            draw_parts(model, generator=self._generator, std=_RANDOM_STD)
+        else:
+            self.folder.fill(model)
 
 
 def _refuse_another(found: ModelConfig, expected: ModelConfig, path: Path) -> None:

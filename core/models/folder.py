@@ -20,6 +20,7 @@ from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.gguf import read_gguf
 from lab.core.models.hf_config import Json, load_json
+from lab.core.models.parts import load_parts, refuse_unfit
 from lab.core.models.spec import FamilySpec, build, family_of, family_of_type, key_map, model_types
 from lab.core.models.student_format import StudentLayout, is_student_json
 from lab.core.models.tensor_names import KeyMap
@@ -201,6 +202,33 @@ class ModelFolder:
             read_exact(self.path / EXACT, model)
         model.choose_backends()
         return model.requires_grad_(False).eval()
+
+    @property
+    def can_be_read_in_parts(self) -> bool:
+        """Whether `unloaded` and `fill` can replace `load`."""
+        return self.kind is Kind.teacher
+
+    def unloaded(self, *, dtype: torch.dtype) -> LanguageModel:
+        """The model of a public checkpoint without its numbers, on the meta device, frozen and in evaluation mode.
+
+        Raises:
+            CheckpointError: for files that are missing, cut off or do not fit config.json, as far as headers say.
+            ConfigError: for an architecture that is not implemented, naming key and value.
+        """
+        self._check()
+        model = build(self.architecture, dtype=dtype)
+        refuse_unfit(model, self._keys(model), StoredTensors(self.path), source=self.path)
+        return model.requires_grad_(False).eval()
+
+    def fill(self, model: LanguageModel) -> None:
+        """Give a model of `unloaded` its numbers, once its tensors have memory: of those that are cut, this process's.
+
+        All processes that hold parts call this.
+
+        Raises:
+            CheckpointError: for numbers that are not finite, and files that are gone or damaged by now.
+        """
+        load_parts(model, self._keys(model), StoredTensors(self.path), source=self.path)
 
     def held(self, model: LanguageModel, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What the folder would give back for tensors of the model in it: zeros for what nothing reads."""

@@ -1,12 +1,17 @@
 """How a model lies in the processes that train it: whole in each here, in parts in `sharded`."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from lab.core.models.decoder import LanguageModel
 from lab.core.parallel.ranks import ALONE, Ranks
+
+if TYPE_CHECKING:
+    # models are loaded with the help of this module
+    from lab.core.mixers.base import Mixer
+    from lab.core.models.decoder import LanguageModel
 
 
 class Layout:
@@ -20,14 +25,19 @@ class Layout:
         """Nothing is laid out yet."""
         self.ranks = ranks
 
-    def place_teacher(self, teacher: LanguageModel) -> None:
-        """Lay out a frozen teacher, before students are made that share its tensors."""
-
-    def place(self, student: LanguageModel, *, autocast: bool) -> None:
-        """Lay out the converted layers of a student, before an optimizer is made for their parameters.
+    def place_teacher(self, teacher: "LanguageModel", fill: "Callable[[LanguageModel], None] | None" = None) -> None:
+        """Lay out a frozen teacher, before students are made that share its tensors.
 
         Args:
-            student: on its device.
+            teacher: on its device, or without numbers, on the meta device, if it will be cut into parts.
+            fill: gives one without numbers, once it is laid out, those of this process.
+        """
+
+    def place(self, mixer: "Mixer", *, autocast: bool) -> None:
+        """Lay out the mixer of a converted layer, before an optimizer is made for its parameters.
+
+        Args:
+            mixer: on its device.
             autocast: whether its products are computed in bfloat16.
         """
 
@@ -66,6 +76,27 @@ def is_cut(module: nn.Module) -> bool:
 def assign(tensor: Tensor, value: Tensor) -> None:
     """Write a whole tensor, which every process has, into one that may be cut into parts."""
     tensor.copy_(part_of(tensor, value))
+
+
+def rows_of(tensor: Tensor) -> slice | None:
+    """The rows of a tensor that is cut into parts which lie in this process; None for one that lies here whole."""
+    if not hasattr(tensor, "full_tensor"):
+        return None
+    # as in `part_of`
+    from torch.distributed.tensor import DTensor  # noqa: PLC0415
+
+    assert isinstance(tensor, DTensor), "no other has parts"
+    num_rows, mesh = tensor.shape[0], tensor.device_mesh
+    # the first processes have as many as each other, the last ones what is left
+    each = -(-num_rows // mesh.size())
+    start = min(mesh.get_local_rank() * each, num_rows)
+    return slice(start, min(start + each, num_rows))
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """What of a tensor lies in this process, to be written into: those of `rows_of`, or all."""
+    local = getattr(tensor, "to_local", None)
+    return tensor if local is None else local()
 
 
 def part_of(tensor: Tensor, value: Tensor) -> Tensor:

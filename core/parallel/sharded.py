@@ -47,31 +47,37 @@ class Sharded(Layout):
         self._frozen: set[FSDPModule] = set()
         self._entered: set[FSDPModule] = set()
 
-    def place_teacher(self, teacher: LanguageModel) -> None:
+    def place_teacher(self, teacher: LanguageModel, fill: Callable[[LanguageModel], None] | None = None) -> None:
         """See `Layout.place_teacher`."""
         if not self._is_teacher_cut:
             return
+        is_empty = any(parameter.is_meta for parameter in teacher.parameters())
         policy = MixedPrecisionPolicy(cast_forward_inputs=False)
         for module in _frozen_units(teacher):
             entries = _ENTRIES if isinstance(module, Mixer) else ()
             self._frozen.add(self._unit(module, policy, *entries))
+        if is_empty:
+            assert fill is not None, "who makes a model without numbers knows where they are"
+            teacher.to_empty(device=self._device)
+            fill(teacher)
+            # nothing is begun before all have found their parts whole
+            self.ranks.gathered(None)
+            return
         # it was loaded elsewhere, where a whole one has room
         for tensor in (*teacher.parameters(), *teacher.buffers()):
             if not isinstance(tensor, DTensor):
                 tensor.data = tensor.data.to(self._device)
 
-    def place(self, student: LanguageModel, *, autocast: bool) -> None:
+    def place(self, mixer: Mixer, *, autocast: bool) -> None:
         """See `Layout.place`."""
-        for layer in student.converted_layers():
-            mixer = layer.layer.mixer
-            if autocast:
-                # what autocast would cast behind the gathering is cast before it: half the bytes, the same numbers
-                policy = MixedPrecisionPolicy(
-                    param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
-                )
-                for linear in (module for module in mixer.modules() if isinstance(module, Linear)):
-                    self._unit(linear, policy)
-            self._unit(mixer, MixedPrecisionPolicy(cast_forward_inputs=False), *_ENTRIES)
+        if autocast:
+            # what autocast would cast behind the gathering is cast before it: half the bytes, the same numbers
+            policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+            )
+            for linear in (module for module in mixer.modules() if isinstance(module, Linear)):
+                self._unit(linear, policy)
+        self._unit(mixer, MixedPrecisionPolicy(cast_forward_inputs=False), *_ENTRIES)
 
     def finish_gradients(self, parameters: Iterable[Tensor]) -> None:
         """See `Layout.finish_gradients`: units do it behind each batch, so that none keeps a whole gradient."""

@@ -10,7 +10,9 @@ _ABSENT = "absent"
 # a standard error below this fraction of the numbers is that of their last digits
 _ROUNDING = 1e-12
 # of how a run was executed and shown
-_NOT_COMPARED = frozenset({"workers", "threads", "loader", "sinks", "resume_on", "title", "figures"})
+_NOT_COMPARED = frozenset(
+    {"workers", "threads", "loader", "loader_processes", "sinks", "resume_on", "title", "figures"}
+)
 
 
 class Difference(NamedTuple):

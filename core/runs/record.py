@@ -39,7 +39,7 @@ from lab.core.streams import say
 Row = TypeVar("Row", bound=Mapping[str, object])
 
 # Keys that do not affect any recorded number: a run may be resumed with other values of them.
-INDIFFERENT_KEYS = frozenset({"workers", "threads", "loader", "parallel", "sinks", "resume_on"})
+INDIFFERENT_KEYS = frozenset({"workers", "threads", "loader", "loader_processes", "parallel", "sinks", "resume_on"})
 
 _HINT = "start a new run without resume"
 # what readers compare; a line of metrics.jsonl has a checksum

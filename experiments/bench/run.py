@@ -46,6 +46,7 @@ BENCHMARKS = {
     "delta-rule": Benchmark("lab.experiments.bench.delta_rule", every_core, "with a torch thread on each core"),
     "distill": Benchmark("lab.experiments.bench.distill", every_core, "with a torch thread on each core"),
     "hmm-risk": Benchmark("lab.experiments.bench.hmm_risk", one_core, "bound to one core where the system can do that"),
+    "loader": Benchmark("lab.experiments.bench.loader", every_core, "with a torch thread on each core"),
     "long-context": Benchmark(
         "lab.experiments.bench.long_context.benchmark",
         every_core,

@@ -33,6 +33,7 @@ from lab.core.train.state import Resumable, TrainingState
 from lab.experiments.bench.distill_problem import architecture_of, picture_source, picture_teacher
 from lab.experiments.distill.config import Recipe
 from lab.experiments.distill.loader import Loader, loaded
+from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.objectives import BatchSource, Objective, autocast_of, objective_of
 from lab.experiments.distill.rows import Row
 from lab.experiments.distill.student import StudentConfig, build_student, own_tensors, set_trainable, trainable_names
@@ -54,6 +55,8 @@ class TrainSetting:
         steps: of a call.
         num_tokens: T of random tokens; None if the task determines it.
         vocab_size: of the language model; None for the teacher's own.
+        is_packed: whether the samples of a batch stand behind each other in one row.
+        loss_mask: positions that enter the loss.
     """
 
     teacher: str
@@ -62,6 +65,8 @@ class TrainSetting:
     steps: int
     num_tokens: int | None = None
     vocab_size: int | None = None
+    is_packed: bool = False
+    loss_mask: LossMask = LossMask.all
 
     def __str__(self) -> str:
         what = f"{self.num_tokens:,} random tokens" if self.num_tokens else "prompts of the built-in task"
@@ -92,6 +97,10 @@ class Repeated:
 
     def __getitem__(self, index: int) -> Sample:
         return self.source[index % self.num_samples]
+
+
+Opened = tuple[LanguageModel, Source, int]
+"""A frozen teacher, what its training reads, and the most tokens of a sample."""
 
 
 class _Waiting:
@@ -133,24 +142,43 @@ class Training:
         batch: the first.
     """
 
-    def __init__(self, setting: TrainSetting, stage: int, folder: Path) -> None:
-        """Build teacher, student and batches; runs are recorded below `folder`."""
+    def __init__(self, setting: TrainSetting, stage: int, folder: Path, opened: Opened | None = None) -> None:
+        """Build student and batches.
+
+        Args:
+            setting: sizes.
+            stage: 1, 2 or 3.
+            folder: below which runs are recorded.
+            opened: what is trained on what; None for what the setting says.
+        """
         self.setting, self.stage, self._folder = setting, stage, folder
-        self.teacher, source, most_tokens = _opened(setting)
+        self.teacher, source, most_tokens = _opened(setting) if opened is None else opened
         repeated = Repeated(source, setting.steps * setting.batch_size)
-        self._stream = partial(Stream, repeated, batch_size=setting.batch_size, max_length=most_tokens, seed=0)
+        self._stream = partial(
+            Stream,
+            repeated,
+            batch_size=setting.batch_size,
+            max_length=most_tokens,
+            seed=0,
+            is_packed=setting.is_packed,
+        )
         self.student = build_student(self.teacher, StudentConfig(), seeds=Seeds(0))
         names = trainable_names(self.student, stage, train_decay=False)
         self._trained = set_trainable(self.student, names)
         self._start = {name: tensor.detach().clone() for name, tensor in self._trained.items()}
-        self._recipe = Recipe(steps=setting.steps, batch_size=setting.batch_size, evaluate_every=setting.steps)
+        self._recipe = Recipe(
+            steps=setting.steps,
+            batch_size=setting.batch_size,
+            evaluate_every=setting.steps,
+            loss_mask=setting.loss_mask,
+        )
         stream = self._stream()
         self._batches = [stream.next_batch() for _ in range(setting.steps)]
         self.batch = self._batches[0]
         self.waits: list[float] = []
         self.recordings: list[float] = []
         self._stack = ExitStack()
-        self._feeds: dict[Loader, Batches] = {}
+        self._feeds: dict[tuple[Loader, int], Batches] = {}
         self._records: dict[tuple[str, ...], Run[Row]] = {}
 
     def __enter__(self) -> Self:
@@ -166,6 +194,11 @@ class Training:
         """Tokens of the language model that a call reads, padding not counted."""
         return sum(int(batch.llm_lengths.sum()) for batch in self._batches)
 
+    @property
+    def wasted(self) -> float:
+        """The share of the positions of a call's batches that are padding."""
+        return 1 - self.num_tokens / sum(batch.llm_ids.numel() for batch in self._batches)
+
     def bare(self) -> list[float]:
         """The losses of steps with batches that are there already: objective, clipping, AdamW and nothing else."""
         state, objective = self._begin(self._stream()), self.objective()
@@ -177,11 +210,12 @@ class Training:
             state.optimizer.step()
         return losses
 
-    def loop(self, loader: Loader, *, is_recorded: bool, sinks: Sequence[str] = ()) -> list[float]:
+    def loop(self, loader: Loader, *, is_recorded: bool, sinks: Sequence[str] = (), processes: int = 1) -> list[float]:
         """The losses of the same steps in the loop of `lab distill`.
 
         Args:
             loader: where batches are made.
+            processes: how many make samples, if not this one.
             is_recorded: whether each step is recorded in a run.
             sinks: where its rows go besides.
         """
@@ -198,7 +232,7 @@ class Training:
                     record.log([_row_of(done)])
                     recording_s += time.perf_counter() - start
 
-        waiting = _Waiting(self._feed(loader))
+        waiting = _Waiting(self._feed(loader, processes))
         feed = BatchSource(self.objective(), waiting, (), _CPU)
         state, recipe = self._begin(waiting, is_saved=False), replace(self._recipe, warmup=0.0, decay=0.0)
         begun = time.perf_counter()
@@ -210,13 +244,14 @@ class Training:
             self.recordings.append(recording_s / seconds)
         return losses
 
-    def _feed(self, loader: Loader) -> Batches:
+    def _feed(self, loader: Loader, processes: int) -> Batches:
         """The batches of all calls with one loader."""
-        if loader not in self._feeds:
+        key = loader, processes
+        if key not in self._feeds:
             number = self.setting.steps * self.setting.batch_size
-            made = loaded(self._stream(), loader, num_samples=number, device=_CPU)
-            self._feeds[loader] = self._stack.enter_context(made)
-        return self._feeds[loader]
+            made = loaded(self._stream(), loader, num_samples=number, device=_CPU, processes=processes)
+            self._feeds[key] = self._stack.enter_context(made)
+        return self._feeds[key]
 
     def _record(self, sinks: tuple[str, ...]) -> Run[Row]:
         """The run of all calls with the same sinks."""
@@ -275,8 +310,7 @@ def _row_of(done: TrainedStep) -> Row:
     }
 
 
-def _opened(setting: TrainSetting) -> tuple[LanguageModel, Source, int]:
-    """The teacher, frozen, what its training reads, and the most tokens of a sample."""
+def _opened(setting: TrainSetting) -> Opened:
     if setting.num_tokens is None:
         teacher, tokenizer = picture_teacher(setting.teacher, setting.num_layers)
         return teacher, picture_source(teacher, tokenizer), max_length(teacher.config)

@@ -56,6 +56,8 @@ Keys [default] (those marked * take one value or a list [a,b]):
                 (ahead of them, in a separate process), or auto: process
                 in a long training that leaves a core free, on a GPU or with
                 fewer threads than cores [auto]
+  loader_processes  separate processes that make the batches of a training:
+                raise it where steps wait for large pictures [1]
   parallel      several processes, which torchrun or Slurm starts: keys below
   packing       whether the samples of a batch stand behind each other in
                 one row, without padding [false]

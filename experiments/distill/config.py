@@ -32,6 +32,8 @@ FIGURES = ("layer_error", "loss", "accuracy", "trade_off", "students")
 
 # each is a student with its own checkpoints
 _MOST_REPLICATES = 1000
+# each holds the source, and samples that wait
+_MOST_LOADERS = 64
 
 
 class Reduction(Enum):
@@ -127,6 +129,9 @@ class DistillConfig:
     loader: Loader = Loader.auto
     """Where batches are made: inline (between the steps), process (ahead of them, in a separate process), or auto:
     process in a long training that leaves a core free: on a GPU, or with fewer threads than cores."""
+    loader_processes: int = 1
+    """Separate processes that make the batches of a training, of each of several that share it: raise it where steps
+    wait for data, as large pictures make them."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     packing: bool = False
     """Whether the samples of a training's batch stand behind each other in one row, without padding: none sees another
@@ -149,6 +154,12 @@ class DistillConfig:
             raise ConfigError(f"variants with stage={self.stage}: several students need stage=all")
         refuse_outside(self, "replicates", at_least=1, at_most=_MOST_REPLICATES)
         refuse_outside(self, "threads", at_least=1)
+        refuse_outside(self, "loader_processes", at_least=1, at_most=_MOST_LOADERS)
+        if self.loader_processes > 1 and self.loader is Loader.inline:
+            raise ConfigError(
+                f"loader_processes={self.loader_processes} with loader=inline: batches are made between the steps; "
+                "choose loader=process"
+            )
         refuse_outside(self, "seed", at_least=0, at_most=LARGEST_SEED)
         if self.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(f"device={self.device}: choose from auto, cpu, cuda")

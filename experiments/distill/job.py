@@ -40,6 +40,7 @@ from lab.experiments.distill.estimate import (
     refuse_steps_that_do_not_fit,
     refuse_weights_that_do_not_fit,
 )
+from lab.experiments.distill.held import Spread
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.pipeline import work_on_students, work_on_teacher
@@ -49,7 +50,7 @@ from lab.experiments.distill.run_context import RunContext
 from lab.experiments.distill.sources import find_source, source_checkpoint
 from lab.experiments.distill.stage_graph import nodes, students
 from lab.experiments.distill.stage_notes import note_expected
-from lab.experiments.distill.teacher import device_of, digest, new_teacher, open_teacher
+from lab.experiments.distill.teacher import device_of, digest, first_device, new_teacher, open_teacher
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -74,11 +75,25 @@ def check(config: "DictConfig", folder: Path | None = None) -> str:
     settings = to_typed(config, DistillConfig)
     context = open_context(settings, folder)
     if settings.stage in ("2", "3"):
-        source, teacher_digest = find_source(settings, recorded_config(config)), digest(context.teacher)
-        for node in nodes(students(settings)):
-            path = source_checkpoint(source, node)
-            student_of(node, path, teacher=context.teacher, teacher_digest=teacher_digest, config=settings)
-    return needs(settings, context.teacher.config)
+        source = find_source(settings, recorded_config(config))
+        # of a teacher without numbers nothing can be compared yet
+        if context.fill is None:
+            _refuse_source(context, source)
+    return needs(settings, context.teacher.config, Spread.of_launched(settings.parallel, launched()))
+
+
+def _refuse_source(context: RunContext, source: Path) -> None:
+    """Refuse a run to start from whose students are not those of this one's stage."""
+    teacher_digest = digest(context.teacher)
+    for node in nodes(students(context.config)):
+        student_of(
+            node,
+            source_checkpoint(source, node),
+            teacher=context.teacher,
+            teacher_digest=teacher_digest,
+            config=context.config,
+            layout=context.layout,
+        )
 
 
 def run(config: "DictConfig") -> float:
@@ -124,13 +139,15 @@ def _work(
     """Everything behind the checks; of several processes, the first one records and reports."""
     ranks = context.layout.ranks
     source = ranks.of_first(partial(find_source, settings, recorded)) if settings.stage in ("2", "3") else None
+    if settings.stage != TEACHER:
+        context.layout.place_teacher(context.teacher, context.fill)
+        if source is not None and context.fill is not None:
+            _refuse_source(context, source)
     # all compute products alike: the others choose what the first has measured
     settle = partial(current.settle, context.teacher, _product_dtypes(settings))
     products = ranks.of_first(lambda: settle(attempts.recorded(directory, "products")))
     if not ranks.is_first:
         settle(products)
-    if settings.stage != TEACHER:
-        context.layout.place_teacher(context.teacher)
     missing = _missing_loops(settings, context.device)
     provenance, patch = collect(
         seeds={"seed": settings.seed},
@@ -188,6 +205,7 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
     _refuse_processes(config)
     device = own_device(device_of(config.device))
     current.refuse(config.products, device, _product_dtypes(config))
+    fill = None
     if config.stage == TEACHER:
         task, given = config.data.source.task, config.teacher.architecture
         if given is None or given.vision is None or task is None:
@@ -204,15 +222,15 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
         )
         architecture: ModelConfig = given
     else:
-        # one that will be cut into parts may have no room on a GPU while it is whole
         is_cut = config.parallel.frozen is Frozen.sharded and launched() is not None
-        first = torch.device("cpu") if is_cut else device
+        first = first_device(config.teacher, device, is_cut=is_cut)
         opened = open_teacher(config.teacher, device=first, seed=config.seed)
         architecture = opened.architecture
         _refuse_weights(config, architecture, folder, device)
         _check_students(config, architecture)
         tokenizer = tokenizer_of(opened.folder, config.prompt, config.data)
         teacher = opened.model
+        fill = opened.fill if first.type == "meta" else None
         _backends(config, device)
     data = Data(config.data, config.prompt, architecture, tokenizer, seed=config.seed, is_packed=config.packing)
     # detect missing, broken or useless files before anything is written
@@ -220,8 +238,9 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
     list(data.held_out(1, batch_size=1))
     trained, evaluated = long_samples(config, data)
     if folder is not None and device.type == "cpu":
-        refuse_steps_that_do_not_fit(config, architecture, trained, evaluated)
-    return RunContext(config, teacher, data, tokenizer, device)
+        spread = Spread.of_launched(config.parallel, launched())
+        refuse_steps_that_do_not_fit(config, architecture, trained, evaluated, spread=spread)
+    return RunContext(config, teacher, data, tokenizer, device, fill)
 
 
 def _refuse_processes(config: DistillConfig) -> None:
@@ -243,7 +262,8 @@ def _refuse_weights(
 ) -> None:
     if folder is not None:
         free = None if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-        refuse_weights_that_do_not_fit(config, architecture, folder, free=free)
+        spread = Spread.of_launched(config.parallel, launched())
+        refuse_weights_that_do_not_fit(config, architecture, folder, free=free, spread=spread)
 
 
 def _check_students(config: DistillConfig, architecture: ModelConfig) -> None:

@@ -10,12 +10,14 @@ import torch
 
 from lab.core.data.prompt_format import TURN_END
 from lab.core.errors import CheckpointError, ConfigError, RunError
+from lab.core.mixers.base import Mixer
 from lab.core.models.checkpoint import CONFIG
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.folder import PROMPT, Kind, ModelFolder, Precision
-from lab.core.parallel.layout import assign, whole
+from lab.core.parallel.layout import Layout, assign, cut_modules, whole
 from lab.core.runs.random_streams import Seeds
+from lab.core.streams import say
 from lab.core.tokenizer import Tokenizer
 from lab.core.train.digests import check_whole, read_meta
 from lab.core.train.state import load_tensors
@@ -150,7 +152,13 @@ def _kept_prompt(folder: ModelFolder) -> PromptConfig:
 
 
 def student_of(
-    node: StageNode, source: Path | None, *, teacher: LanguageModel, teacher_digest: str, config: DistillConfig
+    node: StageNode,
+    source: Path | None,
+    *,
+    teacher: LanguageModel,
+    teacher_digest: str,
+    config: DistillConfig,
+    layout: Layout | None = None,
 ) -> LanguageModel:
     """The student of a stage, before or after training, with the stage's layers, frozen.
 
@@ -161,6 +169,7 @@ def student_of(
         teacher: of the student.
         teacher_digest: of its weights.
         config: of the run: its seed, and the teacher's path for errors.
+        layout: of the student over the processes of the run; None for one process.
 
     Raises:
         BackendError: if a backend requested by name cannot run here.
@@ -169,11 +178,16 @@ def student_of(
     """
     # replicates use different random numbers; the layers of a student draw from separate streams
     seeds = Seeds(int(Seeds(config.seed).numpy("replicate", node.replicate).integers(2**31)))
-    student = build_student(teacher, node.student, seeds=seeds)
-    if node.recipe is not None and node.recipe.autocast:
-        # small updates vanish in bfloat16: keep trained tensors in float32, even if products are not
-        for layer in student.converted_layers():
-            layer.layer.mixer.float()
+    autocast = node.recipe is not None and node.recipe.autocast
+    laid_out = Layout() if layout is None else layout
+
+    def finish(mixer: Mixer) -> None:
+        if autocast:
+            # small updates vanish in bfloat16: keep trained tensors in float32, even if products are not
+            mixer.float()
+        laid_out.place(mixer, autocast=autocast)
+
+    student = build_student(teacher, node.student, seeds=seeds, finish=finish)
     kept = _kept(node, len(student.mixer_layers()))
     exported = None if source is None else ModelFolder.find(source)
     if exported is not None:
@@ -224,6 +238,8 @@ def _copy_exported(
     folder: ModelFolder, student: LanguageModel, teacher: LanguageModel, node: StageNode, kept: tuple[int, ...]
 ) -> None:
     """Load an exported folder into a student that is linear in every layer; softmax layers need no tensors."""
+    if cut_modules(teacher):
+        say(f"from_run={folder.path}: each process reads an exported student as a whole before it keeps its part")
     weight = next(teacher.parameters())
     found = folder.load(device=weight.device, dtype=weight.dtype)
     theirs = found.state_dict()

@@ -29,7 +29,7 @@ class Loader(Enum):
 
 @contextmanager
 def loaded(
-    stream: Stream | SharedStream, loader: Loader, *, num_samples: int, device: torch.device
+    stream: Stream | SharedStream, loader: Loader, *, num_samples: int, device: torch.device, processes: int = 1
 ) -> Iterator[Batches]:
     """The batches of a stream, which moves on with them; the process is gone at the end.
 
@@ -38,6 +38,7 @@ def loaded(
         loader: where batches are made.
         num_samples: how many samples will be read here.
         device: where the steps are computed.
+        processes: how many make samples ahead, if any does.
 
     Raises:
         RunError: if there should be a process and none can be started.
@@ -46,10 +47,11 @@ def loaded(
     if loader is Loader.process or (loader is Loader.auto and is_worth):
         if isinstance(stream, SharedStream):
             # all of a step are read before it begins: meanwhile the next ones are made
-            with Prefetched(stream.part, depth=max(DEPTH, stream.num_batches)) as batches:
+            depth = max(DEPTH, stream.num_batches)
+            with Prefetched(stream.part, depth=depth, processes=processes) as batches:
                 yield stream.read_by(batches)
             return
-        with Prefetched(stream) as batches:
+        with Prefetched(stream, processes=processes) as batches:
             yield batches
     else:
         yield stream

@@ -129,10 +129,16 @@ def _starting_student(
 ) -> LanguageModel:
     """The student as left by the previous stage, laid out over the processes."""
     path = context.layout.ranks.of_first(partial(_start, record, node, source))
-    student = student_of(node, path, teacher=context.teacher, teacher_digest=teacher_digest, config=context.config)
+    student = student_of(
+        node,
+        path,
+        teacher=context.teacher,
+        teacher_digest=teacher_digest,
+        config=context.config,
+        layout=context.layout,
+    )
     if node.recipe is not None and context.layout.ranks.is_first:
         note_stage(record.directory, node, path, student)
-    context.layout.place(student, autocast=node.recipe is not None and node.recipe.autocast)
     return student
 
 

@@ -18,10 +18,12 @@ from lab.core.models.config import ModelConfig
 from lab.core.models.config import max_length as longest_sample
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.spec import build
-from lab.core.parallel.config import Frozen, Strategy, refuse_uneven
+from lab.core.parallel.config import refuse_uneven
 from lab.core.runs.json_files import Entry
 from lab.experiments.distill.config import DistillConfig
+from lab.experiments.distill.held import FLOAT32, MOMENTS, Numbers, Spread, own_size
 from lab.experiments.distill.placement import softmax_layers
+from lab.experiments.distill.sizes import batch_bytes
 from lab.experiments.distill.stage_graph import HYBRID_FROM
 from lab.experiments.distill.student import set_trainable, trainable_names
 from lab.experiments.distill.teacher import open_teacher
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _GIGA = 1e9
-_FLOAT32 = 4
-# of AdamW
-_MOMENTS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +56,9 @@ class StagePlan:
         frozen_a_process: weights that are not trained, of both models together.
         trained_a_process: trained tensors and moments.
         gradients_a_process: in the precision of the trained tensors.
+        batch_a_process: what a batch of longest samples adds, logits of a chunk included: the estimate that a run is
+            refused by.
+        written_by_first: the copy that the first of several processes writes as a checkpoint beside the next steps.
     """
 
     stage: int
@@ -74,6 +76,8 @@ class StagePlan:
     frozen_a_process: int
     trained_a_process: int
     gradients_a_process: int
+    batch_a_process: int
+    written_by_first: int
 
     @property
     def share(self) -> float:
@@ -107,29 +111,36 @@ def _plan(config: DistillConfig, architecture: ModelConfig, stage: int, processe
     trained = set_trainable(student, trainable_names(student, stage, train_decay=recipe.train_decay)).values()
     num_trained, num_all = _number(trained), _number(student.parameters())
     size = dtype.itemsize
-    # what is trained in narrow precision is kept in float32
-    own_size = _FLOAT32 if recipe.autocast else size
-    of_trained = num_trained * own_size
-    parts = processes if config.parallel.strategy is Strategy.fsdp else 1
-    frozen_parts = processes if config.parallel.frozen is Frozen.sharded else 1
-    own = _own_numbers(student)
+    own, output = _own_numbers(student)
+    numbers = Numbers(
+        teacher=_number(teacher.parameters()),
+        own=own,
+        output=output,
+        trained=num_trained,
+        size=size,
+        own_size=own_size(dtype, autocast=recipe.autocast),
+    )
+    spread = Spread.of(config.parallel, processes)
+    held = numbers.held(spread)
     vocabulary = architecture.decoders[-1].vocab_size
     return StagePlan(
         stage=stage,
         parameters=num_all,
         trained=num_trained,
-        teacher_bytes=_number(teacher.parameters()) * size,
+        teacher_bytes=numbers.teacher * size,
         student_bytes=num_all * size,
         gradient_bytes=num_trained * size,
-        optimizer_bytes=num_trained * (1 + _MOMENTS) * _FLOAT32,
-        logits_bytes=max_length * vocabulary * (size + _FLOAT32),
-        chunk_bytes=6 * _FLOAT32 * min(recipe.chunk_size, max_length) * vocabulary,
+        optimizer_bytes=num_trained * (1 + MOMENTS) * FLOAT32,
+        logits_bytes=max_length * vocabulary * (size + FLOAT32),
+        chunk_bytes=6 * FLOAT32 * min(recipe.chunk_size, max_length) * vocabulary,
         steps=recipe.steps,
         samples=recipe.steps * recipe.accumulation * recipe.batch_size,
         batches=recipe.accumulation // processes,
-        frozen_a_process=_number(teacher.parameters()) * size // frozen_parts + (own - num_trained) * own_size // parts,
-        trained_a_process=of_trained * (1 + _MOMENTS) // parts,
-        gradients_a_process=of_trained // parts,
+        frozen_a_process=held.teacher + held.untrained,
+        trained_a_process=held.trained,
+        gradients_a_process=held.gradients,
+        batch_a_process=round(batch_bytes(config, architecture, f"stage_{stage}", max_length, spread)),
+        written_by_first=held.written,
     )
 
 
@@ -144,14 +155,13 @@ def _student(config: DistillConfig, architecture: ModelConfig, stage: int) -> La
     return student
 
 
-def _own_numbers(student: LanguageModel) -> int:
-    """Numbers of the student's mixers but for the output projections, which are the teacher's."""
-    return sum(
-        parameter.numel()
-        for layer in student.converted_layers()
-        for name, parameter in layer.layer.mixer.named_parameters()
-        if not name.startswith("o_proj")
-    )
+def _own_numbers(student: LanguageModel) -> tuple[int, int]:
+    """Numbers of the student's mixers, and of their output projections, which are the teacher's."""
+    counts = {True: 0, False: 0}
+    for layer in student.converted_layers():
+        for name, parameter in layer.layer.mixer.named_parameters():
+            counts[name.startswith("o_proj")] += parameter.numel()
+    return counts[False], counts[True]
 
 
 def _number(tensors: Iterable[Tensor]) -> int:
@@ -176,7 +186,8 @@ _OWN: dict[str, Callable[[StagePlan], Entry]] = {
     "trained and moments GB": lambda plan: _giga(plan.trained_a_process),
     "gradients GB": lambda plan: _giga(plan.gradients_a_process),
     "sum GB": lambda plan: _giga(plan.bytes_a_process),
-    "logits of a chunk GB": lambda plan: _giga(plan.chunk_bytes) if plan.stage == 3 else None,
+    "a batch GB": lambda plan: _giga(plan.batch_a_process),
+    "of it logits GB": lambda plan: _giga(plan.chunk_bytes) if plan.stage == 3 else None,
 }
 
 
@@ -216,4 +227,8 @@ def print_plan(config: "DictConfig", processes: int, *, as_json: bool) -> None:
     for block, columns in (("the whole", _WHOLE), (where, _OWN)):
         body = [[block, plan.stage, *(value(plan) for value in columns.values())] for plan in found]
         print_summary("", ["", "stage", *columns], body, [], [])
-    print_summary("", [], [], [f"{how}; samples of at most {length:,} tokens; GB are 10^9 bytes"], [])
+    lines = [f"{how}; samples of at most {length:,} tokens, in batches of that length; GB are 10^9 bytes"]
+    if processes > 1:
+        copied = max(plan.written_by_first for plan in found)
+        lines.append(f"the first process copies {_giga(copied)} GB to the CPU for each checkpoint, besides")
+    print_summary("", [], [], lines, [])

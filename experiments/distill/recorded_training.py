@@ -67,7 +67,9 @@ def loaded_for(
     """What this process will read, ahead of the steps if that is worth it."""
     num_batches = context.layout.ranks.share(recipe.accumulation)
     num_samples = (recipe.steps - state.step) * num_batches * recipe.batch_size
-    return loaded(stream, context.config.loader, num_samples=num_samples, device=context.device)
+    config = context.config
+    processes = config.loader_processes
+    return loaded(stream, config.loader, num_samples=num_samples, device=context.device, processes=processes)
 
 
 def recorded_fit(

@@ -1,5 +1,6 @@
 """What all units of work of a run share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +22,7 @@ class RunContext:
         data: of both splits.
         tokenizer: of the teacher.
         device: of all models.
+        fill: gives a teacher that was opened without numbers, to be cut into parts, its own; None if it has them.
         layout: of the models, over the processes that work on the run: all do the same, and the first one records.
     """
 
@@ -29,4 +31,5 @@ class RunContext:
     data: Data
     tokenizer: Tokenizer
     device: torch.device
+    fill: Callable[[LanguageModel], None] | None = None
     layout: Layout = field(default_factory=Layout)

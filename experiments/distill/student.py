@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import register_schema
+from lab.core.mixers.base import Mixer
 from lab.core.mixers.initialisation import Initialisation
 from lab.core.mixers.options import MixerOptions
 from lab.core.mixers.spec import MixerSpec, mixer_like, mixer_spec, mixers
@@ -55,13 +56,20 @@ def register() -> None:
         register_schema(f"{spec.kind}_schema", spec.options, group="student/mixer")
 
 
-def build_student(teacher: LanguageModel, config: StudentConfig, *, seeds: Seeds) -> LanguageModel:
+def build_student(
+    teacher: LanguageModel,
+    config: StudentConfig,
+    *,
+    seeds: Seeds,
+    finish: Callable[[Mixer], None] = lambda mixer: None,
+) -> LanguageModel:
     """An initialised student, linear in every layer, frozen, in the teacher's training mode.
 
     Args:
         teacher: softmax attention in every layer; it must not be trained further, since the student shares its storage.
         config: initialisation and options of the mixers, and backends of the operators.
         seeds: each layer draws from a separate stream, so layers are independent.
+        finish: is given each mixer with its initial values, before the next one is made.
 
     Raises:
         BackendError: if a backend requested by name cannot run on the teacher's device.
@@ -83,7 +91,8 @@ def build_student(teacher: LanguageModel, config: StudentConfig, *, seeds: Seeds
         output = {f"o_proj.{name}": theirs[f"wo.{name}"] for name in ("weight", "bias") if f"wo.{name}" in theirs}
         mixer.load_state_dict(weights | output, assign=True)
         layer.layer.mixer = mixer.requires_grad_(False).train(student.training)
-    student.choose_backends()
+        mixer.choose_backends()
+        finish(mixer)
     return student
 
 

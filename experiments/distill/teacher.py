@@ -17,6 +17,7 @@ from lab.core.models.families import Teacher, TeacherConfig, build_random
 from lab.core.models.spec import family_of, key_map
 from lab.core.parallel.layout import whole
 from lab.core.runs.random_streams import Seeds
+from lab.core.streams import say
 
 # teacher.path=shipped: the trained copy that comes with the project
 SHIPPED = "shipped"
@@ -59,6 +60,30 @@ def open_teacher(config: TeacherConfig, *, device: torch.device, seed: int) -> T
     file = path if path.suffix == ".gguf" else path / CONFIG
     changed = file.stat().st_mtime_ns if file.exists() else None
     return _open_once(_Key(config, path.resolve(), changed), device)
+
+
+def first_device(config: TeacherConfig, device: torch.device, *, is_cut: bool) -> torch.device:
+    """Where a teacher is opened: on its device, or without numbers on the meta device, where each process reads a part.
+
+    A GGUF file is read as a whole, which the CPU has room for if a GPU has none.
+
+    Args:
+        config: of the teacher.
+        device: of the run.
+        is_cut: whether the teacher will be cut into parts.
+    """
+    if not is_cut:
+        return device
+    if config.path is not None and Path(config.path).suffix == ".gguf":
+        _say_read_whole(config.path)
+        return torch.device("cpu")
+    return torch.device("meta")
+
+
+@lru_cache
+def _say_read_whole(path: str) -> None:
+    # once, though a run opens its teacher for the checks too
+    say(f"teacher.path={path}: each process reads a GGUF file as a whole before it keeps its part")
 
 
 def load_teacher(config: TeacherConfig, *, device: torch.device, seed: int) -> LanguageModel:

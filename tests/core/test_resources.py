@@ -1,5 +1,6 @@
 """What this machine has left, read from files that a test writes."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,24 @@ def test_threads_are_at_most_the_cores() -> None:
     resources.refuse_too_many_threads(resources.usable_cores())
     with pytest.raises(ConfigError, match="threads=100000 must be at most"):
         resources.refuse_too_many_threads(100_000)
+
+
+def test_processes_of_one_parent_count_what_all_of_them_hold(machine: Path) -> None:
+    """8.192 GB are free, and this process and one of the two others hold 3 and 5 GB that are theirs."""
+    for process, parent, held in ((11, os.getppid(), 3_000_000), (12, os.getppid(), 5_000_000), (13, 1, 7_000_000)):
+        folder = machine / "proc" / str(process)
+        folder.mkdir()
+        (folder / "status").write_text(f"Name: lab\nPPid:\t{parent}\nRssAnon:\t{held} kB\n")
+    assert resources.memory_of_processes(2) == 8_192_000_000 + 8_000_000 * 1024
+
+
+def test_each_of_several_processes_has_its_own_address_space(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (machine / "proc" / "self" / "status").write_text("VmSize: 1000 kB\nRssAnon: 500 kB\n")
+    monkeypatch.setattr(resources.resource, "getrlimit", lambda which: (2048 * 1024, 2048 * 1024))
+    assert resources.memory_of_processes(2) == 2 * (1048 + 500) * 1024
+
+
+def test_nothing_is_known_of_several_processes_where_nothing_is_known_of_one(machine: Path) -> None:
+    (machine / "proc" / "meminfo").unlink()
+    (machine / "proc" / "self" / "cgroup").unlink()
+    assert resources.memory_of_processes(2) is None

@@ -36,6 +36,9 @@ SIZES = {
     "stage 3": ("stages=[3]", "stage_3.steps=1", "stage_3.batch_size=128"),
     "stage 2, wide": ("stages=[2]", "stage_2.steps=1", "stage_2.batch_size=64", *WIDE),
     "stage 3, wide": ("stages=[3]", "stage_3.steps=1", "stage_3.batch_size=32", *WIDE),
+    "stage 3, computed again": (
+        *("stages=[3]", "stage_3.steps=1", "stage_3.batch_size=128", "parallel.activation_checkpointing=true"),
+    ),
     "teacher": (*TEACHER, "stage_teacher.batch_size=32", WHOLE),
     "teacher, lessons": (*TEACHER, "stage_teacher.batch_size=512"),
     "teacher, wide": (*TEACHER, "stage_teacher.batch_size=16", WHOLE, *WIDE, *WIDE_EMBEDDING),

@@ -1,6 +1,7 @@
 """A loader changes when batches are made, and nothing else."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from lab.core.data.prefetch import Prefetched
 from lab.core.data.stream import Stream
+from lab.core.errors import ConfigError
+from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.loader import Loader, loaded
 from reference.numbered import Endless
 
@@ -45,8 +48,17 @@ def test_a_process_is_started_where_it_pays_or_is_asked_for(
         assert is_ahead or batches is stream
 
 
-def test_a_stage_with_batches_made_ahead_ends_with_the_same_weights(runner: Runner, whole: Runner) -> None:
-    runner.run("ahead", "stage=1", "loader=process")
+def test_several_processes_between_the_steps_are_refused(small_config: Callable[..., DistillConfig]) -> None:
+    assert small_config("stage=1", "loader=process", "loader_processes=3").loader_processes == 3
+    with pytest.raises(ConfigError, match=r"loader_processes=2 with loader=inline: .* choose loader=process"):
+        small_config("stage=1", "loader=inline", "loader_processes=2")
+    with pytest.raises(ConfigError, match="loader_processes=0"):
+        small_config("stage=1", "loader_processes=0")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_stage_with_batches_made_ahead_ends_with_the_same_weights(number: int, runner: Runner, whole: Runner) -> None:
+    runner.run("ahead", "stage=1", "loader=process", f"loader_processes={number}")
     ours, theirs = runner.weights("ahead", 1), whole.weights("all", 1)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
