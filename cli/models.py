@@ -1,4 +1,4 @@
-"""`lab export` and `lab generate`: students as folders, and text from models.
+"""`lab export` and `lab generate`: students as folders and files, and text from models.
 
 Nothing numeric is imported here, so that `lab --help` answers at once.
 """
@@ -22,7 +22,7 @@ _Stage = Annotated[int | None, typer.Option(min=0, max=3, help=_STAGE_HELP)]
 _Variant = Annotated[str | None, typer.Option(help="Label of the student, if the run trained several variants.")]
 _Replicate = Annotated[int, typer.Option(min=0, help="Number of the replicate, if the run trained several.")]
 
-_EXPORT = """Write a distilled student as a checkpoint folder.
+_EXPORT = """Write a distilled student as a checkpoint folder, or as a GGUF file.
 
 With --format mmmamba the folder has the layout of mmMamba's release: config.json records the kind of every layer, and
 the tokenizer is copied from the teacher. Students of text-only models are stored in the layout of Llama.
@@ -32,12 +32,17 @@ reads images, which transformers runs without other code. The folder has tokeniz
 transformers has run it, and given the student's logits and answers. A student that no stock model can be is refused
 with the reason; student=serving trains one that has the most homes.
 
-If the export fails, no folder is left. `lab generate`, `lab eval` and `lab distill from_run=FOLDER` load either.
+With --format gguf a text student of student=serving is written as one file for llama.cpp, with tokenizer and chat
+template; matrices are F16, or as --precision says: F32, F16, Q8_0. The file is read back and compared with the student.
+
+If the export fails, nothing is left. `lab generate`, `lab eval` and `lab distill from_run=FOLDER` load either folder,
+llama.cpp the file.
 
 \b
 Examples:
   lab export RUN mmmamba-tiny
   lab export RUN served --format transformers --precision bfloat16
+  lab export RUN student.gguf --format gguf --precision Q8_0
   lab export RUN mmmamba-tiny-stage-2 --stage 2
   lab export RUN kept-softmax --variant head_stacked_2
 """
@@ -69,19 +74,23 @@ def add(app: typer.Typer) -> None:
     @app.command(help=_EXPORT, rich_help_panel=MODELS)
     def export(
         run: Annotated[str, typer.Argument(help="A run of `lab distill`: its directory, or the end of its name.")],
-        dest: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
+        dest: Annotated[Path, typer.Argument(help="The folder, or .gguf file, to write; it must not exist.")],
         stage: _Stage = None,
         variant: _Variant = None,
         replicate: _Replicate = 0,
         layout: Annotated[
-            str, typer.Option("--format", help="Layout: mmmamba, that of its release, or transformers, a stock model.")
+            str,
+            typer.Option("--format", help="Layout: mmmamba, its release's; transformers, a stock model; gguf, a file."),
         ] = "mmmamba",
         precision: Annotated[
             str | None,
-            typer.Option(help="Precision of all weights: bfloat16, float32, float64; by default as trained."),
+            typer.Option(
+                help="Precision of all weights: bfloat16, float32, float64, by default as trained; of a GGUF file F32, "
+                "F16, Q8_0."
+            ),
         ] = None,
     ) -> None:
-        """Write a distilled student as a checkpoint folder."""
+        """Write a distilled student as a checkpoint folder, or as a GGUF file."""
         from lab.cli.dispatch import one_line_errors
 
         with one_line_errors():

@@ -196,6 +196,13 @@ class Rotary:
         most = length if longest is None else min(length, longest)
         return Turns(*self.angles(0, most, length=length, like=torch.empty(0)))
 
+    def divisors(self) -> Float[Tensor, " Q_half"]:
+        """What each frequency of a plain embedding of the same base is divided by, before the context was extended."""
+        theta = self.config.theta
+        plain = RotaryConfig(theta=theta, max_length=self.config.max_length, fraction=self.config.fraction)
+        usual = Rotary(plain, head_dim=self.head_dim)._frequencies(theta, is_long=False)
+        return usual / self._frequencies(theta, is_long=False)
+
     def _theta(self, length: int) -> float:
         config = self.config
         if config.kind is not RotaryKind.dynamic or length <= config.max_length:

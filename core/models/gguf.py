@@ -1,5 +1,6 @@
 """GGUF files, the format of llama.cpp, through transformers."""
 
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,11 @@ from torch import Tensor
 from lab.core.data.jinja_chat import special_tokens
 from lab.core.errors import BackendError, CheckpointError
 from lab.core.models.hf_config import Json
+
+# what a student is written as
+_OF_STUDENTS = "granitehybrid"
+# bytes of magic, version and two counts; enough of a file for its first key; and how a text is marked
+_HEADER, _START, _STRING = 24, 256, 8
 
 
 def read_gguf(path: Path) -> tuple[Json, Mapping[str, Tensor]]:
@@ -69,6 +75,11 @@ def _open_tokenizer(path: Path) -> Any:
 def _load_transformers(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; give a GGUF file")
+    if _architecture(path) == _OF_STUDENTS:
+        raise CheckpointError(
+            f"{path} is a {_OF_STUDENTS}, which llama.cpp runs (llama-cli -m {path.name}) and lab does not read; give "
+            "the run that it was exported from, or a folder"
+        )
     try:
         # transformers reads GGUF only beside these two
         import accelerate  # noqa: F401, PLC0415
@@ -79,11 +90,26 @@ def _load_transformers(path: Path) -> Any:
     return transformers
 
 
+def _architecture(path: Path) -> str | None:
+    """The architecture that a GGUF file names first, as llama.cpp's files do; None if it does not."""
+    with path.open("rb") as file:
+        start = file.read(_START)
+    try:
+        size = int.from_bytes(start[_HEADER : _HEADER + 8], "little")
+        name, rest = start[_HEADER + 8 : _HEADER + 8 + size], start[_HEADER + 8 + size :]
+        kind, length = struct.unpack_from("<IQ", rest)
+    except struct.error:
+        return None
+    if name != b"general.architecture" or kind != _STRING:
+        return None
+    return rest[12 : 12 + length].decode("utf-8", errors="replace")
+
+
 @contextmanager
 def _one_line(path: Path) -> Iterator[None]:
     """What transformers says of a file that it cannot read, in a line."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, struct.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path} cannot be read as GGUF: {reason}") from error

@@ -74,6 +74,29 @@ def file_atomically(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
+def path_atomically(path: Path) -> Iterator[Path]:
+    """As `file_atomically`, for what writes a file by its name: the name of a temporary file next to `path`.
+
+    Raises:
+        RunError: if the disk is full or the folder cannot be written; the old content is intact.
+    """
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL)
+        os.close(handle)
+        yield Path(temporary)
+        flush(Path(temporary))
+        os.chmod(temporary, default_mode())
+        os.replace(temporary, path)
+        flush(path.parent)
+    except OSError as error:
+        raise as_run_error(error, path) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+@contextmanager
 def folder_atomically(path: Path) -> Iterator[Path]:
     """A temporary folder next to `path` to write into; on exit it is flushed to disk and replaces `path`.
 

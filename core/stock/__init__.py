@@ -1,1 +1,1 @@
-"""Stock architectures of transformers that hold a student exactly."""
+"""Stock architectures of transformers and llama.cpp that hold a student exactly."""

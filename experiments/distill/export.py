@@ -1,4 +1,4 @@
-"""`lab export`: a distilled student as a checkpoint folder that is complete or absent."""
+"""`lab export`: a distilled student as a checkpoint folder, or a GGUF file, that is complete or absent."""
 
 from collections import Counter
 from pathlib import Path
@@ -13,12 +13,13 @@ from lab.core.models.folder import PROMPT, Kind, Precision
 from lab.core.models.student_format import block_type, write_student
 from lab.core.runs.atomic_files import refuse_unwritable
 from lab.experiments.distill.data import tokenizer_of
+from lab.experiments.distill.gguf_export import precision_of, refuse_other_names, write_gguf_student
 from lab.experiments.distill.load import kept_of, load_finished
 from lab.experiments.distill.sources import RecordedRun, StudentSelector, choose_node, find_recorded
 from lab.experiments.distill.stock_export import write_stock
 from lab.experiments.distill.teacher import open_teacher
 
-MMMAMBA, TRANSFORMERS = "mmmamba", "transformers"
+MMMAMBA, TRANSFORMERS, GGUF = "mmmamba", "transformers", "gguf"
 
 
 def main(
@@ -28,25 +29,31 @@ def main(
 
     Args:
         run_name: its directory, or the end of its name.
-        folder: must not exist.
+        folder: must not exist; with `gguf` the name of a file.
         selector: which of the run's students.
-        layout: `mmmamba`, that of mmMamba's release, or `transformers`, a stock architecture.
-        precision: of all weights; None for the run's teacher's, and in mmMamba's layout for what each tensor has.
+        layout: `mmmamba`, that of mmMamba's release, `transformers`, a stock architecture, or `gguf`, for llama.cpp.
+        precision: of all weights; None for the run's teacher's, in mmMamba's layout for what each tensor has, and for
+            F16 in a GGUF file.
 
     Returns:
         What was written, in one line.
 
     Raises:
-        BackendError: if a stock architecture is asked for without transformers.
-        CheckpointError: if the folder exists, files of the run or its teacher are missing or damaged, or transformers
-            does not compute what the student does.
+        BackendError: if a stock architecture is asked for without transformers, or a GGUF file without gguf.
+        CheckpointError: if the folder exists, files of the run or its teacher are missing or damaged, transformers
+            does not compute what the student does, or a GGUF file does not hold it.
         ConfigError: if the layout cannot hold the student, or there is no such layout or precision.
         RunError: if there is no such run or no finished student in it, or the folder cannot be written.
     """
     # fail before a large teacher is loaded
     _refuse_used(folder)
-    if layout not in (MMMAMBA, TRANSFORMERS):
-        raise ConfigError(f"format={layout}: choose from {MMMAMBA}, {TRANSFORMERS}")
+    if layout not in (MMMAMBA, TRANSFORMERS, GGUF):
+        raise ConfigError(f"format={layout}: choose from {MMMAMBA}, {TRANSFORMERS}, {GGUF}")
+    if layout == GGUF:
+        refuse_other_names(folder)
+        in_file = precision_of(precision)
+        run = find_recorded(run_name)
+        return write_gguf_student(folder, run, choose_node(run, selector), selector, in_file)
     if precision is not None and precision not in Precision.__members__:
         raise ConfigError(f"precision={precision}: choose from {', '.join(Precision.__members__)}")
     run = find_recorded(run_name)
@@ -85,5 +92,5 @@ def _write(folder: Path, student: LanguageModel, run: RecordedRun) -> None:
 
 def _refuse_used(folder: Path) -> None:
     if folder.exists() or folder.is_symlink():
-        raise CheckpointError(f"{folder} exists; give a folder that does not, or remove it")
+        raise CheckpointError(f"{folder} exists; give a name that does not, or remove it")
     refuse_unwritable(folder)

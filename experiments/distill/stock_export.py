@@ -54,7 +54,7 @@ def write_stock(
     load_transformers()
     teacher = open_teacher(run.config.teacher, device=_CPU, seed=run.config.seed)
     # before weights are read
-    choose(_outline(teacher.architecture, node))
+    choose(outline(teacher.architecture, node))
     found = find_model(str(run.folder), selector)
     dtype = (precision or run.config.teacher.precision).dtype
     student = load_finished(run, node, device=_CPU).to(dtype)
@@ -86,8 +86,13 @@ def write_stock(
     return _line(folder, layout, run, node, agreements[0], notes)
 
 
-def _outline(architecture: ModelConfig, node: StageNode) -> LanguageModel:
-    """The student of a stage on the meta device."""
+def outline(architecture: ModelConfig, node: StageNode) -> LanguageModel:
+    """The student of a stage on the meta device: its layers without numbers.
+
+    Args:
+        architecture: of its teacher.
+        node: the stage.
+    """
     student = build(architecture)
     layers = student.mixer_layers()
     kept = softmax_layers(node.student.hybrid, len(layers)) if node.is_hybrid else ()

@@ -149,7 +149,7 @@ def test_what_does_not_fit_or_agree_leaves_nothing(
     monkeypatch.setenv("LAB_OUTPUTS", str(root))
     for words, message in (
         (("--precision", "float16"), "precision=float16: choose from"),
-        (("--format", "gguf"), "format=gguf: choose from mmmamba, transformers"),
+        (("--format", "onnx"), "format=onnx: choose from mmmamba, transformers, gguf"),
     ):
         done = export(typed, "served", tmp_path / "student", *words)
         assert (done.code, message in done.err) == (2, True), done.err

@@ -213,8 +213,12 @@ def _linked(target: Path, source: Path) -> Path:
 
 def _exports(run: Path) -> Iterator[tuple[str, ...]]:
     stock = ("--format", "transformers")
-    for word in ("word", "", "ünï", "MMMAMBA", "Transformers", "gguf", "[]"):
+    for word in ("word", "", "ünï", "MMMAMBA", "Transformers", "GGUF", "[]"):
         yield ("export", str(run), "out", "--format", word)
+    for place in ("out", "", ".gguf", "out.ggu", "/proc/x.gguf", "/dev/null/x.gguf", "a" * 300 + ".gguf"):
+        yield ("export", str(run), place, "--format", "gguf")
+    for word in ("word", "", "bfloat16", "f16", "Q4_0"):
+        yield ("export", str(run), "out.gguf", "--format", "gguf", "--precision", word)
     for word in ("word", "", "ünï", "float16", "int8", "BFLOAT16", "64", "nan"):
         yield ("export", str(run), "out", "--precision", word)
         yield ("export", str(run), "out", *stock, "--precision", word)

@@ -1,4 +1,4 @@
-"""A byte-level tokenizer as Hugging Face keeps it, and a Llama of one layer with the same vocabulary as a GGUF file."""
+"""A byte-level tokenizer as Hugging Face keeps it, and a small Llama with the same vocabulary as a GGUF file."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def write_json(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def write_gguf(path: Path) -> None:
+def write_gguf(path: Path, *, num_layers: int = 1) -> None:
     """The vocabulary as llama.cpp keeps it, and random weights."""
     for name in ("transformers", "accelerate"):
         pytest.importorskip(name, reason=f"{name} is not installed")
@@ -48,7 +48,7 @@ def write_gguf(path: Path) -> None:
     writer.add_chat_template("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
     writer.add_context_length(256)
     writer.add_embedding_length(_WIDTH)
-    writer.add_block_count(1)
+    writer.add_block_count(num_layers)
     writer.add_feed_forward_length(_HIDDEN)
     writer.add_head_count(_HEADS)
     writer.add_head_count_kv(_KV_HEADS)
@@ -60,17 +60,21 @@ def write_gguf(path: Path) -> None:
     shapes = {
         "token_embd": (len(tokens), _WIDTH),
         "output": (len(tokens), _WIDTH),
-        "blk.0.attn_q": (_WIDTH, _WIDTH),
-        "blk.0.attn_k": (narrow, _WIDTH),
-        "blk.0.attn_v": (narrow, _WIDTH),
-        "blk.0.attn_output": (_WIDTH, _WIDTH),
-        "blk.0.ffn_gate": (_HIDDEN, _WIDTH),
-        "blk.0.ffn_up": (_HIDDEN, _WIDTH),
-        "blk.0.ffn_down": (_WIDTH, _HIDDEN),
     }
+    for layer in range(num_layers):
+        shapes |= {
+            f"blk.{layer}.attn_q": (_WIDTH, _WIDTH),
+            f"blk.{layer}.attn_k": (narrow, _WIDTH),
+            f"blk.{layer}.attn_v": (narrow, _WIDTH),
+            f"blk.{layer}.attn_output": (_WIDTH, _WIDTH),
+            f"blk.{layer}.ffn_gate": (_HIDDEN, _WIDTH),
+            f"blk.{layer}.ffn_up": (_HIDDEN, _WIDTH),
+            f"blk.{layer}.ffn_down": (_WIDTH, _HIDDEN),
+        }
     for name, shape in shapes.items():
         writer.add_tensor(f"{name}.weight", (random.normal(size=shape) / shape[1] ** 0.5).astype(np.float32))
-    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+    norms = [f"blk.{layer}.{name}_norm" for layer in range(num_layers) for name in ("attn", "ffn")]
+    for name in ("output_norm", *norms):
         writer.add_tensor(f"{name}.weight", random.uniform(0.5, 1.5, _WIDTH).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
