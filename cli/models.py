@@ -22,7 +22,7 @@ _Stage = Annotated[int | None, typer.Option(min=0, max=3, help=_STAGE_HELP)]
 _Variant = Annotated[str | None, typer.Option(help="Label of the student, if the run trained several variants.")]
 _Replicate = Annotated[int, typer.Option(min=0, help="Number of the replicate, if the run trained several.")]
 
-_EXPORT = """Write a distilled student as a checkpoint folder, or as a GGUF file.
+_EXPORT = """Write a distilled student as a folder or a GGUF file.
 
 With --format mmmamba the folder has the layout of mmMamba's release: config.json records the kind of every layer, and
 the tokenizer is copied from the teacher. Students of text-only models are stored in the layout of Llama.
@@ -90,7 +90,7 @@ def add(app: typer.Typer) -> None:
             ),
         ] = None,
     ) -> None:
-        """Write a distilled student as a checkpoint folder, or as a GGUF file."""
+        """Write a distilled student as a folder or a GGUF file."""
         from lab.cli.dispatch import one_line_errors
 
         with one_line_errors():
