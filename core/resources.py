@@ -80,12 +80,13 @@ def available_memory() -> int | None:
 
 
 def memory_of_processes(number: int) -> int | None:
-    """Bytes that processes with the parent of this one, it among them, hold and can still allocate together.
+    """Bytes that the processes of a run on this machine, this one among them, hold and can still allocate together.
 
-    Unlike what is free, it is the same whether some of them have loaded more than the others by now.
+    Unlike what is free, it is the same whether some of them have loaded more than the others by now. They have the same
+    parent and the same command line.
 
     Args:
-        number: how many they are, each of which may have a limit of its own.
+        number: how many they are; each may have a separate limit.
     """
     shared = min((limit for limit in (_of_machine(), *_of_control_groups()) if limit is not None), default=None)
     own = _of_address_space()
@@ -97,10 +98,17 @@ def memory_of_processes(number: int) -> int | None:
 
 
 def _held_by_siblings() -> Iterator[int]:
-    """Memory of each process with the parent of this one that no file backs."""
-    for path in _PROC.glob("[0-9]*/status"):
-        if _entry(path, "PPid:", unit=1) == os.getppid():
-            yield _entry(path, "RssAnon:", unit=1024) or 0
+    """Memory that no file backs, of this process and those that were started like it."""
+    ours = _command(_PROC / "self")
+    for folder in _PROC.glob("[0-9]*"):
+        if _entry(folder / "status", "PPid:", unit=1) == os.getppid() and _command(folder) == ours:
+            yield _entry(folder / "status", "RssAnon:", unit=1024) or 0
+
+
+def _command(folder: Path) -> bytes | None:
+    with contextlib.suppress(OSError):
+        return (folder / "cmdline").read_bytes()
+    return None
 
 
 def free_disk(folder: Path) -> int | None:

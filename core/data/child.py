@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from lab.core.errors import LabError, RunError
 from lab.core.runs.signals import blocked
 
-FIX = "write loader=inline to make the batches between the steps"
+FIX = "write loader=inline loader_processes=1 to make the batches between the steps"
 
 # the search path first: the process finds the package, and the classes of a source, where this one did
 _PROGRAM = """\

@@ -7,7 +7,7 @@ from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 
-from lab.core.data.child import portable
+from lab.core.data.child import FIX, portable
 from lab.core.data.sample import BatchArrays
 from lab.core.data.stream import Arrays
 from lab.core.errors import RunError
@@ -60,7 +60,7 @@ def serve(descriptor: int, parent: int) -> None:
             order = pickle.loads(content)
         # whatever the classes of a source raise
         except Exception as error:
-            refusal = RunError(f"a separate process cannot read the data source ({error}); write loader=inline")
+            refusal = RunError(f"a separate process cannot read the data source ({error}); {FIX}")
             connection.send_bytes(pickle.dumps(refusal))
             return
         assert isinstance(order, Order), "the other end is `prefetch`"

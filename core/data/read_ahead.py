@@ -1,7 +1,7 @@
 """Samples that several processes make for the one that makes the batches: those of the source, whoever made them.
 
-Which samples come next is only expected: those behind a sample that is left out move up. What was made in vain is
-dropped, and what nobody has made is made when it is read.
+Which samples come next is only a guess: those behind a sample that is left out move up. What nobody reads is dropped,
+and what nobody has made is made when it is read.
 """
 
 import logging

@@ -203,11 +203,6 @@ class ModelFolder:
         model.choose_backends()
         return model.requires_grad_(False).eval()
 
-    @property
-    def can_be_read_in_parts(self) -> bool:
-        """Whether `unloaded` and `fill` can replace `load`."""
-        return self.kind is Kind.teacher
-
     def unloaded(self, *, dtype: torch.dtype) -> LanguageModel:
         """The model of a public checkpoint without its numbers, on the meta device, frozen and in evaluation mode.
 

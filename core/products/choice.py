@@ -27,7 +27,7 @@ LARGE = 2**18
 ROW_CLASSES = ((1, 1), (2, 3), (4, 8), (9, 16), (17, 255), (256, None))
 # how much faster a challenger must be
 MARGIN = 0.1
-# how close the second-best time comes to the best where noise is no question, and the rounds in which it may
+# how close the second-best time is to the best where noise does not matter, and in how many rounds it may come so close
 CLOSE, LEAST_ROUNDS, MOST_ROUNDS = 0.05, 4, 20
 # a measurement takes one to two seconds on a machine at rest; the least rounds of each challenger, and all others
 _LONGEST_S, _PATIENCE_S = 16.0, 4.0
@@ -102,7 +102,7 @@ def decide(challengers: Sequence[Implementation], seconds: Seconds) -> dict[Cell
         seconds: measures.
 
     Raises:
-        BusyError: if noise leaves more than half of the cells open.
+        BusyError: if noise leaves more than half of the cells open. Fewer open cells keep what was chosen before.
     """
     chosen = dict.fromkeys(CELLS, TORCH)
     for challenger in challengers:

@@ -27,7 +27,7 @@ class GgufPrecision(Enum):
     F32 = "F32"
     F16 = "F16"
     Q8_0 = "Q8_0"
-    """Blocks of 32 numbers of 8 bits with one scale; matrices whose rows are no blocks stay F16."""
+    """Blocks of 32 numbers of 8 bits with one scale; matrices whose row length is not a multiple of 32 stay F16."""
 
 
 def load_gguf() -> Any:
@@ -122,7 +122,9 @@ def _add(writer: Any, name: str, value: Value) -> None:
     if isinstance(value, bool):
         writer.add_bool(name, value)
     elif isinstance(value, int):
-        writer.add_uint32(name, value)
+        # such as a padding token that is not set, and a length beyond 32 bits
+        add = writer.add_int32 if value < 0 else writer.add_uint64 if value >= 2**32 else writer.add_uint32
+        add(name, value)
     elif isinstance(value, float):
         writer.add_float32(name, value)
     elif isinstance(value, str):
@@ -160,7 +162,7 @@ def _difference(
         numbers = gguf.quants.dequantize(found.data, found.tensor_type).reshape(tensor.shape)
         allowed = _rounding(tensor.numpy(), stored_as(name, tuple(tensor.shape), precision))
         off = np.abs(numbers - tensor.numpy())
-        # a difference that is no number is none that is allowed
+        # NaN is not allowed
         if not np.all(off <= allowed):
             return f"{name} as {found.tensor_type.name} is off by {float(np.max(off)):.3g}; --precision F32 would do"
     return f"it holds {next(iter(held))}, which the student does not have" if held else None

@@ -87,6 +87,9 @@ def _of_json(path: Path, content: Mapping[str, Any], vocab_size: int) -> dict[st
         for token in content.get("added_tokens", []):
             names[token["id"]] = token["content"]
             kinds[token["id"]] = _CONTROL if token.get("special") else _USER_DEFINED
+        # ids may have gaps
+        if max(names) >= vocab_size:
+            raise ConfigError(f"{path}: a token has id {max(names)}, the table vocab_size={vocab_size}; {_INSTEAD}")
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
         if not merges:
             raise ConfigError(f"{path}: merges=[]: llama.cpp reads no tokenizer without any; {_INSTEAD}")
@@ -114,8 +117,13 @@ def _of_special(tokenizer: JsonTokenizer, stop_ids: frozenset[int]) -> dict[str,
         keys[f"{PREFIX}ggml.eos_token_id"] = tokenizer.eos_id
     elif ends:
         keys[f"{PREFIX}ggml.eos_token_id"] = ends.pop(0)
-    if ends:
-        keys[f"{PREFIX}ggml.eot_token_id"] = ends[0]
+    # what ends a turn of a conversation, a turn to call a tool, and nothing more: llama.cpp has these three
+    if len(ends) > 2:
+        raise ConfigError(
+            f"generation_config.json: answers end at {len(stop_ids)} tokens, llama.cpp has keys for three; {_INSTEAD}"
+        )
+    for name, end in zip(("eot", "eom"), reversed(ends), strict=False):
+        keys[f"{PREFIX}ggml.{name}_token_id"] = end
     if tokenizer.chat is not None:
         keys[_CHAT] = tokenizer.chat.source
     return keys

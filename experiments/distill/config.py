@@ -158,7 +158,7 @@ class DistillConfig:
         if self.loader_processes > 1 and self.loader is Loader.inline:
             raise ConfigError(
                 f"loader_processes={self.loader_processes} with loader=inline: batches are made between the steps; "
-                "choose loader=process"
+                "choose loader=process, or loader_processes=1"
             )
         refuse_outside(self, "seed", at_least=0, at_most=LARGEST_SEED)
         if self.device not in ("auto", "cpu", "cuda"):

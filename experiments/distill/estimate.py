@@ -32,6 +32,8 @@ from lab.experiments.distill.stage_graph import nodes, students
 # what a run loads at its end, for tables and figures, when the memory of its steps is free again
 _LOADED_BYTES = 110e6
 
+_AS_SAFETENSORS = "each process reads a GGUF file as a whole: give the teacher as safetensors, or start fewer processes"
+
 # samples whose longest stands for those of every padded batch, and their mean for those of a packed one
 _NUM_MEASURED = 8
 
@@ -64,6 +66,9 @@ def refuse_weights_that_do_not_fit(
         _refuse_too_large_together(config, architecture, 0.0, what, hint, spread)
     else:
         refuse_too_large(weights_bytes(config, architecture, spread), what, hint, free=free)
+        read = spread.here * _read_whole_bytes(config, architecture, spread)
+        if read:
+            refuse_too_large(read, what, _AS_SAFETENSORS, free=memory_of_processes(spread.here))
     num_students = 1 if config.stage == TEACHER else sum(node.recipe is not None for node in nodes(students(config)))
     refuse_too_much_disk(
         max(1, num_students) * checkpoint_bytes(config, architecture),
@@ -90,6 +95,9 @@ def _refuse_too_large_together(
         ConfigError: with the estimate and what is free.
     """
     each = weights_bytes(config, architecture, spread) + num_bytes
+    read = _read_whole_bytes(config, architecture, spread)
+    if read > each:
+        each, hint = read, _AS_SAFETENSORS
     if spread.processes == 1:
         refuse_too_large(each, what, hint)
         return
@@ -98,6 +106,12 @@ def _refuse_too_large_together(
         what = f"{spread.here} processes on this machine, {what}"
     # some of them may hold their weights by now
     refuse_too_large(together, what, hint, free=memory_of_processes(spread.here))
+
+
+def _read_whole_bytes(config: DistillConfig, architecture: ModelConfig, spread: Spread) -> int:
+    """Memory of a teacher that a process reads as a whole, before it keeps its part; 0 if it reads its part alone."""
+    is_gguf = config.teacher.path is not None and config.teacher.path.endswith(".gguf")
+    return num_weights(architecture) * dtype_of(config).itemsize if spread.frozen_parts > 1 and is_gguf else 0
 
 
 def needs(config: DistillConfig, architecture: ModelConfig, spread: Spread = ALONE) -> str:

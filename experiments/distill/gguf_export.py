@@ -87,7 +87,7 @@ def write_gguf_student(
     notes = [] if has_chat_template(tokens) else ["no chat template: the teacher has none"]
     rest = [name for name, kept in stored.items() if kept is GgufPrecision.F16]
     if rest and precision is GgufPrecision.Q8_0:
-        notes.append(f"{len(rest)} matrices stay F16, since their rows are no multiple of 32 ({rest[0]})")
+        notes.append(f"{len(rest)} matrices stay F16, since their row length is not a multiple of 32 ({rest[0]})")
     stage = f"stage {node.stage}" if node.stage else "the untrained student"
     return "; ".join(
         (

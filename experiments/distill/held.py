@@ -56,6 +56,7 @@ class Numbers:
 
     Attributes:
         teacher: all weights.
+        uncut: those of the teacher that every process holds, however it is cut: an embedding that is the output head.
         own: what the student does not share with it: its mixers without their output projections.
         output: those projections, which are the teacher's.
         trained: those of `own` that are trained.
@@ -64,6 +65,7 @@ class Numbers:
     """
 
     teacher: int
+    uncut: int
     own: int
     output: int
     trained: int
@@ -76,7 +78,7 @@ class Numbers:
         is_shared = self.own_size == self.size and spread.trained_parts == 1
         untrained = self.own - self.trained + (0 if is_shared else self.output)
         return Held(
-            teacher=self.teacher * self.size // spread.frozen_parts,
+            teacher=self.uncut * self.size + (self.teacher - self.uncut) * self.size // spread.frozen_parts,
             untrained=untrained * self.own_size // spread.trained_parts,
             trained=(1 + MOMENTS) * self.trained * self.own_size // spread.trained_parts,
             gradients=self.trained * self.own_size // spread.trained_parts,

@@ -16,7 +16,7 @@ _NUM_WORTH = 1000
 
 
 class Loader(Enum):
-    """`auto` is `process` if a core is free for it and a training of more than a thousand samples lies ahead.
+    """`auto` is `process` in a training of more than a thousand samples, if a core is free, and with several processes.
 
     With a torch thread on each of two cores, a process made steps of the shipped model up to 5 % slower: it takes turns
     with the threads. With one thread on two cores, it made them 1 to 5 % faster.
@@ -38,12 +38,13 @@ def loaded(
         loader: where batches are made.
         num_samples: how many samples will be read here.
         device: where the steps are computed.
-        processes: how many make samples ahead, if any does.
+        processes: how many make samples ahead, if any does; with several, `auto` is `process`.
 
     Raises:
         RunError: if there should be a process and none can be started.
     """
-    is_worth = num_samples >= _NUM_WORTH and _has_free_core(device)
+    is_asked_for = processes > 1
+    is_worth = is_asked_for or (num_samples >= _NUM_WORTH and _has_free_core(device))
     if loader is Loader.process or (loader is Loader.auto and is_worth):
         if isinstance(stream, SharedStream):
             # all of a step are read before it begins: meanwhile the next ones are made

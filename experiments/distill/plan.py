@@ -23,7 +23,7 @@ from lab.core.runs.json_files import Entry
 from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.held import FLOAT32, MOMENTS, Numbers, Spread, own_size
 from lab.experiments.distill.placement import softmax_layers
-from lab.experiments.distill.sizes import batch_bytes
+from lab.experiments.distill.sizes import batch_bytes, num_uncut
 from lab.experiments.distill.stage_graph import HYBRID_FROM
 from lab.experiments.distill.student import set_trainable, trainable_names
 from lab.experiments.distill.teacher import open_teacher
@@ -114,6 +114,7 @@ def _plan(config: DistillConfig, architecture: ModelConfig, stage: int, processe
     own, output = _own_numbers(student)
     numbers = Numbers(
         teacher=_number(teacher.parameters()),
+        uncut=num_uncut(architecture),
         own=own,
         output=output,
         trained=num_trained,

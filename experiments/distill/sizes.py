@@ -29,6 +29,12 @@ def num_weights(architecture: ModelConfig) -> int:
     )
 
 
+def num_uncut(architecture: ModelConfig) -> int:
+    """Weights of an embedding that is the output head too: processes that share a teacher do not cut it."""
+    head = architecture.decoders[-1]
+    return head.vocab_size * head.hidden_size if head.tie_output else 0
+
+
 def weights_bytes(config: DistillConfig, architecture: ModelConfig, spread: Spread = ALONE) -> float:
     """Memory of the teacher, a student, gradients and moments in each process."""
     return numbers_of(config, architecture).held(spread).teacher + trained_bytes(config, architecture, spread)
@@ -59,7 +65,7 @@ def checkpoint_bytes(config: DistillConfig, architecture: ModelConfig) -> float:
 def gathered_bytes(config: DistillConfig, architecture: ModelConfig, spread: Spread) -> float:
     """Memory of the largest tensors that are cut into parts, while they are whole.
 
-    A mixer is so with its gradient. What arrives is copied once into tensors of their own shapes.
+    A mixer is gathered with its gradient. What arrives is copied once more, into tensors of the right shapes.
     """
     largest = 0.0
     if spread.trained_parts > 1:
@@ -94,6 +100,7 @@ def numbers_of(config: DistillConfig, architecture: ModelConfig) -> Numbers:
     recipes = [] if config.stage == TEACHER else [config.recipe(stage) for stage in config.stage_numbers]
     return Numbers(
         teacher=num_weights(architecture),
+        uncut=num_uncut(architecture),
         own=own,
         output=sum(decoder.num_layers * _output_weights(decoder) for decoder in architecture.decoders),
         trained=own,

@@ -66,11 +66,6 @@ class Point:
         """Whether gamma lies outside the threshold."""
         return not THRESHOLD[0] <= self.gamma <= THRESHOLD[1]
 
-    @property
-    def is_rounding(self) -> bool:
-        """Whether nothing is left to predict: targets are linear in the features."""
-        return max(self.mean, self.lines.get("gaussian", 0.0)) <= _ROUNDING
-
     def gap(self, line: str) -> float:
         """How far what is measured lies above a line, in per cent, or an estimate above it; NaN without either."""
         if line in self.estimates:

@@ -66,11 +66,19 @@ def test_threads_are_at_most_the_cores() -> None:
 
 
 def test_processes_of_one_parent_count_what_all_of_them_hold(machine: Path) -> None:
-    """8.192 GB are free, and this process and one of the two others hold 3 and 5 GB that are theirs."""
-    for process, parent, held in ((11, os.getppid(), 3_000_000), (12, os.getppid(), 5_000_000), (13, 1, 7_000_000)):
+    """8.192 GB are free, and this process and one of the three others hold 3 and 5 GB that are theirs."""
+    parent, command = os.getppid(), b"lab\0distill\0"
+    (machine / "proc" / "self" / "cmdline").write_bytes(command)
+    for process, started_by, words, held in (
+        (11, parent, command, 3_000_000),
+        (12, parent, command, 5_000_000),
+        (13, parent, b"other\0", 6_000_000),
+        (14, 1, command, 7_000_000),
+    ):
         folder = machine / "proc" / str(process)
         folder.mkdir()
-        (folder / "status").write_text(f"Name: lab\nPPid:\t{parent}\nRssAnon:\t{held} kB\n")
+        (folder / "status").write_text(f"Name: lab\nPPid:\t{started_by}\nRssAnon:\t{held} kB\n")
+        (folder / "cmdline").write_bytes(words)
     assert resources.memory_of_processes(2) == 8_192_000_000 + 8_000_000 * 1024
 
 

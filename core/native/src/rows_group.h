@@ -82,10 +82,16 @@ void multiply_group(const Pieces<Sum> &x, int64_t first, const Weight *weight, i
             const int64_t ahead = !x.are_several() ? usual_distance<Weight> : t + 1 < count ? inputs : x.length() - t * inputs;
             for_row_tiles<tile_rows<outputs>>(rows, [&](auto num_rows, int64_t row) {
                 Register<Sum> sums[num_rows.value][outputs] = {};
-                if (start > 0) each_sum<num_rows.value, outputs>([&](int64_t r, int64_t o) __attribute__((always_inline)) { sums[r][o] = kept[t][row + r][o]; });
+                const auto take = [&](int64_t r, int64_t o) __attribute__((always_inline)) {
+                    sums[r][o] = kept[t][row + r][o];
+                };
+                const auto keep = [&](int64_t r, int64_t o) __attribute__((always_inline)) {
+                    kept[t][row + r][o] = sums[r][o];
+                };
+                if (start > 0) each_sum<num_rows.value, outputs>(take);
                 accumulate(piece + row * x.step(), x.step(), tile + start, step * inputs, stop - start, ahead, sums);
                 if (stop < whole)
-                    each_sum<num_rows.value, outputs>([&](int64_t r, int64_t o) __attribute__((always_inline)) { kept[t][row + r][o] = sums[r][o]; });
+                    each_sum<num_rows.value, outputs>(keep);
                 else
                     finish(x.row(first + row), inputs, tile, step * inputs, whole, inputs, sums,
                            totals + (t * rows + row) * outputs);

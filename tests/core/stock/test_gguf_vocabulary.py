@@ -30,9 +30,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def found(folder: Path, rows: int = ROWS) -> dict[str, Value]:
+def found(folder: Path, rows: int = ROWS, stops: frozenset[int] | None = None) -> dict[str, Value]:
     tokenizer = load_tokenizer(folder)
-    stops = frozenset({tokenizer.id_of(TURN_END)})
+    if stops is None:
+        stops = frozenset({tokenizer.id_of(TURN_END)})
     keys = vocabulary(tokenizer, ModelFolder(folder), vocab_size=rows, stop_ids=stops)
     return {name.removeprefix("tokenizer."): value for name, value in keys.items()}
 
@@ -71,6 +72,22 @@ def test_a_chat_template_and_the_end_of_a_text_come_along(folder: Path) -> None:
     assert keys["chat_template"] == settings["chat_template"]
     assert keys["ggml.eos_token_id"] == tokenizer.id_of("<s>")
     assert keys["ggml.eot_token_id"] == tokenizer.id_of(TURN_END)
+
+
+def test_every_token_that_ends_an_answer_has_a_key_or_is_refused(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<s>"}))
+    eos = load_tokenizer(folder).id_of("<s>")
+    first, second, third = [number for number in range(10, 14) if number != eos][:3]
+    keys = found(folder, stops=frozenset({eos, first, second}))
+    assert {keys[f"ggml.{name}_token_id"] for name in ("eos", "eot", "eom")} == {eos, first, second}
+    with pytest.raises(ConfigError, match=r"answers end at 4 tokens, llama\.cpp has keys for three"):
+        found(folder, stops=frozenset({eos, first, second, third}))
+
+
+def test_a_token_beyond_the_table_is_refused_though_there_are_few(folder: Path) -> None:
+    changed(folder, lambda content: content["added_tokens"][0].update(id=ROWS))
+    with pytest.raises(ConfigError, match=rf"a token has id {ROWS}, the table vocab_size={ROWS}"):
+        found(folder)
 
 
 def test_cuts_have_the_names_that_llama_cpp_knows(folder: Path) -> None:
@@ -112,7 +129,7 @@ def test_what_llama_cpp_does_not_know_is_refused(
 def test_other_tokenizers_and_small_tables_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"the vocabulary of a built-in task: llama\.cpp gets"):
         vocabulary(WordTokenizer(["bag"]), None, vocab_size=ROWS, stop_ids=frozenset())
-    with pytest.raises(ConfigError, match=r"the tokenizer has \d+ tokens, the table vocab_size=20"):
+    with pytest.raises(ConfigError, match=r"a token has id \d+, the table vocab_size=20"):
         found(folder, rows=20)
 
 

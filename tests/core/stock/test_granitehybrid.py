@@ -125,6 +125,7 @@ def test_a_file_that_differs_from_the_student_is_not_put_in_its_place(
 
 def test_keys_come_back(student: Student, tmp_path: Path) -> None:
     more = {"own.text": "ünï", "own.words": ["a", "b c"], "own.flags": True, "own.real": 0.1, "own.ids": [1, 2]}
+    more |= {"own.unset": -1, "own.long": 2**33}
     write(student("llama"), tmp_path / "a.gguf", **more)
     found = keys_in(tmp_path / "a.gguf", "own.")
     assert found.pop("own.real") == pytest.approx(0.1)

@@ -48,6 +48,13 @@ def test_a_process_is_started_where_it_pays_or_is_asked_for(
         assert is_ahead or batches is stream
 
 
+def test_several_processes_that_are_asked_for_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Prefetched, "__enter__", lambda self: self)
+    stream = Stream(Endless(), batch_size=4, max_length=5, seed=5)
+    with loaded(stream, Loader.auto, num_samples=1, device=torch.device("cpu"), processes=2) as batches:
+        assert isinstance(batches, Prefetched)
+
+
 def test_several_processes_between_the_steps_are_refused(small_config: Callable[..., DistillConfig]) -> None:
     assert small_config("stage=1", "loader=process", "loader_processes=3").loader_processes == 3
     with pytest.raises(ConfigError, match=r"loader_processes=2 with loader=inline: .* choose loader=process"):

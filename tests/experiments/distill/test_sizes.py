@@ -1,5 +1,6 @@
 """What each of several processes holds, against numbers counted by hand, and what is refused for it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,29 @@ def test_a_process_holds_its_parts(overrides: tuple[str, ...], processes: int, e
     assert num_weights(SMALL) == TEACHER
     assert weights_bytes(config, SMALL, spread) == expected
     assert written_bytes(config, SMALL, spread) == (0 if processes == 1 else 12 * OWN)
+
+
+def test_an_embedding_that_is_the_output_head_is_whole_in_every_process() -> None:
+    tied = replace(SMALL, tie_output=True)
+    config = composed(*CUT)
+    layers = 2 * (768 + 1536)
+    assert num_weights(tied) == layers + 160
+    trained = OUTPUT + 4 * OWN
+    assert weights_bytes(config, tied, Spread.of(config.parallel, 4)) == 4 * 160 + layers + trained
+
+
+def test_a_gguf_teacher_is_whole_in_every_process_while_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = composed(*CUT, "teacher.path=model.gguf")
+    spread = Spread.of(config.parallel, 64)
+    # room for all parts, and not for 64 whole teachers
+    monkeypatch.setattr(estimate, "memory_of_processes", lambda number: 64 * 4 * TEACHER - 1)
+    assert weights_bytes(config, SMALL, spread) < TEACHER
+    with pytest.raises(ConfigError, match="each process reads a GGUF file as a whole: give the teacher as safetensors"):
+        estimate.refuse_weights_that_do_not_fit(config, SMALL, tmp_path, spread=spread)
+    safetensors = composed(*CUT, "teacher.path=folder")
+    estimate.refuse_weights_that_do_not_fit(safetensors, SMALL, tmp_path, spread=spread)
 
 
 def test_what_is_gathered_counts_with_its_gradient_and_twice() -> None:

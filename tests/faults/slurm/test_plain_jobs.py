@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from faults.slurm.cluster import Cluster
-from faults.slurm.conftest import LAB, STAGE_1, SWEEP, Results, wait_for_rows
+from faults.slurm.conftest import LAB, LONGER, STAGE_1, SWEEP, Results, wait_for_rows
 
 pytestmark = pytest.mark.slurm
 
@@ -102,7 +102,7 @@ def test_a_script_of_several_commands_goes_on_with_the_one_that_was_cut_off(
 def test_the_printed_script_survives_time_limits_and_pre_emption(
     slurm: Cluster, results: Results, whole: Whole, tmp_path: Path
 ) -> None:
-    words = (*SWEEP[:-3], "replicates=5000", *SWEEP[-2:])
+    words = LONGER[SWEEP]
     job = slurm.submit(printed(tmp_path, *words, "time=1", "name=limits"), "-p", "grace", cwd=tmp_path)
     wait_for_rows(results.folder, 10)
     slurm.preempt()

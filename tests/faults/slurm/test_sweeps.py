@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from faults.slurm.cluster import Cluster
-from faults.slurm.conftest import LAB, STAGE_1, SWEEP, Results, wait_for_rows
+from faults.slurm.conftest import LAB, LONGER, STAGE_1, SWEEP, Results, wait_for_rows
 from faults.slurm.test_plain_jobs import WAYS, Whole, by_signal
 
 pytestmark = pytest.mark.slurm
@@ -62,11 +62,14 @@ def test_a_point_that_is_disturbed_ends_like_one_that_is_not(
     tmp_path: Path,
 ) -> None:
     disturb, partition = SWEEP_WAYS[how]
+    if how == "pre-empted with grace":
+        # submitit ignores SIGTERM, so that the job goes on until its grace time is over
+        words = LONGER[words]
     with waiting(slurm, tmp_path, [*words, f"hydra.launcher.partition={partition}"]) as process:
         job = only_job(slurm, tmp_path)
         wait_for_rows(results.folder, moments.randint(5, 40))
         disturb(slurm, job)
-        _, said = process.communicate(timeout=400)
+        _, said = process.communicate(timeout=900)
     assert process.returncode == 0, said
     assert "WARNING" not in said
     # submitit ignores SIGTERM: who sends it without a kill has no effect
@@ -107,15 +110,16 @@ def test_the_waiting_command_ends_with_its_jobs(
 def test_a_pre_emption_in_the_first_second_loses_nothing(
     slurm: Cluster, results: Results, whole: Whole, tmp_path: Path
 ) -> None:
-    with waiting(slurm, tmp_path, [*SWEEP, "hydra.launcher.partition=grace"]) as process:
+    words = LONGER[SWEEP]
+    with waiting(slurm, tmp_path, [*words, "hydra.launcher.partition=grace"]) as process:
         job = only_job(slurm, tmp_path)
         slurm.wait(job, "RUNNING")
         slurm.preempt()
-        _, said = process.communicate(timeout=400)
+        _, said = process.communicate(timeout=900)
     assert process.returncode == 0, said
     assert slurm.restarts(job) >= 1
     (run,) = results.runs()
-    assert results.files(run) == whole(*SWEEP)
+    assert results.files(run) == whole(*words)
 
 
 def test_points_that_are_left_to_the_queue_end_like_others(
