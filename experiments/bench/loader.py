@@ -128,7 +128,7 @@ def _conversations(plan: Plan, folder: Path) -> Generator[Case, list[Row], list[
         num_layers=plan.teacher.num_llm,
         batch_size=batch_size,
         steps=num_batches,
-        loss_mask=LossMask.non_padding,
+        loss_mask=LossMask.non_padding.value,
     )
     packed = replace(padded, is_packed=True)
     with (

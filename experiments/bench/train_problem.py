@@ -56,7 +56,7 @@ class TrainSetting:
         num_tokens: T of random tokens; None if the task determines it.
         vocab_size: of the language model; None for the teacher's own.
         is_packed: whether the samples of a batch stand behind each other in one row.
-        loss_mask: positions that enter the loss.
+        loss_mask: the name of a `LossMask`: positions that enter the loss.
     """
 
     teacher: str
@@ -66,7 +66,7 @@ class TrainSetting:
     num_tokens: int | None = None
     vocab_size: int | None = None
     is_packed: bool = False
-    loss_mask: LossMask = LossMask.all
+    loss_mask: str = LossMask.all.value
 
     def __str__(self) -> str:
         what = f"{self.num_tokens:,} random tokens" if self.num_tokens else "prompts of the built-in task"
@@ -170,7 +170,7 @@ class Training:
             steps=setting.steps,
             batch_size=setting.batch_size,
             evaluate_every=setting.steps,
-            loss_mask=setting.loss_mask,
+            loss_mask=LossMask(setting.loss_mask),
         )
         stream = self._stream()
         self._batches = [stream.next_batch() for _ in range(setting.steps)]
@@ -206,7 +206,9 @@ class Training:
         for batch in self._batches:
             state.optimizer.zero_grad(set_to_none=True)
             losses.append(objective(batch, scale=1.0)["loss"])
-            torch.nn.utils.clip_grad_norm_(self._trained.values(), self._recipe.gradient_clip)
+            # a norm is rounded by the order of its parts: as in the loop
+            trained = [each for group in state.optimizer.param_groups for each in group["params"]]
+            torch.nn.utils.clip_grad_norm_(trained, self._recipe.gradient_clip)
             state.optimizer.step()
         return losses
 

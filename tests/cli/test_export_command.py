@@ -251,7 +251,7 @@ def test_a_teacher_that_changed_is_refused(lab: Typed, distilled: Any, outputs: 
     ("run", "dest", "says"),
     [
         ("nothing", "out", ("no run nothing", "`lab runs` lists them")),
-        ("hybrid", "taken", ("taken exists", "give a folder that does not")),
+        ("hybrid", "taken", ("taken exists", "give a name that does not")),
         ("hybrid", "file/out", ("file/out cannot be written", "choose another place")),
         ("hybrid", "/proc/nowhere/out", ("/proc/nowhere/out cannot be written",)),
         ("empty", "out", ("empty/config.json is missing or damaged", "neither a run")),
