@@ -9,7 +9,7 @@ import hashlib
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -107,7 +107,8 @@ class BenchmarkFile:
                 yield Question.of_row(row), {name: cell for name, cell in row.items() if name != "image"}
 
     def _read_through(self) -> str:
-        referred: set[str] = set()
+        # for each row whose image others have, the first of them
+        referred: dict[str, tuple[int, str]] = {}
         number = 0
         for number, (offset, row) in enumerate(self._rows, start=1):
             index = row["index"]
@@ -126,7 +127,7 @@ class BenchmarkFile:
                 if of is None:
                     refuse_wrong_marks(self.benchmark.prompt(question), check_images(row, self._folders))
                 else:
-                    referred.add(of)
+                    referred.setdefault(of, (number, index))
             self._offsets.append(offset)
         twice = self._places.close()
         if twice is not None:
@@ -139,9 +140,10 @@ class BenchmarkFile:
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
-    def _refuse_lost(self, referred: Iterable[str]) -> None:
-        for of in sorted(referred):
-            row = self._row_of(of)
+    def _refuse_lost(self, referred: Mapping[str, tuple[int, str]]) -> None:
+        for of, (number, index) in referred.items():
+            with _named(self.path, index, number):
+                row = self._row_of(of)
             with _named(self.path, of):
                 if reference(row) is not None or is_left_out(row):
                     raise InputError("is where another row has its image from, and has none; mend it")
@@ -149,7 +151,7 @@ class BenchmarkFile:
     def _row_of(self, index: str) -> Mapping[str, str]:
         offset = self._places.get(index)
         if offset is None:
-            raise InputError(f"{self.path}: a row has the image of the row with index {index}, which is not there")
+            raise InputError(f"has {index!r} for its image: neither base64 nor the index of another row; mend it")
         return self._rows.at(offset)
 
 

@@ -103,7 +103,7 @@ BAD: dict[str, tuple[list[Row], str]] = {
     "cut": ([{"index": "5", "image": RED[:-1], **ASKED}], "row 1, with index 5, its image is not base64"),
     "text": ([{"index": "5", "image": "QUJD" * 30, **ASKED}], "row 1, with index 5, image 1 is not an image"),
     "list": ([{"index": "5", "image": "[1, 2", **ASKED}], "row 1, with index 5, its list of images is damaged"),
-    "lost": ([{"index": "5", "image": "6", **ASKED}], "has the image of the row with index 6, which is not there"),
+    "lost": ([{"index": "5", "image": "6", **ASKED}], "row 1, with index 5, has '6' for its image: neither"),
     "circle": ([{"index": "5", "image": "5", **ASKED}], "index 5 is where another row has its image from"),
     "file": ([{"index": "5", "image_path": "gone.png", **ASKED}], "its image gone.png is not there"),
     "twice": ([{"index": "0", **ASKED}], "two columns 'answer'"),
