@@ -3,15 +3,12 @@
 import logging
 import pickle
 from dataclasses import dataclass
-from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
-from queue import SimpleQueue
 
-from lab.core.data.child import FIX, portable
+from lab.core.data.child import Logged, obey, portable
 from lab.core.data.sample import BatchArrays
 from lab.core.data.stream import Arrays
 from lab.core.errors import RunError
-from lab.core.processes import end_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +49,10 @@ def serve(descriptor: int, parent: int) -> None:
             the order cannot be read.
         parent: id of the process that started this one.
     """
-    end_with(parent)
-    connection = Connection(descriptor)
-    try:
-        content = connection.recv_bytes()
-        try:
-            order = pickle.loads(content)
-        # whatever the classes of a source raise
-        except Exception as error:
-            refusal = RunError(f"a separate process cannot read the data source ({error}); {FIX}")
-            connection.send_bytes(pickle.dumps(refusal))
-            return
-        assert isinstance(order, Order), "the other end is `prefetch`"
-        _make(order, connection)
-    except (EOFError, ConnectionError):
-        # the parent needs no more
-        return
+    obey(descriptor, parent, Order, _make)
 
 
-def _make(order: Order, connection: Connection) -> None:
-    records = SimpleQueue[logging.LogRecord]()
-    logging.basicConfig(level=order.log_level, handlers=[QueueHandler(records)], format="%(message)s", force=True)
+def _make(order: Order, connection: Connection, logged: Logged) -> None:
     if order.processes > 1:
         try:
             order.stream.read_by_several(order.processes)
@@ -86,6 +66,6 @@ def _make(order: Order, connection: Connection) -> None:
         # a bug too is an error of the process that reads the batch
         except Exception as error:
             content = portable(error)
-        made = Made(content, order.stream.state, [records.get() for _ in range(records.qsize())])
+        made = Made(content, order.stream.state, logged())
         # waits while the parent has enough
         connection.send_bytes(pickle.dumps(made, pickle.HIGHEST_PROTOCOL))

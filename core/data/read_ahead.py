@@ -8,17 +8,15 @@ import logging
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
-from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection, Pipe
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
 from lab.core.data.bad_samples import Place, Placed
-from lab.core.data.child import FIX, packed, portable, started
+from lab.core.data.child import FIX, Logged, obey, packed, portable, started
 from lab.core.data.sample import Sample
 from lab.core.errors import RunError
-from lab.core.processes import Patience, end_with
+from lab.core.processes import Patience
 
 # samples that each process may have been asked for
 _EACH = 2
@@ -199,30 +197,16 @@ def serve_samples(descriptor: int, parent: int) -> None:
         descriptor: of the socket on which an order and then indices come, and samples go.
         parent: id of the process that started this one.
     """
-    end_with(parent)
-    connection = Connection(descriptor)
-    try:
-        content = connection.recv_bytes()
+    obey(descriptor, parent, _Order, _make)
+
+
+def _make(order: _Order, connection: Connection, logged: Logged) -> None:
+    while True:
+        index = connection.recv()
+        made: Sample | Exception
         try:
-            order = pickle.loads(content)
-        # whatever the classes of a source raise
+            made = order.source[index]
+        # a bug too is an error of the process that reads the sample
         except Exception as error:
-            refusal = RunError(f"a separate process cannot read the data source ({error}); {FIX}")
-            connection.send_bytes(pickle.dumps(refusal))
-            return
-        assert isinstance(order, _Order), "the other end is `ReadAhead`"
-        records = SimpleQueue[logging.LogRecord]()
-        logging.basicConfig(level=order.log_level, handlers=[QueueHandler(records)], format="%(message)s", force=True)
-        while True:
-            index = connection.recv()
-            made: Sample | Exception
-            try:
-                made = order.source[index]
-            # a bug too is an error of the process that reads the sample
-            except Exception as error:
-                made = portable(error)
-            answer = _Made(index, made, [records.get() for _ in range(records.qsize())])
-            connection.send_bytes(pickle.dumps(answer, pickle.HIGHEST_PROTOCOL))
-    except (EOFError, ConnectionError):
-        # the parent needs no more
-        return
+            made = portable(error)
+        connection.send_bytes(pickle.dumps(_Made(index, made, logged()), pickle.HIGHEST_PROTOCOL))
