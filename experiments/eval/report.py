@@ -7,7 +7,7 @@ from lab.core.runs.json_files import Entry
 from lab.experiments.eval.config import EvalConfig
 from lab.experiments.eval.results import wins_and_ties
 from lab.experiments.eval.rows import Row, ScoreRow
-from lab.experiments.eval.seeds import is_mean
+from lab.experiments.eval.seeds import is_mean, replicates
 
 _COLUMNS = (
     "task",
@@ -76,18 +76,25 @@ def verdict(table: Sequence[Row], config: EvalConfig) -> list[str]:
 def _recovered(table: Sequence[Row], config: EvalConfig) -> Iterator[str]:
     scores = _scores(table)
     per_cent = f"{100 * config.confidence:g} %"
-    for row in scores:
-        if row["kind"] == "recovered" and row["low"] is not None and row["high"] is not None:
+    for row in _without_replicates([row for row in scores if row["kind"] == "recovered"]):
+        if row["low"] is not None and row["high"] is not None:
             yield (
                 f"{row['task']}: {row['model']} has {row['value']:.1f} % of the skill of {config.against} above chance "
                 f"({per_cent}: {row['low']:.1f} to {row['high']:.1f})"
             )
-    for model in dict.fromkeys(row["model"] for row in scores if row["kind"] == "difference"):
+    compared = _without_replicates([row for row in scores if row["kind"] == "difference"])
+    for model in dict.fromkeys(row["model"] for row in compared):
         wins, total = wins_and_ties(scores, model, config.tolerance, set(LOWER_IS_BETTER))
         yield (
             f"{model} wins or ties with {config.against} on {wins} of {total} tasks, at a tolerance of "
             f"{config.tolerance:g} in the unit of each headline"
         )
+
+
+def _without_replicates(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
+    """Rows of models whose mean over seeds is not among them: the table has each seed."""
+    single = replicates(row["model"] for row in rows)
+    return [row for row in rows if row["model"] not in single]
 
 
 def _windows(table: Sequence[Row], config: EvalConfig) -> Iterator[str]:

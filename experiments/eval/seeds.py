@@ -5,7 +5,7 @@ random numbers would give, on the same questions.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -54,6 +54,14 @@ def seed_rows(rows: Sequence[ScoreRow], labels: Sequence[str], confidence: float
                 "interval": f"{_STUDENTS_T} over {len(mine)} seeds",
                 "number": len(mine),
             }
+
+
+def replicates(labels: Iterable[str]) -> dict[str, str]:
+    """The mean that each replicate is a part of, by the labels of both; models without such a mean are left out."""
+    labels = list(labels)
+    groups = groups_of(list(dict.fromkeys(labels)))
+    means = {mean: group for mean in labels for group in groups if mean.startswith(f"{group}, ")}
+    return {member: mean for mean, group in means.items() for member in groups[group]}
 
 
 def is_mean(row: ScoreRow) -> bool:

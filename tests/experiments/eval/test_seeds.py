@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lab.experiments.eval.seeds import groups_of, is_mean, seed_rows, students_t
+from lab.core.runs.figures import house_style
+from lab.experiments.eval.figures import scores
+from lab.experiments.eval.seeds import groups_of, is_mean, replicates, seed_rows, students_t
 
 
 def test_students_interval_is_scipys() -> None:
@@ -28,6 +30,22 @@ def test_replicates_differ_in_nothing_else() -> None:
 def row(model: str, value: float, **more: Any) -> Any:
     common = {"task": "t", "score": "accuracy", "unit": "%", "low": 0.0, "high": 100.0, "interval": "Wilson"}
     return {"kind": "score", "model": model, "value": value, "number": 50, "is_headline": True, **common, **more}
+
+
+def test_replicates_stand_in_the_line_of_their_mean() -> None:
+    seeds = ["run@3:linear:0", "run@3:linear:1"]
+    mean = "run@3:linear:*, 2 seeds"
+    assert replicates(["teacher", *seeds, mean]) == dict.fromkeys(seeds, mean)
+    assert replicates(["teacher", *seeds]) == {}
+    with house_style():
+        drawn = scores([row("teacher", 70.0), row(seeds[0], 60.0), row(seeds[1], 66.0), row(mean, 63.0)])
+    assert drawn is not None
+    assert drawn.caption is not None
+    (axes,) = drawn.figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["teacher", mean]
+    assert "small dots are the seeds" in drawn.caption.text
+    drawn.figure.canvas.draw()
+    assert axes.get_window_extent().width > 0.4 * drawn.figure.bbox.width, "names leave room for the scores"
 
 
 def test_every_score_that_all_replicates_have_gets_a_mean() -> None:
