@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from drawn import one_in
 from lab.core.errors import ConfigError
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.mixers.spec import mixer_like, mixers
@@ -24,6 +25,7 @@ from lab.core.models.student_format import write_student
 from lab.core.runs.sums import SUMS
 
 CPU = torch.device("cpu")
+STUDENTS = [(kind, name) for kind in mixers() for name in ("linear", "hybrid")]
 TEACHERS = Path(__file__).parents[3] / "conf" / "teacher"
 LENGTH = 20
 TOKENS = torch.randint(0, 48, (2, LENGTH), generator=torch.Generator().manual_seed(1))
@@ -92,7 +94,7 @@ def family(request: pytest.FixtureRequest) -> FamilySpec:
     return spec
 
 
-@pytest.fixture(params=[(kind, name) for kind in mixers() for name in ("linear", "hybrid")], ids=lambda p: " ".join(p))
+@pytest.fixture(params=one_in(2, STUDENTS, of="students of families"), ids=lambda p: " ".join(p))
 def student(request: pytest.FixtureRequest, family: FamilySpec) -> LanguageModel:
     """A student of the family, linear or with softmax attention in its second layer, with random weights."""
     kind, name = request.param
