@@ -10,11 +10,11 @@ from lab.core.models.folder import ModelFolder
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from picture_checkpoints import processor_of, read_by, write_llava, write_pictures  # noqa: E402
+from picture_checkpoints import processor_of, read_by, write_internvl, write_llava, write_pictures  # noqa: E402
 
 QUESTION = "<image><image>what is this ?"
 NUM_NEW = 6
-WRITERS = {"llava": write_llava}
+WRITERS = {"llava": write_llava, "internvl": write_internvl}
 # exports choose the architecture around the student
 STUDENTS = {
     "granitemoehybrid": ["student=serving", "student.hybrid.number=2"],

@@ -21,13 +21,16 @@ from lab.experiments.distill.sources import StudentSelector
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from picture_checkpoints import processor_of, read_by, write_llava, write_pictures  # noqa: E402
+from picture_checkpoints import processor_of, read_by, write_internvl, write_llava, write_pictures  # noqa: E402
 
 CPU = torch.device("cpu")
 CASES: dict[str, Callable[[Path], Any]] = {
     "llava clip llama": write_llava,
     "llava siglip qwen2": lambda folder: write_llava(folder, tower="siglip_vision_model", text="qwen2"),
     "llava, two layers of features": lambda folder: write_llava(folder, vision_feature_layer=[-2, 1]),
+    "internvl qwen2, tied": write_internvl,
+    # its head is tied by the defaults of transformers, but the weights have one
+    "internvl llama": lambda folder: write_internvl(folder, text="llama", tie_word_embeddings=False, max_patches=4),
 }
 Written = tuple[Path, Any]
 
@@ -116,6 +119,19 @@ def test_names_of_every_version_are_read(llava: Path, older: bool) -> None:
     found = ModelFolder(llava).load(device=CPU, dtype=torch.float32).state_dict()
     assert found.keys() == expected.keys()
     assert all(found[name].equal(tensor) for name, tensor in expected.items())
+
+
+@torch.no_grad()
+def test_a_head_in_the_weights_is_read_whatever_the_defaults_say(tmp_path: Path) -> None:
+    theirs = write_internvl(tmp_path, text="llama", tie_word_embeddings=False)
+    content = json.loads((tmp_path / "config.json").read_text())
+    # the default of transformers is tied
+    del content["tie_word_embeddings"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    tokens = torch.arange(10, 30)[None]
+    logits = theirs(input_ids=tokens).logits
+    found = ModelFolder(tmp_path).load(device=CPU, dtype=torch.float32)(Inputs(tokens=tokens))
+    assert float((found - logits).abs().max()) <= 1e-5 * float(logits.abs().max())
 
 
 def test_the_image_processor_may_be_inside_the_processor_s_file(llava: Path) -> None:
