@@ -9,14 +9,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from lab.core.data.bad_samples import LeftOut
+from lab.core.data.picture_format import IMAGENET, Colours
 from lab.core.data.sample import Answer, BatchArrays
 
 # Letters: N tiles, S side of a tile in pixels, C samples, B rows, T tokens of the language model, E tokens of the
 # embedding.
-
-# mean and standard deviation of ImageNet's colours, which all public checkpoints normalise with
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +49,9 @@ class Batch:
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
-def normalize(tiles: UInt8[ndarray, "N S S 3"]) -> Float32[Tensor, "N 3 S S"]:
-    """Scale pixels to [0, 1] and normalise them with ImageNet's mean and standard deviation."""
-    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+def normalize(tiles: UInt8[ndarray, "N S S 3"], colours: Colours = IMAGENET) -> Float32[Tensor, "N 3 S S"]:
+    """Scale pixels to [0, 1] and normalise them, bit for bit as the image processors of transformers on Pillow do."""
+    mean, std = torch.tensor(colours.mean), torch.tensor(colours.std)
     pixels = torch.tensor(tiles, dtype=torch.float32)
     return (pixels.div_(255).sub_(mean).div_(std)).permute(0, 3, 1, 2).contiguous()
 
@@ -62,7 +59,7 @@ def normalize(tiles: UInt8[ndarray, "N S S 3"]) -> Float32[Tensor, "N 3 S S"]:
 def to_tensors(arrays: BatchArrays) -> Batch:
     """A batch whose token ids share the memory of the arrays."""
     return Batch(
-        normalize(arrays.tiles),
+        normalize(arrays.tiles, arrays.colours),
         torch.from_numpy(arrays.embedding_ids),
         torch.from_numpy(arrays.llm_ids),
         torch.from_numpy(arrays.labels),

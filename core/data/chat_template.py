@@ -70,7 +70,10 @@ def encode_conversation(
     Raises:
         InputError: if there are no turns, more marks than pictures or the reverse, or a mark in an answer.
     """
-    questions = _with_marks(turns, len(tiles_per_image))
+    marks = IMAGE_START + IMAGE_CONTEXT + IMAGE_END
+    questions = [
+        question.replace(IMAGE_MARK, marks) for question in marked_questions(turns, len(tiles_per_image), IMAGE_TOKENS)
+    ]
     pieces = [written_turn("system", prompt_format.system)]
     for i, turn in enumerate(turns):
         pieces.append(written_turn("assistant", turn) if i % 2 else written_turn("user", questions[i // 2]))
@@ -85,9 +88,29 @@ def encode_conversation(
     if len(turns) % 2:
         ids += header
 
-    compact = np.array(ids, dtype=np.int64)
     # the tokenizer of a text-only model has no image tokens
-    is_context = compact == tokenizer.id_of(IMAGE_CONTEXT) if tiles_per_image else np.zeros(len(ids), dtype=bool)
+    context_id = tokenizer.id_of(IMAGE_CONTEXT) if tiles_per_image else None
+    return with_image_tokens(ids, answers, context_id, tiles_per_image, prompt_format)
+
+
+def with_image_tokens(
+    ids: Sequence[int],
+    answers: Sequence[tuple[int, int]],
+    context_id: int | None,
+    tiles_per_image: Sequence[int],
+    prompt_format: PromptFormat,
+) -> Conversation:
+    """A conversation with as many image tokens as its pictures have.
+
+    Args:
+        ids: of the conversation, with one image token a picture.
+        answers: start and stop of each answer among them.
+        context_id: the image token; None where there are no pictures.
+        tiles_per_image: tiles of each picture.
+        prompt_format: of the model.
+    """
+    compact = np.array(ids, dtype=np.int64)
+    is_context = np.zeros(len(ids), dtype=bool) if context_id is None else compact == context_id
     tiles = np.array(tiles_per_image, dtype=np.int64)
     llm_repeats = np.ones_like(compact)
     llm_repeats[is_context] = tiles * prompt_format.tokens_per_tile
@@ -106,12 +129,22 @@ def encode_conversation(
     return Conversation(embedding_ids, llm_ids, labels, spans)
 
 
-def _with_marks(turns: Sequence[str], num_images: int) -> list[str]:
-    """The questions, with every image mark replaced by start, one context token and end."""
+def marked_questions(turns: Sequence[str], num_images: int, image_tokens: Sequence[str]) -> list[str]:
+    """The questions, with a mark for each picture.
+
+    Args:
+        turns: question, answer, question, ...; a single picture needs no mark.
+        num_images: of the conversation.
+        image_tokens: of the model, which no turn may hold.
+
+    Raises:
+        InputError: if there are no turns, more marks than pictures or the reverse, a mark in an answer, or an image
+            token.
+    """
     if not turns:
         raise InputError("turns is empty but must begin with a question; give one")
     for turn in turns:
-        if any(token in turn for token in IMAGE_TOKENS):
+        if any(token in turn for token in image_tokens):
             raise InputError(f"turns holds an image token in {turn[:60]!r}; write {IMAGE_MARK} instead")
     for answer in turns[1::2]:
         if IMAGE_MARK in answer:
@@ -131,7 +164,7 @@ def _with_marks(turns: Sequence[str], num_images: int) -> list[str]:
             f"{num_images} images but {num_marks} {IMAGE_MARK} marks; write a mark where each image belongs",
             Reason.too_few_marks,
         )
-    return [question.replace(IMAGE_MARK, IMAGE_START + IMAGE_CONTEXT + IMAGE_END) for question in questions]
+    return questions
 
 
 def turn_header(role: str) -> str:

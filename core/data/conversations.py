@@ -149,7 +149,8 @@ class Conversations:
         conversation = encode(
             spoken.turns, [len(cut) for cut in tiles], tokenizer=self._tokenizer, prompt_format=prompt_format
         )
-        return Sample(_joined(tiles, prompt_format.image_size), conversation, ("answer",) * (len(spoken.turns) // 2))
+        kinds = ("answer",) * (len(spoken.turns) // 2)
+        return Sample(_joined(tiles, prompt_format.image_size), conversation, kinds, prompt_format.colours)
 
 
 def _place(part: _Part, inside: int) -> Place:

@@ -1,4 +1,4 @@
-"""Chat templates of public checkpoints: Jinja in `chat_template.jinja`, in `tokenizer_config.json`, or in a GGUF file.
+"""Chat templates of public checkpoints: Jinja in `chat_template.jinja`, `tokenizer_config.json` or a GGUF file.
 
 They are rendered as transformers' `apply_chat_template` does, in Jinja's sandbox and in another process with limits, so
 that token ids are the same.
@@ -17,6 +17,8 @@ from lab.core.runs.atomic_files import refuse_special, write_atomically
 from lab.core.runs.json_files import read_json_object
 
 TEMPLATE_FILE, SETTINGS_FILE, NAMES_FILE = "chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json"
+# of processors of transformers 4, the same under a key
+_PROCESSOR_FILE = "chat_template.json"
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # of a file that holds several, the one for conversations without tools
 _DEFAULT = "default"
@@ -25,10 +27,13 @@ FIXED_DAY = date(2024, 7, 26)
 
 
 class Message(TypedDict):
-    """A turn of a conversation; `role` is `system`, `user` or `assistant`."""
+    """A turn of a conversation; `role` is `system`, `user` or `assistant`.
+
+    Templates of models with a vision tower read lists of parts: `{"type": "text", "text": ...}`, `{"type": "image"}`.
+    """
 
     role: str
-    content: str
+    content: str | list[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,9 @@ def chat_of_folder(folder: Path) -> JinjaChat | None:
             return JinjaChat(path.read_text(encoding="utf-8"), names, TEMPLATE_FILE)
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{path} cannot be read ({error}); copy it again") from None
+    older = _object_if_there(folder / _PROCESSOR_FILE).get("chat_template")
+    if isinstance(older, str):
+        return JinjaChat(older, names, _PROCESSOR_FILE)
     found = settings.get("chat_template")
     if isinstance(found, list):
         named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lab.core.data.picture_format import IMAGENET, Colours, TowerFormat
 from lab.core.errors import ConfigError
 
 # the marks that a conversation is built with, under their public names
@@ -29,6 +30,8 @@ class PromptFormat:
         max_tiles: most tiles of an image, the thumbnail not counted.
         has_images: whether the model reads images; a text model's conversations are written by the chat template of
             its tokenizer.
+        tower: of a model with a vision tower, in place of the three sizes; conversations are written by its own chat
+            template.
     """
 
     system: str = ""
@@ -38,6 +41,7 @@ class PromptFormat:
     reads_every_patch: bool = False
     max_tiles: int = 12
     has_images: bool = True
+    tower: TowerFormat | None = None
 
     def __post_init__(self) -> None:
         if any(token in self.system for token in (*IMAGE_TOKENS, IMAGE_MARK)):
@@ -45,6 +49,8 @@ class PromptFormat:
         for key in ("image_size", "patch_size", "shuffle_factor", "max_tiles"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key}={getattr(self, key)} must be 1 or more; raise it")
+        if self.tower is not None:
+            return
         if self.image_size % self.patch_size:
             raise ConfigError(
                 f"patch_size={self.patch_size} must divide image_size={self.image_size}; choose one that does"
@@ -66,5 +72,10 @@ class PromptFormat:
 
     @property
     def tokens_per_tile(self) -> int:
-        """Tokens of a tile after the pixel shuffle."""
-        return (self._patches_a_side // self.shuffle_factor) ** 2
+        """Image tokens of a tile: those after the pixel shuffle, or as many as the vision tower makes."""
+        return self.tower.tokens_per_tile if self.tower else (self._patches_a_side // self.shuffle_factor) ** 2
+
+    @property
+    def colours(self) -> Colours:
+        """How the colours of tiles are normalised."""
+        return IMAGENET if self.tower is None else self.tower.pictures.colours

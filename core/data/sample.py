@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from lab.core.data.bad_samples import LeftOut
 from lab.core.data.chat_template import IGNORED, Conversation
+from lab.core.data.picture_format import IMAGENET, Colours
 
 # Letters: N tiles, S side of a tile in pixels, C samples, B rows, T tokens of the language model, E tokens of the
 # embedding.
@@ -22,11 +23,12 @@ PADDING_ID = 0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Tiles and token ids of one sample, and the type of each of its questions."""
+    """Tiles and token ids of one sample, the type of each of its questions, and how its colours are normalised."""
 
     tiles: UInt8[ndarray, "N S S 3"]
     conversation: Conversation
     kinds: tuple[str, ...]
+    colours: Colours = IMAGENET
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class BatchArrays:
     answers: tuple[Answer, ...]
     left_out: tuple[LeftOut, ...] = ()
     is_packed: bool = False
+    colours: Colours = IMAGENET
 
 
 def is_held_out(key: bytes, share: float) -> bool:
@@ -77,6 +80,7 @@ def pad(samples: Sequence[Sample], left_out: Sequence[LeftOut] = ()) -> BatchArr
         np.array([len(conversation.llm_ids) for conversation in conversations], np.int64),
         answers,
         tuple(left_out),
+        colours=samples[0].colours,
     )
 
 
@@ -99,6 +103,7 @@ def pack(samples: Sequence[Sample], left_out: Sequence[LeftOut] = ()) -> BatchAr
         answers,
         tuple(left_out),
         is_packed=True,
+        colours=samples[0].colours,
     )
 
 

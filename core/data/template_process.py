@@ -46,7 +46,7 @@ def answer(request: dict[str, Any]) -> dict[str, str]:
         return {"error": "it calls itself without end, or its brackets are too deep"}
     except MemoryError:
         return {"error": f"it needs more than {_MOST_BYTES // 2**20} MiB"}
-    if len(text) > _MOST_ADDED + _MOST_TIMES * sum(len(message["content"]) for message in request["messages"]):
+    if len(text) > _MOST_ADDED + _MOST_TIMES * sum(len(str(message["content"])) for message in request["messages"]):
         return {"error": f"it makes {len(text):,} characters of a conversation that is shorter"}
     return {"text": text}
 

@@ -1,4 +1,4 @@
-"""Dynamic tiling: an image of any shape becomes a few square tiles and a thumbnail.
+"""Dynamic tiling: an image of any shape becomes a few square tiles and a thumbnail; or the one tile of CLIP and SigLIP.
 
 The grid of tiles that comes closest to the picture's aspect ratio is chosen among those with an allowed number of tiles
 (InternVL 1.5, arXiv 2404.16821, section 3.3; HoVLE and mmMamba use it unchanged).
@@ -15,6 +15,7 @@ from numpy import ndarray
 from PIL import Image
 
 from lab.core.data.bad_samples import BadSample, Reason
+from lab.core.data.picture_format import Fit, PictureConfig
 from lab.core.data.pixels import FORMATS, upright_rgb
 from lab.core.data.prompt_format import PromptFormat
 from lab.core.errors import InputError
@@ -35,7 +36,8 @@ def choose_grid(width: int, height: int, prompt_format: PromptFormat) -> tuple[i
         raise InputError(f"a picture of {width} x {height} pixels has none to show; give one of 1 x 1 or more")
     aspect_ratio = width / height
     best, least_distance = (1, 1), float("inf")
-    for columns, rows in _grids(prompt_format.max_tiles):
+    min_tiles = 1 if prompt_format.tower is None else prompt_format.tower.pictures.min_tiles
+    for columns, rows in _grids(min_tiles, prompt_format.max_tiles):
         distance = abs(aspect_ratio - columns / rows)
         is_large = width * height > 0.5 * prompt_format.image_size**2 * columns * rows
         if distance < least_distance or (distance == least_distance and is_large):
@@ -44,20 +46,37 @@ def choose_grid(width: int, height: int, prompt_format: PromptFormat) -> tuple[i
 
 
 def cut_tiles(image: Image.Image, prompt_format: PromptFormat) -> UInt8[ndarray, "N S S 3"]:
-    """The tiles of a picture, row by row, then the thumbnail; bicubic, in RGB.
+    """The tiles of a picture, row by row, then the thumbnail, in RGB; one tile for a model that does not tile.
 
     Raises:
         InputError: if the picture has no pixel.
     """
+    pictures = None if prompt_format.tower is None else prompt_format.tower.pictures
     columns, rows = choose_grid(*image.size, prompt_format)
-    side = prompt_format.image_size
     image = image.convert("RGB")
-    resized = np.asarray(image.resize((columns * side, rows * side), Image.Resampling.BICUBIC))
+    if pictures is not None and pictures.fit is not Fit.tiles:
+        return _one_tile(image, pictures)
+    side = prompt_format.image_size
+    resample = Image.Resampling.BICUBIC if pictures is None else Image.Resampling(pictures.resample)
+    resized = np.asarray(image.resize((columns * side, rows * side), resample))
     tiles = resized.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
     if len(tiles) > 1:
-        thumbnail = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+        thumbnail = np.asarray(image.resize((side, side), resample))
         tiles = np.concatenate((tiles, thumbnail[None]))
     return tiles
+
+
+def _one_tile(image: Image.Image, pictures: PictureConfig) -> UInt8[ndarray, "1 S S 3"]:
+    """The whole picture, or the middle of it."""
+    side, edge = pictures.size, pictures.edge
+    size = (side, side)
+    if edge is not None:
+        # the longer side is rounded down, as transformers does
+        shorter = min(image.size)
+        size = (int(edge * image.width / shorter), int(edge * image.height / shorter))
+    resized = np.asarray(image.resize(size, Image.Resampling(pictures.resample)))
+    top, left = ((length - side) // 2 for length in resized.shape[:2])
+    return resized[None, top : top + side, left : left + side]
 
 
 def load_image(path: Path) -> Image.Image:
@@ -99,8 +118,8 @@ def _is_empty(source: Path | IO[bytes]) -> bool:
 
 
 @lru_cache
-def _grids(max_tiles: int) -> tuple[tuple[int, int], ...]:
-    """All (columns, rows) with at most `max_tiles` tiles, small grids first."""
+def _grids(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
+    """All (columns, rows) with that many tiles, small grids first."""
     sides = range(1, max_tiles + 1)
-    grids = [(columns, rows) for columns in sides for rows in sides if columns * rows <= max_tiles]
+    grids = [(columns, rows) for columns in sides for rows in sides if min_tiles <= columns * rows <= max_tiles]
     return tuple(sorted(grids, key=lambda grid: grid[0] * grid[1]))

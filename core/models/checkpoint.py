@@ -26,8 +26,12 @@ MAX_SHARD_BYTES = 5 * 10**9
 class StoredTensors(Mapping[str, Tensor]):
     """The tensors of a checkpoint folder by name; each is read from the disk when it is asked for."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rename: Callable[[str], str] | None = None) -> None:
         """Open every file.
+
+        Args:
+            folder: of the checkpoint.
+            rename: a name in the files to the one that it is asked for by; None where they are the same.
 
         Raises:
             CheckpointError: if a file is missing or damaged, or the index does not fit the files.
@@ -42,14 +46,16 @@ class StoredTensors(Mapping[str, Tensor]):
         for name, path in indexed.items():
             if name not in held[path]:
                 raise CheckpointError(f"{path} lacks {name}, which {INDEX} says it holds; copy the checkpoint again")
-        self._places = indexed
+        self._places = {name if rename is None else rename(name): (path, name) for name, path in indexed.items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._files[self._places[name]].get_tensor(name)
+        path, in_file = self._places[name]
+        return self._files[path].get_tensor(in_file)
 
     def described(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and dtype of a tensor, the latter as safetensors writes it, from the header of its file."""
-        entry = self._files[self._places[name]].get_slice(name)
+        path, in_file = self._places[name]
+        entry = self._files[path].get_slice(in_file)
         return tuple(entry.get_shape()), entry.get_dtype()
 
     def rows(self, name: str, rows: slice | None) -> Tensor:
@@ -58,9 +64,9 @@ class StoredTensors(Mapping[str, Tensor]):
         Raises:
             CheckpointError: if the file is gone or damaged by now.
         """
-        path = self._places[name]
+        path, in_file = self._places[name]
         with _open(path) as file:
-            entry = file.get_slice(name)
+            entry = file.get_slice(in_file)
             return cast("Tensor", entry[:] if rows is None else entry[rows]).clone()
 
     def __iter__(self) -> Iterator[str]:

@@ -26,13 +26,42 @@ class PixelShuffle(Enum):
 
 
 @runtime_checkable
+class Vision(Protocol):
+    """How a model of any family reads images: a dataclass.
+
+    Attributes:
+        image_size: pixels of a side of a tile.
+        num_channels: of its pixels.
+        image_token_id: the token whose embedding an image token replaces.
+    """
+
+    image_size: int
+    num_channels: int
+    image_token_id: int
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Image tokens of a tile of `image_size`."""
+        ...
+
+    @property
+    def reads_every_patch(self) -> bool:
+        """Whether the first layers read one token a patch (`Inputs.hd_tokens`), more than the last ones."""
+        ...
+
+    def num_weights(self, hidden_size: int) -> int:
+        """Weights in front of a decoder of a width."""
+        ...
+
+
+@runtime_checkable
 class ModelConfig(Protocol):
     """The architecture of a model of any family: a dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
-    def vision(self) -> "VisionConfig | None":
+    def vision(self) -> "Vision | None":
         """How images are read; None for a model of text only."""
         ...
 
@@ -148,6 +177,10 @@ class VisionConfig:
     def reads_every_patch(self) -> bool:
         """Whether the first layers read one token a patch (`Inputs.hd_tokens`), more than the last ones."""
         return self.pixel_shuffle is PixelShuffle.post
+
+    def num_weights(self, hidden_size: int) -> int:
+        """Of the projector of merged patches; norms and patches are left out."""
+        return (self.shuffle_factor**2 + 1) * hidden_size**2
 
     @property
     def patches_per_side(self) -> int:

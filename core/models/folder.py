@@ -124,7 +124,7 @@ class ModelFolder:
             family = family_of_type(model_type)
             if family is None:
                 raise ConfigError(f"model_type={model_type} is not implemented, only {', '.join(model_types())}")
-            return family.read(self.content)
+            return family.read_folder(self.content, self.path)
 
     @property
     def mixers(self) -> list[str] | None:
@@ -212,7 +212,7 @@ class ModelFolder:
         """
         self._check()
         model = build(self.architecture, dtype=dtype)
-        refuse_unfit(model, self._keys(model), StoredTensors(self.path), source=self.path)
+        refuse_unfit(model, self._keys(model), self._stored(), source=self.path)
         return model.requires_grad_(False).eval()
 
     def fill(self, model: LanguageModel) -> None:
@@ -223,7 +223,7 @@ class ModelFolder:
         Raises:
             CheckpointError: for numbers that are not finite, and files that are gone or damaged by now.
         """
-        load_parts(model, self._keys(model), StoredTensors(self.path), source=self.path)
+        load_parts(model, self._keys(model), self._stored(), source=self.path)
 
     def held(self, model: LanguageModel, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What the folder would give back for tensors of the model in it: zeros for what nothing reads."""
@@ -258,7 +258,7 @@ class ModelFolder:
 
     @cached_property
     def _layout(self) -> StudentLayout | None:
-        return StudentLayout.read(self._student) if self.kind is Kind.student else None
+        return StudentLayout.read(self._student, self.path) if self.kind is Kind.student else None
 
     @cached_property
     def _gguf(self) -> tuple[Json, Mapping[str, Tensor]]:
@@ -269,7 +269,10 @@ class ModelFolder:
             return layout_in(self._content, model).keys() if self._is_stock else key_map(model)
 
     def _tensors(self) -> Mapping[str, Tensor]:
-        return self._gguf[1] if self.kind is Kind.gguf else StoredTensors(self.path)
+        return self._gguf[1] if self.kind is Kind.gguf else self._stored()
+
+    def _stored(self) -> StoredTensors:
+        return StoredTensors(self.path, self.family.renamed)
 
     def _check(self, only: Callable[[str], bool] = lambda name: True) -> None:
         """Refuse a folder with files that are not as its SHA256SUMS says."""

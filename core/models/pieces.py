@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from lab.core.models.config import VisionConfig
+from lab.core.models.config import Vision
 from lab.core.models.decoder import Inputs
 
 # as many as keep the processor busy; a layer's widest activations are then smaller than its weights
 PIECE_TOKENS = 1024
 
 
-def pieces(inputs: Inputs, vision: VisionConfig | None, *, most: int = PIECE_TOKENS) -> Iterator[Inputs]:
+def pieces(inputs: Inputs, vision: Vision | None, *, most: int = PIECE_TOKENS) -> Iterator[Inputs]:
     """The parts of a prompt, in order.
 
     Args:
@@ -58,7 +58,7 @@ class _Places:
     hd_position: Int[Tensor, " T1"]
 
 
-def _places(inputs: Inputs, vision: VisionConfig | None) -> _Places | None:
+def _places(inputs: Inputs, vision: Vision | None) -> _Places | None:
     """None if tokens, tiles and `hd_tokens` do not match, which the model says better."""
     tokens = inputs.tokens.cpu()
     before = torch.zeros(len(tokens), tokens.shape[1] + 1, dtype=torch.int64)

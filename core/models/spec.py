@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +38,12 @@ class FamilySpec:
         sections: the objects of config.json that describe the stacks of `config.decoders`; "" is the file itself.
         released_student: entries of config.json, by section, of mmMamba's release of a student of this family; None
             where there is no release.
-        stock_eyes: an architecture to how the llava of transformers reads its images, or a refusal; None for text only.
+        stock_eyes: a model to how a stock architecture of transformers reads its images, or a refusal; None for text
+            only.
+        with_files: a config.json and its folder to the same with what other files say of the architecture; None where
+            config.json says all.
+        renamed: a tensor's name in a checkpoint to the one that `names` has for it; None where there is one way to
+            write it.
     """
 
     name: str
@@ -50,6 +56,17 @@ class FamilySpec:
     sections: tuple[str, ...] = ("",)
     released_student: Mapping[str, Mapping[str, Any]] | None = None
     stock_eyes: Callable[[Any], StockEyes] | None = None
+    with_files: Callable[[Json, Path], Json] | None = None
+    renamed: Callable[[str], str] | None = None
+
+    def read_folder(self, content: Json, folder: Path) -> ModelConfig:
+        """The architecture that a config.json in a folder describes.
+
+        Raises:
+            CheckpointError: if a file that it needs besides is missing or damaged.
+            ConfigError: as `read`.
+        """
+        return self.read(content if self.with_files is None else self.with_files(content, folder))
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """A config.json that describes an architecture.

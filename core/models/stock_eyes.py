@@ -1,4 +1,4 @@
-"""How the llava of transformers reads images as a family of ours does."""
+"""How a stock architecture of transformers reads images as a family of ours does."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,18 @@ from lab.core.mixers.tensor_rules import TensorRule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StockEyes:
-    """The part of a llava in front of its language model.
+    """The part of a vision-language model in front of its language model.
 
     Attributes:
+        model_type: its name in config.json.
+        model_class: of the whole model.
         config: keys of its config.json besides `text_config`.
         rules: of its tensors.
+        processor: of processor_config.json; None for none.
     """
 
+    model_type: str
+    model_class: str
     config: Mapping[str, Any]
     rules: tuple[TensorRule, ...]
+    processor: Mapping[str, Any] | None = None

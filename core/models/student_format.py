@@ -50,10 +50,15 @@ class StudentLayout:
     changed: Mapping[str, Any]
 
     @classmethod
-    def read(cls, content: Json) -> "StudentLayout":
+    def read(cls, content: Json, folder: Path) -> "StudentLayout":
         """The layout in a config.json.
 
+        Args:
+            content: of the file.
+            folder: that it is in.
+
         Raises:
+            CheckpointError: if a file that it needs besides is missing or damaged.
             ConfigError: naming the key that is missing, of a wrong type or not implemented, and its value.
         """
         known = _student_types()
@@ -67,7 +72,7 @@ class StudentLayout:
         changed = content.get(MIXER_OPTIONS, {})
         if not isinstance(changed, dict):
             raise ConfigError(f"{MIXER_OPTIONS}={changed} must be an object of options and values")
-        architecture = family.read(_as_teacher(content, family, teacher_type))
+        architecture = family.read_folder(_as_teacher(content, family, teacher_type), folder)
         kinds: list[str] = []
         for name, decoder in zip(family.sections, architecture.decoders, strict=True):
             kinds += _read_kinds(content, name, decoder.num_layers)

@@ -14,7 +14,7 @@ from lab.core.mixers.softmax import pack_qkv, unpack_qkv
 from lab.core.mixers.spec import mixer_spec
 from lab.core.mixers.tensor_rules import TensorRule, Tensors, renamed
 from lab.core.models.decoder import DecoderLayer, DecoderStack
-from lab.core.models.text_model import TextModel
+from lab.core.models.text_model import DecoderModel
 
 LayerRules = Callable[[DecoderLayer, str, str], list[TensorRule]]
 MixerRules = Callable[[Mixer, str, str], list[TensorRule]]
@@ -68,7 +68,7 @@ def same_names(module: nn.Module, public: str, ours: str) -> list[TensorRule]:
     return renamed(public, ours, {name: name for name, _ in module.named_parameters()})
 
 
-def text_names(model: TextModel, layer: LayerRules | None = None) -> KeyMap:
+def text_names(model: DecoderModel, layer: LayerRules | None = None) -> KeyMap:
     """The names of Llama, which other families use with other layers: `layer`."""
     rules = (
         *renamed("model", "llm", {"embed_tokens.weight": "tokens.weight", "norm.weight": "norm.weight"}),

@@ -1,6 +1,8 @@
-"""A decoder as a language model of text, for every family that is one."""
+"""A decoder as a language model: of text, for every family that is one, or behind a vision tower."""
 
 # Letters: B batch, T tokens, D model width, V vocabulary.
+
+from abc import abstractmethod
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,15 +24,14 @@ from lab.core.models.decoder import (
 from lab.core.models.decoding_state import DecodingState
 
 
-class TextModel(LanguageModel):
-    """Token embeddings, decoder layers and an output head."""
+class DecoderModel(LanguageModel):
+    """Token embeddings, decoder layers and an output head.
 
-    config: DecoderConfig
+    Attributes:
+        llm: all of these.
+    """
 
-    def __init__(self, config: DecoderConfig, layer_class: type[DecoderLayer] = DecoderLayer) -> None:
-        super().__init__()
-        self.config = config
-        self.llm = Decoder(config, layer_class)
+    llm: Decoder
 
     @property
     def input_embedding(self) -> nn.Embedding:
@@ -62,9 +63,29 @@ class TextModel(LanguageModel):
         return self.llm.logits(hidden)
 
     def write_step(self, writer: Writer, state: DecodingState) -> Program:
-        """See `LanguageModel.write_step`."""
-        refuse_changed(self, TextModel, "forward", "hidden", "logits", "_embed")
+        """See `LanguageModel.write_step`; the token is one of text."""
+        refuse_changed(self, DecoderModel, "forward", "hidden", "logits")
         return writer.finish(self.llm.write_step(writer, writer.embed(self.llm.tokens), state.layers))
+
+    @abstractmethod
+    def _embed(self, inputs: Inputs) -> Float[Tensor, "B T D"]:
+        """What the first layer reads."""
+
+
+class TextModel(DecoderModel):
+    """A decoder that reads text only."""
+
+    config: DecoderConfig
+
+    def __init__(self, config: DecoderConfig, layer_class: type[DecoderLayer] = DecoderLayer) -> None:
+        super().__init__()
+        self.config = config
+        self.llm = Decoder(config, layer_class)
+
+    def write_step(self, writer: Writer, state: DecodingState) -> Program:
+        """See `LanguageModel.write_step`."""
+        refuse_changed(self, TextModel, "_embed")
+        return super().write_step(writer, state)
 
     def _embed(self, inputs: Inputs) -> Float[Tensor, "B T D"]:
         if inputs.pixel_values is not None or inputs.hd_tokens is not None:

@@ -29,7 +29,6 @@ from lab.core.stock.stack import Stack
 
 # in the order of preference: the first is what most servers know
 ARCHITECTURES = (GRANITEMOEHYBRID, FALCON_H1, QWEN3_NEXT)
-LLAVA = "llava"
 # key of config.json: what a folder in our own layout says of the student
 STUDENT = "lab"
 # beside the weights: norms whose last bit a stock folder rounds. Servers read every file that ends as weights do.
@@ -56,7 +55,7 @@ class StockLayout:
     def name(self) -> str:
         """The architecture in words, such as `llava around granitemoehybrid`."""
         name = self.architecture.model_type
-        return name if self.eyes is None else f"{LLAVA} around {name}"
+        return name if self.eyes is None else f"{self.eyes.model_type} around {name}"
 
     def keys(self) -> KeyMap:
         """Where the tensors are."""
@@ -87,8 +86,8 @@ class StockLayout:
         if self.eyes is None:
             return {**text, **ours}
         return {
-            "model_type": LLAVA,
-            "architectures": ["LlavaForConditionalGeneration"],
+            "model_type": self.eyes.model_type,
+            "architectures": [self.eyes.model_class],
             "tie_word_embeddings": self.stack.config.tie_output,
             **self.eyes.config,
             "text_config": text,
@@ -137,7 +136,7 @@ def layout_in(content: Json, student: LanguageModel) -> StockLayout:
         CheckpointError: if a key that the mathematics depends on is not what the student's would be.
         ConfigError: if it names another architecture.
     """
-    text = content.get("text_config") if content.get("model_type") == LLAVA else content
+    text = content.get("text_config", content)
     model_type = text.get("model_type") if isinstance(text, dict) else None
     found = next((each for each in ARCHITECTURES if each.model_type == model_type), None)
     if found is None or not isinstance(text, dict):
@@ -177,7 +176,7 @@ def _eyes(student: LanguageModel) -> StockEyes | None:
     family = family_of(student.config)
     if family.stock_eyes is None:
         raise ConfigError(f"no stock architecture reads images as {family.name} does; use --format mmmamba")
-    return family.stock_eyes(student.config)
+    return family.stock_eyes(student)
 
 
 def _plain(value: object) -> object:

@@ -14,12 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lab.core.errors import BackendError, CheckpointError
+from lab.core.errors import CheckpointError
 from lab.core.models.config import max_length
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.generation import allocate
 from lab.core.models.steps import Steps
+from lab.core.models.transformers_library import load_transformers
 
+# what needs transformers
+FORMAT = "--format transformers"
 # of the largest logit; another order of gate and norm is off by 0.7
 TOLERANCE = 1e-5
 # where the student's own rounding, which layers amplify, is not that small: so many times it, and never more than this
@@ -41,19 +44,6 @@ class Agreement:
     relative_error: float
     limit: float
     num_tokens: int
-
-
-def load_transformers() -> Any:
-    """The package.
-
-    Raises:
-        BackendError: if it is not installed.
-    """
-    try:
-        import transformers  # noqa: PLC0415
-    except ImportError:
-        raise BackendError("--format transformers needs transformers 5.23 or newer; pip install transformers") from None
-    return transformers
 
 
 def probe(student: LanguageModel, generator: torch.Generator) -> Inputs:
@@ -144,7 +134,7 @@ def _inputs(prompt: Inputs) -> dict[str, Tensor]:
 
 
 def _load(folder: Path, *, images: bool) -> Any:
-    transformers = load_transformers()
+    transformers = load_transformers(FORMAT)
     kind = transformers.AutoModelForImageTextToText if images else transformers.AutoModelForCausalLM
     with quiet(folder):
         model, loading = kind.from_pretrained(
@@ -159,7 +149,7 @@ def _load(folder: Path, *, images: bool) -> Any:
 @contextmanager
 def quiet(folder: Path) -> Iterator[None]:
     """Keep transformers from printing, and tell its errors in one line."""
-    transformers = load_transformers()
+    transformers = load_transformers(FORMAT)
     logging = transformers.utils.logging
     level, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -9,8 +9,9 @@ from lab.core.data.prompt_format import MOST_TILES, PromptFormat
 from lab.core.data.source_spec import SourceRequest
 from lab.core.data.stream import SPLITS, FiniteSource, Source, Stream, refusal, usable_sample
 from lab.core.errors import ConfigError, InputError
-from lab.core.models.config import ModelConfig, max_length
+from lab.core.models.config import ModelConfig, VisionConfig, max_length
 from lab.core.models.folder import ModelFolder
+from lab.core.models.picture_config import EyesConfig
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.core.runs.random_streams import Seeds
 from lab.core.tokenizer import Tokenizer
@@ -173,6 +174,11 @@ def prompt_format(prompt: PromptConfig, architecture: ModelConfig) -> PromptForm
     vision = architecture.vision
     if vision is None:
         return PromptFormat(system=prompt.system, max_tiles=prompt.max_tiles, has_images=False)
+    if isinstance(vision, EyesConfig):
+        return PromptFormat(
+            system=prompt.system, image_size=vision.image_size, max_tiles=prompt.max_tiles, tower=vision.tower_format
+        )
+    assert isinstance(vision, VisionConfig), "the other way to read images"
     return PromptFormat(
         system=prompt.system,
         image_size=vision.image_size,

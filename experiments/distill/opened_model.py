@@ -81,7 +81,7 @@ class OpenedModel:
             raise InputError(f"image={images[0]}: this model reads text only; leave the images out")
         written = prompt_format(self.prompt, architecture)
         opened = [load_image(image) if isinstance(image, Path) else image for image in images]
-        tiles = [normalize(cut_tiles(image, written)) for image in opened]
+        tiles = [normalize(cut_tiles(image, written), written.colours) for image in opened]
         conversation = encode(
             turns, [len(cut) for cut in tiles], tokenizer=self.tokenizer, prompt_format=written, day=day
         )

@@ -23,10 +23,7 @@ def num_weights(architecture: ModelConfig) -> int:
     for decoder in architecture.decoders:
         layer = _attention_weights(decoder) + 3 * decoder.hidden_size * decoder.intermediate_size
         total += decoder.num_layers * layer + decoder.vocab_size * decoder.hidden_size
-    # the projector of merged patches
-    return (
-        total if vision is None else total + (vision.shuffle_factor**2 + 1) * architecture.decoders[0].hidden_size ** 2
-    )
+    return total if vision is None else total + vision.num_weights(architecture.decoders[0].hidden_size)
 
 
 def num_uncut(architecture: ModelConfig) -> int:

@@ -16,13 +16,15 @@ from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.folder import GENERATION_CONFIG, PROMPT, ModelFolder, Precision
 from lab.core.models.hf_config import load_json
+from lab.core.models.picture_files import PROCESSOR
 from lab.core.models.spec import build
+from lab.core.models.transformers_library import load_transformers
 from lab.core.runs.json_files import write_json
 from lab.core.runs.random_streams import Seeds
 from lab.core.runs.tensor_files import write_tensors
 from lab.core.stock.layout import EXACT, STUDENT, StockLayout, choose
 from lab.core.stock.tokenizer_files import chat_template_of, tokenizer_difference, write_tokenizer
-from lab.core.stock.verify import Agreement, load_transformers, probe, verify
+from lab.core.stock.verify import FORMAT, Agreement, probe, verify
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data import PromptConfig, prompt_format
 from lab.experiments.distill.load import find_model, kept_of, load_finished
@@ -51,7 +53,7 @@ def write_stock(
     Raises:
         LabError: as `lab.experiments.distill.export.main`.
     """
-    load_transformers()
+    load_transformers(FORMAT)
     teacher = open_teacher(run.config.teacher, device=_CPU, seed=run.config.seed)
     # before weights are read
     choose(outline(teacher.architecture, node))
@@ -75,7 +77,7 @@ def write_stock(
     def write_more(partial: Path) -> None:
         if rounded:
             write_tensors(partial / EXACT, rounded)
-        notes.extend(_write_tokenizer(partial, found.tokenizer, teacher.folder, student, run.config.prompt))
+        notes.extend(_write_tokenizer(partial, found.tokenizer, teacher.folder, layout, run.config.prompt))
         write_json(partial / GENERATION_CONFIG, {**_generation(teacher.folder), **ids})
         notes.extend(_of_long_texts(layout))
         agreements.append(_verified(partial, student))
@@ -130,14 +132,19 @@ def _generation(teacher: ModelFolder | None) -> Mapping[str, Any]:
 
 
 def _write_tokenizer(
-    partial: Path, tokenizer: Tokenizer, teacher: ModelFolder | None, student: LanguageModel, prompt: PromptConfig
+    partial: Path, tokenizer: Tokenizer, teacher: ModelFolder | None, layout: StockLayout, prompt: PromptConfig
 ) -> list[str]:
     """Write tokenizer, chat template and processor; what a user must know of them, in words."""
-    architecture = student.config
+    architecture = layout.stack.model.config
     template = None
     if architecture.vision is not None:
-        template = chat_template(prompt.system, has_bos=tokenizer.bos_id is not None)
-        for name, content in image_processor_json(prompt_format(prompt, architecture)).items():
+        written = prompt_format(prompt, architecture)
+        if written.tower is None:
+            template = chat_template(prompt.system, has_bos=tokenizer.bos_id is not None)
+        processors = image_processor_json(written)
+        if layout.eyes is not None and layout.eyes.processor is not None:
+            processors[PROCESSOR] = dict(layout.eyes.processor)
+        for name, content in processors.items():
             write_json(partial / name, content)
     write_tokenizer(partial, tokenizer, teacher, template)
     notes = []

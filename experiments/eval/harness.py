@@ -82,11 +82,13 @@ def _text_model() -> type:
         ) -> str:
             chat = self._served.chat
             if chat is not None:
-                messages = [Message(role=turn["role"], content=turn["content"]) for turn in chat_history]
+                messages = [
+                    Message(role=turn["role"], content=self._served.content(turn["content"])) for turn in chat_history
+                ]
                 if add_generation_prompt:
                     return chat.render(messages, is_open=True)
                 # the tool goes on with the text of the last turn
-                return chat.render(messages[:-1], is_open=True) + messages[-1]["content"]
+                return chat.render(messages[:-1], is_open=True) + chat_history[-1]["content"]
             turns = [(turn["role"], turn["content"]) for turn in chat_history]
             if not turns or turns[0][0] != "system":
                 turns.insert(0, ("system", self._served.respondent.opened.prompt.system))

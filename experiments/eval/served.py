@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 
 from lab.core.data.jinja_chat import JinjaChat
+from lab.core.data.picture_conversation import text_parts
+from lab.core.data.picture_format import TowerFormat
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import max_length
 from lab.core.models.decoder import Inputs
@@ -14,7 +16,7 @@ from lab.core.models.generation import SamplingConfig, TextStream, longest_answe
 from lab.core.products import current
 from lab.core.runs.random_streams import Seeds
 from lab.core.streams import say
-from lab.experiments.distill.data import PromptConfig
+from lab.experiments.distill.data import PromptConfig, prompt_format
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.teacher import device_of
 from lab.experiments.eval.answering import Likelihood, Respondent
@@ -45,9 +47,19 @@ class Served(NamedTuple):
 
     @property
     def chat(self) -> JinjaChat | None:
-        """The chat template that a text model brings; None for one that is written as in training."""
+        """The chat template that a model brings; None for one that is written as in training."""
         opened = self.respondent.opened
-        return opened.tokenizer.chat if opened.model.config.vision is None else None
+        has_own = opened.model.config.vision is None or self._tower is not None
+        return opened.tokenizer.chat if has_own else None
+
+    def content(self, text: str) -> str | list[dict[str, str]]:
+        """A text as templates of the model read it."""
+        return text if self._tower is None else text_parts(text)
+
+    @property
+    def _tower(self) -> TowerFormat | None:
+        opened = self.respondent.opened
+        return prompt_format(opened.prompt, opened.model.config).tower
 
     @property
     def prefix(self) -> list[int]:

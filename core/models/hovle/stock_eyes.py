@@ -14,27 +14,29 @@ from torch import Tensor
 from lab.core.errors import ConfigError
 from lab.core.mixers.tensor_rules import TensorRule, Tensors, derived, renamed, with_zeros
 from lab.core.models.config import PixelShuffle, VisionConfig
-from lab.core.models.hovle.config import HovleConfig
+from lab.core.models.hovle.model import Hovle
 from lab.core.models.stock_eyes import StockEyes
 
 _EYES, _VISION = "vision_tower.vision_model", "embedding.vision"
 
 
-def stock_eyes(config: HovleConfig) -> StockEyes:
+def stock_eyes(model: Hovle) -> StockEyes:
     """The tower and the projector.
 
     Raises:
         ConfigError: for pixel shuffle `post`, whose two stacks read different sequences.
     """
-    vision = config.vision
+    vision = model.config.vision
     if vision.pixel_shuffle is not PixelShuffle.pre:
         raise ConfigError(
             f"vision.pixel_shuffle={vision.pixel_shuffle.value}: the holistic embedding reads another sequence than "
             "the language model, and no stock architecture has two; a teacher with pixel shuffle pre would do, or "
             "--format mmmamba"
         )
-    width = config.embedding.hidden_size * vision.shuffle_factor**2
+    width = model.config.embedding.hidden_size * vision.shuffle_factor**2
     return StockEyes(
+        model_type="llava",
+        model_class="LlavaForConditionalGeneration",
         config={
             "vision_config": {
                 "model_type": "siglip_vision_model",

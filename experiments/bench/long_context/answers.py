@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.core.models.config import ModelConfig, PixelShuffle
+from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.steps import Steps
 from lab.core.products import current as products
@@ -90,7 +90,7 @@ def prompt_of(config: ModelConfig, protocol: Protocol, dtype: torch.dtype) -> In
     """Random tiles and text behind them; text only where a model reads no images, or reads every patch."""
     generator = Seeds(0).torch("answer prompt")
     vision, vocab_size = config.vision, config.decoders[0].vocab_size
-    if vision is None or vision.pixel_shuffle is not PixelShuffle.pre:
+    if vision is None or vision.reads_every_patch:
         return Inputs(tokens=torch.randint(vocab_size, (1, protocol.visual + protocol.text), generator=generator))
     words = torch.randint(vocab_size, (1, protocol.text), generator=generator)
     # a word that happens to be the image token

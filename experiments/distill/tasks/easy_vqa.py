@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lab.core.data.chat_template import encode_conversation
+from lab.core.data.conversation import encode
 from lab.core.data.prompt_format import IMAGE_MARK
 from lab.core.data.sample import Sample
 from lab.core.data.source_spec import SourceRequest, SourceSpec, TaskFacts
@@ -120,10 +120,11 @@ class EasyVqa:
         tiles = cut_tiles(load_image(conversation[0].path), self._request.prompt_format)
         turns = [turn for asked in conversation for turn in (asked.text, asked.answer)]
         turns[0] = f"{IMAGE_MARK}\n{turns[0]}"
-        encoded = encode_conversation(
+        encoded = encode(
             turns, [len(tiles)], tokenizer=self._request.tokenizer, prompt_format=self._request.prompt_format
         )
-        return Sample(tiles, encoded, tuple(asked.kind for asked in conversation))
+        kinds = tuple(asked.kind for asked in conversation)
+        return Sample(tiles, encoded, kinds, self._request.prompt_format.colours)
 
 
 def easy_vqa_tokenizer(system: str) -> WordTokenizer:

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from lab.core.data.chat_template import encode_conversation
+from lab.core.data.conversation import encode
 from lab.core.data.prompt_format import IMAGE_MARK, PromptFormat
 from lab.core.data.sample import Sample
 from lab.core.data.source_spec import SourceRequest, SourceSpec, TaskFacts
@@ -122,10 +122,11 @@ class PictureQuestions:
         tiles = [cut_tiles(picture, self._prompt_format) for picture in pictures]
         turns = [turn for question in scene.questions for turn in (question.text, question.answer)]
         turns[0] = f"{IMAGE_MARK}\n" * len(tiles) + turns[0]
-        conversation = encode_conversation(
+        conversation = encode(
             turns, [len(cut) for cut in tiles], tokenizer=self._tokenizer, prompt_format=self._prompt_format
         )
-        return Sample(np.concatenate(tiles), conversation, tuple(question.kind for question in scene.questions))
+        kinds = tuple(question.kind for question in scene.questions)
+        return Sample(np.concatenate(tiles), conversation, kinds, self._prompt_format.colours)
 
     def pictures(self, index: int) -> list[Image.Image]:
         """The pictures of sample `index`.

@@ -115,7 +115,7 @@ def test_a_config_that_is_no_json(copy: Path) -> None:
 
 def test_an_unknown_model_type(copy: Path) -> None:
     (copy / CONFIG).write_text('{"model_type": "mamba"}')
-    with pytest.raises(ConfigError, match="model_type=mamba is not implemented, only internvl_chat, llama, mistral"):
+    with pytest.raises(ConfigError, match=r"model_type=mamba is not implemented, only .*llama, .*mistral"):
         ModelFolder(copy).load(device=CPU, dtype=torch.float32)
 
 

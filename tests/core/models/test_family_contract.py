@@ -19,10 +19,13 @@ from lab.core.models.checkpoint import CONFIG, write_checkpoint
 from lab.core.models.config import DecoderConfig, ModelConfig, PixelShuffle, VisionConfig
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.folder import Kind, ModelFolder
+from lab.core.models.llama.config import LlamaConfig
+from lab.core.models.picture_config import PictureModelConfig
 from lab.core.models.spec import FamilySpec, build, families, family_of, key_map
 from lab.core.models.steps import Steps
 from lab.core.models.student_format import write_student
 from lab.core.runs.sums import SUMS
+from picture_checkpoints import tiny_config
 
 CPU = torch.device("cpu")
 STUDENTS = [(kind, name) for kind in mixers() for name in ("linear", "hybrid")]
@@ -45,6 +48,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def tiny(kind: type[Any]) -> Any:
     """A small architecture, or a part of one, with the defaults of its family."""
+    if issubclass(kind, PictureModelConfig):
+        pytest.importorskip("transformers", reason="transformers is not installed")
+        return tiny_config(kind, text=tiny(LlamaConfig), image_token_id=49)
     if issubclass(kind, DecoderConfig):
         return kind(**SIZES, rotary=RotaryConfig(theta=1e4, max_length=64))
     if issubclass(kind, VisionConfig):
@@ -157,7 +163,9 @@ def test_logits_are_those_of_transformers(family: FamilySpec, tmp_path: Path) ->
     if content["model_type"] not in transformers.CONFIG_MAPPING:
         pytest.skip(f"transformers has no {content['model_type']}")
     path.write_text(json.dumps(content | ids))
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
+    words = model.config.vision is None
+    kind = transformers.AutoModelForCausalLM if words else transformers.AutoModelForImageTextToText
+    theirs = kind.from_pretrained(tmp_path / "model", dtype=torch.float32).eval()
     assert logits(model).std() > 0.1
     torch.testing.assert_close(logits(model), theirs(input_ids=TOKENS).logits, rtol=0, atol=1e-5)
 

@@ -1,0 +1,104 @@
+"""config.json of models with a vision tower: the parts that families share, read and written."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lab.core.data.image_processor_json import settings
+from lab.core.errors import CheckpointError, ConfigError
+from lab.core.models.checkpoint import StoredTensors
+from lab.core.models.config import DecoderConfig
+from lab.core.models.eyes import completed
+from lab.core.models.hf_config import Json, Section
+from lab.core.models.picture_config import PictureModelConfig, text_families, text_family
+from lab.core.models.picture_files import IMAGE_PROCESSOR, with_image_processor
+
+Config = TypeVar("Config", bound=PictureModelConfig)
+
+TEXT, TOWER, TIED = "text_config", "vision_config", "tie_word_embeddings"
+HEAD = "language_model.lm_head.weight"
+
+
+def with_files(renamed: Callable[[str], str]) -> Callable[[Json, Path], Json]:
+    """See `FamilySpec.with_files`: adds the image processor, and whether the weights have an output head.
+
+    Args:
+        renamed: see `FamilySpec.renamed`.
+    """
+
+    def complete(content: Json, folder: Path) -> Json:
+        content = with_image_processor(content, folder)
+        try:
+            has_head = HEAD in StoredTensors(folder, renamed)
+        # a folder without weights is refused once they are asked for
+        except CheckpointError:
+            return content
+        # transformers ties nothing that a checkpoint has twice, and its defaults say more often tied than it is so
+        return {**content, TIED: False} if has_head else content
+
+    return complete
+
+
+def read_decoder(top: Section, *, tied: bool) -> dict[str, Any]:
+    """The fields of a `PictureModelConfig` about the decoder.
+
+    Args:
+        top: config.json.
+        tied: where it has no `tie_word_embeddings`.
+
+    Raises:
+        BackendError: if transformers, whose defaults complete the file, is not installed.
+        ConfigError: naming the key that is missing, of a wrong type or not implemented, and its value.
+    """
+    given = top.section(TEXT)
+    model_type = given.content.get("model_type")
+    known = {name: spec for name, spec in text_families().items() if model_type in spec.model_types}
+    if not known:
+        types = [each for spec in text_families().values() for each in spec.model_types]
+        raise ConfigError(f"{given.prefix}model_type={model_type} is not implemented, only {', '.join(types)}")
+    name, spec = next(iter(known.items()))
+    content = completed(given.content, TEXT)
+    if top.has(TIED) or tied:
+        content[TIED] = top.flag(TIED, default=tied)
+    try:
+        text = spec.read(content)
+    except ConfigError as error:
+        raise ConfigError(f"{given.prefix}{error}") from None
+    assert isinstance(text, DecoderConfig), "those of text_families"
+    return {"family": name, "text": text}
+
+
+def read_tower(top: Section, known: Collection[str]) -> Section:
+    """The vision tower, with the defaults of its class.
+
+    Raises:
+        BackendError: if transformers is not installed.
+        ConfigError: if it is not one of `known`.
+    """
+    given = top.section(TOWER)
+    model_type = given.content.get("model_type")
+    if model_type not in known:
+        raise ConfigError(f"{given.prefix}model_type={model_type} is not implemented, only {', '.join(known)}")
+    return Section(completed(given.content, TOWER), given.prefix)
+
+
+def side(tower: Section, key: str) -> int:
+    """A size that is a number, or the same two."""
+    value = tower.content.get(key)
+    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+        return Section({key: value[0]}, tower.prefix).whole(key)
+    return tower.whole(key)
+
+
+def picture_json(config: PictureModelConfig, *, model_type: str, model_class: str) -> dict[str, Any]:
+    """A config.json that describes `config`; the image processor, which has a file in releases, is a key of it."""
+    text = text_family(config.family)
+    pictures = config.vision.pictures
+    return {
+        "model_type": model_type,
+        "architectures": [model_class],
+        TIED: config.text.tie_output,
+        **config.vision.content,
+        TEXT: text.write(config.text),
+        IMAGE_PROCESSOR: settings(pictures, max_tiles=pictures.max_tiles),
+    }
