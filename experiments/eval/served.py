@@ -9,12 +9,12 @@ from lab.core.data.jinja_chat import JinjaChat
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import max_length
 from lab.core.models.decoder import Inputs
-from lab.core.models.folder import Precision
 from lab.core.models.generation import SamplingConfig, TextStream, longest_answer
 from lab.core.products import current
 from lab.core.runs.random_streams import Seeds
 from lab.core.streams import say
 from lab.experiments.distill.data import PromptConfig
+from lab.experiments.distill.load import precision_of
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.teacher import device_of
 from lab.experiments.eval.answering import Likelihood, Respondent
@@ -174,11 +174,10 @@ def serve(
     for name, size in (("batch_size", batch_size), ("max_batch_size", max_batch_size)):
         if size is not None and str(size) != "1":
             raise ConfigError(f"{name}={size}: prompts are read one by one; leave it out, or give 1")
-    if precision is not None and precision not in Precision.__members__:
-        raise ConfigError(f"precision={precision}: choose from {', '.join(Precision.__members__)}")
+    chosen = precision_of(precision)
     found = Candidate(model, Role.model, model).find()
     named = "auto" if device is None or device == _NO_DEVICE else device
-    placed = found.load(device_of(named), None if precision is None else Precision(precision))
+    placed = found.load(device_of(named), chosen)
     current.settle(placed, [placed.dtype])
     prompt = PromptConfig(system=found.prompt.system, max_tiles=max_tiles or found.prompt.max_tiles)
     opened = OpenedModel(placed, found.tokenizer, prompt, found.stop_ids)
