@@ -55,6 +55,21 @@ class Served(NamedTuple):
         bos = self.respondent.opened.tokenizer.bos_id
         return [] if bos is None else [bos]
 
+    @property
+    def first(self) -> int:
+        """What stands in front of a text without a context: the opening token, or one that ends a turn.
+
+        Raises:
+            ConfigError: if there is neither.
+        """
+        tokens = self.prefix or sorted(self.respondent.opened.stop_ids)
+        if not tokens:
+            raise ConfigError(
+                f"{self.respondent.label}: its tokenizer has no opening token, and config.json and "
+                "generation_config.json no eos_token_id, to stand in front of a text; add one"
+            )
+        return tokens[0]
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without anything around it."""
         return self.respondent.opened.tokenizer.encode(text)
@@ -78,7 +93,7 @@ class Served(NamedTuple):
         if not ids:
             raise InputError(f"the continuation {continuation[:60]!r} adds no token to its context; mend the task")
         before = [*self.prefix, *before]
-        return before or [min(self.respondent.opened.stop_ids)], ids
+        return before or [self.first], ids
 
     def likelihood(self, before: Sequence[int], ids: Sequence[int]) -> Likelihood:
         """How likely tokens are behind others; of what is longer than the model reads, the beginning is left out.
