@@ -1,4 +1,4 @@
-"""The packages of the wheel: the folders at the root are the package `lab` (`core/ssd` is `lab.core.ssd`).
+"""The packages of the wheel: `api` is `lab` itself, other folders at the root are in it (`core/ssd` is `lab.core.ssd`).
 
 Everything else is in pyproject.toml. setuptools can find packages by itself only where their names are their paths.
 """
@@ -9,7 +9,11 @@ ROOMS = ("cli", "conf", "core", "experiments")
 
 setup(
     packages=[
-        f"lab.{name}" for name in find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
+        "lab",
+        *(
+            f"lab.{name}"
+            for name in find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
+        ),
     ],
-    package_dir={f"lab.{room}": room for room in ROOMS},
+    package_dir={"lab": "api", **{f"lab.{room}": room for room in ROOMS}},
 )

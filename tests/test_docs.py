@@ -17,7 +17,7 @@ API = (ROOT / "docs" / "api.md").read_text()
 NAMES = re.findall(r"^- `([\w.]+)`: \S.*\.$", API, flags=re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 # a path in the repository that a sentence names: at least one folder, and a file or a folder that is looked up
-PATH = re.compile(r"`((?:cli|conf|core|experiments|tests|docs|outputs/reference)/[\w./-]+)`")
+PATH = re.compile(r"`((?:api|cli|conf|core|experiments|tests|docs|outputs/reference)/[\w./-]+)`")
 
 
 def prose(path: Path) -> str:

@@ -11,7 +11,17 @@ BLOCKS = re.findall(
     r"^```python\n(.*?)^```$", (ROOT / "docs" / "python.md").read_text(), flags=re.MULTILINE | re.DOTALL
 )
 # what a line of the page must print, in the order of the blocks
-PRINTED = ("measured", "[", "[", "chosen:", "nats per token", "compiled", "nats per answer token", "excess_risk_mean")
+PRINTED = (
+    "answer:",
+    "measured",
+    "[",
+    "[",
+    "chosen:",
+    "nats per token",
+    "compiled",
+    "nats per answer token",
+    "excess_risk_mean",
+)
 # trains and evaluates
 SLOW = "execute("
 

@@ -27,7 +27,7 @@ _PACKAGES = (
     "pyarrow",
 )
 # folders whose files determine what a run computes
-_ROOMS = ("cli", "conf", "core", "experiments")
+_ROOMS = ("api", "cli", "conf", "core", "experiments")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # in the order in which a library looks at them
 _BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")

@@ -125,7 +125,10 @@ def choose(student: LanguageModel) -> StockLayout:
         refusals[architecture.model_type] = obstacles
     # layouts for another mixer all give the same reason: it is left out
     near = {name: found for name, found in refusals.items() if not found[0].startswith("student.mixer.kind=")}
-    words = "; ".join(f"{name}: {', and '.join(found)}" for name, found in (near or refusals).items())
+    reasons: dict[str, list[str]] = {}
+    for name, found in (near or refusals).items():
+        reasons.setdefault(", and ".join(found), []).append(name)
+    words = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
     raise ConfigError(f"no stock architecture holds this student ({words}); or use --format mmmamba")
 
 

@@ -68,6 +68,9 @@ class Stack:
             if type(layer.layer) is not DecoderLayer:
                 yield f"the teacher's {type(layer.layer).__name__}: its layers are not those of a Llama"
                 return
+        if len(self.softmax) == len(self.layers):
+            yield "student.hybrid keeps attention in every layer: it is the teacher; fewer such layers would do"
+            return
         if not self.converted or len(self.converted) + len(self.softmax) < len(self.layers):
             names = sorted({layer.layer.mixer.kind for layer in self.layers})
             yield f"student.mixer.kind={' and '.join(names)}: {_instead(kind)}"

@@ -9,12 +9,12 @@ from lab.core.data.public_tokenizers import GgufTokenizer
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.folder import PROMPT, Kind, Precision
+from lab.core.models.folder import PROMPT, Kind
 from lab.core.models.student_format import block_type, write_student
 from lab.core.runs.atomic_files import refuse_unwritable
 from lab.experiments.distill.data import tokenizer_of
-from lab.experiments.distill.gguf_export import precision_of, refuse_other_names, write_gguf_student
-from lab.experiments.distill.load import kept_of, load_finished
+from lab.experiments.distill.gguf_export import gguf_precision_of, refuse_other_names, write_gguf_student
+from lab.experiments.distill.load import kept_of, load_finished, precision_of
 from lab.experiments.distill.sources import RecordedRun, StudentSelector, choose_node, find_recorded
 from lab.experiments.distill.stock_export import write_stock
 from lab.experiments.distill.teacher import open_teacher
@@ -51,14 +51,12 @@ def main(
         raise ConfigError(f"format={layout}: choose from {MMMAMBA}, {TRANSFORMERS}, {GGUF}")
     if layout == GGUF:
         refuse_other_names(folder)
-        in_file = precision_of(precision)
+        in_file = gguf_precision_of(precision)
         run = find_recorded(run_name)
         return write_gguf_student(folder, run, choose_node(run, selector), selector, in_file)
-    if precision is not None and precision not in Precision.__members__:
-        raise ConfigError(f"precision={precision}: choose from {', '.join(Precision.__members__)}")
+    chosen = precision_of(precision)
     run = find_recorded(run_name)
     node = choose_node(run, selector)
-    chosen = None if precision is None else Precision(precision)
     if layout == TRANSFORMERS:
         return write_stock(folder, run, node, selector, chosen)
     student = load_finished(run, node, device=torch.device("cpu"))

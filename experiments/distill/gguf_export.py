@@ -25,7 +25,7 @@ _FILE_TYPES = {GgufPrecision.F32: 0, GgufPrecision.F16: 1, GgufPrecision.Q8_0: 7
 _QUANTIZATION_VERSION = 2
 
 
-def precision_of(name: str | None) -> GgufPrecision:
+def gguf_precision_of(name: str | None) -> GgufPrecision:
     """The precision of a name; F16 without one.
 
     Raises:

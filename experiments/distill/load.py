@@ -125,6 +125,17 @@ def find_model(name: str, selector: StudentSelector) -> FoundModel:
     return FoundModel(teacher.architecture, tokenizer, prompt, frozenset(stop_ids), True, load)
 
 
+def precision_of(name: str | None) -> Precision | None:
+    """The precision with a name.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if name is not None and name not in Precision.__members__:
+        raise ConfigError(f"precision={name}: choose from {', '.join(Precision.__members__)}")
+    return None if name is None else Precision(name)
+
+
 def kept_of(prompt: PromptConfig) -> KeptPrompt:
     """The prompt format recorded in an exported config.json."""
     return {"system": prompt.system, "max_tiles": prompt.max_tiles}

@@ -19,6 +19,16 @@ from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data import PromptConfig, prompt_format
 
 
+def refuse_empty(text: str, images: Sequence[object], *, is_raw: bool) -> None:
+    """Refuse a question without a word or an image; see `OpenedModel.read`.
+
+    Raises:
+        InputError: if it is one.
+    """
+    if not is_raw and not images and not text.strip():
+        raise InputError("the prompt is empty; give some text")
+
+
 @dataclass(frozen=True, slots=True)
 class OpenedModel:
     """A model with everything needed to prompt it.

@@ -12,9 +12,9 @@ from lab.experiments.distill.baselines import windows_of_equal_memory, with_wind
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.load import FoundModel, find_model
 from lab.experiments.distill.opened_model import OpenedModel
-from lab.experiments.distill.sources import StudentSelector, find_recorded
+from lab.experiments.distill.sources import ALL_REPLICATES, SELECTED, find_recorded, selected
 from lab.experiments.eval.config import EQUAL_MEMORY, IMAGE_ABLATED, WINDOWED, EvalConfig
-from lab.experiments.eval.seeds import ALL, SELECTED, groups_of
+from lab.experiments.eval.seeds import groups_of
 
 
 class Role(StrEnum):
@@ -56,12 +56,7 @@ class Candidate:
         Raises:
             LabError: as `find_model`.
         """
-        matched = None if Path(self.word).exists() else SELECTED.fullmatch(self.word)
-        if matched is None:
-            return find_model(self.word, StudentSelector())
-        stage, replicate = matched["stage"], matched["replicate"]
-        selector = StudentSelector(int(stage) if stage else None, matched["variant"] or None, int(replicate or 0))
-        return find_model(matched["name"], selector)
+        return find_model(*selected(self.word))
 
     def open(self, config: EvalConfig, device: torch.device, teacher: OpenedModel | None) -> OpenedModel:
         """The model, ready to answer.
@@ -156,7 +151,7 @@ def _of_equal_memory(teacher: Candidate, models: Sequence[Candidate]) -> list[Ca
 def _replicates(word: str) -> list[str]:
     """The words that a word with * in the place of a replicate stands for; any other stands for itself."""
     matched = None if Path(word).exists() else SELECTED.fullmatch(word)
-    if matched is None or matched["replicate"] != ALL:
+    if matched is None or matched["replicate"] != ALL_REPLICATES:
         return [word]
     number = find_recorded(matched["name"]).config.replicates
-    return [f"{word.removesuffix(ALL)}{replicate}" for replicate in range(number)]
+    return [f"{word.removesuffix(ALL_REPLICATES)}{replicate}" for replicate in range(number)]

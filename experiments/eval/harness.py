@@ -111,8 +111,7 @@ def _text_model() -> type:
         def _rolling(self, text: str) -> float:
             """Every token of a text once, in windows as long as the model reads, as the tool cuts them."""
             served = self._served
-            first = (served.prefix or [min(served.respondent.opened.stop_ids)])[0]
-            windows = utils.get_rolling_token_windows(served.encode(text), first, served.longest, 1)
+            windows = utils.get_rolling_token_windows(served.encode(text), served.first, served.longest, 1)
             pairs = map(utils.make_disjoint_window, windows)
             return sum((served.likelihood(before, ids).value for before, ids in pairs), 0.0)
 
@@ -129,7 +128,7 @@ def _text_model() -> type:
                 )
             # as the tool's own models do: of a prompt that is too long, the beginning is left out
             ids = [*served.prefix, *served.encode(context)][-room:]
-            return served.generate(served.inputs(ids or [min(served.respondent.opened.stop_ids)]), asked)
+            return served.generate(served.inputs(ids or [served.first]), asked)
 
         def _each(self, kind: str, requests: Sequence[Any], do: Any, is_quiet: bool) -> list[Any]:
             found = []

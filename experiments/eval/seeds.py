@@ -4,17 +4,14 @@ Intervals of a single model are over samples: what other questions would give. T
 random numbers would give, on the same questions.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from lab.experiments.distill.seeds import estimate
+from lab.experiments.distill.sources import ALL_REPLICATES, SELECTED
 from lab.experiments.eval.rows import ScoreRow
 
-# RUN@STAGE:VARIANT:REPLICATE, of which each part may be left out; * stands for all replicates
-SELECTED = re.compile(r"(?P<name>.+)@(?P<stage>[0-3]?)(:(?P<variant>[^:]*))?(:(?P<replicate>\d{1,9}|\*))?")
-ALL = "*"
 _STUDENTS_T = "Student's t"
 
 
@@ -24,7 +21,7 @@ def groups_of(labels: Sequence[str]) -> dict[str, list[str]]:
     for label in labels:
         matched = SELECTED.fullmatch(label)
         if matched is not None and matched["replicate"] is not None:
-            name = f"{matched['name']}@{matched['stage']}:{matched['variant'] or ''}:{ALL}"
+            name = f"{matched['name']}@{matched['stage']}:{matched['variant'] or ''}:{ALL_REPLICATES}"
             found.setdefault(name, []).append(label)
     return {name: members for name, members in found.items() if len(members) > 1}
 

@@ -11,12 +11,12 @@ from lab.core.data.picture_format import TowerFormat
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import max_length
 from lab.core.models.decoder import Inputs
-from lab.core.models.folder import Precision
 from lab.core.models.generation import SamplingConfig, TextStream, longest_answer
 from lab.core.products import current
 from lab.core.runs.random_streams import Seeds
 from lab.core.streams import say
 from lab.experiments.distill.data import PromptConfig, prompt_format
+from lab.experiments.distill.load import precision_of
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.teacher import device_of
 from lab.experiments.eval.answering import Likelihood, Respondent
@@ -67,6 +67,21 @@ class Served(NamedTuple):
         bos = self.respondent.opened.tokenizer.bos_id
         return [] if bos is None else [bos]
 
+    @property
+    def first(self) -> int:
+        """What stands in front of a text without a context: the opening token, or one that ends a turn.
+
+        Raises:
+            ConfigError: if there is neither.
+        """
+        tokens = self.prefix or sorted(self.respondent.opened.stop_ids)
+        if not tokens:
+            raise ConfigError(
+                f"{self.respondent.label}: its tokenizer has no opening token, and config.json and "
+                "generation_config.json no eos_token_id, to stand in front of a text; add one"
+            )
+        return tokens[0]
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without anything around it."""
         return self.respondent.opened.tokenizer.encode(text)
@@ -90,7 +105,7 @@ class Served(NamedTuple):
         if not ids:
             raise InputError(f"the continuation {continuation[:60]!r} adds no token to its context; mend the task")
         before = [*self.prefix, *before]
-        return before or [min(self.respondent.opened.stop_ids)], ids
+        return before or [self.first], ids
 
     def likelihood(self, before: Sequence[int], ids: Sequence[int]) -> Likelihood:
         """How likely tokens are behind others; of what is longer than the model reads, the beginning is left out.
@@ -186,11 +201,10 @@ def serve(
     for name, size in (("batch_size", batch_size), ("max_batch_size", max_batch_size)):
         if size is not None and str(size) != "1":
             raise ConfigError(f"{name}={size}: prompts are read one by one; leave it out, or give 1")
-    if precision is not None and precision not in Precision.__members__:
-        raise ConfigError(f"precision={precision}: choose from {', '.join(Precision.__members__)}")
+    chosen = precision_of(precision)
     found = Candidate(model, Role.model, model).find()
     named = "auto" if device is None or device == _NO_DEVICE else device
-    placed = found.load(device_of(named), None if precision is None else Precision(precision))
+    placed = found.load(device_of(named), chosen)
     current.settle(placed, [placed.dtype])
     prompt = PromptConfig(system=found.prompt.system, max_tiles=max_tiles or found.prompt.max_tiles)
     opened = OpenedModel(placed, found.tokenizer, prompt, found.stop_ids)

@@ -13,6 +13,7 @@ from lab.core.products import current
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.data import Data
 from lab.experiments.distill.data_sources import DataConfig
+from lab.experiments.distill.hidden_states import layers_of
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.teacher import device_of
 from lab.experiments.probe.config import Basis, ProbeConfig, Target
@@ -21,7 +22,7 @@ from lab.experiments.probe.models import NamedModel, named_models
 from lab.experiments.probe.pool import Pool, make_pool, refuse_useless
 from lab.experiments.probe.rows import Rows
 from lab.experiments.probe.state_rows import state_rows
-from lab.experiments.probe.states import StateRequest, States, layers_of, states_of
+from lab.experiments.probe.states import StateRequest, States, states_of
 from lab.experiments.probe.variants import DRAWN, DrawnRows, JitteredRows, ScaledRows, distinct_rows
 
 # widths that are chosen where none are given

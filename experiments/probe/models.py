@@ -1,8 +1,6 @@
 """The models of a probe: those that are named, or the teacher and every stage of a student of a run."""
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -13,10 +11,9 @@ from lab.core.models.folder import Precision
 from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.load import FoundModel, find_model
 from lab.experiments.distill.opened_model import OpenedModel
-from lab.experiments.distill.sources import StudentSelector, find_recorded
+from lab.experiments.distill.sources import StudentSelector, find_recorded, selected
 from lab.experiments.probe.config import ProbeConfig, Target
 
-SELECTED = re.compile(r"(?P<name>.+?)@(?P<stage>\d*)(?::(?P<variant>[^:]*))?(?::(?P<replicate>\d+))?")
 TEACHER, UNTRAINED = "teacher", "untrained student"
 _STAGES = (0, 1, 2, 3)
 
@@ -58,15 +55,7 @@ def named_models(config: ProbeConfig) -> list[NamedModel]:
     if config.run is not None:
         return _of_run(config, config.run)
     assert config.model is not None, "one of them is given"
-    found = []
-    for word in config.model:
-        matched = None if Path(word).exists() else SELECTED.fullmatch(word)
-        selector = StudentSelector()
-        if matched is not None:
-            stage, replicate = matched["stage"], matched["replicate"]
-            selector = StudentSelector(int(stage) if stage else None, matched["variant"] or None, int(replicate or 0))
-        found.append(_named(config, word, find_model(matched["name"] if matched else word, selector), None))
-    return found
+    return [_named(config, word, find_model(*selected(word)), None) for word in config.model]
 
 
 def _of_run(config: ProbeConfig, name: str) -> list[NamedModel]:

@@ -15,7 +15,7 @@ One batch is in memory at a time, whatever the number of rows.
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from lab.core.data.batch import Batch
 from lab.core.data.chat_template import IGNORED
-from lab.core.errors import ConfigError, InputError, RunError
+from lab.core.errors import InputError, RunError
 from lab.core.native.cache import user_cache
 from lab.core.runs.atomic_files import folder_atomically
 from lab.core.runs.console import progress
@@ -37,6 +37,7 @@ from lab.core.runs.sums import SUMS, check_files, write_sums
 from lab.core.streams import say
 from lab.experiments.distill.data import Data
 from lab.experiments.distill.data_sources import DataConfig
+from lab.experiments.distill.hidden_states import states_behind
 from lab.experiments.distill.loss_mask import inputs_of
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.teacher import digest
@@ -97,21 +98,6 @@ class States:
         return np.memmap(_layer_file(self.folder, number), np.float32, "r", shape=(self.contexts.size, self.width))
 
 
-def layers_of(asked: Sequence[int] | None, num_layers: int) -> tuple[int, ...]:
-    """Numbers of layers from 1: those asked for, where negative ones count from the end, or an early, middle, late one.
-
-    Raises:
-        ConfigError: naming one that the model does not have.
-    """
-    if asked is None:
-        return tuple(dict.fromkeys(max(1, round(num_layers * share)) for share in (1 / 6, 1 / 2, 5 / 6)))
-    found = tuple(number + num_layers + 1 if number < 0 else number for number in asked)
-    for number, given in zip(found, asked, strict=True):
-        if not 1 <= number <= num_layers:
-            raise ConfigError(f"layers={given}: the model has {num_layers} layers, numbered from 1, or -1 for the last")
-    return tuple(dict.fromkeys(found))
-
-
 def states_of(opened: OpenedModel, data: DataConfig, request: StateRequest, label: str) -> States:
     """The states of a model: those in the cache, or else newly computed ones, which are written there.
 
@@ -168,29 +154,12 @@ def _read(folder: Path) -> States | None:
 
 def _write(folder: Path, opened: OpenedModel, source: Data, request: StateRequest, label: str) -> None:
     model = opened.model
-    stacks = {layer.index + 1: layer.layer for layer in model.mixer_layers()}
-    caught: dict[int, Tensor] = {}
     parts: list[Int64[ndarray, "3 k"]] = []
     with ExitStack() as stack:
         files = {number: stack.enter_context(_layer_file(folder, number).open("wb")) for number in request.layers}
-        for number in request.layers:
-
-            def catch(module: object, inputs: object, output: Tensor, number: int = number) -> None:
-                caught[number] = output
-
-            stack.callback(stacks[number].register_forward_hook(catch).remove)
-        stack.enter_context(torch.no_grad())
         advance = stack.enter_context(progress(f"{label}: contexts", request.num_contexts))
         for first, batch in _batches(source, request, next(model.parameters()).device):
-            inputs = inputs_of(model, batch)
-            lengths = model.layer_lengths(inputs)
-            for number in request.layers:
-                if lengths[number - 1] != inputs.tokens.shape[1]:
-                    raise ConfigError(
-                        f"layers={number}: it reads other tokens than the language model; choose one behind layer "
-                        f"{max(place for place, length in enumerate(lengths, 1) if length != inputs.tokens.shape[1])}"
-                    )
-            model.hidden(inputs)
+            caught = states_behind(model, inputs_of(model, batch), request.layers)
             places = _places(model, batch, request)
             row, token = places
             tokens = batch.llm_ids

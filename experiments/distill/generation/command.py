@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from lab.core.errors import ConfigError, InputError
-from lab.core.models.folder import Precision
 from lab.core.models.generation import SamplingConfig
 from lab.core.products import current
 from lab.core.resources import refuse_too_many_threads, usable_cores
@@ -21,8 +20,8 @@ from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.generation.answer import Report, Respondent
 from lab.experiments.distill.generation.chat import chat
 from lab.experiments.distill.generation.request_file import answer_file, read_requests
-from lab.experiments.distill.load import open_model
-from lab.experiments.distill.opened_model import OpenedModel
+from lab.experiments.distill.load import open_model, precision_of
+from lab.experiments.distill.opened_model import OpenedModel, refuse_empty
 from lab.experiments.distill.sources import StudentSelector
 from lab.experiments.distill.teacher import device_of
 
@@ -132,8 +131,7 @@ def answer(request: Request, write: Callable[[str], None]) -> Report:
     Raises:
         LabError: naming argument or file, value and fix.
     """
-    if not request.is_raw and not request.images and not request.prompt.strip():
-        raise InputError("the prompt is empty; give some text")
+    refuse_empty(request.prompt, request.images, is_raw=request.is_raw)
     with _opened(request) as opened:
         inputs = opened.read(request.prompt, request.images, is_raw=request.is_raw, day=_today())
         return _respondent(opened, request, write).answer(inputs, Seeds(request.seed).torch("generate"))
@@ -143,15 +141,8 @@ def answer(request: Request, write: Callable[[str], None]) -> Report:
 def _opened(request: Request) -> Iterator[OpenedModel]:
     """The model of a request, with its products, until the context is left."""
     current.refuse_unknown(request.products)
-    precision = request.precision
-    if precision is not None and precision not in Precision.__members__:
-        raise ConfigError(f"precision={precision}: choose from {', '.join(Precision.__members__)}")
-    opened = open_model(
-        request.model,
-        request.selector,
-        device=device_of(request.device),
-        precision=None if precision is None else Precision(precision),
-    )
+    precision = precision_of(request.precision)
+    opened = open_model(request.model, request.selector, device=device_of(request.device), precision=precision)
     known = opened.prompt
     system = known.system if request.system is None else request.system
     opened = replace(opened, prompt=PromptConfig(system=system, max_tiles=request.max_tiles or known.max_tiles))

@@ -1,7 +1,6 @@
 """Models for other tools: likelihoods of a plain pass, answers of `lab generate`, and the tools themselves."""
 
 import importlib
-import json
 import sys
 import tomllib
 import types
@@ -22,6 +21,8 @@ from lab.experiments.distill.load import open_model
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.sources import StudentSelector
 from lab.experiments.eval.served import Asked, Served, asked_of, serve
+from reference.harness_tasks import write_tasks
+from reference.text_checkpoint import write_text_checkpoint
 
 TEXT = "How many pictures show a bag? zero, one, two. Which colour frames the boot? red and green."
 OPTIONS = ["red", "blue and green", "black"]
@@ -88,6 +89,13 @@ def test_likelihoods_are_those_of_a_plain_pass(teacher: Path) -> None:
         served.likelihood(encode("red"), many)
 
 
+def test_a_text_without_anything_to_stand_in_front_of_it_is_refused(tmp_path: Path) -> None:
+    served = served_at(write_text_checkpoint(tmp_path / "model"))
+    assert served.split("a", "b") == (served.encode("a"), served.encode("b"))
+    with pytest.raises(ConfigError, match=r"model: its tokenizer has no opening token.*add one"):
+        served.split("", "b")
+
+
 def test_what_is_likeliest_is_greedy_and_generated(teacher: Path) -> None:
     served, opened = served_at(teacher), opened_at(teacher)
     prompt = opened.tokenizer.encode("Which colour frames the bag?")
@@ -122,40 +130,9 @@ def test_arguments_of_tasks_are_followed_or_refused() -> None:
 
 @pytest.fixture
 def tasks(tmp_path: Path) -> Path:
-    """A local task of each kind that the tool has: multiple choice, text, answers."""
+    """A local task of each kind that the tool has."""
     questions = ["Which colour frames the bag?", "Which colour frames the boot?", "How many pictures show a bag?"]
-    rows = [{"question": question, "options": OPTIONS, "gold": 1, "text": TEXT} for question in questions]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    common = [
-        "dataset_path: json",
-        f"dataset_kwargs: {{data_files: {{test: {tmp_path / 'rows.jsonl'}}}}}",
-        "test_split: test",
-    ]
-    kinds = {
-        "choices": [
-            "output_type: multiple_choice",
-            'doc_to_text: "{{question}}"',
-            "doc_to_choice: options",
-            "doc_to_target: gold",
-            "metric_list: [{metric: acc}]",
-        ],
-        "texts": [
-            "output_type: loglikelihood_rolling",
-            'doc_to_text: ""',
-            'doc_to_target: "{{text}}"',
-            "metric_list: [{metric: bits_per_byte}]",
-        ],
-        "answers": [
-            "output_type: generate_until",
-            'doc_to_text: "{{question}}"',
-            'doc_to_target: "red"',
-            "generation_kwargs: {until: [boot], max_gen_toks: 5, do_sample: false}",
-            "metric_list: [{metric: exact_match}]",
-        ],
-    }
-    for name, lines in kinds.items():
-        (tmp_path / f"{name}.yaml").write_text("\n".join([f"task: {name}", *common, *lines]) + "\n")
-    return tmp_path
+    return write_tasks(tmp_path, questions, OPTIONS, TEXT)
 
 
 @pytest.mark.slow

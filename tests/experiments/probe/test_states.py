@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from lab.core.data.texts import SplitBy, TextConfig
-from lab.core.errors import ConfigError, LabError, RunError
+from lab.core.errors import LabError, RunError
 from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.load import open_model
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.sources import StudentSelector
 from lab.experiments.distill.tasks.picture_questions import SOURCE
 from lab.experiments.probe.results import Results
-from lab.experiments.probe.states import StateRequest, States, layers_of, states_of
+from lab.experiments.probe.states import StateRequest, States, states_of
 
 
 @pytest.fixture(autouse=True)
@@ -95,13 +95,6 @@ def test_a_run_does_not_go_on_with_other_states(probe: Callable[..., Path], tmp_
     text.write_text("How many pictures show a boot ? " * 100)
     with pytest.raises(RunError, match="layer 8: the model, or what it reads, was changed"):
         probe(*words)
-
-
-def test_layers_are_numbered_from_either_end() -> None:
-    assert layers_of(None, 30) == (5, 15, 25)
-    assert layers_of([1, -1, -2], 8) == (1, 8, 7)
-    with pytest.raises(ConfigError, match="layers=9: the model has 8 layers"):
-        layers_of([9], 8)
 
 
 @pytest.mark.slow
