@@ -12,7 +12,7 @@ from lab.core.ranges import LARGEST_COUNT, refuse_outside
 
 
 @dataclass(kw_only=True, slots=True)
-class EyesConfig:
+class VisionEncoderConfig:
     """How pixels become tokens."""
 
     image_size: int
@@ -69,7 +69,7 @@ class EyesConfig:
 class PictureModelConfig:
     """A vision tower, a projector and a decoder."""
 
-    vision: EyesConfig
+    vision: VisionEncoderConfig
     family: str
     """Of the decoder."""
     text: DecoderConfig

@@ -8,10 +8,10 @@ from lab.core.data.image_processor_json import settings
 from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.checkpoint import StoredTensors
 from lab.core.models.config import DecoderConfig
-from lab.core.models.eyes import completed
 from lab.core.models.hf_config import Json, Section
 from lab.core.models.picture_config import PictureModelConfig, text_families, text_family
 from lab.core.models.picture_files import IMAGE_PROCESSOR, with_image_processor
+from lab.core.models.vision_encoder import completed
 
 Config = TypeVar("Config", bound=PictureModelConfig)
 

@@ -16,11 +16,11 @@ from lab.core.errors import InputError
 from lab.core.mixers.tensor_rules import TensorRule, renamed
 from lab.core.models.decoder import Inputs, refuse_unknown_tokens
 from lab.core.models.decoding_state import DecodingState
-from lab.core.models.eyes import Eyes
 from lab.core.models.picture_config import PictureModelConfig, text_family
-from lab.core.models.stock_eyes import StockEyes
+from lab.core.models.stock_vision import StockVision
 from lab.core.models.tensor_names import KeyMap
 from lab.core.models.text_model import DecoderModel, TextModel
+from lab.core.models.vision_encoder import VisionEncoder
 
 _TEXT = "language_model."
 # by older versions of transformers, in every layer of a tower that counts its positions
@@ -28,10 +28,10 @@ _COUNTS = "embeddings.position_ids"
 
 
 class PictureModel(DecoderModel):
-    """Tiles through the eyes to the places of image tokens, then the decoder.
+    """Tiles through the vision encoder to the places of image tokens, then the decoder.
 
     Attributes:
-        eyes: frozen; no stage trains them.
+        vision_encoder: frozen; no stage trains them.
     """
 
     config: PictureModelConfig
@@ -49,7 +49,7 @@ class PictureModel(DecoderModel):
         """
         super().__init__()
         self.config = config
-        self.eyes = Eyes(model_class, config.vision.content, config.text.hidden_size)
+        self.vision_encoder = VisionEncoder(model_class, config.vision.content, config.text.hidden_size)
         text = text_family(config.family).model(config.text)
         assert isinstance(text, TextModel), "the families of text_families"
         self.llm = text.llm
@@ -75,7 +75,7 @@ class PictureModel(DecoderModel):
                 f"tokens hold {num_places} image tokens but the tiles in pixel_values make {made}; give every tile its "
                 "image tokens"
             )
-        return x.masked_scatter(is_image[..., None], self.eyes(inputs.pixel_values).to(x.dtype))
+        return x.masked_scatter(is_image[..., None], self.vision_encoder(inputs.pixel_values).to(x.dtype))
 
 
 def names_with(tower: str) -> Callable[[PictureModel], KeyMap]:
@@ -88,7 +88,7 @@ def names_with(tower: str) -> Callable[[PictureModel], KeyMap]:
     def names(model: PictureModel) -> KeyMap:
         text = text_family(model.config.family).names(model)
         rules = [replace(rule, public=tuple(f"{_TEXT}{name}" for name in rule.public)) for rule in text.rules]
-        return KeyMap((*_eyes_rules(model, tower), *rules), ignored=(*text.ignored, _COUNTS))
+        return KeyMap((*_vision_rules(model, tower), *rules), ignored=(*text.ignored, _COUNTS))
 
     return names
 
@@ -109,9 +109,9 @@ def renaming(tower: str) -> Callable[[str], str]:
     return renamed
 
 
-def eyes_of(
+def stock_vision_of(
     tower: str, *, model_type: str, model_class: str, processor: Callable[[Any], Mapping[str, Any]]
-) -> Callable[[PictureModel], StockEyes]:
+) -> Callable[[PictureModel], StockVision]:
     """How transformers reads images as the model does: with the same classes.
 
     Args:
@@ -121,21 +121,21 @@ def eyes_of(
         processor: an architecture to processor_config.json.
     """
 
-    def eyes(model: PictureModel) -> StockEyes:
-        return StockEyes(
+    def stock_vision(model: PictureModel) -> StockVision:
+        return StockVision(
             model_type=model_type,
             model_class=model_class,
             config=model.config.vision.content,
-            rules=tuple(_eyes_rules(model, tower)),
+            rules=tuple(_vision_rules(model, tower)),
             processor=processor(model.config),
         )
 
-    return eyes
+    return stock_vision
 
 
-def _eyes_rules(model: PictureModel, tower: str) -> list[TensorRule]:
+def _vision_rules(model: PictureModel, tower: str) -> list[TensorRule]:
     rules = []
-    for name, _ in model.eyes.model.named_parameters():
+    for name, _ in model.vision_encoder.model.named_parameters():
         part, _, rest = name.partition(".")
-        rules += renamed(tower if part == "vision_tower" else part, f"eyes.model.{part}", {rest: rest})
+        rules += renamed(tower if part == "vision_tower" else part, f"vision_encoder.model.{part}", {rest: rest})
     return rules

@@ -19,7 +19,7 @@ from lab.core.errors import ConfigError
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hf_config import Json
-from lab.core.models.stock_eyes import StockEyes
+from lab.core.models.stock_vision import StockVision
 from lab.core.models.tensor_names import KeyMap
 
 
@@ -38,7 +38,7 @@ class FamilySpec:
         sections: the objects of config.json that describe the stacks of `config.decoders`; "" is the file itself.
         released_student: entries of config.json, by section, of mmMamba's release of a student of this family; None
             where there is no release.
-        stock_eyes: a model to how a stock architecture of transformers reads its images, or a refusal; None for text
+        stock_vision: a model to how a stock architecture of transformers reads its images, or a refusal; None for text
             only.
         with_files: a config.json and its folder to the same with what other files say of the architecture; None where
             config.json says all.
@@ -55,7 +55,7 @@ class FamilySpec:
     names: Callable[[Any], KeyMap]
     sections: tuple[str, ...] = ("",)
     released_student: Mapping[str, Mapping[str, Any]] | None = None
-    stock_eyes: Callable[[Any], StockEyes] | None = None
+    stock_vision: Callable[[Any], StockVision] | None = None
     with_files: Callable[[Json, Path], Json] | None = None
     renamed: Callable[[str], str] | None = None
 

@@ -18,7 +18,7 @@ from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hf_config import Json
 from lab.core.models.spec import family_of
-from lab.core.models.stock_eyes import StockEyes
+from lab.core.models.stock_vision import StockVision
 from lab.core.models.student_format import student_json
 from lab.core.models.tensor_names import DERIVED, KeyMap
 from lab.core.stock.architecture import StockArchitecture
@@ -44,23 +44,23 @@ class StockLayout:
     Attributes:
         architecture: of its language model.
         stack: the student.
-        eyes: what stands in front of the language model; None for text only.
+        vision: what stands in front of the language model; None for text only.
     """
 
     architecture: StockArchitecture
     stack: Stack
-    eyes: StockEyes | None
+    vision: StockVision | None
 
     @property
     def name(self) -> str:
         """The architecture in words, such as `llava around granitemoehybrid`."""
         name = self.architecture.model_type
-        return name if self.eyes is None else f"{self.eyes.model_type} around {name}"
+        return name if self.vision is None else f"{self.vision.model_type} around {name}"
 
     def keys(self) -> KeyMap:
         """Where the tensors are."""
-        prefix = "" if self.eyes is None else "language_model."
-        rules = [*self.architecture.rules(self.stack, prefix), *(() if self.eyes is None else self.eyes.rules)]
+        prefix = "" if self.vision is None else "language_model."
+        rules = [*self.architecture.rules(self.stack, prefix), *(() if self.vision is None else self.vision.rules)]
         tied = ("lm_head.weight",) if self.stack.config.tie_output else ()
         return KeyMap(tuple(rules), ignored=(*DERIVED, *tied))
 
@@ -83,13 +83,13 @@ class StockLayout:
             **common,
         }
         ours = {STUDENT: student_json(family_of(student.config).config_json(student.config), student)}
-        if self.eyes is None:
+        if self.vision is None:
             return {**text, **ours}
         return {
-            "model_type": self.eyes.model_type,
-            "architectures": [self.eyes.model_class],
+            "model_type": self.vision.model_type,
+            "architectures": [self.vision.model_class],
             "tie_word_embeddings": self.stack.config.tie_output,
-            **self.eyes.config,
+            **self.vision.config,
             "text_config": text,
             **common,
             **ours,
@@ -115,13 +115,13 @@ def choose(student: LanguageModel) -> StockLayout:
     Raises:
         ConfigError: saying for each why it does not, by key and value, and what would do.
     """
-    eyes = _eyes(student)
+    vision = _vision(student)
     stack = Stack(student)
     refusals = {}
     for architecture in ARCHITECTURES:
         obstacles = list(architecture.obstacles(stack))
         if not obstacles:
-            return StockLayout(architecture, stack, eyes)
+            return StockLayout(architecture, stack, vision)
         refusals[architecture.model_type] = obstacles
     # layouts for another mixer all give the same reason: it is left out
     near = {name: found for name, found in refusals.items() if not found[0].startswith("student.mixer.kind=")}
@@ -145,7 +145,7 @@ def layout_in(content: Json, student: LanguageModel) -> StockLayout:
     if found is None or not isinstance(text, dict):
         known = ", ".join(each.model_type for each in ARCHITECTURES)
         raise ConfigError(f"model_type={model_type} is not implemented for stock students, only {known}")
-    layout = StockLayout(found, Stack(student), _eyes(student) if text is not content else None)
+    layout = StockLayout(found, Stack(student), _vision(student) if text is not content else None)
     for key, expected in found.config(layout.stack).items():
         if key in text and _plain(text[key]) != _plain(expected):
             raise CheckpointError(
@@ -173,13 +173,13 @@ def read_exact(path: Path, model: LanguageModel) -> None:
             state[name].copy_(tensor)
 
 
-def _eyes(student: LanguageModel) -> StockEyes | None:
+def _vision(student: LanguageModel) -> StockVision | None:
     if student.config.vision is None:
         return None
     family = family_of(student.config)
-    if family.stock_eyes is None:
+    if family.stock_vision is None:
         raise ConfigError(f"no stock architecture reads images as {family.name} does; use --format mmmamba")
-    return family.stock_eyes(student)
+    return family.stock_vision(student)
 
 
 def _plain(value: object) -> object:

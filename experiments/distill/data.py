@@ -11,7 +11,7 @@ from lab.core.data.stream import SPLITS, FiniteSource, Source, Stream, refusal, 
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import ModelConfig, VisionConfig, max_length
 from lab.core.models.folder import ModelFolder
-from lab.core.models.picture_config import EyesConfig
+from lab.core.models.picture_config import VisionEncoderConfig
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.core.runs.random_streams import Seeds
 from lab.core.tokenizer import Tokenizer
@@ -174,7 +174,7 @@ def prompt_format(prompt: PromptConfig, architecture: ModelConfig) -> PromptForm
     vision = architecture.vision
     if vision is None:
         return PromptFormat(system=prompt.system, max_tiles=prompt.max_tiles, has_images=False)
-    if isinstance(vision, EyesConfig):
+    if isinstance(vision, VisionEncoderConfig):
         return PromptFormat(
             system=prompt.system, image_size=vision.image_size, max_tiles=prompt.max_tiles, tower=vision.tower_format
         )

@@ -15,7 +15,7 @@ from lab.core.models.checkpoint import CONFIG
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.folder import PROMPT, Kind, ModelFolder, Precision
-from lab.core.models.picture_config import EyesConfig
+from lab.core.models.picture_config import VisionEncoderConfig
 from lab.core.parallel.layout import Layout, assign, cut_modules, whole
 from lab.core.runs.random_streams import Seeds
 from lab.core.streams import say
@@ -154,7 +154,7 @@ def _in_folder(folder: ModelFolder, *, prompt: PromptConfig | None) -> FoundMode
 
 def _kept_prompt(folder: ModelFolder) -> PromptConfig:
     vision, kept = folder.architecture.vision, dict(folder.prompt)
-    if isinstance(vision, EyesConfig):
+    if isinstance(vision, VisionEncoderConfig):
         # what its processor says, where no training has chosen
         kept = {"max_tiles": vision.pictures.max_tiles, **kept}
     try:

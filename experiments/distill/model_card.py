@@ -43,7 +43,7 @@ def model_card(
     num_softmax = len(layout.stack.softmax)
     numbers = sum(parameter.numel() for parameter in student.parameters())
     lines = [
-        _FRONT.format(task="text-generation" if layout.eyes is None else "image-text-to-text"),
+        _FRONT.format(task="text-generation" if layout.vision is None else "image-text-to-text"),
         f"# {name}",
         "",
         f"A {family_of(student.config).name} whose attention was distilled into {options.kind} in "
@@ -129,7 +129,7 @@ def _rows_of(rows: Sequence[Row], selector: StudentSelector) -> list[Row]:
 
 
 def _use(layout: StockLayout) -> list[str]:
-    kind = "AutoModelForCausalLM" if layout.eyes is None else "AutoModelForImageTextToText"
+    kind = "AutoModelForCausalLM" if layout.vision is None else "AutoModelForImageTextToText"
     return [
         "```python",
         f"from transformers import {kind}, AutoTokenizer",

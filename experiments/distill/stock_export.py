@@ -142,8 +142,8 @@ def _write_tokenizer(
         if written.tower is None:
             template = chat_template(prompt.system, has_bos=tokenizer.bos_id is not None)
         processors = image_processor_json(written)
-        if layout.eyes is not None and layout.eyes.processor is not None:
-            processors[PROCESSOR] = dict(layout.eyes.processor)
+        if layout.vision is not None and layout.vision.processor is not None:
+            processors[PROCESSOR] = dict(layout.vision.processor)
         for name, content in processors.items():
             write_json(partial / name, content)
     write_tokenizer(partial, tokenizer, teacher, template)

@@ -2,7 +2,7 @@
 
 from lab.core.models.hovle.config import HovleConfig, read, write
 from lab.core.models.hovle.model import Hovle
-from lab.core.models.hovle.stock_eyes import stock_eyes
+from lab.core.models.hovle.stock_vision import stock_vision
 from lab.core.models.hovle.tensor_names import names
 from lab.core.models.spec import FamilySpec
 
@@ -15,7 +15,7 @@ SPEC = FamilySpec(
     model=Hovle,
     names=names,
     sections=("embedding_config", "llm_config"),
-    stock_eyes=stock_eyes,
+    stock_vision=stock_vision,
     # how transformers finds the release's modelling files, which a user may put beside the weights; never run here
     released_student={
         "": {

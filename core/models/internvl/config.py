@@ -5,7 +5,7 @@ from typing import Any
 
 from lab.core.errors import ConfigError
 from lab.core.models.hf_config import Json, Section
-from lab.core.models.picture_config import EyesConfig, PictureModelConfig
+from lab.core.models.picture_config import PictureModelConfig, VisionEncoderConfig
 from lab.core.models.picture_files import TILING, read_pictures
 from lab.core.models.picture_json import TOWER, picture_json, read_decoder, read_tower, side
 
@@ -39,7 +39,7 @@ def read(content: Json) -> InternvlConfig:
         )
     tokens = (patches // factor) ** 2
     token = top.whole("image_token_id", at_least=0, default=151667)
-    eyes = {
+    kept: dict[str, Any] = {
         TOWER: dict(tower.content),
         "image_token_id": token,
         "image_seq_length": tokens,
@@ -48,7 +48,7 @@ def read(content: Json) -> InternvlConfig:
         "vision_feature_select_strategy": "default",
         "projector_hidden_act": top.content.get("projector_hidden_act", "gelu"),
     }
-    vision = EyesConfig(
+    vision = VisionEncoderConfig(
         image_size=image_size,
         num_channels=tower.whole("num_channels"),
         tokens_per_tile=tokens,
@@ -56,7 +56,7 @@ def read(content: Json) -> InternvlConfig:
         pictures=read_pictures(top, known=TILING),
         start=_START,
         end=_END,
-        content=eyes,
+        content=kept,
     )
     return InternvlConfig(vision=vision, **read_decoder(top, tied=True))
 

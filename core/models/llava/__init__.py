@@ -2,7 +2,7 @@
 
 from lab.core.models.llava.config import MODEL_CLASS, MODEL_TYPE, LlavaConfig, processor, read, write
 from lab.core.models.picture_json import with_files
-from lab.core.models.picture_model import PictureModel, eyes_of, names_with, renaming
+from lab.core.models.picture_model import PictureModel, names_with, renaming, stock_vision_of
 from lab.core.models.spec import FamilySpec
 
 # where the releases on the hub have the tower
@@ -17,7 +17,7 @@ SPEC = FamilySpec(
     model=lambda config: PictureModel(config, model_class="LlavaModel"),
     names=names_with(_TOWER),
     sections=("text_config",),
-    stock_eyes=eyes_of(_TOWER, model_type=MODEL_TYPE, model_class=MODEL_CLASS, processor=processor),
+    stock_vision=stock_vision_of(_TOWER, model_type=MODEL_TYPE, model_class=MODEL_CLASS, processor=processor),
     with_files=with_files(renaming(_TOWER)),
     renamed=renaming(_TOWER),
 )

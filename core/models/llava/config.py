@@ -5,7 +5,7 @@ from typing import Any
 
 from lab.core.errors import ConfigError
 from lab.core.models.hf_config import Json, Section
-from lab.core.models.picture_config import EyesConfig, PictureModelConfig
+from lab.core.models.picture_config import PictureModelConfig, VisionEncoderConfig
 from lab.core.models.picture_files import ONE_TILE, read_pictures
 from lab.core.models.picture_json import TOWER, picture_json, read_decoder, read_tower, side
 
@@ -39,7 +39,7 @@ def read(content: Json) -> LlavaConfig:
     tokens = num_patches + _TOWERS[tower.content["model_type"]] - (strategy == "default")
     index = "image_token_index" if top.has("image_token_index") else "image_token_id"
     token = top.whole(index, at_least=0, default=32000)
-    eyes = {
+    kept: dict[str, Any] = {
         TOWER: dict(tower.content),
         "image_token_index": token,
         "image_seq_length": tokens,
@@ -48,13 +48,13 @@ def read(content: Json) -> LlavaConfig:
         "projector_hidden_act": top.content.get("projector_hidden_act", "gelu"),
         "multimodal_projector_bias": top.flag("multimodal_projector_bias", default=True),
     }
-    vision = EyesConfig(
+    vision = VisionEncoderConfig(
         image_size=image_size,
         num_channels=tower.whole("num_channels"),
         tokens_per_tile=tokens,
         image_token_id=token,
         pictures=read_pictures(top, known=ONE_TILE),
-        content=eyes,
+        content=kept,
     )
     return LlavaConfig(vision=vision, **read_decoder(top, tied=False))
 
@@ -66,10 +66,11 @@ def write(config: LlavaConfig) -> dict[str, Any]:
 
 def processor(config: LlavaConfig) -> dict[str, Any]:
     """What processor_config.json holds."""
-    tower, eyes = Section(config.vision.content[TOWER]), config.vision.content
+    kept = config.vision.content
+    tower = Section(kept[TOWER])
     return {
         "processor_class": "LlavaProcessor",
         "patch_size": side(tower, "patch_size"),
         "num_additional_image_tokens": _TOWERS[tower.content["model_type"]],
-        "vision_feature_select_strategy": eyes["vision_feature_select_strategy"],
+        "vision_feature_select_strategy": kept["vision_feature_select_strategy"],
     }

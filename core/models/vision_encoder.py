@@ -18,7 +18,7 @@ from lab.core.models.transformers_library import load_transformers
 _NOTES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
-class Eyes(nn.Module):
+class VisionEncoder(nn.Module):
     """Tiles to image tokens: the model class of transformers without its language model."""
 
     def __init__(self, model_class: str, content: Json, hidden_size: int) -> None:

@@ -8,7 +8,7 @@ from lab.core.mixers.tensor_rules import TensorRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StockEyes:
+class StockVision:
     """The part of a vision-language model in front of its language model.
 
     Attributes:

@@ -15,12 +15,12 @@ from lab.core.errors import ConfigError
 from lab.core.mixers.tensor_rules import TensorRule, Tensors, derived, renamed, with_zeros
 from lab.core.models.config import PixelShuffle, VisionConfig
 from lab.core.models.hovle.model import Hovle
-from lab.core.models.stock_eyes import StockEyes
+from lab.core.models.stock_vision import StockVision
 
-_EYES, _VISION = "vision_tower.vision_model", "embedding.vision"
+_CLIP, _VISION = "vision_tower.vision_model", "embedding.vision"
 
 
-def stock_eyes(model: Hovle) -> StockEyes:
+def stock_vision(model: Hovle) -> StockVision:
     """The tower and the projector.
 
     Raises:
@@ -34,7 +34,7 @@ def stock_eyes(model: Hovle) -> StockEyes:
             "--format mmmamba"
         )
     width = model.config.embedding.hidden_size * vision.shuffle_factor**2
-    return StockEyes(
+    return StockVision(
         model_type="llava",
         model_class="LlavaForConditionalGeneration",
         config={
@@ -90,14 +90,14 @@ def _taps(vision: VisionConfig) -> TensorRule:
     def read(tensors: Tensors) -> Tensors:
         return [tensors[0][: len(tensors[0]) // factor**2, :, :side, :side].clone()]
 
-    name = f"{_EYES}.embeddings.patch_embedding.weight"
+    name = f"{_CLIP}.embeddings.patch_embedding.weight"
     return derived((name,), (f"{_VISION}.patch_embedding.weight",), read=read, write=write)
 
 
 def _bias(vision: VisionConfig) -> TensorRule:
     copies = vision.shuffle_factor**2
     return derived(
-        (f"{_EYES}.embeddings.patch_embedding.bias",),
+        (f"{_CLIP}.embeddings.patch_embedding.bias",),
         (f"{_VISION}.patch_embedding.bias",),
         read=lambda tensors: [tensors[0][: len(tensors[0]) // copies].clone()],
         write=lambda tensors: [tensors[0].repeat(copies)],
@@ -119,14 +119,14 @@ def _positions(vision: VisionConfig) -> TensorRule:
         return [torch.cat([unread, table])[None], unread[None]]
 
     names = (f"{_VISION}.position_embedding", f"{_VISION}.class_embedding")
-    return TensorRule((f"{_EYES}.embeddings.position_embedding.weight",), names, read=read, write=write)
+    return TensorRule((f"{_CLIP}.embeddings.position_embedding.weight",), names, read=read, write=write)
 
 
 def _unread(width: int) -> dict[str, tuple[int, ...]]:
     """The tensors of SigLIP's layer and last norm, by name and shape."""
-    layer = f"{_EYES}.encoder.layers.0"
+    layer = f"{_CLIP}.encoder.layers.0"
     sizes: dict[str, tuple[int, ...]] = {}
-    for norm in (f"{layer}.layer_norm1", f"{layer}.layer_norm2", f"{_EYES}.post_layernorm"):
+    for norm in (f"{layer}.layer_norm1", f"{layer}.layer_norm2", f"{_CLIP}.post_layernorm"):
         sizes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
     for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
         name = f"{layer}.self_attn.{part}"
