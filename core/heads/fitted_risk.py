@@ -8,13 +8,15 @@
 whose leading blocks are those of the narrower heads. With A = R^-T C and H = R^-T Sigma R^-1, the risk
 tr E[yy'] - 2 tr C'Bhat + tr Bhat'Sigma Bhat is, for all widths at once, a running sum of A * Z and a running double sum
 of H * ZZ'. The smoother S = Q_1 Q_1' gives what estimates the risk from training rows: generalized cross-validation,
-leave-one-out, and their form for rows that come in contexts (CorrGCV; Atanasov, Zavatone-Veth and Pehlevan, arXiv
-2408.04607), where the block of S of a context is replaced by its mean over contexts.
+leave-one-out, and their forms for rows that come in contexts: CorrGCV (Atanasov, Zavatone-Veth and Pehlevan, arXiv
+2408.04607), where the block of S of a context is replaced by its mean over contexts, and leave-one-context-out, whose
+residuals of a context C are (I - S_CC)^-1 (Y - S Y)_C, those of the head fitted to all others.
 
 Minimum-norm heads with p >= n use K = X_p X_p', whose inverse stands for the limit of (I - S) / (n lambda).
 """
 
-# Letters: n rows, d features, m outputs, p width, w widths, r ridge strengths, g contexts, k columns.
+# Letters: n rows, d features, m outputs, p width, w widths, r ridge strengths, g contexts, T rows of a context,
+# k columns.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from scipy.linalg import lapack
 
 from lab.core import validation
 from lab.core.errors import InputError
+from lab.core.heads.contexts_left_out import context_left_out, contexts_left_out
 from lab.core.heads.decompositions import default_rank_tolerance, thin_svd
 from lab.core.heads.population import DensePopulation
 
@@ -46,6 +49,8 @@ class FittedRisk:
         leave_one_out: exact leave-one-out error of the training rows; NaN where a row alone determines a direction.
         gcv: generalized cross-validation, for independent rows.
         corr_gcv: the same for rows in contexts; `gcv` with one row a context.
+        leave_one_context_out: exact error on each context of the head that the others give; `leave_one_out` with one
+            row a context, NaN where the others have fewer rows than features and no ridge decides between heads.
     """
 
     risk: Float64[ndarray, "w r"]
@@ -53,6 +58,7 @@ class FittedRisk:
     leave_one_out: Float64[ndarray, "w r"]
     gcv: Float64[ndarray, "w r"]
     corr_gcv: Float64[ndarray, "w r"]
+    leave_one_context_out: Float64[ndarray, "w r"]
 
 
 def fitted_risk(
@@ -82,7 +88,7 @@ def fitted_risk(
     answers = validation.real_array("targets", targets, shape=(matrix.shape[0], None))
     _check(matrix, population, widths, ridge, rows_per_context)
     shape = (len(widths), len(ridge))
-    found = FittedRisk(*(np.full(shape, np.nan) for _ in range(5)))
+    found = FittedRisk(*(np.full(shape, np.nan) for _ in range(6)))
     for column, strength in enumerate(ridge):
         _fill(found, column, _Draw(matrix, answers, population, rows_per_context), widths, strength)
     return found
@@ -107,7 +113,7 @@ def _fill(found: FittedRisk, column: int, draw: _Draw, widths: Sequence[int], st
     num_rows = draw.features.shape[0]
     # from p = n on, the minimum-norm head interpolates
     limit = max(widths) if strength > 0 else min(max(widths), num_rows - 1)
-    every, num_solved = _every_width(draw, limit, strength) if limit else ([], 0)
+    every, num_solved = _every_width(draw, limit, strength, widths) if limit else ([], 0)
     wide = _Interpolating(draw) if strength == 0 else None
     for row in np.argsort(widths):
         width = widths[row]
@@ -117,14 +123,15 @@ def _fill(found: FittedRisk, column: int, draw: _Draw, widths: Sequence[int], st
             values = wide.at(width)
         else:
             values = _by_svd(draw, width, strength)
-        for array, value in zip(
-            (found.risk, found.train, found.leave_one_out, found.gcv, found.corr_gcv), values, strict=True
-        ):
+        arrays = found.risk, found.train, found.leave_one_out, found.gcv, found.corr_gcv, found.leave_one_context_out
+        for array, value in zip(arrays, values, strict=True):
             array[row, column] = value
 
 
-def _every_width(draw: _Draw, limit: int, strength: float) -> tuple[list[Float64[ndarray, " p"]], int]:
-    """The five numbers of every width up to `limit`, and up to which width they can be trusted."""
+def _every_width(
+    draw: _Draw, limit: int, strength: float, widths: Sequence[int]
+) -> tuple[list[Float64[ndarray, " p"]], int]:
+    """The six numbers of every width up to `limit`, and up to which width they can be trusted; the last of `widths`."""
     features, targets = draw.features[:, :limit], draw.targets
     num_rows = features.shape[0]
     stacked = features
@@ -161,6 +168,14 @@ def _every_width(draw: _Draw, limit: int, strength: float) -> tuple[list[Float64
             total / num_rows / (1 - trace) ** 2,
             _corrected(total, between, 1 - trace, 1 - along, draw) / num_rows,
         ]
+    size = draw.rows_per_context
+    if size > 1:
+        # without ridge, a head on fewer rows than features is another one: of minimum norm
+        most = kept if strength > 0 else min(kept, num_rows - size)
+        left = [width for width in widths if width <= most]
+        numbers.append(contexts_left_out(basis, head, targets, left, size))
+    else:
+        numbers.append(numbers[2])
     return numbers, kept
 
 
@@ -220,7 +235,7 @@ class _Interpolating:
         self._explained = np.zeros_like(draw.targets)
 
     def at(self, width: int) -> list[float]:
-        """The five numbers of a width."""
+        """The six numbers of a width."""
         self._grow(width)
         norm = np.abs(self._gram).sum(axis=0).max()
         factor, info = lapack.dpotrf(self._gram, lower=1, clean=1)
@@ -247,7 +262,7 @@ class _Interpolating:
 
 
 def _of_inverse(inverse: Float64[ndarray, "n n"], weights: Float64[ndarray, "n m"], draw: _Draw) -> list[float]:
-    """Leave-one-out, GCV and CorrGCV of a head that interpolates: I - S and its residuals in the limit, up to scale."""
+    """The estimates of a head that interpolates: I - S and its residuals in the limit, up to scale."""
     num_rows, own = inverse.shape[0], np.diag(inverse)
     squared = np.sum(weights**2, axis=1)
     size = draw.rows_per_context
@@ -257,21 +272,23 @@ def _of_inverse(inverse: Float64[ndarray, "n n"], weights: Float64[ndarray, "n m
     # a row that alone determines a direction is fitted exactly, and has no leave-one-out error
     with np.errstate(divide="ignore", invalid="ignore"):
         corrected = _corrected(total, between, mean_own, np.array([along]), draw)
+        alone = float(np.mean(squared / own**2))
         return [
-            float(np.mean(squared / own**2)),
+            alone,
             float(total[0] / num_rows / mean_own[0] ** 2),
             float(corrected[0] / num_rows),
+            context_left_out(inverse, weights, size) if size > 1 else alone,
         ]
 
 
 def _by_svd(draw: _Draw, width: int, strength: float) -> list[float]:
-    """The five numbers of a width whose features are nearly dependent."""
+    """The six numbers of a width whose features are nearly dependent."""
     features, targets = draw.features[:, :width], draw.targets
     num_rows = features.shape[0]
     tolerance = default_rank_tolerance(num_rows, width)
     if not features.any():
         zero = float(np.mean(np.sum(targets**2, axis=1)))
-        return [draw.population.target_variance, zero, zero, zero, zero]
+        return [draw.population.target_variance, zero, zero, zero, zero, zero]
     svd = thin_svd(features, rtol=tolerance * 10)
     gain = svd.singular / (svd.singular**2 + num_rows * strength)
     weight = svd.right.T @ (gain[:, None] * (svd.left.T @ targets))
@@ -284,7 +301,7 @@ def _by_svd(draw: _Draw, width: int, strength: float) -> list[float]:
     smoother = (svd.left * (gain * svd.singular)) @ svd.left.T
     rest = np.eye(num_rows) - smoother
     if np.trace(rest) < _INTERPOLATES * num_rows:
-        return [risk, 0.0, np.nan, np.nan, np.nan]
+        return [risk, 0.0, np.nan, np.nan, np.nan, np.nan]
     residual = rest @ targets
     return [risk, float(np.sum(residual**2)) / num_rows, *_of_inverse(rest, residual, draw)]
 

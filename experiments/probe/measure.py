@@ -53,6 +53,7 @@ def measured_rows(
                 "leave_one_out": float(fitted.leave_one_out[at]),
                 "gcv": float(fitted.gcv[at]),
                 "corr_gcv": float(fitted.corr_gcv[at]),
+                "leave_one_context_out": float(fitted.leave_one_context_out[at]),
             }
             if pool.is_class:
                 row["accuracy"], row["log_loss"] = _classified(pool, draw, rows, width, strength)

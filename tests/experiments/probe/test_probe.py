@@ -35,10 +35,10 @@ def test_the_theory_of_gaussian_rows_is_near_what_is_measured(
     results = results_of(probe(f"features={rows}", "draws=20", "figures=[risk_by_width,risk_by_ridge]"))
     assert len(results.points) == 9
     for point in results.points:
-        # four standard errors, and what is left of the limit at n = 30
-        room = 4 * point.risks.std(ddof=1) / np.sqrt(20) + 0.05 * point.mean
-        assert abs(point.mean - point.lines["gaussian"]) < room
-        assert abs(point.lines["elliptical"] - point.lines["gaussian"]) < 0.05 * point.lines["gaussian"]
+        chance = 4 * point.risks.std(ddof=1) / np.sqrt(20)
+        # four standard errors; the Gaussian line is a limit, the elliptical one of this n
+        assert abs(point.mean - point.lines["gaussian"]) < chance + 0.05 * point.mean
+        assert abs(point.mean - point.lines["elliptical"]) < chance + 0.02 * point.mean
 
 
 def test_the_measured_risk_is_that_of_the_rows_that_are_left_out(
