@@ -157,26 +157,20 @@ def _every_width(
     squared = _squared_residuals(basis, targets, head, products)
     hats = np.cumsum(basis**2, axis=1)
     trace, total = hats.sum(axis=0) / num_rows, squared.sum(axis=0)
-    together = draw.context_sums(basis)
-    between = _squared_residuals(together, draw.context_sums(targets), head, products).sum(axis=0)
-    along = np.cumsum(np.sum(together**2, axis=0)) * draw.rows_per_context / num_rows
     with np.errstate(divide="ignore", invalid="ignore"):
-        numbers = [
-            risk,
-            total / num_rows,
-            np.mean(squared / (1 - hats) ** 2, axis=0),
-            total / num_rows / (1 - trace) ** 2,
-            _corrected(total, between, 1 - trace, 1 - along, draw) / num_rows,
-        ]
-    size = draw.rows_per_context
-    if size > 1:
-        # without ridge, a head on fewer rows than features is another one: of minimum norm
-        most = kept if strength > 0 else min(kept, num_rows - size)
-        left = [width for width in widths if width <= most]
-        numbers.append(contexts_left_out(basis, head, targets, left, size))
-    else:
-        numbers.append(numbers[2])
-    return numbers, kept
+        alone = np.mean(squared / (1 - hats) ** 2, axis=0)
+        gcv = total / num_rows / (1 - trace) ** 2
+        size = draw.rows_per_context
+        if size == 1:
+            return [risk, total / num_rows, alone, gcv, gcv, alone], kept
+        together = draw.context_sums(basis)
+        between = _squared_residuals(together, draw.context_sums(targets), head, products).sum(axis=0)
+        along = np.cumsum(np.sum(together**2, axis=0)) * size / num_rows
+        corrected = _corrected(total, between, 1 - trace, 1 - along, draw) / num_rows
+    # without ridge, a head on fewer rows than features is another one: of minimum norm
+    most = kept if strength > 0 else min(kept, num_rows - size)
+    left = contexts_left_out(basis, head, targets, [width for width in widths if width <= most], size)
+    return [risk, total / num_rows, alone, gcv, corrected, left], kept
 
 
 def _corrected(

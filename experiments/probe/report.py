@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lab.core.runs.json_files import Entry
-from lab.experiments.probe.results import ESTIMATES, LINES, OF_CONTEXTS, Point, Results, interval
+from lab.experiments.probe.results import ESTIMATES, LINES, NEAR, OF_CONTEXTS, Point, Results, interval
 
 _COLUMNS = (
     "curve",
@@ -175,8 +175,17 @@ def _gaps(points: Sequence[Point], *, with_contexts: bool) -> str:
         if gaps:
             worst = max(gaps, key=abs)
             shown = _NAMES.get(name, f"{name} line")
-            words.append(f"{shown} off by at most {worst:+.1f} %, median {float(np.median(np.abs(gaps))):.1f} %")
+            middle = float(np.median(np.abs(gaps)))
+            words.append(f"{shown} off by at most {worst:+.1f} %, median {middle:.1f} %{_beyond(points, name)}")
     return ", ".join(words)
+
+
+def _beyond(points: Sequence[Point], name: str) -> str:
+    """How many points are further off a line than their intervals explain."""
+    if name not in LINES:
+        return ""
+    number = sum(point.is_beyond(name, NEAR) for point in points)
+    return f" ({number} of {len(points)} points beyond {NEAR:g} % with all of their interval)" if number else ""
 
 
 def _best_ridge(results: Results, curve: str, num_train: int, width: int) -> float:

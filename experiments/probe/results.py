@@ -19,6 +19,8 @@ _NO_MEAN = 3
 # gamma between which lines are not held against what is measured
 THRESHOLD = (0.8, 1.25)
 _CONFIDENCE = 0.95
+# per cent up to which a line is said to be near
+NEAR = 5.0
 # of that of predicting zero; below it, a risk is rounding
 _ROUNDING = 1e-12
 LINES = ("gaussian", "elliptical", "clustered")
@@ -74,6 +76,12 @@ class Point:
             # next to copies of a row, an estimate may be zero
             return percent_above(self.estimates[line], self.mean)
         return percent_above(self.mean, self.lines.get(line, math.nan))
+
+    def is_beyond(self, line: str, bound: float) -> bool:
+        """Whether all of the interval lies further than `bound` per cent from a line: more than draws explain."""
+        middle = self.lines.get(line, math.nan)
+        ends = percent_above(self.low, middle), percent_above(self.high, middle)
+        return min(ends) > bound or max(ends) < -bound
 
 
 @dataclass(frozen=True, slots=True)

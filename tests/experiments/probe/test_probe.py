@@ -158,7 +158,7 @@ def test_each_cause_can_be_taken_away(probe: Run, results_of: Callable[[Path], R
         (["rows_per_context=2"], "has no groups"),
         (["variants=[distinct]"], "has no clusters"),
         (["variants=[other]"], "variants=other: choose from"),
-        (["model=shipped"], "give one of features=FILE, model=MODEL and run=RUN"),
+        (["model=shipped"], "give one of .*model=shipped: the teacher that ships"),
         (["ridge=[-1]"], r"ridge=-1\.0"),
         (["ridge=[1e101]"], "at most 1e\\+100"),
         (["rows_per_context=0"], "rows_per_context=0 must be 1 or more"),
