@@ -119,6 +119,21 @@ def test_constant_and_duplicated_columns_are_solved_by_minimum_norm() -> None:
             assert ours.risk[row, column] == pytest.approx(expected, rel=1e-6)
 
 
+def test_more_outputs_than_rows_and_a_ridge_near_rounding_give_the_risk_of_single_heads() -> None:
+    pool, _, _, num_train = problem()
+    rng = np.random.default_rng(4)
+    targets = pool @ rng.standard_normal((60, 40)) / 8 + rng.standard_normal((400, 40))
+    population = DensePopulation(pool.T @ pool / 400, pool.T @ targets / 400, float(np.sum(targets**2) / 400))
+    widths, ridge = [7, 24, 45, 60], [0.0, 1e-9, 0.3]
+    ours = fitted_risk(pool[:num_train], targets[:num_train], population, widths, ridge=ridge)
+    for row, width in enumerate(widths):
+        for column, strength in enumerate(ridge):
+            head = LinearHead.fit(pool[:num_train, :width], targets[:num_train], ridge=strength, rtol=1e-13)
+            errors = np.sum((head.predict(pool[:, :width]) - targets) ** 2, axis=1)
+            assert ours.risk[row, column] == pytest.approx(np.mean(errors), rel=1e-6)
+            assert ours.train[row, column] == pytest.approx(np.mean(errors[:num_train]), abs=1e-6)
+
+
 def test_what_is_no_problem_is_refused() -> None:
     pool, targets, population, _ = problem()
     with pytest.raises(InputError, match="widths contains 61"):
