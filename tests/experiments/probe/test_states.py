@@ -116,9 +116,9 @@ def test_a_run_is_compared_stage_by_stage(
     monkeypatch.setenv("LAB_OUTPUTS", str(tmp_path / "outputs"))
     few = [f"stage_{stage}.{key}" for stage in (1, 2, 3) for key in ("steps=2", "batch_size=2")]
     few += [f"evaluation.{key}" for key in ("num_batches=1", "batch_size=4", "num_validation_batches=1")]
-    hybrid = "hybrid:{placement:head_interleaved,number:4}"
-    variants = f"variants={{linear:{{student:{{hybrid:{{placement:none}}}}}},mixed:{{student:{{{hybrid}}}}}}}"
-    words = ["stage=all", "threads=1", "figures=[]", variants, *few]
+    hybrid = "{student:{hybrid:{placement:head_interleaved,number:4}}}"
+    variants = ["+variants.linear={student:{hybrid:{placement:none}}}", f"+variants.mixed={hybrid}"]
+    words = ["stage=all", "threads=1", "figures=[]", *variants, *few]
     register()
     with initialize_config_module("lab.conf", version_base="1.3"):
         config = compose("distill", overrides=words)
