@@ -5,16 +5,19 @@
 
     [X; (n lambda)^½ I] = Q R,    Bhat_p = R_p^-1 Z_p,    Z = Q_1'Y,    Q_1 the first n rows of Q,
 
-whose leading blocks are those of the narrower heads. With A = R^-T C and H = R^-T Sigma R^-1, the risk
+whose leading blocks are those of the narrower heads; where n lambda is not small, R is the Cholesky factor of X'X + n
+lambda I, for half of the work. With A = R^-T C and H = R^-T Sigma R^-1, the risk
 tr E[yy'] - 2 tr C'Bhat + tr Bhat'Sigma Bhat is, for all widths at once, a running sum of A * Z and a running double sum
 of H * ZZ'. The smoother S = Q_1 Q_1' gives what estimates the risk from training rows: generalized cross-validation,
-leave-one-out, and their form for rows that come in contexts (CorrGCV; Atanasov, Zavatone-Veth and Pehlevan, arXiv
-2408.04607), where the block of S of a context is replaced by its mean over contexts.
+leave-one-out, and their forms for rows that come in contexts: CorrGCV (Atanasov, Zavatone-Veth and Pehlevan, arXiv
+2408.04607), where the block of S of a context is replaced by its mean over contexts, and leave-one-context-out, whose
+residuals of a context C are (I - S_CC)^-1 (Y - S Y)_C, those of the head fitted to all others.
 
 Minimum-norm heads with p >= n use K = X_p X_p', whose inverse stands for the limit of (I - S) / (n lambda).
 """
 
-# Letters: n rows, d features, m outputs, p width, w widths, r ridge strengths, g contexts, k columns.
+# Letters: n rows, d features, D those of the population, m outputs, p width, w widths, r ridge strengths, g contexts,
+# k columns.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,15 +26,18 @@ import numpy as np
 from jaxtyping import Float64, Real
 from numpy import ndarray
 from scipy import linalg
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 
 from lab.core import validation
 from lab.core.errors import InputError
+from lab.core.heads.contexts_left_out import context_left_out, contexts_left_out
 from lab.core.heads.decompositions import default_rank_tolerance, thin_svd
 from lab.core.heads.population import DensePopulation
 
 # ||R||_F^2 ||R^-1||_F^2 beyond which, and condition of K below which, a width is solved by SVD
 _LARGEST_CONDITION, _LEAST_RECIPROCAL = 1e20, 1e-10
+# ||X||_F^2 / (n lambda) below which X'X + n lambda I has a factor to eight digits and more
+_LARGEST_OF_GRAM = 1e8
 # a smoother whose trace leaves less than this share of the rows interpolates
 _INTERPOLATES = 1e-9
 
@@ -46,6 +52,8 @@ class FittedRisk:
         leave_one_out: exact leave-one-out error of the training rows; NaN where a row alone determines a direction.
         gcv: generalized cross-validation, for independent rows.
         corr_gcv: the same for rows in contexts; `gcv` with one row a context.
+        leave_one_context_out: exact error on each context of the head that the others give; `leave_one_out` with one
+            row a context, NaN where the others have fewer rows than features and no ridge decides between heads.
     """
 
     risk: Float64[ndarray, "w r"]
@@ -53,6 +61,7 @@ class FittedRisk:
     leave_one_out: Float64[ndarray, "w r"]
     gcv: Float64[ndarray, "w r"]
     corr_gcv: Float64[ndarray, "w r"]
+    leave_one_context_out: Float64[ndarray, "w r"]
 
 
 def fitted_risk(
@@ -82,19 +91,30 @@ def fitted_risk(
     answers = validation.real_array("targets", targets, shape=(matrix.shape[0], None))
     _check(matrix, population, widths, ridge, rows_per_context)
     shape = (len(widths), len(ridge))
-    found = FittedRisk(*(np.full(shape, np.nan) for _ in range(5)))
+    found = FittedRisk(*(np.full(shape, np.nan) for _ in range(6)))
+    cross = population.cross
+    if answers.shape[1] > answers.shape[0]:
+        # heads lie in the span of the rows of Y: in a basis of it, they have n outputs
+        span, triangle = np.linalg.qr(answers.T)
+        answers, cross = triangle.T, cross @ span
+    gram = matrix.T @ matrix if max(ridge) > 0 else None
+    moments = population.covariance, cross, population.target_variance
+    draw = _Draw(matrix, answers, gram, *moments, rows_per_context)
     for column, strength in enumerate(ridge):
-        _fill(found, column, _Draw(matrix, answers, population, rows_per_context), widths, strength)
+        _fill(found, column, draw, widths, strength)
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Draw:
-    """The rows of one draw, and the rows on which the risk is measured."""
+    """The rows of one draw, X'X, and the moments of the rows on which the risk is measured."""
 
     features: Float64[ndarray, "n d"]
     targets: Float64[ndarray, "n m"]
-    population: DensePopulation
+    gram: Float64[ndarray, "d d"] | None
+    covariance: Float64[ndarray, "D D"]
+    cross: Float64[ndarray, "D m"]
+    target_variance: float
     rows_per_context: int
 
     def context_sums(self, rows: Float64[ndarray, "n k"]) -> Float64[ndarray, "g k"]:
@@ -107,7 +127,7 @@ def _fill(found: FittedRisk, column: int, draw: _Draw, widths: Sequence[int], st
     num_rows = draw.features.shape[0]
     # from p = n on, the minimum-norm head interpolates
     limit = max(widths) if strength > 0 else min(max(widths), num_rows - 1)
-    every, num_solved = _every_width(draw, limit, strength) if limit else ([], 0)
+    every, num_solved = _every_width(draw, limit, strength, widths) if limit else ([], 0)
     wide = _Interpolating(draw) if strength == 0 else None
     for row in np.argsort(widths):
         width = widths[row]
@@ -117,25 +137,20 @@ def _fill(found: FittedRisk, column: int, draw: _Draw, widths: Sequence[int], st
             values = wide.at(width)
         else:
             values = _by_svd(draw, width, strength)
-        for array, value in zip(
-            (found.risk, found.train, found.leave_one_out, found.gcv, found.corr_gcv), values, strict=True
-        ):
+        arrays = found.risk, found.train, found.leave_one_out, found.gcv, found.corr_gcv, found.leave_one_context_out
+        for array, value in zip(arrays, values, strict=True):
             array[row, column] = value
 
 
-def _every_width(draw: _Draw, limit: int, strength: float) -> tuple[list[Float64[ndarray, " p"]], int]:
-    """The five numbers of every width up to `limit`, and up to which width they can be trusted."""
-    features, targets = draw.features[:, :limit], draw.targets
-    num_rows = features.shape[0]
-    stacked = features
-    if strength > 0:
-        stacked = np.asfortranarray(np.vstack([features, np.sqrt(num_rows * strength) * np.eye(limit)]))
-    factored, _, _, _ = lapack.dgeqrf(stacked, overwrite_a=False)
-    triangle = np.asfortranarray(np.triu(factored[:limit]))
-    kept = _num_independent(triangle)
+def _every_width(
+    draw: _Draw, limit: int, strength: float, widths: Sequence[int]
+) -> tuple[list[Float64[ndarray, " p"]], int]:
+    """The six numbers of every width up to `limit`, and up to which width they can be trusted; the last of `widths`."""
+    triangle, kept = _triangle(draw, limit, strength)
     if kept == 0:
         return [], 0
-    triangle, features = triangle[:kept, :kept], features[:, :kept]
+    features, targets = draw.features[:, :kept], draw.targets
+    num_rows = features.shape[0]
 
     def moved(columns: Float64[ndarray, "k m"]) -> Float64[ndarray, "k m"]:
         solved: Float64[ndarray, "k m"] = linalg.solve_triangular(triangle, columns, trans="T", check_finite=False)
@@ -144,24 +159,45 @@ def _every_width(draw: _Draw, limit: int, strength: float) -> tuple[list[Float64
     basis = np.ascontiguousarray(moved(features.T).T)
     head = basis.T @ targets
     products = head @ head.T
-    aligned = moved(draw.population.cross[:kept])
-    sigma = moved(moved(draw.population.covariance[:kept, :kept]).T)
-    risk = draw.population.target_variance - 2 * np.cumsum(np.sum(aligned * head, axis=1)) + _nested(sigma * products)
+    aligned = moved(draw.cross[:kept])
+    # the upper triangle of R^-T Sigma R^-1
+    sigma, _ = lapack.dsygst(draw.covariance[:kept, :kept], triangle)
+    risk = draw.target_variance - 2 * np.cumsum(np.sum(aligned * head, axis=1)) + _nested(sigma.T * products)
     squared = _squared_residuals(basis, targets, head, products)
     hats = np.cumsum(basis**2, axis=1)
     trace, total = hats.sum(axis=0) / num_rows, squared.sum(axis=0)
-    together = draw.context_sums(basis)
-    between = _squared_residuals(together, draw.context_sums(targets), head, products).sum(axis=0)
-    along = np.cumsum(np.sum(together**2, axis=0)) * draw.rows_per_context / num_rows
     with np.errstate(divide="ignore", invalid="ignore"):
-        numbers = [
-            risk,
-            total / num_rows,
-            np.mean(squared / (1 - hats) ** 2, axis=0),
-            total / num_rows / (1 - trace) ** 2,
-            _corrected(total, between, 1 - trace, 1 - along, draw) / num_rows,
-        ]
-    return numbers, kept
+        alone = np.mean(squared / (1 - hats) ** 2, axis=0)
+        gcv = total / num_rows / (1 - trace) ** 2
+        size = draw.rows_per_context
+        if size == 1:
+            return [risk, total / num_rows, alone, gcv, gcv, alone], kept
+        together = draw.context_sums(basis)
+        between = _squared_residuals(together, draw.context_sums(targets), head, products).sum(axis=0)
+        along = np.cumsum(np.sum(together**2, axis=0)) * size / num_rows
+        corrected = _corrected(total, between, 1 - trace, 1 - along, draw) / num_rows
+    # without ridge, a head on fewer rows than features is another one: of minimum norm
+    most = kept if strength > 0 else min(kept, num_rows - size)
+    left = contexts_left_out(basis, head, targets, [width for width in widths if width <= most], size)
+    return [risk, total / num_rows, alone, gcv, corrected, left], kept
+
+
+def _triangle(draw: _Draw, limit: int, strength: float) -> tuple[Float64[ndarray, "k k"], int]:
+    """R of the first columns, and how many of them are far from dependent."""
+    num_rows = draw.features.shape[0]
+    penalty = num_rows * strength
+    if draw.gram is not None and np.trace(draw.gram[:limit, :limit]) < _LARGEST_OF_GRAM * penalty:
+        squares = draw.gram[:limit, :limit] + penalty * np.eye(limit)
+        factor, info = lapack.dpotrf(squares, clean=1)
+        if info == 0:
+            return factor, limit
+    stacked = draw.features[:, :limit]
+    if strength > 0:
+        stacked = np.asfortranarray(np.vstack([stacked, np.sqrt(penalty) * np.eye(limit)]))
+    factored, _, _, _ = lapack.dgeqrf(stacked, overwrite_a=False)
+    triangle = np.asfortranarray(np.triu(factored[:limit]))
+    kept = _num_independent(triangle)
+    return triangle[:kept, :kept], kept
 
 
 def _corrected(
@@ -193,7 +229,7 @@ def _num_independent(triangle: Float64[ndarray, "k k"]) -> int:
 
 
 def _nested(products: Float64[ndarray, "k k"]) -> Float64[ndarray, " k"]:
-    """The sum of each leading block of a symmetric matrix."""
+    """The sum of each leading block of a symmetric matrix, from its lower triangle."""
     return np.cumsum(2 * np.tril(products, -1).sum(axis=1) + np.diag(products))
 
 
@@ -204,7 +240,8 @@ def _squared_residuals(
     products: Float64[ndarray, "k k"],
 ) -> Float64[ndarray, "n k"]:
     """||y - sum_j<=p q_j z_j||^2 of each row, for all p."""
-    earlier = basis @ np.triu(products, 1)
+    above = np.tril(products, -1).T
+    earlier = blas.dtrmm(1.0, above, basis.T, trans_a=1).T
     change = basis * (2 * (earlier - targets @ head.T) + basis * np.diag(products))
     # rounding may leave a perfect fit below zero
     return np.maximum(np.sum(targets**2, axis=1)[:, None] + np.cumsum(change, axis=1), 0.0)
@@ -220,7 +257,7 @@ class _Interpolating:
         self._explained = np.zeros_like(draw.targets)
 
     def at(self, width: int) -> list[float]:
-        """The five numbers of a width."""
+        """The six numbers of a width."""
         self._grow(width)
         norm = np.abs(self._gram).sum(axis=0).max()
         factor, info = lapack.dpotrf(self._gram, lower=1, clean=1)
@@ -230,24 +267,24 @@ class _Interpolating:
             return _by_svd(self._draw, width, 0.0)
         inverse = linalg.cho_solve((factor, True), np.eye(factor.shape[0]), check_finite=False)
         weights = inverse @ self._draw.targets
-        risk = self._draw.population.target_variance - 2 * float(np.sum(weights * self._explained))
+        risk = self._draw.target_variance - 2 * float(np.sum(weights * self._explained))
         risk += float(np.sum(weights * (self._weighted @ weights)))
         return [risk, 0.0, *_of_inverse(inverse, weights, self._draw)]
 
     def _grow(self, width: int) -> None:
         """Add the columns up to a width to X X', X Sigma X' and X C."""
-        features, sigma = self._draw.features, self._draw.population.covariance
+        features, sigma = self._draw.features, self._draw.covariance
         before, block = slice(0, self._width), slice(self._width, width)
         new = features[:, block]
         self._gram += new @ new.T
         half = (features[:, before] @ sigma[before, block] + new @ sigma[block, block] / 2) @ new.T
         self._weighted += half + half.T
-        self._explained += new @ self._draw.population.cross[block]
+        self._explained += new @ self._draw.cross[block]
         self._width = width
 
 
 def _of_inverse(inverse: Float64[ndarray, "n n"], weights: Float64[ndarray, "n m"], draw: _Draw) -> list[float]:
-    """Leave-one-out, GCV and CorrGCV of a head that interpolates: I - S and its residuals in the limit, up to scale."""
+    """The estimates of a head that interpolates: I - S and its residuals in the limit, up to scale."""
     num_rows, own = inverse.shape[0], np.diag(inverse)
     squared = np.sum(weights**2, axis=1)
     size = draw.rows_per_context
@@ -257,34 +294,35 @@ def _of_inverse(inverse: Float64[ndarray, "n n"], weights: Float64[ndarray, "n m
     # a row that alone determines a direction is fitted exactly, and has no leave-one-out error
     with np.errstate(divide="ignore", invalid="ignore"):
         corrected = _corrected(total, between, mean_own, np.array([along]), draw)
+        alone = float(np.mean(squared / own**2))
         return [
-            float(np.mean(squared / own**2)),
+            alone,
             float(total[0] / num_rows / mean_own[0] ** 2),
             float(corrected[0] / num_rows),
+            context_left_out(inverse, weights, size) if size > 1 else alone,
         ]
 
 
 def _by_svd(draw: _Draw, width: int, strength: float) -> list[float]:
-    """The five numbers of a width whose features are nearly dependent."""
+    """The six numbers of a width whose features are nearly dependent."""
     features, targets = draw.features[:, :width], draw.targets
     num_rows = features.shape[0]
     tolerance = default_rank_tolerance(num_rows, width)
     if not features.any():
         zero = float(np.mean(np.sum(targets**2, axis=1)))
-        return [draw.population.target_variance, zero, zero, zero, zero]
+        return [draw.target_variance, zero, zero, zero, zero, zero]
     svd = thin_svd(features, rtol=tolerance * 10)
     gain = svd.singular / (svd.singular**2 + num_rows * strength)
     weight = svd.right.T @ (gain[:, None] * (svd.left.T @ targets))
-    population = draw.population
-    risk = population.target_variance - 2 * float(np.sum(weight * population.cross[:width]))
-    risk += float(np.sum(weight * (population.covariance[:width, :width] @ weight)))
+    risk = draw.target_variance - 2 * float(np.sum(weight * draw.cross[:width]))
+    risk += float(np.sum(weight * (draw.covariance[:width, :width] @ weight)))
     if svd.rank == num_rows and strength == 0:
         inverse = (svd.left / svd.singular**2) @ svd.left.T
         return [risk, 0.0, *_of_inverse(inverse, inverse @ targets, draw)]
     smoother = (svd.left * (gain * svd.singular)) @ svd.left.T
     rest = np.eye(num_rows) - smoother
     if np.trace(rest) < _INTERPOLATES * num_rows:
-        return [risk, 0.0, np.nan, np.nan, np.nan]
+        return [risk, 0.0, np.nan, np.nan, np.nan, np.nan]
     residual = rest @ targets
     return [risk, float(np.sum(residual**2)) / num_rows, *_of_inverse(rest, residual, draw)]
 

@@ -7,8 +7,8 @@ from PIL import Image, UnidentifiedImageError, features
 
 from lab.core.errors import RunError
 
-# more than the width of a page's text, on screen and on paper
-_MOST_DOTS = 1100
+# the width of a page's text on screen
+_MOST_DOTS = 900
 # of a printed figure of 300 dots an inch: one panel fills two thirds of a page's text
 _SHOWN = 0.6
 # of lines and of maps, and what lies between them and white

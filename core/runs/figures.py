@@ -76,6 +76,14 @@ def new_figure(*, num_panels: int) -> tuple[Figure, Sequence[Axes]]:
     return figure, list(axes[0])
 
 
+def legend_below(figure: Figure, axes: Axes, *, num_columns: int) -> None:
+    """A legend below the panels, which are too small for so many names; the figure grows by its height."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=num_columns)
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.14 * -(-len(labels) // num_columns))
+
+
 Columns = Mapping[str, Sequence[object]]
 
 

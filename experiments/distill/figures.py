@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lab.core.runs.curve_styles import MARKERS, PALETTE
-from lab.core.runs.figures import Drawn, LineStyle, new_figure
+from lab.core.runs.figures import Drawn, LineStyle, legend_below, new_figure
 from lab.experiments.distill.captions import caption
 from lab.experiments.distill.report import accuracies
 from lab.experiments.distill.rows import Quantity, Row, TrainRow, ValidationRow
@@ -83,7 +83,7 @@ def accuracy(table: Sequence[Row]) -> Plotted | None:
     _baselines(axes, table, columns)
     axes.set_xticks(range(len(_STAGES)), _STAGES)
     _percent_axis(axes)
-    _legend_below(figure, axes, num_columns=2)
+    legend_below(figure, axes, num_columns=2)
     return figure, columns
 
 
@@ -145,7 +145,7 @@ def students(table: Sequence[Row]) -> Plotted | None:
         # labels of many students would run into each other
         axes.tick_params(axis="x", labelrotation=30 if len(finals) > _MOST_LEVEL else 0)
     _percent_axis(left)
-    _legend_below(figure, left, num_columns=4)
+    legend_below(figure, left, num_columns=4)
     _decades(right, [summary.mean("kl_per_answer_token") or 0.0 for summary in finals])
     right.set_ylabel("KL per answer token (nats)")
     return figure, columns
@@ -186,14 +186,6 @@ def _baselines(axes: Axes, table: Sequence[Row], columns: Columns) -> None:
         axes.axhline(100 * value, color="0.4", linewidth=0.8, linestyle=style, label=name)
         known = {"student": name, "accuracy": value}
         _append(columns, [known.get(key) for key in columns])
-
-
-def _legend_below(figure: Figure, axes: Axes, *, num_columns: int) -> None:
-    """A legend below the panels, which are too small for so many names; the figure grows by its height."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=num_columns)
-    width, height = figure.get_size_inches()
-    figure.set_size_inches(width, height + 0.14 * -(-len(labels) // num_columns))
 
 
 def _half_width(summary: Summary, quantity: Quantity) -> float:

@@ -8,10 +8,7 @@ from lab.core.errors import RunError
 from lab.core.report.content import Claim, Findings, Verdict
 from lab.core.report.recorded import RecordedRun
 from lab.experiments.probe.recorded import load
-from lab.experiments.probe.results import Results
-
-# per cent
-_NEAR = 5.0
+from lab.experiments.probe.results import NEAR, Results
 
 
 def findings(run: RecordedRun) -> Findings:
@@ -33,14 +30,15 @@ def _lines(results: Results, figure: str) -> Iterator[Claim]:
             continue
         gaps = [point.gap("elliptical") for point in away]
         worst = max(gaps, key=abs)
-        near = sum(abs(gap) <= _NEAR for gap in gaps)
+        near = sum(abs(gap) <= NEAR for gap in gaps)
+        beyond = sum(point.is_beyond("elliptical", NEAR) for point in away)
         verdict = Verdict.holds if near == len(gaps) else Verdict.partly if near else Verdict.fails
         yield Claim(
             statement=f"{curve['curve'] or 'These rows'}: the elliptical theory predicts the minimum-norm head within "
-            f"{_NEAR:g} % outside gamma 0.8 to 1.25",
+            f"{NEAR:g} % outside gamma 0.8 to 1.25",
             verdict=verdict,
-            evidence=f"{near} of {len(gaps)} points within; measured above the line by {min(gaps):.1f} to "
-            f"{max(gaps):.1f} %, at most {worst:+.1f} %",
+            evidence=f"{near} of {len(gaps)} points within, {beyond} beyond with all of their interval; measured above "
+            f"the line by {min(gaps):.1f} to {max(gaps):.1f} %, at most {worst:+.1f} %",
             figure=figure,
         )
 
@@ -50,9 +48,9 @@ def _choices(results: Results, figure: str) -> Iterator[Claim]:
         costs = np.concatenate([choice.costs for choice in results.choices if choice.how == how])
         middle = float(np.median(costs))
         yield Claim(
-            statement=f"Width and ridge chosen by {how.replace('_', ' ')} of training rows cost at most {_NEAR:g} % "
+            statement=f"Width and ridge chosen by {how.replace('_', ' ')} of training rows cost at most {NEAR:g} % "
             "(median)",
-            verdict=Verdict.holds if middle <= _NEAR else Verdict.fails,
+            verdict=Verdict.holds if middle <= NEAR else Verdict.fails,
             evidence=f"median {middle:.2f} % above the best in hindsight over {costs.size} draws",
             figure=figure,
         )

@@ -125,7 +125,8 @@ class ProbeConfig:
         given = [key for key in ("features", "model", "run") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ConfigError(
-                f"give one of features=FILE, model=MODEL and run=RUN, not {' and '.join(given) or 'none'}"
+                f"give one of features=FILE, model=MODEL (model=shipped: the teacher that ships) and run=RUN, not "
+                f"{' and '.join(given) or 'none'}"
             )
         for key in ("targets", "groups"):
             if getattr(self, key) is not None and self.features is None:

@@ -4,11 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from lab.core.runs.axes import plain_ticks
 from lab.core.runs.captions import Caption
 from lab.core.runs.curve_styles import CurveStyle, curve_styles
-from lab.core.runs.figures import Drawn, new_figure
+from lab.core.runs.figures import Drawn, legend_below, new_figure
 from lab.experiments.probe.report import layers_of
 from lab.experiments.probe.results import LINES, Point, Results
 
@@ -115,8 +116,9 @@ def layers(results: Results) -> Drawn | None:
         axes.errorbar(order, means, halves, marker=style.marker, color=style.color, markersize=3.5, label=name)
     axes.set_xlabel("layer")
     axes.set_ylabel("lowest risk of a head")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(found) > 1:
-        axes.legend()
+        legend_below(figure, axes, num_columns=1)
     size = results.sizes()[-1]
     shown = [point for by_layer in found.values() for point in by_layer.values()]
     caption = Caption(

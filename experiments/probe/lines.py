@@ -11,10 +11,11 @@ from numpy import ndarray
 from scipy import linalg
 
 from lab.core.errors import InputError
-from lab.core.heads.asymptotics import asymptotic_risk, exact_risk
+from lab.core.heads.asymptotics import asymptotic_risk, exact_risk, finite_factor
 from lab.core.heads.clustered import Clusters, clustered_risk
 from lab.core.heads.elliptical import elliptical_risk, row_scales
 from lab.core.heads.population import DensePopulation
+from lab.core.heads.sampled_moments import fresh_residuals, fresh_spectrum
 from lab.experiments.probe.pool import Pool
 from lab.experiments.probe.rows import TheoryRow
 
@@ -44,17 +45,20 @@ class _Width:
 
     def __init__(self, pool: Pool, width: int) -> None:
         self._pool, self._width = pool, width
+        num_rows = pool.shape[0]
         features = pool.features[pool.sample][:, :width]
-        self._spectrum = pool.population.spectrum(width)
+        spectrum = pool.population.spectrum(width)
         leverages = _leverages(features, pool.population.covariance[:width, :width])
-        rank = int(np.count_nonzero(self._spectrum.eigenvalues))
+        rank = int(np.count_nonzero(spectrum.eigenvalues))
         self._scales = row_scales(leverages, rank)
         errors = pool.targets[pool.sample] - features @ pool.population.coefficients(width)
         squares = np.sum(errors**2, axis=1)
-        self._noise = max(pool.population.noise_trace(width), 0.0)
+        mean, fitted = float(squares.mean()), max(pool.population.noise_trace(width), 0.0)
+        fresh = fresh_residuals(squares, leverages, num_rows)
         # a sample of rows has another mean than all of them
-        mean = float(squares.mean())
-        self._residuals = squares * (self._noise / mean) if mean > 0 else squares
+        self._residuals = fresh * (fitted / mean) if mean > 0 else fresh
+        self._noise = float(self._residuals.mean())
+        self._spectrum = fresh_spectrum(spectrum, self._noise, num_rows)
 
     def row(self, curve: str, num_train: int, ridge: float) -> TheoryRow:
         """The lines of n rows and a strength."""
@@ -70,6 +74,9 @@ class _Width:
             "gaussian": gaussian.total,
             "elliptical": elliptical.total,
         }
+        if ridge == 0 and np.isfinite(elliptical.variance):
+            factor = finite_factor(self._spectrum, num_train=num_train)
+            row["elliptical"] = elliptical.total + (factor - 1) * elliptical.variance
         exact = exact_risk(self._spectrum, self._noise, num_train=num_train) if ridge == 0 else None
         if exact is not None:
             row["exact"] = exact.total

@@ -53,11 +53,12 @@ def measured_rows(
                 "leave_one_out": float(fitted.leave_one_out[at]),
                 "gcv": float(fitted.gcv[at]),
                 "corr_gcv": float(fitted.corr_gcv[at]),
+                "leave_one_context_out": float(fitted.leave_one_context_out[at]),
             }
             if pool.is_class:
                 row["accuracy"], row["log_loss"] = _classified(pool, draw, rows, width, strength)
             yield row
-    estimates = {"corr_gcv" if rows_per_context > 1 else "leave_one_out": _estimate(fitted, rows_per_context)}
+    estimates = {"leave_one_context_out" if rows_per_context > 1 else "leave_one_out": _estimate(fitted)}
     if folds:
         estimates["cross_validation"] = cross_validated(
             features, targets, widths, ridge, folds, rows_per_context, seeds.numpy("folds", draw, num_train)
@@ -106,8 +107,10 @@ def cross_validated(
     return total / features.shape[0]
 
 
-def _estimate(fitted: FittedRisk, rows_per_context: int) -> Float64[ndarray, "w r"]:
-    return fitted.corr_gcv if rows_per_context > 1 else fitted.leave_one_out
+def _estimate(fitted: FittedRisk) -> Float64[ndarray, "w r"]:
+    """The error of contexts that are left out; CorrGCV where no width has one."""
+    left = fitted.leave_one_context_out
+    return left if np.isfinite(left).any() else fitted.corr_gcv
 
 
 def _classified(pool: Pool, draw: int, rows: Int64[ndarray, " n"], width: int, strength: float) -> tuple[float, float]:

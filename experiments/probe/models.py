@@ -1,6 +1,7 @@
 """The models of a probe: those that are named, or the teacher and every stage of a student of a run."""
 
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 
@@ -11,7 +12,8 @@ from lab.core.models.folder import Precision
 from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.load import FoundModel, find_model
 from lab.experiments.distill.opened_model import OpenedModel
-from lab.experiments.distill.sources import StudentSelector, find_recorded, selected
+from lab.experiments.distill.sources import RecordedRun, StudentSelector, choose_node, find_recorded, selected
+from lab.experiments.distill.stage_graph import students
 from lab.experiments.probe.config import ProbeConfig, Target
 
 TEACHER, UNTRAINED = "teacher", "untrained student"
@@ -66,16 +68,31 @@ def _of_run(config: ProbeConfig, name: str) -> list[NamedModel]:
     teacher = find_model(str(run.config.teacher.path), StudentSelector())
     found = [_named(config, TEACHER, teacher, data)]
     missing: list[str] = []
-    for stage in _STAGES:
-        try:
-            student = find_model(name, StudentSelector(stage=stage))
-        except RunError as error:
-            missing.append(str(error))
-            continue
-        found.append(_named(config, UNTRAINED if stage == 0 else f"after stage {stage}", student, data))
+    for stage, variants in _stages_of(run, missing).items():
+        for variant in variants:
+            student = find_model(name, StudentSelector(stage, variant or None))
+            words = UNTRAINED if stage == 0 else f"after stage {stage}"
+            found.append(_named(config, f"{variant}, {words}" if len(variants) > 1 else words, student, data))
     if len(found) == 1:
         raise RunError(missing[0])
     return found
+
+
+def _stages_of(run: RecordedRun, missing: list[str]) -> dict[int, list[str]]:
+    """The finished stages of a run, with one variant for each student of the stage: variants share earlier stages.
+
+    Args:
+        run: of students.
+        missing: why there are no others, which is added to it.
+    """
+    found: dict[int, dict[str, str]] = {}
+    labels = dict.fromkeys(student.label for student in students(run.config))
+    for stage, label in product(_STAGES, labels):
+        try:
+            found.setdefault(stage, {}).setdefault(choose_node(run, StudentSelector(stage, label or None)).key, label)
+        except RunError as error:
+            missing.append(str(error))
+    return {stage: list(variants.values()) for stage, variants in found.items()}
 
 
 def _named(config: ProbeConfig, label: str, found: FoundModel, data: DataConfig | None) -> NamedModel:

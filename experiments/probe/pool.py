@@ -235,36 +235,48 @@ def _between(rows: Rows, sums: _Sums, wanted: Int64[ndarray, " k"]) -> _Pairs | 
     num_clusters = int(numbers[-1]) + 1
     if num_clusters == 0 or num_clusters * (num_features + num_outputs) > _MOST_SUMS:
         return None
-    totals = np.zeros((num_clusters, num_features + num_outputs))
-    own = np.zeros((num_features + num_outputs, num_features + num_outputs))
+    totals = np.zeros((num_clusters, num_features)), np.zeros((num_clusters, num_outputs))
+    # a row is no pair with itself
+    own, own_cross, own_square = np.zeros((num_features, num_features)), np.zeros((num_features, num_outputs)), 0.0
     for block in rows.blocks():
-        both, number, size = _with_pairs(block, clusters, numbers, sizes)
-        np.add.at(totals, number, both)
-        own += (both / (size - 1)[:, None]).T @ both
+        features, targets, number, size = _with_pairs(block, clusters, numbers, sizes)
+        if number.size:
+            first = np.flatnonzero(np.diff(number, prepend=-1))
+            for total, values in zip(totals, (features, targets), strict=True):
+                total[number[first]] += np.add.reduceat(values, first)
+        covariance, cross, square = _moments(features, targets, 1 / (size - 1))
+        own += covariance
+        own_cross += cross
+        own_square += square
     counted = sizes[sizes > 1]
-    pairs = (totals / (counted - 1)[:, None]).T @ totals - own
-    pairs /= counted.sum()
-    covariance, cross = pairs[:num_features, :num_features], pairs[:num_features, num_features:]
+    covariance, cross, square = _moments(*totals, 1 / (counted - 1))
+    covariance, cross = (covariance - own) / counted.sum(), (cross - own_cross) / counted.sum()
     # as many directions as there are clusters; the others are slightly negative by chance
     values, vectors = linalg.eigh((covariance + covariance.T) / 2)
     moments = (
         (vectors * np.maximum(values, 0.0)) @ vectors.T,
         cross,
-        float(np.trace(pairs[num_features:, num_features:])),
+        (square - own_square) / float(counted.sum()),
     )
     mine = clusters[wanted]
     # a row without another one of its cluster is that cluster's mean
-    means = np.where(
-        (sizes[mine] > 1)[:, None], totals[numbers[mine], :num_features] / sizes[mine][:, None], sums.features
-    )
+    means = np.where((sizes[mine] > 1)[:, None], totals[0][numbers[mine]] / sizes[mine][:, None], sums.features)
     return _Pairs(moments, means)
+
+
+def _moments(
+    features: Float64[ndarray, "k d"], targets: Float64[ndarray, "k m"], weights: Float64[ndarray, " k"]
+) -> tuple[Float64[ndarray, "d d"], Float64[ndarray, "d m"], float]:
+    """Weighted sums of x x', x y' and y'y."""
+    weighted = features * weights[:, None]
+    return weighted.T @ features, weighted.T @ targets, float(np.sum(targets**2, axis=1) @ weights)
 
 
 def _with_pairs(
     block: Block, clusters: Int64[ndarray, " N"], numbers: Int64[ndarray, " c"], sizes: Int64[ndarray, " c"]
-) -> tuple[Float64[ndarray, "b d_and_m"], Int64[ndarray, " b"], Int64[ndarray, " b"]]:
-    """The rows of a block whose cluster has another row, features and targets with number and size of it."""
+) -> tuple[Float64[ndarray, "b d"], Float64[ndarray, "b m"], Int64[ndarray, " b"], Int64[ndarray, " b"]]:
+    """The rows of a block whose cluster has another row, cluster by cluster, with number and size of it."""
     mine = clusters[block.start : block.start + len(block.features)]
-    chosen = sizes[mine] > 1
-    both = np.hstack([block.features, block.targets])[chosen]
-    return both, numbers[mine[chosen]], sizes[mine[chosen]]
+    chosen = np.flatnonzero(sizes[mine] > 1)
+    chosen = chosen[np.argsort(mine[chosen], kind="stable")]
+    return block.features[chosen], block.targets[chosen], numbers[mine[chosen]], sizes[mine[chosen]]

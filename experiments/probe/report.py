@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lab.core.runs.json_files import Entry
-from lab.experiments.probe.results import ESTIMATES, LINES, Point, Results, interval
+from lab.experiments.probe.results import ESTIMATES, LINES, NEAR, OF_CONTEXTS, Point, Results, interval
 
 _COLUMNS = (
     "curve",
@@ -27,7 +27,6 @@ _COLUMNS = (
     "exact n",
     "leave-one-out",
     "GCV",
-    "CorrGCV",
 )
 # of a curve, in a table that one reads
 _MOST_WIDTHS = 9
@@ -37,6 +36,7 @@ _NAMES = {
     "leave_one_out": "leave-one-out",
     "gcv": "GCV",
     "corr_gcv": "CorrGCV",
+    "leave_one_context_out": "leave-one-context-out",
     "cross_validation": "cross-validation",
 }
 
@@ -57,7 +57,8 @@ def summary_table(results: Results) -> tuple[list[str], list[list[Entry]]]:
                 best = min(mine, key=lambda point: point.mean)
                 for point in [*shown, *([best] if best.ridge else [])]:
                     lines.append(_line(point, results, with_classes=with_classes))
-    return [*_COLUMNS, *(["accuracy", "log-loss"] if with_classes else [])], lines
+    columns = [*_COLUMNS, *(_NAMES[name] for name in OF_CONTEXTS if results.has_contexts)]
+    return [*columns, *(["accuracy", "log-loss"] if with_classes else [])], lines
 
 
 def _shown_widths(points: Sequence[Point]) -> list[int]:
@@ -90,9 +91,7 @@ def _line(point: Point, results: Results, *, with_classes: bool) -> list[Entry]:
         point.lines.get("floor"),
         *lines,
         point.lines.get("exact"),
-        point.estimates["leave_one_out"],
-        point.estimates["gcv"],
-        point.estimates["corr_gcv"],
+        *(point.estimates[name] for name in ESTIMATES if results.has_contexts or name not in OF_CONTEXTS),
         *classes,
     ]
 
@@ -143,11 +142,14 @@ def verdict(results: Results) -> list[str]:
 
 
 def _of_curve(results: Results, curve: str) -> Iterator[str]:
+    def gaps(points: Sequence[Point]) -> str:
+        return _gaps(points, with_contexts=results.has_contexts)
+
     for num_train in results.sizes():
         away = [point for point in results.of_curve(curve, num_train) if point.is_away]
         plain = [point for point in away if point.ridge == 0]
         if plain:
-            yield f"n = {num_train}, no ridge, outside gamma 0.8 to 1.25: {_gaps(plain)}"
+            yield f"n = {num_train}, no ridge, outside gamma 0.8 to 1.25: {gaps(plain)}"
         strong = [
             point
             for point in away
@@ -158,29 +160,32 @@ def _of_curve(results: Results, curve: str) -> Iterator[str]:
                 _steps(results, curve, num_train, width) for width in dict.fromkeys(point.width for point in strong)
             ]
             yield (
-                f"n = {num_train}, at the best ridge and above: {_gaps(strong)}; the elliptical line's best ridge is "
+                f"n = {num_train}, at the best ridge and above: {gaps(strong)}; the elliptical line's best ridge is "
                 f"at most {max(steps)} grid steps from the measured one"
             )
 
 
-def _gaps(points: Sequence[Point]) -> str:
+def _gaps(points: Sequence[Point], *, with_contexts: bool) -> str:
     """The largest and the median gap to every line, and to what the training rows alone say."""
     words = []
     for name in (*LINES, *ESTIMATES):
-        # with one row a context, they are one
-        if name == "corr_gcv" and all(map(_is_plain, points)):
+        if name in OF_CONTEXTS and not with_contexts:
             continue
         gaps = [gap for point in points if math.isfinite(gap := point.gap(name))]
         if gaps:
             worst = max(gaps, key=abs)
             shown = _NAMES.get(name, f"{name} line")
-            words.append(f"{shown} off by at most {worst:+.1f} %, median {float(np.median(np.abs(gaps))):.1f} %")
+            middle = float(np.median(np.abs(gaps)))
+            words.append(f"{shown} off by at most {worst:+.1f} %, median {middle:.1f} %{_beyond(points, name)}")
     return ", ".join(words)
 
 
-def _is_plain(point: Point) -> bool:
-    """Whether CorrGCV is GCV, up to rounding."""
-    return math.isclose(point.estimates["corr_gcv"], point.estimates["gcv"], rel_tol=1e-6, abs_tol=1e-9)
+def _beyond(points: Sequence[Point], name: str) -> str:
+    """How many points are further off a line than their intervals explain."""
+    if name not in LINES:
+        return ""
+    number = sum(point.is_beyond(name, NEAR) for point in points)
+    return f" ({number} of {len(points)} points beyond {NEAR:g} % with all of their interval)" if number else ""
 
 
 def _best_ridge(results: Results, curve: str, num_train: int, width: int) -> float:

@@ -19,10 +19,14 @@ _NO_MEAN = 3
 # gamma between which lines are not held against what is measured
 THRESHOLD = (0.8, 1.25)
 _CONFIDENCE = 0.95
+# per cent up to which a line is said to be near
+NEAR = 5.0
 # of that of predicting zero; below it, a risk is rounding
 _ROUNDING = 1e-12
 LINES = ("gaussian", "elliptical", "clustered")
-ESTIMATES = ("leave_one_out", "gcv", "corr_gcv")
+ESTIMATES = ("leave_one_out", "gcv", "corr_gcv", "leave_one_context_out")
+# those for several rows of one context
+OF_CONTEXTS = ("corr_gcv", "leave_one_context_out")
 
 
 def percent_above(risk: float, other: float) -> float:
@@ -73,6 +77,12 @@ class Point:
             return percent_above(self.estimates[line], self.mean)
         return percent_above(self.mean, self.lines.get(line, math.nan))
 
+    def is_beyond(self, line: str, bound: float) -> bool:
+        """Whether all of the interval lies further than `bound` per cent from a line: more than draws explain."""
+        middle = self.lines.get(line, math.nan)
+        ends = percent_above(self.low, middle), percent_above(self.high, middle)
+        return min(ends) > bound or max(ends) < -bound
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -98,12 +108,14 @@ class Results:
         points: of all curves.
         choices: of all curves and n.
         classes: mean accuracy and log-loss by curve, n, width and strength.
+        has_contexts: whether a draw has several rows of one context; with one, CorrGCV is GCV, up to rounding.
     """
 
     curves: Sequence[CurveRow]
     points: Sequence[Point]
     choices: Sequence[Choice]
     classes: Mapping[tuple[str, int, int, float], tuple[float, float]]
+    has_contexts: bool
 
     @classmethod
     def of(cls, table: Sequence[Row]) -> Self:
@@ -134,7 +146,9 @@ class Results:
             if rows[0].get("accuracy") is not None
         }
         found = [Choice(*key, np.array(values)) for key, values in costs.items()]
-        return cls(curves, points, found, classes)
+        pairs = [(point.estimates["corr_gcv"], point.estimates["gcv"]) for point in points]
+        has_contexts = any(abs(one - other) > 1e-6 * abs(other) + 1e-9 for one, other in pairs)
+        return cls(curves, points, found, classes, has_contexts)
 
     def of_curve(self, curve: str, num_train: int) -> list[Point]:
         """The points of a curve and n."""
@@ -154,7 +168,8 @@ def _point(key: tuple[Any, ...], rows: Sequence[Any], lines: Mapping[str, float]
     risks = np.array([row["risk"] for row in rows])
     estimates = {}
     for name in ESTIMATES:
-        values = np.array([math.nan if row[name] is None else row[name] for row in rows])
+        # runs of earlier versions have fewer
+        values = np.array([math.nan if row.get(name) is None else row[name] for row in rows])
         estimates[name] = float(np.median(values) if ridge == 0 else values.mean())
     if ridge == 0 and abs(width - num_train) <= _NO_MEAN:
         middle, half, summary = float(np.median(risks)), math.inf, "median"

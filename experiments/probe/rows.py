@@ -73,7 +73,8 @@ class MeasuredRow(TypedDict):
         ridge: lambda.
         risk: mean squared error on all rows of the pool that are not in the draw, over that of predicting zero.
         train: the same on the rows of the draw.
-        leave_one_out, gcv, corr_gcv: estimates of `risk` from the rows of the draw; see `core.heads.fitted_risk`.
+        leave_one_out, gcv, corr_gcv, leave_one_context_out: estimates of `risk` from the rows of the draw; see
+            `core.heads.fitted_risk`.
         accuracy, log_loss: of a classification head, on held-out rows.
     """
 
@@ -88,6 +89,7 @@ class MeasuredRow(TypedDict):
     leave_one_out: float
     gcv: float
     corr_gcv: float
+    leave_one_context_out: float
     accuracy: NotRequired[float]
     log_loss: NotRequired[float]
 
@@ -96,7 +98,8 @@ class ChoiceRow(TypedDict):
     """A width and a ridge strength chosen from the training rows of a draw.
 
     Attributes:
-        how: leave_one_out, corr_gcv, or cross_validation with five folds of the same rows.
+        how: leave_one_out, leave_one_context_out where a draw has several rows of one context, or cross_validation with
+            five folds of the same rows.
         width, ridge: what it chose.
         risk: of that head.
         best: the lowest risk of the draw, in hindsight.

@@ -18,7 +18,7 @@ WRITERS = {"llava": write_llava, "internvl": write_internvl}
 # exports choose the architecture around the student
 STUDENTS = {
     "granitemoehybrid": ["student=serving", "student.hybrid.number=2"],
-    "falcon_h1": ["student=linear"],
+    "falcon_h1": ["student=linear", "student.mixer.norm_eps=null"],
 }
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

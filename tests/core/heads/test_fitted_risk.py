@@ -61,6 +61,21 @@ def test_leave_one_out_is_what_fitting_without_each_row_gives() -> None:
             assert ours.leave_one_out[row, column] == pytest.approx(np.mean(errors), rel=1e-6)
 
 
+def test_leave_one_context_out_is_what_fitting_without_each_context_gives() -> None:
+    ours, contexts = found(5), np.arange(30).reshape(-1, 5).tolist()
+    for row, width in enumerate(WIDTHS):
+        for column, strength in enumerate(RIDGE):
+            # the others decide on the head of a width by its norm, which the smoother of all rows does not know
+            if strength == 0 and 25 < width < 30:
+                assert np.isnan(ours.leave_one_context_out[row, column])
+                continue
+            errors = [
+                one_by_one([row for others in contexts if others != left for row in others], width, strength, left)
+                for left in contexts
+            ]
+            assert ours.leave_one_context_out[row, column] == pytest.approx(np.mean(errors), rel=1e-6)
+
+
 def test_gcv_and_its_form_for_contexts_from_the_smoother() -> None:
     pool, targets, _, num_train = problem()
     size = 5
@@ -88,6 +103,7 @@ def test_gcv_and_its_form_for_contexts_from_the_smoother() -> None:
 def test_one_row_a_context_is_plain_gcv() -> None:
     ours = found()
     np.testing.assert_allclose(ours.corr_gcv, ours.gcv, rtol=1e-9)
+    np.testing.assert_array_equal(ours.leave_one_context_out, ours.leave_one_out)
 
 
 def test_constant_and_duplicated_columns_are_solved_by_minimum_norm() -> None:
@@ -101,6 +117,21 @@ def test_constant_and_duplicated_columns_are_solved_by_minimum_norm() -> None:
             head = LinearHead.fit(pool[:num_train, :width], targets[:num_train], ridge=strength, rtol=1e-10)
             expected = np.mean(np.sum((head.predict(pool[:, :width]) - targets) ** 2, axis=1))
             assert ours.risk[row, column] == pytest.approx(expected, rel=1e-6)
+
+
+def test_more_outputs_than_rows_and_a_ridge_near_rounding_give_the_risk_of_single_heads() -> None:
+    pool, _, _, num_train = problem()
+    rng = np.random.default_rng(4)
+    targets = pool @ rng.standard_normal((60, 40)) / 8 + rng.standard_normal((400, 40))
+    population = DensePopulation(pool.T @ pool / 400, pool.T @ targets / 400, float(np.sum(targets**2) / 400))
+    widths, ridge = [7, 24, 45, 60], [0.0, 1e-9, 0.3]
+    ours = fitted_risk(pool[:num_train], targets[:num_train], population, widths, ridge=ridge)
+    for row, width in enumerate(widths):
+        for column, strength in enumerate(ridge):
+            head = LinearHead.fit(pool[:num_train, :width], targets[:num_train], ridge=strength, rtol=1e-13)
+            errors = np.sum((head.predict(pool[:, :width]) - targets) ** 2, axis=1)
+            assert ours.risk[row, column] == pytest.approx(np.mean(errors), rel=1e-6)
+            assert ours.train[row, column] == pytest.approx(np.mean(errors[:num_train]), abs=1e-6)
 
 
 def test_what_is_no_problem_is_refused() -> None:

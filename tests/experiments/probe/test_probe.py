@@ -35,10 +35,10 @@ def test_the_theory_of_gaussian_rows_is_near_what_is_measured(
     results = results_of(probe(f"features={rows}", "draws=20", "figures=[risk_by_width,risk_by_ridge]"))
     assert len(results.points) == 9
     for point in results.points:
-        # four standard errors, and what is left of the limit at n = 30
-        room = 4 * point.risks.std(ddof=1) / np.sqrt(20) + 0.05 * point.mean
-        assert abs(point.mean - point.lines["gaussian"]) < room
-        assert abs(point.lines["elliptical"] - point.lines["gaussian"]) < 0.05 * point.lines["gaussian"]
+        chance = 4 * point.risks.std(ddof=1) / np.sqrt(20)
+        # four standard errors; the Gaussian line is a limit, the elliptical one of this n
+        assert abs(point.mean - point.lines["gaussian"]) < chance + 0.05 * point.mean
+        assert abs(point.mean - point.lines["elliptical"]) < chance + 0.02 * point.mean
 
 
 def test_the_measured_risk_is_that_of_the_rows_that_are_left_out(
@@ -111,6 +111,27 @@ def test_of_many_widths_the_table_shows_some_with_the_best(
     assert any("at most 9 of 14 widths" in sentence for sentence in summary["verdict"])
 
 
+def test_several_rows_of_a_context_are_left_out_together(
+    probe: Run, results_of: Callable[[Path], Results], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(2)
+    # rows of a context share most of their features and of their noise
+    shared = np.repeat(np.arange(300), 10)
+    features = 0.8 * rng.standard_normal((300, 60))[shared] + 0.6 * FEATURES
+    targets = features[:, :2] + rng.standard_normal((300, 2))[shared] + 0.3 * rng.standard_normal((3000, 2))
+    np.savez(path := tmp_path / "contexts.npz", features=features, targets=targets, groups=shared)
+    words = ("rows_per_context=10", "num_train=[200]", "widths=[10,40]", "ridge=[0.1]", "draws=40", "figures=[]")
+    folder = probe(f"features={path}", *words)
+    results = results_of(folder)
+    for point in results.points:
+        assert abs(point.gap("leave_one_context_out")) < 15
+        assert point.gap("leave_one_out") < -15
+        assert point.gap("gcv") < -15
+    assert {choice.how for choice in results.choices} == {"leave_one_context_out", "cross_validation"}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert "leave-one-context-out" in summary["columns"]
+
+
 def test_a_finished_probe_is_reported_and_its_figures_are_drawn_again(
     probe: Run, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +179,7 @@ def test_each_cause_can_be_taken_away(probe: Run, results_of: Callable[[Path], R
         (["rows_per_context=2"], "has no groups"),
         (["variants=[distinct]"], "has no clusters"),
         (["variants=[other]"], "variants=other: choose from"),
-        (["model=shipped"], "give one of features=FILE, model=MODEL and run=RUN"),
+        (["model=shipped"], "give one of .*model=shipped: the teacher that ships"),
         (["ridge=[-1]"], r"ridge=-1\.0"),
         (["ridge=[1e101]"], "at most 1e\\+100"),
         (["rows_per_context=0"], "rows_per_context=0 must be 1 or more"),

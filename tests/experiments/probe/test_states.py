@@ -109,7 +109,9 @@ def test_a_run_is_compared_stage_by_stage(
     monkeypatch.setenv("LAB_OUTPUTS", str(tmp_path / "outputs"))
     few = [f"stage_{stage}.{key}" for stage in (1, 2, 3) for key in ("steps=2", "batch_size=2")]
     few += [f"evaluation.{key}" for key in ("num_batches=1", "batch_size=4", "num_validation_batches=1")]
-    words = ["stage=all", "threads=1", "figures=[]", *few]
+    hybrid = "{student:{hybrid:{placement:head_interleaved,number:4}}}"
+    variants = ["+variants.linear={student:{hybrid:{placement:none}}}", f"+variants.mixed={hybrid}"]
+    words = ["stage=all", "threads=1", "figures=[]", *variants, *few]
     register()
     with initialize_config_module("lab.conf", version_base="1.3"):
         config = compose("distill", overrides=words)
@@ -117,7 +119,9 @@ def test_a_run_is_compared_stage_by_stage(
     words = ["run=student", "num_contexts=60", "layers=[8]", "widths=[8,64]", "figures=[layers]"]
     folder = probe(*words, "num_train=[40]")
     names = [curve["curve"] for curve in results_of(folder).curves]
-    stages = [f"after stage {stage}, layer 8" for stage in (1, 2, 3)]
+    # variants share the first stages
+    stages = [f"{name}, layer 8" for name in ("after stage 1", "after stage 2")]
+    stages += [f"{name}, after stage 3, layer 8" for name in ("linear", "mixed")]
     assert names == ["teacher, layer 8", "untrained student, layer 8", *stages]
     assert "than teacher" in (folder / "summary.json").read_text()
 
@@ -126,7 +130,7 @@ def test_a_run_is_compared_stage_by_stage(
     risks = {point.curve: point.mean for point in results_of(folder).points}
     # the teacher's last state is a linear function of itself, and of no other
     assert abs(risks.pop("teacher, layer 8")) < 1e-12
-    assert len(risks) == 9
+    assert len(risks) == 11
     assert min(risks.values()) > 0.01
 
 
