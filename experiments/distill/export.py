@@ -15,7 +15,8 @@ from lab.core.runs.atomic_files import refuse_unwritable
 from lab.experiments.distill.data import tokenizer_of
 from lab.experiments.distill.gguf_export import gguf_precision_of, refuse_other_names, write_gguf_student
 from lab.experiments.distill.load import kept_of, load_finished, precision_of
-from lab.experiments.distill.sources import RecordedRun, StudentSelector, choose_node, find_recorded
+from lab.experiments.distill.selector import StudentSelector
+from lab.experiments.distill.sources import RecordedRun, choose_node, find_recorded
 from lab.experiments.distill.stock_export import write_stock
 from lab.experiments.distill.teacher import open_teacher
 

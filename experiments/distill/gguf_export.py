@@ -13,7 +13,8 @@ from lab.core.stock.gguf_file import GgufPrecision, load_gguf, write_gguf
 from lab.core.stock.gguf_vocabulary import has_chat_template, vocabulary
 from lab.core.stock.granitehybrid import ARCHITECTURE, Value, keys_of, stack_for_llama, tensors_of
 from lab.experiments.distill.load import find_model, load_finished
-from lab.experiments.distill.sources import RecordedRun, StudentSelector
+from lab.experiments.distill.selector import StudentSelector
+from lab.experiments.distill.sources import RecordedRun
 from lab.experiments.distill.stage_graph import StageNode
 from lab.experiments.distill.stock_export import outline
 from lab.experiments.distill.teacher import open_teacher

@@ -26,7 +26,8 @@ from lab.experiments.distill.config import DistillConfig
 from lab.experiments.distill.data import PromptConfig, tokenizer_of
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.placement import softmax_layers
-from lab.experiments.distill.sources import RecordedRun, StudentSelector, choose_node, find_recorded
+from lab.experiments.distill.selector import StudentSelector
+from lab.experiments.distill.sources import RecordedRun, choose_node, find_recorded
 from lab.experiments.distill.stage_graph import HYBRID_FROM, StageNode
 from lab.experiments.distill.student import build_student, keep_softmax, own_tensors
 from lab.experiments.distill.teacher import SHIPPED, SHIPPED_FOLDER, digest, load_teacher, open_teacher

@@ -19,7 +19,7 @@ from lab.experiments.distill.generation.answer import Respondent
 from lab.experiments.distill.hidden_states import layers_of, states_behind
 from lab.experiments.distill.load import find_model, precision_of
 from lab.experiments.distill.opened_model import OpenedModel, refuse_empty
-from lab.experiments.distill.sources import selected
+from lab.experiments.distill.selector import selected
 from lab.experiments.distill.teacher import device_of
 
 

@@ -10,7 +10,8 @@ from lab.core.stock.verify import Agreement
 from lab.experiments.distill.recorded import load
 from lab.experiments.distill.report import accuracies, recovered
 from lab.experiments.distill.rows import Row
-from lab.experiments.distill.sources import RecordedRun, StudentSelector
+from lab.experiments.distill.selector import StudentSelector
+from lab.experiments.distill.sources import RecordedRun
 from lab.experiments.distill.stage_graph import StageNode
 from lab.experiments.distill.summary import summaries
 

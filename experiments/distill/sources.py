@@ -1,7 +1,6 @@
 """Find recorded runs of `lab distill`, their students, and the run that a stage starts from, or say why not."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,49 +16,12 @@ from lab.core.runs.json_files import json_object_or_none
 from lab.core.train.digests import read_meta
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import ALL, TEACHER, DistillConfig
+from lab.experiments.distill.selector import StudentSelector
 from lab.experiments.distill.stage_graph import StageNode, students
 from lab.experiments.distill.student import DEFAULT_MIXER
 
-# RUN@STAGE:VARIANT:REPLICATE, of which each part may be left out
-SELECTED = re.compile(r"(?P<name>.+)@(?P<stage>[0-3]?)(:(?P<variant>[^:]*))?(:(?P<replicate>\d{1,9}|\*))?")
-ALL_REPLICATES = "*"
 # keys of the recorded configuration that must agree between a stage and the run that it starts from
 _COMMON = ("teacher", "student.initialisation", "student.mixer")
-
-
-@dataclass(frozen=True, slots=True)
-class StudentSelector:
-    """Which student of a run.
-
-    Attributes:
-        stage: the student after this stage, 0 for the untrained one; None for the last finished stage.
-        variant: its label; None if there is only one.
-        replicate: number of the replicate.
-    """
-
-    stage: int | None = None
-    variant: str | None = None
-    replicate: int = 0
-
-    @property
-    def is_any(self) -> bool:
-        """Whether it is the default."""
-        return self == StudentSelector()
-
-
-def selected(word: str) -> tuple[str, StudentSelector]:
-    """The name of a run and which of its students RUN@STAGE:VARIANT:REPLICATE means; another word is a name.
-
-    Raises:
-        ConfigError: if it means all replicates.
-    """
-    matched = None if Path(word).exists() else SELECTED.fullmatch(word)
-    if matched is None:
-        return word, StudentSelector()
-    stage, replicate = matched["stage"], matched["replicate"] or 0
-    if replicate == ALL_REPLICATES:
-        raise ConfigError(f"{word} is all replicates, and one model is asked for; give the number of one")
-    return matched["name"], StudentSelector(int(stage) if stage else None, matched["variant"] or None, int(replicate))
 
 
 @dataclass(frozen=True, slots=True)

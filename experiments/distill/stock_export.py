@@ -30,7 +30,8 @@ from lab.experiments.distill.data import PromptConfig, prompt_format
 from lab.experiments.distill.load import find_model, kept_of, load_finished
 from lab.experiments.distill.model_card import model_card
 from lab.experiments.distill.placement import softmax_layers
-from lab.experiments.distill.sources import RecordedRun, StudentSelector
+from lab.experiments.distill.selector import StudentSelector
+from lab.experiments.distill.sources import RecordedRun
 from lab.experiments.distill.stage_graph import StageNode
 from lab.experiments.distill.teacher import open_teacher
 

@@ -12,7 +12,8 @@ from lab.experiments.distill.baselines import windows_of_equal_memory, with_wind
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.load import FoundModel, find_model
 from lab.experiments.distill.opened_model import OpenedModel
-from lab.experiments.distill.sources import ALL_REPLICATES, SELECTED, find_recorded, selected
+from lab.experiments.distill.selector import ALL_REPLICATES, SELECTED, selected
+from lab.experiments.distill.sources import find_recorded
 from lab.experiments.eval.config import EQUAL_MEMORY, IMAGE_ABLATED, WINDOWED, EvalConfig
 from lab.experiments.eval.seeds import groups_of
 

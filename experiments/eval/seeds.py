@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from lab.experiments.distill.seeds import estimate
-from lab.experiments.distill.sources import ALL_REPLICATES, SELECTED
+from lab.experiments.distill.selector import ALL_REPLICATES, SELECTED
 from lab.experiments.eval.rows import ScoreRow
 
 _STUDENTS_T = "Student's t"

@@ -12,7 +12,8 @@ from lab.core.models.folder import Precision
 from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.load import FoundModel, find_model
 from lab.experiments.distill.opened_model import OpenedModel
-from lab.experiments.distill.sources import RecordedRun, StudentSelector, choose_node, find_recorded, selected
+from lab.experiments.distill.selector import StudentSelector, selected
+from lab.experiments.distill.sources import RecordedRun, choose_node, find_recorded
 from lab.experiments.distill.stage_graph import students
 from lab.experiments.probe.config import ProbeConfig, Target
 

@@ -23,7 +23,7 @@ from lab.core.models.spec import key_map
 from lab.experiments.distill.config import register
 from lab.experiments.distill.job import execute
 from lab.experiments.distill.load import open_model
-from lab.experiments.distill.sources import StudentSelector
+from lab.experiments.distill.selector import StudentSelector
 from reference.granite_hybrid import GraniteHybrid
 from reference.tiny_gguf import write_gguf, write_json
 

@@ -16,7 +16,7 @@ from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.generation.answer import Respondent
 from lab.experiments.distill.generation.chat import Conversation
 from lab.experiments.distill.load import open_model
-from lab.experiments.distill.sources import StudentSelector
+from lab.experiments.distill.selector import StudentSelector
 
 Typed = Callable[..., Any]
 QUESTION = "How many pictures show a bag?"

@@ -11,7 +11,8 @@ import torch
 
 from lab.core.runs.sums import SUMS
 from lab.experiments.distill.load import load_finished
-from lab.experiments.distill.sources import StudentSelector, choose_node, find_recorded
+from lab.experiments.distill.selector import StudentSelector
+from lab.experiments.distill.sources import choose_node, find_recorded
 from lab.experiments.distill.stage_notes import expected_of
 
 Typed = Callable[..., Any]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lab.experiments.distill import export, job
 from lab.experiments.distill.config import register
-from lab.experiments.distill.sources import StudentSelector
+from lab.experiments.distill.selector import StudentSelector
 
 COLOURS = ("red", "blue", "green", "yellow")
 

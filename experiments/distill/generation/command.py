@@ -22,7 +22,7 @@ from lab.experiments.distill.generation.chat import chat
 from lab.experiments.distill.generation.request_file import answer_file, read_requests
 from lab.experiments.distill.load import open_model, precision_of
 from lab.experiments.distill.opened_model import OpenedModel, refuse_empty
-from lab.experiments.distill.sources import StudentSelector
+from lab.experiments.distill.selector import StudentSelector
 from lab.experiments.distill.teacher import device_of
 
 # of standard input, in place of a file

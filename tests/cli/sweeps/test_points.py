@@ -31,6 +31,7 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
 
+@pytest.mark.slow
 def test_a_finished_point_is_neither_run_nor_loaded(
     sweep: Path, typed: Typed, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_point_keeps_its_number_where_others_are_skipped(sweep: Path, typed: T
     assert (done.code, f"{sweep / '1'} holds a run with seed=2, not 3" in done.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_points_and_writes_nothing(
     sweep: Path, typed: Typed, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,6 +71,7 @@ def test_batches_positions_errors_and_log_are_those_of_the_stream(
             assert observed(batches) == expected
 
 
+@pytest.mark.slow
 def test_each_process_makes_its_share(tmp_path: Path) -> None:
     with ReadAhead(Noted(tmp_path), processes=3) as source:
         ahead = stream(source, batch_size=6)
@@ -86,6 +87,7 @@ def test_each_process_makes_its_share(tmp_path: Path) -> None:
     assert len(numbers) == len(set(numbers)) <= 30 + 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [1000, 5])
 def test_what_is_jumped_over_is_not_made(broken: int, tmp_path: Path) -> None:
     """Two of six batches of each step are read here; a sample left out moves the rest up by one."""

@@ -17,7 +17,7 @@ from lab.core.models.folder import ModelFolder
 from lab.core.models.picture_files import IMAGE_PROCESSOR
 from lab.experiments.distill.load import open_model
 from lab.experiments.distill.opened_model import OpenedModel
-from lab.experiments.distill.sources import StudentSelector
+from lab.experiments.distill.selector import StudentSelector
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 

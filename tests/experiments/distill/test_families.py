@@ -24,7 +24,8 @@ from lab.experiments.distill import export
 from lab.experiments.distill.config import register
 from lab.experiments.distill.job import execute
 from lab.experiments.distill.load import load_finished
-from lab.experiments.distill.sources import StudentSelector, choose_node, find_recorded
+from lab.experiments.distill.selector import StudentSelector
+from lab.experiments.distill.sources import choose_node, find_recorded
 
 CPU = torch.device("cpu")
 WORDS = [f"w{number}" for number in range(40)]

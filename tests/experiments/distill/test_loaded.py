@@ -13,7 +13,7 @@ from lab.core.models.generation import SamplingConfig
 from lab.core.models.text_model import TextModel
 from lab.experiments.distill.generation.command import Request, answer
 from lab.experiments.distill.hidden_states import layers_of, states_behind
-from lab.experiments.distill.sources import StudentSelector, selected
+from lab.experiments.distill.selector import StudentSelector, selected
 from reference.text_checkpoint import write_text_checkpoint
 
 QUESTION = "How many pictures show a bag?"

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_module
 from lab.experiments.distill.config import register
 from lab.experiments.distill.export import main as export
 from lab.experiments.distill.job import execute
-from lab.experiments.distill.sources import StudentSelector
+from lab.experiments.distill.selector import StudentSelector
 from reference.harness_tasks import KINDS, write_tasks
 from reference.text_checkpoint import SPECIAL, write_text_checkpoint
 

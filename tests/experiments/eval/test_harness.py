@@ -19,7 +19,7 @@ from lab.core.models.generation import SamplingConfig
 from lab.experiments.distill.generation.command import Request, answer
 from lab.experiments.distill.load import open_model
 from lab.experiments.distill.opened_model import OpenedModel
-from lab.experiments.distill.sources import StudentSelector
+from lab.experiments.distill.selector import StudentSelector
 from lab.experiments.eval.served import Asked, Served, asked_of, serve
 from reference.harness_tasks import write_tasks
 from reference.text_checkpoint import write_text_checkpoint

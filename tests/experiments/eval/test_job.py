@@ -19,7 +19,7 @@ from lab.core.runs.parquet import read_table
 from lab.experiments.distill.baselines import windows_of_equal_memory
 from lab.experiments.distill.generation.command import Request, answer
 from lab.experiments.distill.load import open_model
-from lab.experiments.distill.sources import StudentSelector
+from lab.experiments.distill.selector import StudentSelector
 from lab.experiments.distill.tasks.picture_questions import (
     PictureQuestions,
     PictureQuestionsConfig,

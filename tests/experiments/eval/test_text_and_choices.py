@@ -11,7 +11,7 @@ import torch
 from lab.core.models.decoder import Inputs
 from lab.core.runs.parquet import read_table
 from lab.experiments.distill.load import open_model
-from lab.experiments.distill.sources import StudentSelector
+from lab.experiments.distill.selector import StudentSelector
 from lab.experiments.eval.config import EvalConfig
 from lab.experiments.eval.text_task import TextTask
 from reference.toy_evaluation import write_tsv

@@ -12,7 +12,7 @@ from lab.core.errors import LabError, RunError
 from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.load import open_model
 from lab.experiments.distill.opened_model import OpenedModel
-from lab.experiments.distill.sources import StudentSelector
+from lab.experiments.distill.selector import StudentSelector
 from lab.experiments.distill.tasks.picture_questions import SOURCE
 from lab.experiments.probe.results import Results
 from lab.experiments.probe.states import StateRequest, States, states_of

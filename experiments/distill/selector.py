@@ -1,0 +1,46 @@
+"""Which student of a run is meant, by RUN@STAGE:VARIANT:REPLICATE; without torch, for who only reads records."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.core.errors import ConfigError
+
+# RUN@STAGE:VARIANT:REPLICATE, of which each part may be left out
+SELECTED = re.compile(r"(?P<name>.+)@(?P<stage>[0-3]?)(:(?P<variant>[^:]*))?(:(?P<replicate>\d{1,9}|\*))?")
+ALL_REPLICATES = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class StudentSelector:
+    """Which student of a run.
+
+    Attributes:
+        stage: the student after this stage, 0 for the untrained one; None for the last finished stage.
+        variant: its label; None if there is only one.
+        replicate: number of the replicate.
+    """
+
+    stage: int | None = None
+    variant: str | None = None
+    replicate: int = 0
+
+    @property
+    def is_any(self) -> bool:
+        """Whether it is the default."""
+        return self == StudentSelector()
+
+
+def selected(word: str) -> tuple[str, StudentSelector]:
+    """The name of a run and which of its students RUN@STAGE:VARIANT:REPLICATE means; another word is a name.
+
+    Raises:
+        ConfigError: if it means all replicates.
+    """
+    matched = None if Path(word).exists() else SELECTED.fullmatch(word)
+    if matched is None:
+        return word, StudentSelector()
+    stage, replicate = matched["stage"], matched["replicate"] or 0
+    if replicate == ALL_REPLICATES:
+        raise ConfigError(f"{word} is all replicates, and one model is asked for; give the number of one")
+    return matched["name"], StudentSelector(int(stage) if stage else None, matched["variant"] or None, int(replicate))
