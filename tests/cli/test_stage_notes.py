@@ -77,6 +77,6 @@ def test_stages_of_one_run_go_on_from_each_other(distilled: Any, typed: Typed) -
 def test_what_one_should_expect_is_what_the_experiment_says() -> None:
     words = expected_of(["seed=1", "experiment=distill/smollm2"])
     assert words is not None
-    assert words.startswith("Expected for the untrained student, after stage 1 and after stage 2: divergence")
+    assert words.startswith("Expected for the untrained student and after each stage: divergence")
     assert expected_of(["stage=all"]) is None
     assert expected_of(["experiment=distill/nothing"]) is None

@@ -76,13 +76,13 @@ def test_every_option_composes(group: str) -> None:
         assert composed("stage=all", f"{group}={path.stem}", *named)
 
 
-def test_a_pretrained_language_model_goes_through_the_first_two_stages_on_text() -> None:
+def test_a_pretrained_language_model_goes_through_all_stages_on_text() -> None:
     config = composed("experiment=distill/smollm2", "teacher.path=a.gguf")
     assert config.data.text is not None
     assert config.data.picture_questions is None
     assert config.teacher.hovle is None
     (student,) = students(config)
-    assert [node.stage for node in student.path] == [0, 1, 2]
+    assert [node.stage for node in student.path] == [0, 1, 2, 3]
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
