@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import tokenizers
+import pytest
 import torch
 
 from lab.core.mixers.rotary import RotaryConfig
@@ -16,7 +16,8 @@ SPECIAL = ("<s>", "</s>")
 
 
 def write_text_checkpoint(folder: Path, *, max_length: int = 256) -> Path:
-    """Write it into a folder that does not exist."""
+    """Write it into a folder that does not exist; the test is skipped where tokenizers is not installed."""
+    pytest.importorskip("tokenizers", reason="tokenizers is not installed")
     config = LlamaConfig(
         num_layers=2,
         hidden_size=16,
@@ -36,6 +37,8 @@ def write_text_checkpoint(folder: Path, *, max_length: int = 256) -> Path:
 
 
 def _write_tokenizer(folder: Path) -> None:
+    import tokenizers  # noqa: PLC0415 - an optional dependency
+
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = tokenizers.decoders.ByteLevel()
