@@ -4,18 +4,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from lab.core.data.jinja_chat import FIXED_DAY
 from lab.core.errors import ConfigError
+from lab.core.models.decoder import Inputs
 from lab.core.models.generation import SamplingConfig
 from lab.core.products import current
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.generation.answer import Respondent
+from lab.experiments.distill.given import (
+    images_of,
+    refuse_no_day,
+    refuse_no_flag,
+    refuse_no_list,
+    refuse_no_number,
+    refuse_no_path,
+    refuse_no_text,
+    refuse_no_whole,
+)
 from lab.experiments.distill.hidden_states import layers_of, states_behind
 from lab.experiments.distill.load import find_model, precision_of
 from lab.experiments.distill.opened_model import OpenedModel, refuse_empty
@@ -30,6 +43,33 @@ class LoadedModel(OpenedModel):
     `model` is a `LanguageModel`: torch's module, frozen, in evaluation mode. `read` gives the tokens of a prompt.
     """
 
+    def read(
+        self, text: str, images: Sequence[Path | str | Image.Image], *, is_raw: bool, day: date = FIXED_DAY
+    ) -> Inputs:
+        """Encode a prompt, as `OpenedModel.read`; images as in `generate`.
+
+        Raises:
+            ConfigError: for an argument of another type.
+            InputError: see `generate`.
+        """
+        refuse_no_text(text=text)
+        refuse_no_flag(is_raw=is_raw)
+        refuse_no_day(day)
+        return OpenedModel.read(self, text, images_of(images), is_raw=is_raw, day=day)
+
+    def read_turns(
+        self, turns: Sequence[str], images: Sequence[Path | str | Image.Image], *, day: date = FIXED_DAY
+    ) -> Inputs:
+        """Encode a conversation, as `OpenedModel.read_turns`; images as in `generate`.
+
+        Raises:
+            ConfigError: for an argument of another type.
+            InputError: see `generate`.
+        """
+        refuse_no_list(str, turns=turns)
+        refuse_no_day(day)
+        return OpenedModel.read_turns(self, turns, images_of(images), day=day)
+
     def generate(
         self,
         prompt: str,
@@ -41,12 +81,14 @@ class LoadedModel(OpenedModel):
         top_p: float | None = None,
         seed: int = 0,
         is_raw: bool = False,
+        day: date | None = None,
     ) -> str:
-        """The answer to a prompt, that of `lab generate` with the same options.
+        """The answer to a prompt, that of `lab generate` with the same options on the same day.
 
         Args:
             prompt: the question, with `<image>` where an image belongs; a single image needs no mark.
-            images: files, or images in memory, in the order of the marks.
+            images: files, or images in memory, in the order of the marks. Both are turned as their EXIF entry says, and
+                greys of 16 bits scaled.
             max_new_tokens: where the answer ends at the latest; it ends before where the model ends its turn, or at the
                 length that it was trained on.
             temperature: scores are divided by it; 0 takes the likeliest token.
@@ -54,17 +96,24 @@ class LoadedModel(OpenedModel):
             top_p: only the likeliest tokens that together reach this probability.
             seed: of the random numbers, with a temperature.
             is_raw: whether the prompt is read as it stands, without the chat template.
+            day: what a chat template that writes the date writes; None for today, as `lab generate`.
 
         Raises:
-            ConfigError: for an option out of its range.
+            ConfigError: for an option of another type or out of its range.
             InputError: if the prompt is empty or too long, or images cannot be read or do not match it.
         """
+        refuse_no_text(prompt=prompt)
+        refuse_no_whole(max_new_tokens=max_new_tokens, seed=seed, **_given(top_k=top_k))
+        refuse_no_number(temperature=temperature, **_given(top_p=top_p))
+        refuse_no_flag(is_raw=is_raw)
+        refuse_no_day(today := date.today() if day is None else day)
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens={max_new_tokens} must be 1 or more")
-        refuse_empty(prompt, images, is_raw=is_raw)
+        pictures = images_of(images)
+        refuse_empty(prompt, pictures, is_raw=is_raw)
         sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
         respondent = Respondent(opened=self, sampling=sampling, max_new_tokens=max_new_tokens, is_raw=is_raw)
-        inputs = self.read(prompt, _opened(images), is_raw=is_raw)
+        inputs = self.read(prompt, pictures, is_raw=is_raw, day=today)
         return respondent.answer(inputs, Seeds(seed).torch("generate")).text
 
     def states(
@@ -74,6 +123,7 @@ class LoadedModel(OpenedModel):
         images: Sequence[Path | str | Image.Image] = (),
         layers: Sequence[int] | None = None,
         is_raw: bool = False,
+        day: date = FIXED_DAY,
     ) -> dict[int, Float[Tensor, "T D"]]:
         """Hidden states behind layers, before the last norm, as `lab probe` reads them: a row for each token.
 
@@ -82,14 +132,21 @@ class LoadedModel(OpenedModel):
             images: see `generate`.
             layers: numbers from 1, or -1 for the last; None for an early, a middle and a late one.
             is_raw: see `generate`.
+            day: what a chat template that writes the date writes; by default that of `read` and of training, always the
+                same one.
 
         Raises:
-            ConfigError: for a layer that the model does not have.
+            ConfigError: for an argument of another type, or a layer that the model does not have.
             InputError: see `generate`.
         """
-        refuse_empty(prompt, images, is_raw=is_raw)
-        numbers = layers_of(layers, len(self.model.mixer_layers()))
-        inputs = self.read(prompt, _opened(images), is_raw=is_raw)
+        refuse_no_text(prompt=prompt)
+        refuse_no_flag(is_raw=is_raw)
+        refuse_no_list(int, **_given(layers=layers))
+        pictures = images_of(images)
+        refuse_empty(prompt, pictures, is_raw=is_raw)
+        wanted = None if layers is None else [int(number) for number in layers]
+        numbers = layers_of(wanted, len(self.model.mixer_layers()))
+        inputs = self.read(prompt, pictures, is_raw=is_raw, day=day)
         return {number: states[0] for number, states in states_behind(self.model, inputs, numbers).items()}
 
 
@@ -114,9 +171,13 @@ def load(
 
     Raises:
         CheckpointError: for files that are missing or damaged.
-        ConfigError: for an unknown architecture, device or precision.
+        ConfigError: for an argument of another type, or an unknown architecture, device or precision.
+        InputError: for a name that the file system does not take.
         RunError: if there is no such run, or nothing in it is finished.
     """
+    refuse_no_path(model)
+    refuse_no_text(device=device, **_given(precision=precision, system=system))
+    refuse_no_whole(**_given(max_tiles=max_tiles))
     chosen, place = precision_of(precision), device_of(device)
     found = find_model(*selected(str(model)))
     known = found.prompt
@@ -129,6 +190,6 @@ def load(
     return LoadedModel(placed, found.tokenizer, prompt, found.stop_ids)
 
 
-def _opened(images: Sequence[Path | str | Image.Image]) -> list[Path | Image.Image]:
-    """Paths that were given as text, as paths."""
-    return [Path(image) if isinstance(image, str) else image for image in images]
+def _given(**values: object) -> dict[str, object]:
+    """Those that are not None."""
+    return {name: value for name, value in values.items() if value is not None}

@@ -12,6 +12,7 @@ from torch import Tensor
 from lab.core.data.batch import normalize
 from lab.core.data.conversation import encode, template_of
 from lab.core.data.jinja_chat import FIXED_DAY
+from lab.core.data.pixels import upright_rgb
 from lab.core.data.tiling import cut_tiles, load_image
 from lab.core.errors import InputError
 from lab.core.models.decoder import Inputs, LanguageModel
@@ -79,7 +80,7 @@ class OpenedModel:
 
         Args:
             turns: question, answer, question, ..., with a placeholder for each image; a single image needs none.
-            images: files or images in memory, in the order of the placeholders.
+            images: files or images in memory, in the order of the placeholders; both are read by `upright_rgb`.
             day: for templates that write it.
 
         Raises:
@@ -90,7 +91,7 @@ class OpenedModel:
         if images and architecture.vision is None:
             raise InputError(f"image={images[0]}: this model reads text only; leave the images out")
         written = prompt_format(self.prompt, architecture)
-        opened = [load_image(image) if isinstance(image, Path) else image for image in images]
+        opened = [_opened(number, image) for number, image in enumerate(images)]
         tiles = [normalize(cut_tiles(image, written), written.colours) for image in opened]
         conversation = encode(
             turns, [len(cut) for cut in tiles], tokenizer=self.tokenizer, prompt_format=written, day=day
@@ -108,3 +109,13 @@ class OpenedModel:
 
     def _row(self, ids: Iterable[int]) -> Tensor:
         return torch.tensor([list(ids)], dtype=torch.int64, device=self._device)
+
+
+def _opened(number: int, image: Path | Image.Image) -> Image.Image:
+    if isinstance(image, Path):
+        return load_image(image)
+    try:
+        return upright_rgb(image)
+    # Image.open reads pixels only now: a damaged file raises whatever its format's reader met first
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise InputError(f"images[{number}] cannot be read ({error}); give an image that Pillow can load") from None

@@ -17,7 +17,10 @@ _INCHES_A_LETTER, _INCHES_A_LINE, _INCHES_AROUND = 0.07, 0.2, 1.0
 
 
 def scores(rows: Sequence[ScoreRow]) -> Drawn | None:
-    """The headline score of each model on the first tasks; replicates of a student stand in the line of their mean."""
+    """The headline score of each model on the first tasks.
+
+    Replicates of a student are drawn on the row of their mean.
+    """
     quoted = [row for row in rows if row["kind"] in ("score", "published") and row["is_headline"]]
     tasks = list(dict.fromkeys(row["task"] for row in quoted))[:_MOST_TASKS]
     if not tasks:
