@@ -16,7 +16,7 @@ _TEXT = "text; put it in quotation marks"
 _WHOLE, _NUMBER = "a whole number; give one, such as 8", "a number; give one, such as 0.5"
 
 
-def refuse_no_text(**values: object) -> None:
+def require_text(**values: object) -> None:
     """Refuse a value that is not text, under its name.
 
     Raises:
@@ -25,30 +25,30 @@ def refuse_no_text(**values: object) -> None:
     _refuse_unless(values, str, _TEXT)
 
 
-def refuse_no_whole(**values: object) -> None:
-    """Refuse a value that is not a whole number, under its name; see `refuse_no_text`."""
+def require_whole(**values: object) -> None:
+    """Refuse a value that is not a whole number, under its name; see `require_text`."""
     _refuse_unless(values, Integral, _WHOLE)
 
 
-def refuse_no_number(**values: object) -> None:
-    """Refuse a value that is not a number, under its name; see `refuse_no_text`."""
+def require_number(**values: object) -> None:
+    """Refuse a value that is not a number, under its name; see `require_text`."""
     _refuse_unless(values, Real, _NUMBER)
 
 
-def refuse_no_flag(**values: object) -> None:
-    """Refuse a value other than True and False, under its name; see `refuse_no_text`."""
+def require_flag(**values: object) -> None:
+    """Refuse a value other than True and False, under its name; see `require_text`."""
     for name, value in values.items():
         if not isinstance(value, bool):
             raise ConfigError(f"{name}={_line(value)} must be True or False; give one of the two")
 
 
-def refuse_no_day(day: object) -> None:
-    """Refuse what is not a day; see `refuse_no_text`."""
+def require_day(day: object) -> None:
+    """Refuse what is not a day; see `require_text`."""
     if isinstance(day, datetime) or not isinstance(day, date):
         raise ConfigError(f"day={_line(day)} must be a day; give one, such as datetime.date(2024, 7, 26)")
 
 
-def refuse_no_path(model: object) -> None:
+def require_path(model: object) -> None:
     """Refuse what cannot name a model.
 
     Raises:
@@ -56,10 +56,10 @@ def refuse_no_path(model: object) -> None:
         InputError: for a name that the file system does not take.
     """
     _refuse_unless({"model": model}, str | Path, "a name or a path; give text or a pathlib.Path")
-    _refuse_no_place("model", Path(str(model)))
+    _refuse_unusable("model", Path(str(model)))
 
 
-def refuse_no_list(of: type[int] | type[str], **values: object) -> None:
+def require_list(of: type[int] | type[str], **values: object) -> None:
     """Refuse a value that is not a list or a tuple of whole numbers (`int`) or of text (`str`), under its name.
 
     Raises:
@@ -91,7 +91,7 @@ def _image(number: int, image: object) -> Path | Image.Image:
         return image
     if isinstance(image, str | Path):
         path = Path(image)
-        _refuse_no_place(f"images[{number}]", path)
+        _refuse_unusable(f"images[{number}]", path)
         return path
     raise InputError(
         f"images[{number}]={_line(image)} must be the path of a file or an image of Pillow; PIL.Image.fromarray makes "
@@ -99,7 +99,7 @@ def _image(number: int, image: object) -> Path | Image.Image:
     )
 
 
-def _refuse_no_place(name: str, path: Path) -> None:
+def _refuse_unusable(name: str, path: Path) -> None:
     try:
         path.exists()
     except OSError as error:

@@ -21,13 +21,13 @@ from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.generation.answer import Respondent
 from lab.experiments.distill.given import (
     images_of,
-    refuse_no_day,
-    refuse_no_flag,
-    refuse_no_list,
-    refuse_no_number,
-    refuse_no_path,
-    refuse_no_text,
-    refuse_no_whole,
+    require_day,
+    require_flag,
+    require_list,
+    require_number,
+    require_path,
+    require_text,
+    require_whole,
 )
 from lab.experiments.distill.hidden_states import layers_of, states_behind
 from lab.experiments.distill.load import find_model, precision_of
@@ -52,9 +52,9 @@ class LoadedModel(OpenedModel):
             ConfigError: for an argument of another type.
             InputError: see `generate`.
         """
-        refuse_no_text(text=text)
-        refuse_no_flag(is_raw=is_raw)
-        refuse_no_day(day)
+        require_text(text=text)
+        require_flag(is_raw=is_raw)
+        require_day(day)
         return OpenedModel.read(self, text, images_of(images), is_raw=is_raw, day=day)
 
     def read_turns(
@@ -66,8 +66,8 @@ class LoadedModel(OpenedModel):
             ConfigError: for an argument of another type.
             InputError: see `generate`.
         """
-        refuse_no_list(str, turns=turns)
-        refuse_no_day(day)
+        require_list(str, turns=turns)
+        require_day(day)
         return OpenedModel.read_turns(self, turns, images_of(images), day=day)
 
     def generate(
@@ -102,11 +102,11 @@ class LoadedModel(OpenedModel):
             ConfigError: for an option of another type or out of its range.
             InputError: if the prompt is empty or too long, or images cannot be read or do not match it.
         """
-        refuse_no_text(prompt=prompt)
-        refuse_no_whole(max_new_tokens=max_new_tokens, seed=seed, **_given(top_k=top_k))
-        refuse_no_number(temperature=temperature, **_given(top_p=top_p))
-        refuse_no_flag(is_raw=is_raw)
-        refuse_no_day(today := date.today() if day is None else day)
+        require_text(prompt=prompt)
+        require_whole(max_new_tokens=max_new_tokens, seed=seed, **_given(top_k=top_k))
+        require_number(temperature=temperature, **_given(top_p=top_p))
+        require_flag(is_raw=is_raw)
+        require_day(today := date.today() if day is None else day)
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens={max_new_tokens} must be 1 or more")
         pictures = images_of(images)
@@ -139,9 +139,9 @@ class LoadedModel(OpenedModel):
             ConfigError: for an argument of another type, or a layer that the model does not have.
             InputError: see `generate`.
         """
-        refuse_no_text(prompt=prompt)
-        refuse_no_flag(is_raw=is_raw)
-        refuse_no_list(int, **_given(layers=layers))
+        require_text(prompt=prompt)
+        require_flag(is_raw=is_raw)
+        require_list(int, **_given(layers=layers))
         pictures = images_of(images)
         refuse_empty(prompt, pictures, is_raw=is_raw)
         wanted = None if layers is None else [int(number) for number in layers]
@@ -175,9 +175,9 @@ def load(
         InputError: for a name that the file system does not take.
         RunError: if there is no such run, or nothing in it is finished.
     """
-    refuse_no_path(model)
-    refuse_no_text(device=device, **_given(precision=precision, system=system))
-    refuse_no_whole(**_given(max_tiles=max_tiles))
+    require_path(model)
+    require_text(device=device, **_given(precision=precision, system=system))
+    require_whole(**_given(max_tiles=max_tiles))
     chosen, place = precision_of(precision), device_of(device)
     found = find_model(*selected(str(model)))
     known = found.prompt
