@@ -12,6 +12,9 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+# of the largest eigenvalue of all blocks: below it, the smallest one is taken for 0
+_LEAST_RECIPROCAL = 1e-10
+
 
 def contexts_left_out(
     basis: Float64[ndarray, "n k"],
@@ -31,7 +34,7 @@ def contexts_left_out(
 
     Returns:
         Mean squared errors, summed over outputs, at p - 1; NaN for all other widths, and where a context alone
-        determines a direction.
+        determines a direction, up to rounding.
     """
     size = rows_per_context
     blocks = np.broadcast_to(np.eye(size), (basis.shape[0] // size, size, size)).copy()
@@ -56,6 +59,10 @@ def context_left_out(rest: Float64[ndarray, "n n"], residual: Float64[ndarray, "
 
 def _mean_square(blocks: Float64[ndarray, "g T T"], residual: Float64[ndarray, "n m"]) -> float:
     try:
+        values = np.linalg.eigvalsh(blocks)
+        # rounding is of the size of the largest block: one that is small in all directions is as uncertain
+        if not values.min() > _LEAST_RECIPROCAL * values.max():
+            return np.nan
         errors = np.linalg.solve(blocks, residual.reshape(*blocks.shape[:2], -1))
     except np.linalg.LinAlgError:
         return np.nan

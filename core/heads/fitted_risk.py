@@ -53,7 +53,7 @@ class FittedRisk:
         gcv: generalized cross-validation, for independent rows.
         corr_gcv: the same for rows in contexts; `gcv` with one row a context.
         leave_one_context_out: exact error on each context of the head that the others give; `leave_one_out` with one
-            row a context, NaN where the others have fewer rows than features and no ridge decides between heads.
+            row a context. NaN where it alone determines a direction: without ridge for n - T < p < n, p the rank.
     """
 
     risk: Float64[ndarray, "w r"]
@@ -145,7 +145,7 @@ def _fill(found: FittedRisk, column: int, draw: _Draw, widths: Sequence[int], st
 def _every_width(
     draw: _Draw, limit: int, strength: float, widths: Sequence[int]
 ) -> tuple[list[Float64[ndarray, " p"]], int]:
-    """The six numbers of every width up to `limit`, and up to which width they can be trusted; the last of `widths`."""
+    """The six numbers of every width up to `limit`, the last only at `widths`, and up to which width to trust them."""
     triangle, kept = _triangle(draw, limit, strength)
     if kept == 0:
         return [], 0
@@ -324,6 +324,7 @@ def _by_svd(draw: _Draw, width: int, strength: float) -> list[float]:
     if np.trace(rest) < _INTERPOLATES * num_rows:
         return [risk, 0.0, np.nan, np.nan, np.nan, np.nan]
     residual = rest @ targets
+    # a rank above n - T leaves I - S one below T, and so every block of it singular
     return [risk, float(np.sum(residual**2)) / num_rows, *_of_inverse(rest, residual, draw)]
 
 

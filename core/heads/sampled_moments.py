@@ -31,7 +31,10 @@ def fresh_residuals(
 
 
 def fresh_spectrum(spectrum: Spectrum, noise_trace: float, num_rows: int) -> Spectrum:
-    """The spectrum with tr Sigma_e/N less signal in each direction; where there is less, the others give it up.
+    """The spectrum with tr Sigma_e/N less signal in each direction.
+
+    A direction with less is set to 0, and the others are scaled so that the sum is that of all signals minus
+    rank tr Sigma_e/N, or 0.
 
     Args:
         spectrum: of Sigma and B_N.

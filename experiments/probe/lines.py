@@ -84,7 +84,11 @@ class _Width:
         return row if clustered is None else {**row, "clustered": clustered}
 
     def _clustered(self, num_train: int, ridge: float) -> float | None:
-        """The line for rows in clusters; None without any, at p = n, and with ridge, where copies matter little."""
+        """The line for rows in clusters; None without any, at p = n, and with ridge, where copies matter little.
+
+        Its noise and signal are those that were measured, with what N rows fit by chance: how much of that is between
+        clusters and how much within is not known.
+        """
         pool = self._pool
         if ridge > 0 or pool.between is None or self._within is None or self._width == num_train:
             return None

@@ -58,7 +58,7 @@ def measured_rows(
             if pool.is_class:
                 row["accuracy"], row["log_loss"] = _classified(pool, draw, rows, width, strength)
             yield row
-    estimates = {"leave_one_context_out" if rows_per_context > 1 else "leave_one_out": _estimate(fitted)}
+    estimates = dict([_estimate(fitted, rows_per_context)])
     if folds:
         estimates["cross_validation"] = cross_validated(
             features, targets, widths, ridge, folds, rows_per_context, seeds.numpy("folds", draw, num_train)
@@ -107,10 +107,12 @@ def cross_validated(
     return total / features.shape[0]
 
 
-def _estimate(fitted: FittedRisk) -> Float64[ndarray, "w r"]:
-    """The error of contexts that are left out; CorrGCV where no width has one."""
+def _estimate(fitted: FittedRisk, rows_per_context: int) -> tuple[str, Float64[ndarray, "w r"]]:
+    """Name and values: the error of contexts that are left out, and CorrGCV where no head of a draw has one."""
     left = fitted.leave_one_context_out
-    return left if np.isfinite(left).any() else fitted.corr_gcv
+    if rows_per_context == 1:
+        return "leave_one_out", left
+    return ("leave_one_context_out", left) if np.isfinite(left).any() else ("corr_gcv", fitted.corr_gcv)
 
 
 def _classified(pool: Pool, draw: int, rows: Int64[ndarray, " n"], width: int, strength: float) -> tuple[float, float]:

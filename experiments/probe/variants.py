@@ -164,7 +164,7 @@ class DrawnRows:
 
 
 def _noise(pool: Pool) -> Float64[ndarray, " m"]:
-    """Mean square of each output's residual."""
+    """Mean square of each output's residual under the best head of the pool's rows: below that of fresh rows."""
     width = pool.population.num_features
     errors = pool.targets[pool.sample] - pool.features[pool.sample] @ pool.population.coefficients(width)
     squares = np.mean(errors**2, axis=0)
