@@ -64,6 +64,8 @@ def measured_rows(
             features, targets, widths, ridge, folds, rows_per_context, seeds.numpy("folds", draw, num_train)
         )
     for how, estimate in estimates.items():
+        if not np.isfinite(estimate).any():
+            continue
         chosen = divmod(int(np.nanargmin(estimate)), len(ridge))
         yield {
             "kind": "choice",
