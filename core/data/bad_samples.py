@@ -22,6 +22,7 @@ class Reason(Enum):
     no_image = "no image"
     cut_image = "cut image"
     too_many_pixels = "too many pixels"
+    too_narrow = "too narrow image"
     wrong_json = "wrong JSON"
     wrong_conversation = "wrong conversation"
     too_many_marks = "too many image marks"

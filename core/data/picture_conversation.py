@@ -39,11 +39,11 @@ def encode_picture_conversation(
         day: for templates that write it.
 
     Raises:
-        InputError: if there are no turns, marks and pictures do not match, a turn holds an image token, the template
-            refuses the conversation or leaves out a picture, or it writes earlier turns otherwise than it asked for
-            them.
+        InputError: if the tokenizer lacks the image token, there are no turns, marks and pictures do not match, a turn
+            holds an image token, the template refuses the conversation or leaves out a picture, or it writes earlier
+            turns otherwise than it asked for them.
     """
-    token = tokenizer.decode([tower.image_token_id])
+    token = _image_token(tokenizer, tower.image_token_id)
     image_tokens = [each for each in (tower.start, token, tower.end) if each not in ("", IMAGE_MARK)]
     questions = marked_questions(turns, len(tiles_per_image), image_tokens)
     messages: list[Message] = []
@@ -78,6 +78,17 @@ def encode_picture_conversation(
 def text_parts(text: str) -> list[dict[str, str]]:
     """A text as the content of a message."""
     return [{"type": "text", "text": text}]
+
+
+def _image_token(tokenizer: Tokenizer, image_token_id: int) -> str:
+    """The text of the image token, which marks in a text the place of a picture."""
+    text = tokenizer.decode([image_token_id])
+    if not text.strip() or tokenizer.encode(text).count(image_token_id) != 1:
+        raise InputError(
+            f"the image token {image_token_id} of config.json is {text!r} in the tokenizer, which does not read that "
+            "back as this token; copy config.json and the tokenizer of the model's release"
+        )
+    return text
 
 
 def _with_pictures(question: str) -> list[dict[str, str]]:

@@ -6,8 +6,8 @@ from enum import Enum
 from lab.core.errors import ConfigError
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 
-# filters of Pillow, by number as in files of transformers
-_FILTERS = 6
+# filters of Pillow, by number as in files of transformers: 0 to 5
+NUM_FILTERS = 6
 _CHANNELS = 3
 
 
@@ -54,7 +54,7 @@ class PictureConfig:
 
     def __post_init__(self) -> None:
         refuse_outside(self, "size", "edge", "min_tiles", "max_tiles", at_least=1, at_most=LARGEST_COUNT)
-        refuse_outside(self, "resample", at_least=0, below=_FILTERS)
+        refuse_outside(self, "resample", at_least=0, below=NUM_FILTERS)
         refuse_outside(self, "std", above=0)
         if len(self.mean) != _CHANNELS or len(self.std) != _CHANNELS:
             raise ConfigError(f"mean={self.mean} and std={self.std} must have {_CHANNELS} numbers, one a colour")

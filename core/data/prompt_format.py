@@ -50,6 +50,12 @@ class PromptFormat:
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key}={getattr(self, key)} must be 1 or more; raise it")
         if self.tower is not None:
+            least = self.tower.pictures.min_tiles
+            if self.max_tiles < least:
+                raise ConfigError(
+                    f"prompt.max_tiles={self.max_tiles} is below min_patches={least} of the teacher's image processor; "
+                    "raise it, or max_dynamic_patch of a data set"
+                )
             return
         if self.image_size % self.patch_size:
             raise ConfigError(

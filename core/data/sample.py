@@ -28,7 +28,7 @@ class Sample:
     tiles: UInt8[ndarray, "N S S 3"]
     conversation: Conversation
     kinds: tuple[str, ...]
-    colours: Colours = IMAGENET
+    colours: Colours
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def pad(samples: Sequence[Sample], left_out: Sequence[LeftOut] = ()) -> BatchArr
         np.array([len(conversation.llm_ids) for conversation in conversations], np.int64),
         answers,
         tuple(left_out),
-        colours=samples[0].colours,
+        colours=_colours(samples),
     )
 
 
@@ -103,8 +103,15 @@ def pack(samples: Sequence[Sample], left_out: Sequence[LeftOut] = ()) -> BatchAr
         answers,
         tuple(left_out),
         is_packed=True,
-        colours=samples[0].colours,
+        colours=_colours(samples),
     )
+
+
+def _colours(samples: Sequence[Sample]) -> Colours:
+    """Those of every sample, since a batch is normalised as a whole."""
+    first = samples[0].colours
+    assert all(sample.colours == first for sample in samples), "a source gives each sample prompt_format.colours"
+    return first
 
 
 def _padded(rows: Sequence[Int64[ndarray, " _"]], filling: int) -> Int64[ndarray, "B T"]:

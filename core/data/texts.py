@@ -15,6 +15,7 @@ from numpy import ndarray
 
 from lab.core.data.chat_template import IGNORED, Conversation
 from lab.core.data.documents import digest_of, documents_in, documents_of_python, files_of
+from lab.core.data.picture_format import IMAGENET
 from lab.core.data.sample import Sample
 from lab.core.data.source_spec import SourceRequest, SourceSpec
 from lab.core.data.stream import SPLITS
@@ -123,7 +124,7 @@ class Texts:
         labels[0] = IGNORED
         answers = tuple((place, place + 1) for place in range(1, len(ids)))
         tiles = np.empty((0, self._image_size, self._image_size, 3), np.uint8)
-        return Sample(tiles, Conversation(ids, ids, labels, answers), (_KIND,) * len(answers))
+        return Sample(tiles, Conversation(ids, ids, labels, answers), (_KIND,) * len(answers), IMAGENET)
 
     def _tokens(self, start: int, stop: int) -> list[int]:
         """Some tokens of the chosen documents, which may be parts of several."""

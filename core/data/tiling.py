@@ -23,6 +23,9 @@ from lab.core.runs.atomic_files import refuse_special
 
 # Letters: N tiles, S side of a tile in pixels.
 
+# of a picture that is enlarged as a whole before its middle is cut out: 256 MiB; one of 1 x 2000 would take gigabytes
+_MOST_ENLARGED = 2**26
+
 
 def choose_grid(width: int, height: int, prompt_format: PromptFormat) -> tuple[int, int]:
     """Columns and rows of the grid whose aspect ratio is closest to the picture's.
@@ -49,7 +52,7 @@ def cut_tiles(image: Image.Image, prompt_format: PromptFormat) -> UInt8[ndarray,
     """The tiles of a picture, row by row, then the thumbnail, in RGB; one tile for a model that does not tile.
 
     Raises:
-        InputError: if the picture has no pixel.
+        InputError: if the picture has no pixel, or is so narrow that cutting out its middle takes too much memory.
     """
     pictures = None if prompt_format.tower is None else prompt_format.tower.pictures
     columns, rows = choose_grid(*image.size, prompt_format)
@@ -74,9 +77,15 @@ def _one_tile(image: Image.Image, pictures: PictureConfig) -> UInt8[ndarray, "1 
         # the longer side is rounded down, as transformers does
         shorter = min(image.size)
         size = (int(edge * image.width / shorter), int(edge * image.height / shorter))
-    resized = np.asarray(image.resize(size, Image.Resampling(pictures.resample)))
-    top, left = ((length - side) // 2 for length in resized.shape[:2])
-    return resized[None, top : top + side, left : left + side]
+    if size[0] * size[1] > _MOST_ENLARGED:
+        raise BadSample(
+            f"a picture of {image.width} x {image.height} pixels is too narrow: it would be enlarged to "
+            f"{size[0]} x {size[1]}, of which the model sees {side} x {side}; crop it",
+            Reason.too_narrow,
+        )
+    resized = image.resize(size, Image.Resampling(pictures.resample))
+    left, top = ((length - side) // 2 for length in size)
+    return np.asarray(resized.crop((left, top, left + side, top + side)))[None]
 
 
 def load_image(path: Path) -> Image.Image:

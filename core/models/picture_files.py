@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.data.image_processor_json import PREPROCESSOR
-from lab.core.data.picture_format import Fit, PictureConfig
+from lab.core.data.picture_format import NUM_FILTERS, Fit, PictureConfig
+from lab.core.data.prompt_format import MOST_TILES
 from lab.core.errors import CheckpointError, ConfigError
+from lab.core.models.config import MOST_PIXELS
 from lab.core.models.hf_config import Json, Section, load_json
 
 PROCESSOR = "processor_config.json"
@@ -25,6 +27,8 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "GotOcr2ImageProcessor": _CLIP_COLOURS | {"size": 384, "min_patches": 1, "max_patches": 12},
 }
 TILING = ("GotOcr2ImageProcessor",)
+# of what is subtracted from colours in [0, 1] or divides them; far more than any, and safe in single precision
+_LARGEST_COLOUR = 1e6
 ONE_TILE = ("CLIPImageProcessor", "SiglipImageProcessor", "LlavaImageProcessor")
 
 
@@ -69,19 +73,22 @@ def read_pictures(top: Section, *, known: tuple[str, ...]) -> PictureConfig:
     if abs(processor.number("rescale_factor", default=1 / 255) - 1 / 255) > 1e-12:
         raise ConfigError(f"{processor.prefix}rescale_factor={processor.content['rescale_factor']} must be 1/255")
     common: dict[str, Any] = {
-        "resample": processor.whole("resample", at_least=0, default=3),
-        "mean": _colour(processor, "image_mean"),
-        "std": _colour(processor, "image_std"),
+        "resample": processor.whole("resample", at_least=0, at_most=NUM_FILTERS - 1, default=3),
+        "mean": _colour(processor, "image_mean", at_least=-_LARGEST_COLOUR),
+        "std": _colour(processor, "image_std", at_least=1 / _LARGEST_COLOUR),
     }
     if plain in TILING:
-        tiles: dict[str, Any] = {f"{bound}_tiles": processor.whole(f"{bound}_patches") for bound in ("min", "max")}
+        least, most = (processor.whole(f"{bound}_patches", at_most=MOST_TILES) for bound in ("min", "max"))
+        if least > most:
+            raise ConfigError(f"{processor.prefix}min_patches={least} must be at most max_patches={most}")
+        tiles: dict[str, Any] = {"min_tiles": least, "max_tiles": most}
         return PictureConfig(fit=Fit.tiles, size=_side(processor, "size"), **tiles, **common)
     if not processor.flag("do_center_crop"):
         return PictureConfig(fit=Fit.stretch, size=_side(processor, "size"), **common)
     side, size = _side(processor, "crop_size"), processor.content["size"]
     edge = size.get("shortest_edge") if isinstance(size, dict) else size
     if edge is not None:
-        edge = Section({"shortest_edge": edge}, f"{processor.prefix}size.").whole("shortest_edge")
+        edge = Section({"shortest_edge": edge}, f"{processor.prefix}size.").whole("shortest_edge", at_most=MOST_PIXELS)
         if edge < side:
             raise ConfigError(f"{processor.prefix}size={size} must be crop_size={side} or more")
         return PictureConfig(fit=Fit.crop, size=side, edge=edge, **common)
@@ -94,16 +101,21 @@ def _side(processor: Section, key: str) -> int:
     """The side of a square."""
     value = processor.content[key]
     if not isinstance(value, dict):
-        return processor.whole(key)
+        return processor.whole(key, at_most=MOST_PIXELS)
     square = Section(value, f"{processor.prefix}{key}.")
-    height, width = square.whole("height"), square.whole("width")
+    height, width = (square.whole(each, at_most=MOST_PIXELS) for each in ("height", "width"))
     if height != width:
         raise ConfigError(f"{processor.prefix}{key}={value} must be a square")
     return height
 
 
-def _colour(processor: Section, key: str) -> list[float]:
+def _colour(processor: Section, key: str, *, at_least: float) -> list[float]:
     values = processor.listed(key, length=3)
-    if not all(isinstance(value, int | float) for value in values):
-        raise ConfigError(f"{processor.prefix}{key}={values} must be three numbers")
+    for value in values:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        # not a number is in no range
+        if not is_number or not at_least <= value <= _LARGEST_COLOUR:
+            raise ConfigError(
+                f"{processor.prefix}{key}={values} must be three numbers from {at_least:g} to {_LARGEST_COLOUR:g}"
+            )
     return [float(value) for value in values]

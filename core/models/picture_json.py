@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from lab.core.data.image_processor_json import settings
 from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.checkpoint import StoredTensors
-from lab.core.models.config import DecoderConfig
+from lab.core.models.config import MOST_LAYERS, DecoderConfig
 from lab.core.models.hf_config import Json, Section
 from lab.core.models.picture_config import PictureModelConfig, text_families, text_family
 from lab.core.models.picture_files import IMAGE_PROCESSOR, with_image_processor
@@ -16,6 +16,7 @@ from lab.core.models.vision_encoder import completed
 Config = TypeVar("Config", bound=PictureModelConfig)
 
 TEXT, TOWER, TIED = "text_config", "vision_config", "tie_word_embeddings"
+LAYER = "vision_feature_layer"
 HEAD = "language_model.lm_head.weight"
 
 
@@ -77,9 +78,42 @@ def read_tower(top: Section, known: Collection[str]) -> Section:
     """
     given = top.section(TOWER)
     model_type = given.content.get("model_type")
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         raise ConfigError(f"{given.prefix}model_type={model_type} is not implemented, only {', '.join(known)}")
     return Section(completed(given.content, TOWER), given.prefix)
+
+
+def feature_layer(top: Section, tower: Section, *, default: int) -> int:
+    """The layer of the tower whose states the projector reads: 0 is what the first reads, -1 what the last gives.
+
+    Raises:
+        ConfigError: if the tower has no such layer.
+    """
+    return _layer(LAYER, top.content[LAYER] if top.has(LAYER) else default, tower)
+
+
+def feature_layers(top: Section, tower: Section, *, default: int) -> int | list[int]:
+    """As `feature_layer`, or several, whose states stand beside each other.
+
+    Raises:
+        ConfigError: if the tower has no such layer, or the list is empty.
+    """
+    given = top.content.get(LAYER)
+    if not isinstance(given, list):
+        return feature_layer(top, tower, default=default)
+    if not given:
+        raise ConfigError(f"{LAYER}=[] must name a layer; copy config.json again")
+    return [_layer(f"{LAYER}[{i}]", each, tower) for i, each in enumerate(given)]
+
+
+def _layer(name: str, given: object, tower: Section) -> int:
+    most = tower.whole("num_hidden_layers", at_most=MOST_LAYERS)
+    if not isinstance(given, int) or isinstance(given, bool) or not -most - 1 <= given <= most:
+        raise ConfigError(
+            f"{name}={given} must be a whole number from {-most - 1} to {most}, since "
+            f"{tower.prefix}num_hidden_layers={most}; copy config.json again"
+        )
+    return given
 
 
 def side(tower: Section, key: str) -> int:

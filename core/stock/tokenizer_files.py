@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.core.data.jinja_chat import SETTINGS_FILE, TEMPLATE_FILE, chat_of_folder
 from lab.core.data.public_tokenizers import GgufTokenizer
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.data.word_tokenizer_json import write_word_tokenizer
@@ -16,12 +17,10 @@ from lab.core.runs.json_files import write_json
 from lab.core.stock.verify import quiet
 from lab.core.tokenizer import Tokenizer
 
-SETTINGS = "tokenizer_config.json"
-TEMPLATE = "chat_template.jinja"
 # of a teacher's folder; code beside them is never run, and not carried
 _CARRIED = (
     *("tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt"),
-    *("merges.txt", "vocabulary.json", TEMPLATE, "chat_template.json"),
+    *("merges.txt", "vocabulary.json", TEMPLATE_FILE),
 )
 
 
@@ -47,18 +46,9 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, teacher: ModelFolder | N
     elif teacher is not None:
         _carry(teacher, folder)
     if template is not None:
-        (folder / TEMPLATE).write_text(template, encoding="utf-8")
+        (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(default_mode())
-
-
-def chat_template_of(folder: Path) -> str | None:
-    """The chat template in a folder; None if it has none."""
-    if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text(encoding="utf-8")
-    settings = load_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
-    found = settings.get("chat_template")
-    return found if isinstance(found, str) else None
 
 
 def tokenizer_difference(folder: Path, tokenizer: Tokenizer, ids: Sequence[int]) -> str | None:
@@ -87,10 +77,14 @@ def _carry(teacher: ModelFolder, folder: Path) -> None:
     for path in teacher.other_files():
         if path.name in _CARRIED:
             (folder / path.name).write_bytes(path.read_bytes())
+    chat = chat_of_folder(teacher.path)
+    # a file that newer releases of transformers no longer read
+    if chat is not None and chat.origin not in (TEMPLATE_FILE, SETTINGS_FILE):
+        (folder / TEMPLATE_FILE).write_text(chat.source, encoding="utf-8")
     settings: dict[str, object] = {}
-    if (teacher.path / SETTINGS).is_file():
-        settings = json.loads(json.dumps(load_json(teacher.path / SETTINGS)))
+    if (teacher.path / SETTINGS_FILE).is_file():
+        settings = json.loads(json.dumps(load_json(teacher.path / SETTINGS_FILE)))
     # a class of the teacher's own code, which is not carried
     if settings.pop("auto_map", None) is not None or "tokenizer_class" not in settings:
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    write_json(folder / SETTINGS, settings)
+    write_json(folder / SETTINGS_FILE, settings)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lab.core.data.chat_template import IGNORED, Conversation
 from lab.core.data.conversations import SOURCE, ConversationsConfig
+from lab.core.data.picture_format import IMAGENET
 from lab.core.data.prompt_format import IMAGE_CONTEXT
 from lab.core.data.sample import Sample
 from lab.core.data.source_spec import SourceRequest
@@ -119,7 +120,7 @@ class Conversations:
         # the first ids are those of images and of turns
         ids = rng.integers(self.vocab_size // 2, self.vocab_size, size=num_tokens, dtype=np.int64)
         labels = np.full_like(ids, IGNORED)
-        return Sample(np.empty((0, 1, 1, 3), np.uint8), Conversation(ids, ids, labels, ()), ())
+        return Sample(np.empty((0, 1, 1, 3), np.uint8), Conversation(ids, ids, labels, ()), (), IMAGENET)
 
 
 def of_conversations(size: TeacherSize, *, longest: int) -> Opened:

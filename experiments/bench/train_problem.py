@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lab.core.data.batch import Batch
 from lab.core.data.chat_template import Conversation
+from lab.core.data.picture_format import IMAGENET
 from lab.core.data.sample import Sample
 from lab.core.data.stream import Batches, Source, Stream
 from lab.core.mixers.rotary import RotaryConfig
@@ -85,7 +86,7 @@ class RandomTokens:
 
     def __getitem__(self, index: int) -> Sample:
         ids = Seeds(0).numpy("bench train", index).integers(self.vocab_size, size=self.num_tokens, dtype=np.int64)
-        return Sample(np.empty((0, 1, 1, 3), np.uint8), Conversation(ids, ids, ids, ()), ())
+        return Sample(np.empty((0, 1, 1, 3), np.uint8), Conversation(ids, ids, ids, ()), (), IMAGENET)
 
 
 @dataclass(frozen=True, slots=True)

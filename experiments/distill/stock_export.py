@@ -8,6 +8,7 @@ import torch
 
 from lab.core.data.chat_template_jinja import chat_template
 from lab.core.data.image_processor_json import image_processor_json
+from lab.core.data.jinja_chat import chat_of_folder
 from lab.core.errors import ConfigError, InputError
 from lab.core.mixers.rotary import RotaryKind
 from lab.core.mixers.spec import mixer_like
@@ -23,7 +24,7 @@ from lab.core.runs.json_files import write_json
 from lab.core.runs.random_streams import Seeds
 from lab.core.runs.tensor_files import write_tensors
 from lab.core.stock.layout import EXACT, STUDENT, StockLayout, choose
-from lab.core.stock.tokenizer_files import chat_template_of, tokenizer_difference, write_tokenizer
+from lab.core.stock.tokenizer_files import tokenizer_difference, write_tokenizer
 from lab.core.stock.verify import FORMAT, Agreement, probe, verify
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data import PromptConfig, prompt_format
@@ -149,7 +150,7 @@ def _write_tokenizer(
             write_json(partial / name, content)
     write_tokenizer(partial, tokenizer, teacher, template)
     notes = []
-    if chat_template_of(partial) is None:
+    if chat_of_folder(partial) is None:
         notes.append("no chat template: the teacher has none")
     try:
         difference = tokenizer_difference(partial, tokenizer, range(min(_CHECKED_IDS, len(tokenizer))))

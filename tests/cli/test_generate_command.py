@@ -73,7 +73,7 @@ def test_an_answer_is_the_likeliest_of_the_batches_of_the_training(
         conversation = encode_conversation(
             [prompt], [len(cut) for cut in tiles], tokenizer=tokenizer, prompt_format=written
         )
-        batch = to_tensors(pad([Sample(np.concatenate(tiles), conversation, ())]))
+        batch = to_tensors(pad([Sample(np.concatenate(tiles), conversation, (), written.colours)]))
         more = torch.tensor([[*batch.llm_ids[0].tolist(), *expected]])
         longer = type(batch)(batch.pixel_values, more, more, more, torch.tensor([0]), torch.tensor([more.shape[1]]), ())
         expected.append(int(model.logits(hidden_states(model, longer))[0, -1, : len(tokenizer)].argmax()))

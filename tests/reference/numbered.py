@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from lab.core.data.chat_template import IGNORED, Conversation
+from lab.core.data.picture_format import IMAGENET
 from lab.core.data.sample import Sample
 from lab.core.errors import InputError
 
@@ -17,7 +18,8 @@ def sample(index: int, length: int = 3, *, num_tiles: int = 1, embedding_length:
     labels = np.full(length, IGNORED)
     labels[-1] = index + 1
     conversation = Conversation(np.full(embedding_length or length, index + 1), ids, labels, ((length - 1, length),))
-    return Sample(np.full((num_tiles, 2, 2, 3), index % 256, np.uint8), conversation, (f"kind {index % 2}",))
+    tiles = np.full((num_tiles, 2, 2, 3), index % 256, np.uint8)
+    return Sample(tiles, conversation, (f"kind {index % 2}",), IMAGENET)
 
 
 class Endless:

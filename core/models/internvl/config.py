@@ -7,7 +7,7 @@ from lab.core.errors import ConfigError
 from lab.core.models.hf_config import Json, Section
 from lab.core.models.picture_config import PictureModelConfig, VisionEncoderConfig
 from lab.core.models.picture_files import TILING, read_pictures
-from lab.core.models.picture_json import TOWER, picture_json, read_decoder, read_tower, side
+from lab.core.models.picture_json import LAYER, TOWER, feature_layer, picture_json, read_decoder, read_tower, side
 
 MODEL_TYPE, MODEL_CLASS = "internvl", "InternVLForConditionalGeneration"
 _TOWERS = ("internvl_vision",)
@@ -44,7 +44,7 @@ def read(content: Json) -> InternvlConfig:
         "image_token_id": token,
         "image_seq_length": tokens,
         "downsample_ratio": ratio,
-        "vision_feature_layer": top.content.get("vision_feature_layer", -1),
+        LAYER: feature_layer(top, tower, default=-1),
         "vision_feature_select_strategy": "default",
         "projector_hidden_act": top.content.get("projector_hidden_act", "gelu"),
     }

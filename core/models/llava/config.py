@@ -7,7 +7,7 @@ from lab.core.errors import ConfigError
 from lab.core.models.hf_config import Json, Section
 from lab.core.models.picture_config import PictureModelConfig, VisionEncoderConfig
 from lab.core.models.picture_files import ONE_TILE, read_pictures
-from lab.core.models.picture_json import TOWER, picture_json, read_decoder, read_tower, side
+from lab.core.models.picture_json import LAYER, TOWER, feature_layers, picture_json, read_decoder, read_tower, side
 
 MODEL_TYPE, MODEL_CLASS = "llava", "LlavaForConditionalGeneration"
 # a token of the whole picture in front of its patches' in the first, none in the second
@@ -43,7 +43,7 @@ def read(content: Json) -> LlavaConfig:
         TOWER: dict(tower.content),
         "image_token_index": token,
         "image_seq_length": tokens,
-        "vision_feature_layer": top.content.get("vision_feature_layer", -2),
+        LAYER: feature_layers(top, tower, default=-2),
         "vision_feature_select_strategy": strategy,
         "projector_hidden_act": top.content.get("projector_hidden_act", "gelu"),
         "multimodal_projector_bias": top.flag("multimodal_projector_bias", default=True),

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from lab.core.data.chat_template import IGNORED, Conversation
+from lab.core.data.picture_format import IMAGENET
 from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
 from lab.core.data.sample import Sample
 from lab.core.data.source_spec import SourceRequest, SourceSpec, TaskFacts
@@ -114,7 +115,7 @@ class NamedDigits:
         for start, stop in answers:
             labels[start:stop] = ids[start:stop]
         tiles = np.stack([self._picture(value, name, random) for value, name in zip(values, names, strict=True)])
-        return Sample(tiles, Conversation(ids, ids, labels, answers), tuple(kinds))
+        return Sample(tiles, Conversation(ids, ids, labels, answers), tuple(kinds), IMAGENET)
 
     def _picture(self, value: int, name: int, random: np.random.Generator) -> UInt8[ndarray, "S S 3"]:
         """A random picture of a digit, with the name marked in every patch."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from lab.core.data.bad_samples import OnBadSample, Reason
 from lab.core.data.batch import Batch, count_right, to_tensors
-from lab.core.data.sample import Answer, Sample, pad
+from lab.core.data.picture_format import Colours
+from lab.core.data.sample import Answer, BatchArrays, Sample, pack, pad
 from lab.core.data.stream import Stream
 from lab.core.errors import CheckpointError, InputError
 from reference.numbered import Endless, Finite, sample
@@ -142,6 +144,15 @@ def test_a_batch_moves_to_a_device_with_all_its_tensors() -> None:
 
 def test_samples_without_pictures_make_a_batch_of_none() -> None:
     assert to_tensors(pad([sample(1, num_tiles=0)])).pixel_values.shape == (0, 3, 2, 2)
+
+
+@pytest.mark.parametrize("together", [pad, pack])
+def test_samples_of_a_batch_have_the_same_colours(together: Callable[..., BatchArrays]) -> None:
+    own = Colours((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    first, second = (dataclasses.replace(sample(index), colours=own) for index in (1, 2))
+    assert together([first, second]).colours == own
+    with pytest.raises(AssertionError, match=r"prompt_format\.colours"):
+        together([first, sample(2)])
 
 
 def test_an_answer_is_right_if_each_of_its_tokens_is() -> None:

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from lab.core.data.bad_samples import BadSample, Reason
 from lab.core.data.batch import normalize
+from lab.core.data.picture_format import Fit, PictureConfig, TowerFormat
 from lab.core.data.prompt_format import PromptFormat
 from lab.core.data.tiling import choose_grid, cut_tiles, load_image
 from lab.core.errors import ConfigError, InputError
@@ -139,6 +141,40 @@ def test_an_image_of_far_too_many_pixels_is_refused(tmp_path: Path, monkeypatch:
 def test_settings_that_mean_nothing_are_refused(settings: dict[str, float], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         PromptFormat(**settings)  # type: ignore[arg-type]
+
+
+def cropping(edge: int, side: int) -> PromptFormat:
+    pictures = PictureConfig(fit=Fit.crop, size=side, edge=edge)
+    return PromptFormat(tower=TowerFormat(pictures=pictures, tokens_per_tile=1, image_token_id=0))
+
+
+@given(width=st.integers(1, 90), height=st.integers(1, 90), edge=st.integers(8, 20))
+def test_the_middle_is_that_of_the_whole_picture_enlarged(width: int, height: int, edge: int) -> None:
+    image, shorter = noise(width, height), min(width, height)
+    enlarged = np.asarray(image.resize((int(edge * width / shorter), int(edge * height / shorter))))
+    top, left = ((length - 8) // 2 for length in enlarged.shape[:2])
+    np.testing.assert_array_equal(cut_tiles(image, cropping(edge, 8))[0], enlarged[top : top + 8, left : left + 8])
+
+
+@pytest.mark.parametrize("size", [(1, 2000), (2000, 1)])
+def test_a_picture_too_narrow_to_enlarge_is_a_bad_sample(size: tuple[int, int]) -> None:
+    image, (width, height) = Image.new("RGB", size), size
+    with pytest.raises(BadSample) as refusal:
+        cut_tiles(image, cropping(336, 336))
+    assert str(refusal.value) == (
+        f"a picture of {width} x {height} pixels is too narrow: it would be enlarged to {336 * width} x "
+        f"{336 * height}, of which the model sees 336 x 336; crop it"
+    )
+    assert refusal.value.reason is Reason.too_narrow
+    assert cut_tiles(image, cropping(8, 8)).shape == (1, 8, 8, 3)
+
+
+def test_fewer_tiles_than_the_image_processor_makes_are_refused() -> None:
+    pictures = PictureConfig(fit=Fit.tiles, size=8, min_tiles=3, max_tiles=6)
+    tower = TowerFormat(pictures=pictures, tokens_per_tile=1, image_token_id=0)
+    assert choose_grid(8, 24, PromptFormat(tower=tower, image_size=8, max_tiles=3)) == (1, 3)
+    with pytest.raises(ConfigError, match=r"^prompt\.max_tiles=2 is below min_patches=3 of the teacher's image proc"):
+        PromptFormat(tower=tower, image_size=8, max_tiles=2)
 
 
 def test_a_picture_without_pixels_is_refused() -> None:

@@ -96,8 +96,13 @@ def test_system_messages_and_marks_inside_a_text_are_written_as_transformers_doe
 def test_an_image_token_in_words_is_refused(written: Written, pictures: list[Path]) -> None:
     ours = opened(written[0])
     token = ours.tokenizer.decode([ours.model.config.vision.image_token_id])
-    with pytest.raises(LabError, match="image"):
+    # where the token is the mark itself, it is one mark too many
+    expected = "1 <image> marks but 0 images; remove marks or give more images"
+    if token != "<image>":
+        expected = f"turns holds an image token in 'what is {token} this'; write <image> instead"
+    with pytest.raises(LabError) as refusal:
         ours.read_turns([f"what is {token} this"], [])
+    assert str(refusal.value) == expected
     with pytest.raises(LabError, match="2 <image> marks but 1 images"):
         ours.read_turns(["<image> <image>"], pictures[:1])
 
@@ -152,12 +157,28 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CONFIG, {"vision_config": {"hidden_act": "x"}}, r"vision_config cannot be built by transformers"),
     (CONFIG, {"vision_config": {"image_size": 24}}, r"tiles of 16 pixels a side but vision_config\.image_size=24"),
     (CONFIG, {"vision_feature_select_strategy": "x"}, r"vision_feature_select_strategy=x must be default or full"),
+    (CONFIG, {"vision_config": {"model_type": []}}, r"vision_config\.model_type=\[\] is not implemented"),
+    (CONFIG, {"vision_feature_layer": -5}, r"vision_feature_layer=-5 .* from -4 to 3, .*num_hidden_layers=3"),
+    (CONFIG, {"vision_feature_layer": 4}, r"vision_feature_layer=4 must be a whole number from -4 to 3"),
+    (CONFIG, {"vision_feature_layer": [-2, 99]}, r"vision_feature_layer\[1\]=99 must be a whole number"),
+    (CONFIG, {"vision_feature_layer": [True]}, r"vision_feature_layer\[0\]=True must be a whole number"),
+    (CONFIG, {"vision_feature_layer": []}, r"vision_feature_layer=\[\] must name a layer"),
     (CONFIG, {"image_token_index": 4000}, r"the image token 4000 must be below vocab_size"),
     (PROCESSOR, {"image_processor_type": "X"}, r"image_processor_type=X is not implemented, only CLIP"),
     (PROCESSOR, {"do_pad": True}, r"image_processor\.do_pad=True is not implemented"),
     (PROCESSOR, {"size": {"shortest_edge": 8}}, r"size=.* must be crop_size=16 or more"),
     (PROCESSOR, {"crop_size": {"height": 16, "width": 8}}, r"crop_size=.* must be a square"),
     (PROCESSOR, {"image_mean": [0.5]}, r"image_mean=\[0\.5\] must be a list of 3"),
+    (PROCESSOR, {"image_mean": [0.5, True, 0.5]}, r"image_processor\.image_mean=.*True.* must be three numbers from"),
+    (PROCESSOR, {"image_std": [0.5, 0, 0.5]}, r"image_processor\.image_std=.* numbers from 1e-06 to 1e\+06"),
+    (PROCESSOR, {"image_std": [0.5, float("inf"), 1]}, r"image_std"),
+    (PROCESSOR, {"image_mean": [float("nan"), 0, 0]}, r"image_mean"),
+    (PROCESSOR, {"resample": 9}, r"image_processor\.resample=9 must be at most 5"),
+    (
+        PROCESSOR,
+        {"size": {"shortest_edge": 20000}},
+        r"image_processor\.size\.shortest_edge=20000 must be at most 10000",
+    ),
     (PROCESSOR, {"rescale_factor": 1.0}, r"rescale_factor=1\.0 must be 1/255"),
 ]
 
@@ -174,6 +195,50 @@ def test_what_is_not_implemented_is_refused_in_a_line(
     with pytest.raises(LabError, match=words) as refusal:
         ModelFolder(llava).load(device=CPU, dtype=torch.float32)
     assert "\n" not in str(refusal.value)
+
+
+TILES = [
+    ({"max_patches": 100000}, "image_processor.max_patches=100000 must be at most 256; copy the checkpoint again"),
+    ({"min_patches": 5}, "image_processor.min_patches=5 must be at most max_patches=4"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), TILES, ids=str)
+def test_numbers_of_tiles_are_refused_under_the_processor_s_key(
+    tmp_path: Path, changes: dict[str, int], words: str
+) -> None:
+    write_internvl(tmp_path, max_patches=4)
+    content = json.loads((tmp_path / PROCESSOR).read_text())
+    (tmp_path / PROCESSOR).write_text(json.dumps(content | changes))
+    with pytest.raises(LabError) as refusal:
+        opened(tmp_path)
+    assert str(refusal.value).endswith(words)
+
+
+@pytest.mark.parametrize("layer", [-3, 2, [-2]], ids=str)
+def test_the_layer_of_an_internvl_is_one_that_its_tower_has(tmp_path: Path, layer: object) -> None:
+    write_internvl(tmp_path)
+    content = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps({**content, "vision_feature_layer": layer}))
+    if isinstance(layer, list):
+        with pytest.raises(LabError, match=r"vision_feature_layer=\[-2\] must be a whole number from -3 to 2"):
+            _ = ModelFolder(tmp_path).architecture
+    else:
+        model = ModelFolder(tmp_path).load(device=CPU, dtype=torch.float32)
+        tokens = torch.full((1, 4), model.config.vision.image_token_id)
+        assert model(Inputs(tokens=tokens, pixel_values=torch.zeros(1, 3, 16, 16))).isfinite().all()
+
+
+def test_an_image_token_that_the_tokenizer_lacks_is_refused(llava: Path, pictures: list[Path]) -> None:
+    vocab_size = ModelFolder(llava).architecture.decoders[0].vocab_size
+    content = json.loads((llava / CONFIG).read_text()) | {"image_token_index": vocab_size - 1}
+    (llava / CONFIG).write_text(json.dumps(content))
+    with pytest.raises(LabError) as refusal:
+        opened(llava).read_turns(["what is this ?"], pictures[:1])
+    assert str(refusal.value) == (
+        f"the image token {vocab_size - 1} of config.json is '' in the tokenizer, which does not read that back as "
+        "this token; copy config.json and the tokenizer of the model's release"
+    )
 
 
 def test_a_folder_without_an_image_processor_is_refused(llava: Path) -> None:

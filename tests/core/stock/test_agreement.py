@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from stock_homes import home
 
 from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.checkpoint import CONFIG, ONE_FILE, write_checkpoint
@@ -35,11 +36,14 @@ def test_transformers_computes_what_the_student_does(
 ) -> None:
     teacher, mixer, kept, kernel = combination
     model = student(teacher, mixer, kept, conv_kernel=kernel)
-    try:
-        name = choose(model).name
-    except ConfigError as refusal:
-        record_property("agreement", f"{teacher} | {mixer} | {kernel} | {kept} | refused: {refusal}")
+    expected = home(teacher, mixer, kept)
+    if expected is None:
+        with pytest.raises(ConfigError) as refusal:
+            choose(model)
+        record_property("agreement", f"{teacher} | {mixer} | {kernel} | {kept} | refused: {refusal.value}")
         return
+    name = choose(model).name
+    assert name == (f"llava around {expected}" if teacher == "hovle" else expected)
     write(model, tmp_path / "student")
     found = verify(tmp_path / "student", model, probe(model, torch.Generator().manual_seed(1)))
     record_property("agreement", f"{teacher} | {mixer} | {kernel} | {kept} | {name} | {found.relative_error:.1e}")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from stock_homes import home
 from torch import Tensor
 
 from lab.core.errors import CheckpointError, ConfigError
@@ -30,24 +31,6 @@ CPU = torch.device("cpu")
 IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
 # of a HoVLE: tensors that nothing reads come back as zeros
 UNREAD = {"embedding.vision.class_embedding", "llm.tokens.weight"}
-HOMES = {
-    ("norm first", "linear"): "falcon_h1",
-    ("norm first", "hybrid"): "falcon_h1",
-    ("gate first", "linear"): "falcon_h1",
-    ("gate first", "hybrid"): "granitemoehybrid",
-}
-
-
-def home(teacher: str, mixer: str, kept: str) -> str | None:
-    """The architecture that holds a student; None if none does."""
-    if mixer == "deltanet":
-        return "qwen3_next" if (teacher, kept) == ("qwen3", "hybrid") else None
-    if teacher == "qwen3" and kept == "hybrid":
-        return None
-    if teacher == "llama, biases":
-        # a granitemoehybrid has no biases in its MLP
-        return "falcon_h1"
-    return HOMES[mixer, kept]
 
 
 def write(model: LanguageModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:

@@ -16,12 +16,13 @@ from lab.core.data.batch import normalize
 from lab.core.data.chat_template import encode_conversation
 from lab.core.data.chat_template_jinja import chat_template
 from lab.core.data.image_processor_json import image_processor_json
+from lab.core.data.jinja_chat import SETTINGS_FILE, TEMPLATE_FILE, chat_of_folder
 from lab.core.data.prompt_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, PromptFormat
 from lab.core.data.tiling import cut_tiles
 from lab.core.data.tokenizers import WordTokenizer, load_tokenizer
 from lab.core.data.word_tokenizer_json import write_word_tokenizer
 from lab.core.models.folder import ModelFolder
-from lab.core.stock.tokenizer_files import SETTINGS, TEMPLATE, chat_template_of, tokenizer_difference, write_tokenizer
+from lab.core.stock.tokenizer_files import tokenizer_difference, write_tokenizer
 
 WORDS = ["which", "bag", "is", "it", "\n", "?", ".", "a-b", "<", ">"]
 SYSTEM = 'is "it" a-b'
@@ -91,7 +92,7 @@ def test_pictures_become_the_same_tiles(tmp_path: Path, size: tuple[int, int]) -
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("where", ["settings", "file"])
+@pytest.mark.parametrize("where", ["settings", "file", "processor"])
 def test_the_teacher_s_tokenizer_and_template_are_carried_and_its_code_is_not(tmp_path: Path, where: str) -> None:
     pytest.importorskip("transformers")
     teacher, student = tmp_path / "teacher", tmp_path / "student"
@@ -100,18 +101,24 @@ def test_the_teacher_s_tokenizer_and_template_are_carried_and_its_code_is_not(tm
     write_word_tokenizer(WordTokenizer(WORDS), teacher)
     (teacher / "config.json").write_text(json.dumps({"model_type": "llama"}))
     (teacher / "tokenization_own.py").write_text("raise SystemExit")
-    settings: dict[str, Any] = json.loads((teacher / SETTINGS).read_text())
+    settings: dict[str, Any] = json.loads((teacher / SETTINGS_FILE).read_text())
     settings |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_own.Own", None]}}
     if where == "settings":
         settings["chat_template"] = "{{ messages[0]['content'] }}"
+    elif where == "processor":
+        (teacher / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages[0]['content'] }}"}))
     else:
-        (teacher / TEMPLATE).write_text("{{ messages[0]['content'] }}")
-    (teacher / SETTINGS).write_text(json.dumps(settings))
+        (teacher / TEMPLATE_FILE).write_text("{{ messages[0]['content'] }}")
+    (teacher / SETTINGS_FILE).write_text(json.dumps(settings))
     tokenizer = load_tokenizer(teacher)
     write_tokenizer(student, tokenizer, ModelFolder(teacher), None)
     assert not (student / "tokenization_own.py").exists()
-    assert "auto_map" not in json.loads((student / SETTINGS).read_text())
-    assert chat_template_of(student) == "{{ messages[0]['content'] }}"
+    assert "auto_map" not in json.loads((student / SETTINGS_FILE).read_text())
+    chat = chat_of_folder(student)
+    assert chat is not None
+    assert chat.source == "{{ messages[0]['content'] }}"
+    assert chat.origin == (SETTINGS_FILE if where == "settings" else TEMPLATE_FILE)
+    assert not (student / "chat_template.json").exists()
     ids = [tokenizer.id_of(word) for word in ("which", "bag", "?")]
     assert tokenizer_difference(student, tokenizer, ids) is None
     (student / "tokenizer.json").write_text("{}")

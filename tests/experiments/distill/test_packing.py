@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from drawn import one_in
 from lab.core.data.batch import Batch, to_tensors
 from lab.core.data.chat_template import IGNORED, Conversation
+from lab.core.data.picture_format import IMAGENET
 from lab.core.data.sample import Sample, pack, pad
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hovle.model import Hovle
@@ -104,7 +105,8 @@ def sample(length: int, first: int, *, is_text: bool) -> Sample:
     labels = ids.copy()
     if not is_text:
         labels[: length // 2 + 1] = IGNORED
-    return Sample(np.zeros((0, 2, 2, 3), np.uint8), Conversation(ids, ids, labels, ((length // 2, length),)), ("text",))
+    conversation = Conversation(ids, ids, labels, ((length // 2, length),))
+    return Sample(np.zeros((0, 2, 2, 3), np.uint8), conversation, ("text",), IMAGENET)
 
 
 @given(lengths=st.lists(st.integers(2, 9), min_size=1, max_size=6), is_text=st.booleans())

@@ -1,0 +1,20 @@
+"""Which stock architecture is expected to hold a student, by the names of its teacher, its mixer and what is kept."""
+
+HOMES = {
+    ("norm first", "linear"): "falcon_h1",
+    ("norm first", "hybrid"): "falcon_h1",
+    ("gate first", "linear"): "falcon_h1",
+    ("gate first", "hybrid"): "granitemoehybrid",
+}
+
+
+def home(teacher: str, mixer: str, kept: str) -> str | None:
+    """The architecture that holds a student; None if none does."""
+    if mixer == "deltanet":
+        return "qwen3_next" if (teacher, kept) == ("qwen3", "hybrid") else None
+    if teacher == "qwen3" and kept == "hybrid":
+        return None
+    if teacher == "llama, biases":
+        # a granitemoehybrid has no biases in its MLP
+        return "falcon_h1"
+    return HOMES[mixer, kept]
