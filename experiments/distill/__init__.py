@@ -27,6 +27,7 @@ Groups (choose with GROUP=OPTION):
   experiment     distill/recovery, distill/smollm2, distill/t3_stages,
                  distill/t3_matched_steps, distill/t4_initialisation,
                  distill/t5_hybrid_count, distill/t6_placement,
+                 distill/gate_order, distill/named_digits_gate_order,
                  distill/named_digits_initialisation,
                  distill/named_digits_stages
 
