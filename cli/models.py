@@ -138,7 +138,7 @@ def add(app: typer.Typer) -> None:
         device: Annotated[str, typer.Option(help="Device: cpu, cuda, or auto (cuda if there is a GPU).")] = "auto",
         threads: Annotated[int | None, typer.Option(min=1, help="Torch threads; by default one per core.")] = None,
         products: Annotated[
-            str, typer.Option(help="What computes linear layers: torch, onednn, native, or auto (the fastest).")
+            str, typer.Option(help="What computes linear layers: torch, onednn, native, packed, or auto (the fastest).")
         ] = "auto",
         json: Annotated[Path | None, typer.Option(help="Also write answer and measurements to this JSON file.")] = None,
     ) -> None:

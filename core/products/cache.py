@@ -1,7 +1,7 @@
 """Tables of implementations on disk: a machine measures once.
 
 The file's name holds the dtype, the number of threads and a digest of all that the times depend on: processor, torch
-and its libraries, the project's loop. Processes that start together wait for the one that measures, and use its table.
+and its libraries, the project's loops. Processes that start together wait for the one that measures, and use its table.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ import torch
 from lab.core.errors import RunError
 from lab.core.native.build import library_name, processor_features
 from lab.core.native.cache import user_cache
-from lab.core.products import native
+from lab.core.products import native, packed
 from lab.core.products.choice import CELLS, BusyError, Table, only
 from lab.core.products.implementations import IMPLEMENTATIONS, TORCH
 from lab.core.runs.atomic_files import write_atomically
@@ -25,7 +25,7 @@ from lab.core.runs.provenance import processor_name
 from lab.core.streams import say
 
 # raised when what is measured, or how it is chosen, changes
-_VERSION = 3
+_VERSION = 4
 
 
 def recall(dtype: torch.dtype, threads: int) -> Table | None:
@@ -73,7 +73,7 @@ def _path(dtype: torch.dtype, threads: int) -> Path:
         processor_features(),
         torch.__version__,
         torch.__config__.show(),
-        library_name(native.SOURCE, "-fopenmp"),
+        *(library_name(each.SOURCE, "-fopenmp") for each in (native, packed)),
     )
     digest = hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
     return user_cache() / "products" / f"{str(dtype).removeprefix('torch.')}-threads-{threads}-{digest}.json"

@@ -3,8 +3,9 @@
 Times vary from run to run, on a busy machine by far, and a choice that varied with them would change results in the
 last bits. What disturbs a product only adds to its time, so the least time of several rounds counts, and how far the
 second-best round is behind it tells how much noise may still be in it. A challenger wins or loses once its lead is
-beyond that noise, at both ends of a class of rows and with weights of two sizes; where that never happens, the choice
-stays as it was. Where it happens for few classes only, the machine is too busy for a choice.
+beyond that noise, or, on a machine whose neighbours never rest, once nearly all rounds or few of them show the lead:
+in a round, both are timed one right after the other. A challenger has to win at both ends of a class of rows and with
+weights of two sizes; where nothing is decided, the choice stays as it was. Where little is, the machine is too busy.
 """
 
 import math
@@ -25,19 +26,25 @@ LARGE = 2**18
 # First and last number of rows of each class. Narrow ones for decoding: what is fastest changes with every few rows, as
 # products go from the speed of memory to that of arithmetic, and libraries from one kernel to another (MKL at 4 rows).
 ROW_CLASSES = ((1, 1), (2, 3), (4, 8), (9, 16), (17, 255), (256, None))
+# Classes with so many rows or more are chosen for once more with huge weights, of so many numbers or more: the memory
+# pages of such a weight are more than a processor remembers at once, which costs some implementations half their speed.
+MANY, HUGE = 256, 2**22
 # how much faster a challenger must be
 MARGIN = 0.1
 # how close the second-best time is to the best where noise does not matter, and in how many rounds it may come so close
 CLOSE, LEAST_ROUNDS, MOST_ROUNDS = 0.05, 4, 20
+# how many rounds decide by themselves, and the shares of them with the margin that win and lose
+PAIRS, NEARLY_ALL, FEW = 8, 7 / 8, 1 / 4
 # a measurement takes one to two seconds on a machine at rest; the least rounds of each challenger, and all others
 _LONGEST_S, _PATIENCE_S = 16.0, 4.0
 
 # rows that stand for the class without an end
 _MANY_ROWS = 512
-# weights (outputs, inputs) that stand for the large ones
-_WEIGHTS = ((1024, 2048), (1536, 576))
-# A time is the least of several: at least so many, and more of a short product, until so many seconds have passed
-_LEAST_REPEATS, _MOST_REPEATS, _ENOUGH_S = 3, 40, 0.002
+# weights (outputs, inputs) that stand for the large ones, and for the huge ones
+_WEIGHTS, _HUGE_WEIGHTS = ((1024, 2048), (1536, 576)), ((4096, 2048),)
+# A time is the least of several: at least so many, and more of a short product, until so many seconds have passed; a
+# long product is timed once a round
+_LEAST_REPEATS, _MOST_REPEATS, _ENOUGH_S, _LONG_S = 3, 40, 0.002, 0.02
 
 
 class Size(NamedTuple):
@@ -54,15 +61,17 @@ class Cell(NamedTuple):
     Attributes:
         operation: what is computed.
         row_class: index in `ROW_CLASSES`.
+        is_huge: with a huge weight, where that makes a cell of it; else with any other weight.
     """
 
     operation: Operation
     row_class: int
+    is_huge: bool = False
 
     @property
     def name(self) -> str:
         """In files."""
-        return f"{self.operation.value}, {_span(self.row_class, self.row_class)}"
+        return f"{_kind(self.operation, is_huge=self.is_huge)}, {_span(self.row_class, self.row_class)}"
 
     def may_use(self, implementation: Implementation) -> bool:
         """Whether an implementation computes the products of the cell."""
@@ -70,17 +79,14 @@ class Cell(NamedTuple):
 
     @property
     def sizes(self) -> list[Size]:
-        """What is measured for the cell, by ascending rows."""
+        """What is measured for the cell, by ascending rows; of huge weights, which take long, as little as possible."""
         first, last = ROW_CLASSES[self.row_class]
+        if self.is_huge:
+            return [Size(first, *weight) for weight in _HUGE_WEIGHTS]
         ends = sorted({first, _MANY_ROWS if last is None else last})
         return [Size(rows, *weight) for rows in ends for weight in _WEIGHTS]
 
 
-CELLS = tuple(Cell(operation, row_class) for operation in Operation for row_class in range(len(ROW_CLASSES)))
-
-Table = Mapping[Cell, Implementation]
-Seconds = Callable[[Implementation, Operation, Size], float]
-"""The time of an implementation for a product."""
 # last rows of all classes but the last one
 _LAST_ROWS = [last for _, last in ROW_CLASSES if last is not None]
 
@@ -88,6 +94,27 @@ _LAST_ROWS = [last for _, last in ROW_CLASSES if last is not None]
 def row_class(rows: int) -> int:
     """The index in `ROW_CLASSES` of a number of rows."""
     return bisect_left(_LAST_ROWS, rows)
+
+
+# classes of rows, and whether the weight is huge; those with huge weights last
+SHAPES = (
+    *((index, False) for index in range(len(ROW_CLASSES))),
+    *((index, True) for index in range(row_class(MANY), len(ROW_CLASSES))),
+)
+
+
+def shape_of(rows: int, numbers: int) -> int:
+    """The index in `SHAPES` of a product of so many rows with a weight of so many numbers."""
+    return row_class(rows) + (_TO_HUGE if rows >= MANY and numbers >= HUGE else 0)
+
+
+# from a class of rows with other weights to the same one with huge weights
+_TO_HUGE = len(ROW_CLASSES) - row_class(MANY)
+CELLS = tuple(Cell(operation, *shape) for operation in Operation for shape in SHAPES)
+
+Table = Mapping[Cell, Implementation]
+Seconds = Callable[[Implementation, Operation, Size], float]
+"""The time of an implementation for a product."""
 
 
 class BusyError(Exception):
@@ -139,7 +166,9 @@ class _Duel:
         for size, times in self._times.items():
             if _is_clearly_faster(times) is not None:
                 continue
-            for implementation, side in zip(self._sides, times, strict=True):
+            order = list(zip(self._sides, times, strict=True))
+            # neither is always the first, which finds the caches as the product before left them
+            for implementation, side in order if len(times[0]) % 2 else reversed(order):
                 side.append(seconds(implementation, self.cell.operation, size))
             if _is_clearly_faster(times) is False:
                 self.is_won = False
@@ -150,13 +179,18 @@ class _Duel:
 
 def _is_clearly_faster(times: tuple[list[float], list[float]]) -> bool | None:
     """Whether the second side is faster by the margin; None as long as noise could decide it."""
-    if len(times[0]) < LEAST_ROUNDS:
+    rounds = len(times[0])
+    if rounds < LEAST_ROUNDS:
         return None
     (best, second), (best_of_challenger, second_of_challenger) = (sorted(side)[:2] for side in times)
     lead = best / ((1 + MARGIN) * best_of_challenger)
     noise = second / best, second_of_challenger / best_of_challenger
-    is_decided = max(noise) <= 1 + CLOSE or abs(math.log(lead)) > math.log(noise[0] * noise[1])
-    return lead >= 1 if is_decided else None
+    if max(noise) <= 1 + CLOSE or abs(math.log(lead)) > math.log(noise[0] * noise[1]):
+        return lead >= 1
+    if rounds < PAIRS:
+        return None
+    share = sum(champion >= (1 + MARGIN) * challenger for champion, challenger in zip(*times, strict=True)) / rounds
+    return True if share >= NEARLY_ALL else False if share <= FEW else None
 
 
 def measured(dtype: torch.dtype) -> dict[Cell, Implementation]:
@@ -183,7 +217,9 @@ def measured(dtype: torch.dtype) -> dict[Cell, Implementation]:
 
 def _least_seconds(run: Callable[[], object]) -> float:
     times: list[float] = []
-    while len(times) < _LEAST_REPEATS or (len(times) < _MOST_REPEATS and sum(times) < _ENOUGH_S):
+    while sum(times) < _LONG_S and (
+        len(times) < _LEAST_REPEATS or (len(times) < _MOST_REPEATS and sum(times) < _ENOUGH_S)
+    ):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
@@ -199,8 +235,9 @@ class _Operands:
         def draw(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator).to(dtype)
 
-        self._weights = {weight: draw(*weight) for weight in _WEIGHTS}
-        self._rows = {width: draw(_MANY_ROWS, width) for weight in _WEIGHTS for width in weight}
+        weights = *_WEIGHTS, *_HUGE_WEIGHTS
+        self._weights = {weight: draw(*weight) for weight in weights}
+        self._rows = {width: draw(_MANY_ROWS, width) for weight in weights for width in weight}
 
     def of(self, operation: Operation, size: Size) -> tuple[Tensor | None, ...]:
         x, gradient = (self._rows[width][: size.rows] for width in (size.inputs, size.outputs))
@@ -216,10 +253,18 @@ def only(implementation: Implementation) -> dict[Cell, Implementation]:
 
 
 def described(table: Table) -> str:
-    """A table in one line."""
+    """A table in one line. Huge weights are named where they have a choice of their own."""
     if set(table.values()) == {TORCH}:
         return "torch everywhere"
-    return "; ".join(f"{operation.value}: {', '.join(_spans(table, operation))}" for operation in Operation)
+    return "; ".join(_parts(table))
+
+
+def _parts(table: Table) -> Iterator[str]:
+    for operation in Operation:
+        yield f"{operation.value}: {_spans(table, operation, range(len(ROW_CLASSES)), is_huge=False)}"
+        many = range(row_class(MANY), len(ROW_CLASSES))
+        if any(table[Cell(operation, index, True)] is not table[Cell(operation, index)] for index in many):
+            yield f"{_kind(operation, is_huge=True)}: {_spans(table, operation, many, is_huge=True)}"
 
 
 def from_words(words: str) -> dict[Cell, Implementation] | None:
@@ -228,22 +273,35 @@ def from_words(words: str) -> dict[Cell, Implementation] | None:
         return only(TORCH)
     table: dict[Cell, Implementation] = {}
     for part in words.split("; "):
-        operation, _, spans = part.partition(": ")
+        kind, _, spans = part.partition(": ")
         for span in spans.split(", "):
             name, _, rows = span.partition(" for ")
-            implementation, known = IMPLEMENTATIONS.get(name), _OPERATIONS.get(operation)
+            implementation, known = IMPLEMENTATIONS.get(name), _KINDS.get(kind)
             if implementation is None or known is None or rows not in _SPANS:
                 return None
-            table |= {Cell(known, index): implementation for index in _SPANS[rows]}
+            operation, is_huge = known
+            for index in _SPANS[rows]:
+                if (index, is_huge) in SHAPES:
+                    table[Cell(operation, index, is_huge)] = implementation
+                # huge weights as others, as long as nothing else is said of them
+                if not is_huge and (index, True) in SHAPES:
+                    table[Cell(operation, index, True)] = implementation
     is_table = table.keys() == set(CELLS) and all(cell.may_use(each) for cell, each in table.items())
     return table if is_table else None
 
 
-def _spans(table: Table, operation: Operation) -> Iterator[str]:
-    names = [table[Cell(operation, index)].name for index in range(len(ROW_CLASSES))]
-    for name, group in groupby(range(len(names)), key=names.__getitem__):
-        indices = list(group)
-        yield name if len(indices) == len(names) else f"{name} for {_span(indices[0], indices[-1])}"
+def _kind(operation: Operation, *, is_huge: bool) -> str:
+    return f"{operation.value} with a weight of {HUGE:,} numbers or more" if is_huge else operation.value
+
+
+def _spans(table: Table, operation: Operation, classes: range, *, is_huge: bool) -> str:
+    def name(index: int) -> str:
+        return table[Cell(operation, index, is_huge)].name
+
+    groups = [(each, list(group)) for each, group in groupby(classes, key=name)]
+    if len(groups) == 1:
+        return groups[0][0]
+    return ", ".join(f"{each} for {_span(group[0], group[-1])}" for each, group in groups)
 
 
 def _span(first: int, last: int) -> str:
@@ -256,7 +314,7 @@ def _span(first: int, last: int) -> str:
     return f"{most} rows" if least == most else f"{least} to {most} rows"
 
 
-_OPERATIONS: Mapping[str, Operation] = {operation.value: operation for operation in Operation}
+_KINDS = {_kind(operation, is_huge=huge): (operation, huge) for operation in Operation for huge in (False, True)}
 # the classes of rows behind the words for them; all of them need no words
 _SPANS: Mapping[str, range] = {
     **{_span(first, last): range(first, last + 1) for last in range(len(ROW_CLASSES)) for first in range(last + 1)},

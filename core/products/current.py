@@ -9,7 +9,19 @@ from torch import get_num_threads, nn
 
 from lab.core.errors import BackendError, ConfigError
 from lab.core.products.cache import recall_or_measure, runs_here
-from lab.core.products.choice import LARGE, ROW_CLASSES, Cell, Table, described, from_words, measured, only, row_class
+from lab.core.products.choice import (
+    LARGE,
+    ROW_CLASSES,
+    SHAPES,
+    Cell,
+    Table,
+    described,
+    from_words,
+    measured,
+    only,
+    row_class,
+    shape_of,
+)
 from lab.core.products.implementations import IMPLEMENTATIONS, TORCH, Implementation, Operation
 
 AUTO = "auto"
@@ -17,7 +29,7 @@ NAMES = (AUTO, *IMPLEMENTATIONS)
 
 
 class Plan(NamedTuple):
-    """The implementations of one class of rows.
+    """The implementations of products of one shape.
 
     Attributes:
         forward: of the output.
@@ -41,7 +53,7 @@ class State:
     Attributes:
         is_torch: whether every product is torch's.
         forced: the implementation that was asked for by name; None for a choice.
-        plans: by dtype and number of threads, a plan for each class of rows; without those that are torch's throughout.
+        plans: by dtype and number of threads, a plan for each of `SHAPES`; without those that are torch's throughout.
         differing: by number of threads, for numbers of rows up to those of the last class, whether another
             implementation than torch's is chosen for some dtype.
     """
@@ -56,12 +68,13 @@ class State:
 
     def take(self, dtype: torch.dtype, table: Table) -> None:
         """Use a table for products of a dtype with the present number of threads."""
-        threads, classes = get_num_threads(), range(len(ROW_CLASSES))
-        plans = tuple(Plan(*(table[Cell(operation, index)] for operation in Operation)) for index in classes)
+        threads = get_num_threads()
+        plans = tuple(Plan(*(table[Cell(operation, *shape)] for operation in Operation)) for shape in SHAPES)
         if set(plans) == {TORCHS}:
             return
+        differing = {index for (index, _), plan in zip(SHAPES, plans, strict=True) if plan != TORCHS}
         before = self.differing.get(threads, [False] * (MOST_ROWS + 1))
-        self.differing[threads] = [was or plans[row_class(rows)] != TORCHS for rows, was in enumerate(before)]
+        self.differing[threads] = [was or row_class(rows) in differing for rows, was in enumerate(before)]
         self.plans[dtype, threads] = plans
         self.is_torch = False
 
@@ -72,8 +85,8 @@ class State:
         here = self.differing.get(get_num_threads())
         return here is not None and here[rows if rows < MOST_ROWS else MOST_ROWS]
 
-    def plan_of(self, dtype: torch.dtype, rows: int) -> Plan:
-        """The implementations for products of a dtype and so many rows on the CPU.
+    def plan_of(self, dtype: torch.dtype, rows: int, numbers: int) -> Plan:
+        """The implementations for products of a dtype, so many rows and a weight of so many numbers, on the CPU.
 
         Raises:
             BackendError: if the implementation that was asked for does not compute this dtype.
@@ -83,7 +96,7 @@ class State:
             refuse(self.name, torch.device("cpu"), [dtype])
             self.take(dtype, only(self.forced))
         plans = self.plans.get(key)
-        return TORCHS if plans is None else plans[row_class(rows)]
+        return TORCHS if plans is None else plans[shape_of(rows, numbers)]
 
 
 STATE = State()

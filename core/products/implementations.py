@@ -3,6 +3,7 @@
 torch        the library's own: MKL, oneDNN or Accelerate, as torch was built; cuBLAS on a GPU
 onednn       oneDNN's inner product, which torch brings along for compiled models
 native       a loop of the project's, for up to 16 rows; it has no gradients
+packed       the project's product of packed blocks
 """
 
 # Letters: R rows, I inputs, O outputs.
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lab.core.products import native
+from lab.core.products import native, packed
 
 
 class Operation(Enum):
@@ -110,5 +111,14 @@ ONEDNN = Implementation(
     },
 )
 NATIVE = Implementation("native", native.why_not, {Operation.forward: native.forward}, most_rows=16)
-# torch first; a later one must beat the one that was chosen before it
-IMPLEMENTATIONS = {each.name: each for each in (TORCH, ONEDNN, NATIVE)}
+PACKED = Implementation(
+    "packed",
+    packed.why_not,
+    {
+        Operation.forward: packed.forward,
+        Operation.input_gradient: packed.input_gradient,
+        Operation.weight_gradient: packed.weight_gradient,
+    },
+)
+# torch first; each must beat the one that was chosen before it
+IMPLEMENTATIONS = {each.name: each for each in (TORCH, PACKED, ONEDNN, NATIVE)}

@@ -60,7 +60,7 @@ def _chosen(
     # autocast leaves float64 as it is
     is_autocast = torch.is_autocast_enabled("cpu") and torch.float64 not in (x.dtype, weight.dtype)
     dtype = torch.get_autocast_dtype("cpu") if is_autocast else x.dtype
-    plan = current.STATE.plan_of(dtype, num_rows)
+    plan = current.STATE.plan_of(dtype, num_rows, weight.numel())
     needs_gradient = torch.is_grad_enabled() and any(
         part is not None and part.requires_grad for part in (x, weight, bias)
     )

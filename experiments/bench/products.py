@@ -135,7 +135,7 @@ def product_case(cell: Cell, peak: MachinePeak) -> Case:
 def _chosen(setting: ProductSetting) -> Implementation:
     if setting.outputs * setting.inputs < LARGE:
         return TORCH
-    plan = products.STATE.plan_of(setting.dtype, setting.rows)
+    plan = products.STATE.plan_of(setting.dtype, setting.rows, setting.outputs * setting.inputs)
     return {
         Operation.forward: plan.forward,
         Operation.input_gradient: plan.input_gradient,

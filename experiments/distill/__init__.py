@@ -51,8 +51,8 @@ Keys [default] (those marked * take one value or a list [a,b]):
   device        cpu, cuda, or auto: cuda if there is a GPU [auto]
   threads       number of torch threads [null: one per core]
   products      what computes the products of linear layers: torch, onednn,
-                native (for 1 to 16 rows), or auto: for large ones the
-                fastest, measured once on a machine [auto]
+                native (for 1 to 16 rows), packed, or auto: for large ones
+                the fastest, measured once on a machine [auto]
   loader        where batches are made: inline (between the steps), process
                 (ahead of them, in a separate process), or auto: process
                 in a long training that leaves a core free, on a GPU or with

@@ -124,8 +124,9 @@ class DistillConfig:
     threads: int | None = None
     """Number of torch threads; null: one per core. Two are 1.4 to 1.6 times as fast as one with the shipped model."""
     products: str = current.AUTO
-    """What computes the products of linear layers: torch, onednn, native (outputs of 1 to 16 rows, torch the rest), or
-    auto: for large ones, the fastest by a measurement that is made once on a machine."""
+    """What computes the products of linear layers: torch, onednn, native (outputs of 1 to 16 rows, torch the rest),
+    packed (the project's, for any number of rows), or auto: for large ones, the fastest by a measurement that is made
+    once on a machine."""
     loader: Loader = Loader.auto
     """Where batches are made: inline (between the steps), process (ahead of them, in a separate process), or auto:
     process in a long training that leaves a core free: on a GPU, or with fewer threads than cores."""

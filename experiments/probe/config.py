@@ -113,7 +113,7 @@ class ProbeConfig:
     threads: int | None = None
     """Number of torch threads; null: one per core."""
     products: str = "auto"
-    """What computes the products of linear layers: torch, onednn, native, or auto: for large ones the fastest."""
+    """What computes linear layers: torch, onednn, native, packed, or auto: for large ones the fastest."""
     resume_on: ResumeOn = ResumeOn.same
     """same: a run that is resumed where its last digits would be others is refused; different: that is only said."""
     sinks: Any = field(default_factory=list)

@@ -109,6 +109,8 @@ template <typename T, int COLUMNS = VECTORS> using Tile = Vector<T>[ROWS][COLUMN
 template <typename T, int COLUMNS>
 [[gnu::always_inline]] inline void accumulate(Tile<T, COLUMNS>& sums, const T* left, Index left_row, Index left_step,
                                               const T* right, Index right_step, Index length) {
+    // a tenth faster than one step at a time on Zen 3
+#pragma GCC unroll 4
     for (Index k = 0; k < length; ++k, left += left_step, right += right_step)
         for_tile<COLUMNS>([&](int r, int v) __attribute__((always_inline)) {
             sums[r][v] += left[r * left_row] * load(right + v * LANES<T>);

@@ -1,21 +1,17 @@
 """Another implementation than torch's is chosen by a clear margin only, and once on a machine."""
 
-import multiprocessing
 import random
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
-from lab.core.errors import BackendError, ConfigError
-from lab.core.products import cache, choice, current
+from lab.core.products import choice, current
 from lab.core.products.choice import (
     CELLS,
-    CLOSE,
     LEAST_ROUNDS,
     MARGIN,
     ROW_CLASSES,
@@ -24,11 +20,9 @@ from lab.core.products.choice import (
     Size,
     decide,
     described,
-    only,
     row_class,
 )
-from lab.core.products.implementations import IMPLEMENTATIONS, NATIVE, ONEDNN, TORCH, Implementation, Operation
-from lab.core.products.linear import Linear
+from lab.core.products.implementations import NATIVE, ONEDNN, PACKED, TORCH, Implementation, Operation
 
 CPU = torch.device("cpu")
 PRODUCTS = [size for cell in CELLS for size in cell.sizes]
@@ -76,15 +70,18 @@ def test_the_choice_does_not_depend_on_noise(seed: int) -> None:
     assert set(decide([ONEDNN], seconds).values()) == {ONEDNN}
 
 
+# what the times of a restless clock fall by from call to call: whoever is timed second looks faster
+FALL = 1.5
+
+
 def restless(cells: Collection[Cell], lead: float) -> Clock:
     """A clock whose times for some cells are always clearly below those before; the challenger leads by a factor."""
-    calls = 0
+    calls: Counter[tuple[Operation, Size]] = Counter()
     products = {(cell.operation, size) for cell in cells for size in cell.sizes}
 
     def seconds(implementation: Implementation, operation: Operation, size: Size) -> float:
-        nonlocal calls
-        calls += 1
-        restless = (1 + 2 * CLOSE) ** -calls if (operation, size) in products else 1.0
+        calls[operation, size] += 1
+        restless = FALL ** -calls[operation, size] if (operation, size) in products else 1.0
         return restless if implementation is TORCH else restless / lead
 
     return seconds
@@ -96,10 +93,33 @@ def test_a_lead_within_the_noise_changes_nothing() -> None:
 
 
 def test_a_lead_beyond_the_noise_counts_on_a_busy_machine() -> None:
-    # between two rounds, times fall by the noise of both sides of all products
-    far = (1 + 2 * CLOSE) ** (8 * len(PRODUCTS))
+    # from one round to the next, the times of each side fall twice, and once more from one side to the other
+    far = FALL**6
     assert chosen(ONEDNN, seconds=restless(CELLS, lead=far)) == {ONEDNN}
     assert chosen(ONEDNN, seconds=restless(CELLS, lead=1 / far)) == {TORCH}
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_neighbours_that_never_rest_leave_a_choice(seed: int) -> None:
+    noise = random.Random(seed)
+    calls: Counter[object] = Counter()
+    delay = 1.0
+
+    def at(lead: float) -> Clock:
+        def seconds(implementation: Implementation, operation: Operation, size: Size) -> float:
+            nonlocal delay
+            # a delay lasts for both sides of a round; no two rounds have times that are close
+            calls[operation, size] += 1
+            if calls[operation, size] % 2:
+                delay = 2.0 ** (calls[operation, size] + noise.random())
+            return delay * (1.0 if implementation is TORCH else 1 / lead)
+
+        return seconds
+
+    assert chosen(ONEDNN, seconds=at(1.3)) == {ONEDNN}
+    calls.clear()
+    assert chosen(ONEDNN, seconds=at(1.05)) == {TORCH}
 
 
 def test_nothing_is_chosen_on_a_machine_that_is_too_busy() -> None:
@@ -115,7 +135,8 @@ def test_a_measurement_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatc
 
 def test_a_challenger_has_to_win_at_both_ends_of_a_class_and_with_every_weight() -> None:
     def of_weights(implementation: Implementation, operation: Operation, size: Size) -> float:
-        return 1.0 if implementation is TORCH or size[1:] == choice._WEIGHTS[1] else 0.1
+        is_slow = size[1:] in (choice._WEIGHTS[1], *choice._HUGE_WEIGHTS)
+        return 1.0 if implementation is TORCH or is_slow else 0.1
 
     def of_rows(implementation: Implementation, operation: Operation, size: Size) -> float:
         return 1.0 if implementation is TORCH or size.rows not in (1, 3, 9, 16) else 0.1
@@ -123,6 +144,27 @@ def test_a_challenger_has_to_win_at_both_ends_of_a_class_and_with_every_weight()
     assert chosen(ONEDNN, seconds=of_weights) == {TORCH}
     found = decide([ONEDNN], of_rows)
     assert {cell.row_class for cell in CELLS if found[cell] is ONEDNN} == {row_class(1), row_class(9)}
+
+
+def test_huge_weights_are_chosen_for_by_themselves() -> None:
+    def seconds(implementation: Implementation, operation: Operation, size: Size) -> float:
+        return 0.1 if implementation is PACKED and size[1:] in choice._HUGE_WEIGHTS else 1.0
+
+    found = decide([ONEDNN, PACKED], seconds)
+    assert {cell for cell in CELLS if found[cell] is PACKED} == {cell for cell in CELLS if cell.is_huge}
+    assert described(found).startswith("forward: torch; forward with a weight of 4,194,304 numbers or more: packed; ")
+    state = current.State()
+    state.take(torch.float32, found)
+    few, many = choice.MANY - 1, choice.MANY
+    for rows, numbers, expected in (
+        (few, choice.HUGE, TORCH),
+        (many, choice.HUGE - 1, TORCH),
+        (many, choice.HUGE, PACKED),
+        (10**6, choice.HUGE, PACKED),
+    ):
+        assert set(state.plan_of(torch.float32, rows, numbers)) == {expected}
+    assert not state.differs(few)
+    assert state.differs(many)
 
 
 def test_a_later_challenger_has_to_beat_the_one_before() -> None:
@@ -152,6 +194,7 @@ def test_classes_of_rows() -> None:
 
 def test_a_measurement_gives_a_table_and_leaves_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_WEIGHTS", ((3, 5), (5, 3)))
+    monkeypatch.setattr(choice, "_HUGE_WEIGHTS", ((7, 4),))
     monkeypatch.setattr(choice, "_MANY_ROWS", 260)
     monkeypatch.setattr(choice, "CLOSE", 1000.0)
     state = torch.random.get_rng_state()
@@ -160,188 +203,3 @@ def test_a_measurement_gives_a_table_and_leaves_torch_as_it_was(monkeypatch: pyt
     assert table.keys() == set(CELLS)
     assert torch.random.get_rng_state().equal(state)
     assert torch.is_grad_enabled()
-
-
-class Measured:
-    """A measurement that takes no time and is counted."""
-
-    def __init__(self, implementation: Implementation) -> None:
-        self.count = 0
-        self._implementation = implementation
-
-    def __call__(self, dtype: torch.dtype) -> dict[Cell, Implementation]:
-        self.count += 1
-        return only(self._implementation)
-
-
-def recalled(measured: Measured) -> dict[Cell, Implementation]:
-    return dict(cache.recall_or_measure(torch.float32, 1, measured))
-
-
-needs_onednn = pytest.mark.skipif(ONEDNN.why_not(CPU, torch.float32) is not None, reason="torch has no oneDNN here")
-
-
-@needs_onednn
-def test_a_machine_measures_once(fresh_cache: Path) -> None:
-    assert cache.recall(torch.float32, 1) is None
-    measured = Measured(ONEDNN)
-    assert recalled(measured) == recalled(measured) == only(ONEDNN)
-    assert measured.count == 1
-    assert cache.recall(torch.float32, 1) == only(ONEDNN)
-    # of another dtype or number of threads, nothing is known
-    assert cache.recall(torch.bfloat16, 1) is None
-    assert cache.recall(torch.float32, 2) is None
-
-
-@needs_onednn
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "[]",
-        "{}",
-        '{"forward, 1 row": "torch"}',
-        "{" + ", ".join(f'"{cell.name}": "other"' for cell in CELLS) + "}",
-        "{" + ", ".join(f'"{cell.name}": "native"' for cell in CELLS) + "}",
-    ],
-)
-def test_a_damaged_table_is_measured_again(fresh_cache: Path, content: str) -> None:
-    recalled(Measured(ONEDNN))
-    (path,) = fresh_cache.glob("*.json")
-    path.write_text(content)
-    measured = Measured(TORCH)
-    assert cache.recall(torch.float32, 1) is None
-    assert recalled(measured) == recalled(measured) == only(TORCH)
-    assert measured.count == 1
-
-
-def test_a_table_of_another_processor_or_torch_is_not_used(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recalled(Measured(TORCH))
-    for module, name in ((cache, "processor_name"), (cache, "processor_features"), (torch.__config__, "show")):
-        with monkeypatch.context() as patched:
-            patched.setattr(module, name, lambda: "another")
-            assert cache.recall(torch.float32, 1) is None
-    assert cache.recall(torch.float32, 1) is not None
-
-
-def test_a_table_that_cannot_be_written_is_measured_by_every_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").write_text("where the folder should be")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    measured = Measured(TORCH)
-    assert recalled(measured) == only(TORCH)
-    assert measured.count == 1
-
-
-def test_on_a_busy_machine_torch_computes_and_nothing_is_written(
-    fresh_cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def busy(dtype: torch.dtype) -> dict[Cell, Implementation]:
-        raise BusyError
-
-    assert cache.recall_or_measure(torch.float32, 1, busy) == only(TORCH)
-    assert "too busy" in capsys.readouterr().err
-    assert cache.recall(torch.float32, 1) is None
-
-
-def one_of_two(number: int, barrier: "multiprocessing.synchronize.Barrier", answers: "multiprocessing.Queue") -> None:
-    measured = Measured((TORCH, ONEDNN)[number])
-    barrier.wait()
-    table = cache.recall_or_measure(torch.float32, 1, measured)
-    answers.put((measured.count, table[CELLS[0]].name))
-
-
-@needs_onednn
-def test_processes_that_start_together_agree(fresh_cache: Path) -> None:
-    context = multiprocessing.get_context("fork")
-    barrier, answers = context.Barrier(2), context.Queue()
-    processes = [context.Process(target=one_of_two, args=(number, barrier, answers)) for number in range(2)]
-    for process in processes:
-        process.start()
-    found = [answers.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
-    assert sorted(count for count, _ in found) == [0, 1]
-    assert len({name for _, name in found}) == 1
-
-
-@needs_onednn
-def test_only_large_products_are_chosen_for(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = Measured(ONEDNN)
-    monkeypatch.setattr(current, "recall_or_measure", cache.recall_or_measure)
-    monkeypatch.setattr(current, "measured", measured)
-    small, large = Linear(16, 16), Linear(512, 512)
-    with current.using("torch"):
-        assert current.settle(large, [torch.float32]) == {"float32": "torch everywhere"}
-    with current.using("auto"):
-        assert current.settle(small, [torch.float32]) == {"float32": "torch everywhere"}
-        assert measured.count == 0
-        assert current.STATE.is_torch
-        both = nn.Sequential(small, large)
-        for _ in range(2):
-            assert current.settle(both, [torch.float32]) == {"float32": described(only(ONEDNN))}
-        assert measured.count == 1
-        assert not current.STATE.is_torch
-        assert large(torch.ones(2, 512)).grad_fn.name() == "ViewBackward0"
-        assert small(torch.ones(2, 16)).grad_fn.name() == "AddmmBackward0"
-        # nothing is known of another number of threads, nor of another dtype
-        assert large.double()(torch.ones(2, 512, dtype=torch.float64)).grad_fn.name() == "AddmmBackward0"
-        before = torch.get_num_threads()
-        try:
-            torch.set_num_threads(before + 1)
-            assert large.float()(torch.ones(2, 512)).grad_fn.name() == "AddmmBackward0"
-        finally:
-            torch.set_num_threads(before)
-    assert current.STATE.is_torch
-
-
-@needs_onednn
-def test_a_run_that_goes_on_computes_as_it_began(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = Measured(ONEDNN)
-    monkeypatch.setattr(current, "recall_or_measure", cache.recall_or_measure)
-    monkeypatch.setattr(current, "measured", measured)
-    large = Linear(512, 512)
-    with current.using("auto"):
-        # begun while the machine was too busy for a choice
-        assert current.settle(large, [torch.float32], {"float32": "torch everywhere"}) == {
-            "float32": "torch everywhere"
-        }
-        assert measured.count == 0
-        for damaged in ({}, {"float32": "mkl"}, {"float32": None}, {"bfloat16": "torch everywhere"}):
-            assert current.settle(large, [torch.float32], damaged) == {"float32": described(only(ONEDNN))}
-        assert measured.count == 1
-
-
-@needs_onednn
-def test_a_class_of_rows_in_which_torch_is_fastest_keeps_its_graph() -> None:
-    table = {cell: ONEDNN if cell.row_class == row_class(100) else TORCH for cell in CELLS}
-    with current.using("auto"):
-        current.STATE.take(torch.float32, table)
-        large = Linear(512, 512)
-        names = {rows: large(torch.ones(rows, 512)).grad_fn.name() for rows in (1, 16, 17, 255, 256)}
-        with torch.autocast("cpu", torch.bfloat16):
-            assert large(torch.ones(100, 512)).grad_fn.name() == "AddmmBackward0"
-    assert names == {rows: "ViewBackward0" if rows in (17, 255) else "AddmmBackward0" for rows in names}
-
-
-@needs_onednn
-def test_a_name_asks_for_small_products_too() -> None:
-    assert current.settle(Linear(4, 4), [torch.float32]) == {"float32": "torch everywhere"}
-    with current.using("onednn"):
-        assert current.settle(Linear(4, 4), [torch.float32]) == {"float32": described(only(ONEDNN))}
-        assert Linear(4, 4)(torch.ones(2, 4)).grad_fn.name() == "ViewBackward0"
-    assert current.STATE.is_torch
-
-
-def test_what_was_asked_for_and_cannot_run_is_refused_with_the_reason() -> None:
-    with pytest.raises(ConfigError, match="products=mkl: choose from auto, torch, onednn, native"):
-        current.refuse_unknown("mkl")
-    with pytest.raises(BackendError, match=r"products=onednn cannot run on cpu: .*not float64; use products=auto"):
-        current.refuse("onednn", CPU, [torch.float32, torch.float64])
-    with pytest.raises(BackendError, match="products=native cannot run on cuda: it needs a CPU"):
-        current.refuse("native", torch.device("cuda"), [torch.float32])
-    for name in current.NAMES:
-        current.refuse_unknown(name)
-    current.refuse("auto", torch.device("cuda"), [torch.float16])
-    assert set(IMPLEMENTATIONS) < set(current.NAMES)

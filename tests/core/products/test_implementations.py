@@ -101,7 +101,7 @@ def test_infinity_and_nan_stay_where_they_are() -> None:
 
 
 def test_what_cannot_run_says_why() -> None:
-    for name in ("onednn", "native"):
+    for name in ("onednn", "native", "packed"):
         assert IMPLEMENTATIONS[name].why_not(torch.device("cuda"), torch.float32) == "it needs a CPU"
         assert "not float16" in str(IMPLEMENTATIONS[name].why_not(CPU, torch.float16))
     assert "not float64" in str(IMPLEMENTATIONS["onednn"].why_not(CPU, torch.float64))

@@ -124,7 +124,7 @@ def test_another_choice_of_products_than_before_is_refused_unless_told_otherwise
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["onednn", "native"])
+@pytest.mark.parametrize("name", ["onednn", "native", "packed"])
 def test_stages_are_the_same_with_every_implementation_of_products(runner: Runner, whole: Runner, name: str) -> None:
     if IMPLEMENTATIONS[name].why_not(torch.device("cpu"), torch.float32) is not None:
         pytest.skip(f"{name} cannot run here")
@@ -243,7 +243,7 @@ def test_a_run_trained_on_other_weights_under_the_same_path_is_refused(runner: R
         ),
         (["stage=all", "data.picture_questions.digits=/nowhere"], r"/nowhere has neither"),
         (["stage=all", "device=cuda"], r"device=cuda: no GPU is available"),
-        (["stage=all", "products=mkl"], r"products=mkl: choose from auto, torch, onednn, native"),
+        (["stage=all", "products=mkl"], r"products=mkl: choose from auto, torch, packed, onednn, native"),
         (
             ["stage=all", "teacher.precision=float64", "products=onednn"],
             r"products=onednn cannot run on cpu: .*float64; use products=auto",
