@@ -6,6 +6,8 @@ HOMES = {
     ("gate first", "linear"): "falcon_h1",
     ("gate first", "hybrid"): "granitemoehybrid",
 }
+# what stands around the language model of a teacher that reads pictures
+AROUND = {"hovle": "llava", "llava": "llava", "internvl": "internvl"}
 
 
 def home(teacher: str, mixer: str, kept: str) -> str | None:
@@ -18,3 +20,8 @@ def home(teacher: str, mixer: str, kept: str) -> str | None:
         # a granitemoehybrid has no biases in its MLP
         return "falcon_h1"
     return HOMES[mixer, kept]
+
+
+def name_of(teacher: str, architecture: str) -> str:
+    """The home of a student in words."""
+    return f"{AROUND[teacher]} around {architecture}" if teacher in AROUND else architecture

@@ -139,6 +139,11 @@ class SentencePieceTokenizer:
         self._splitter = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if self._added else None
 
     @property
+    def added(self) -> dict[str, int]:
+        """The ids of the tokens that stand beside the model, by their text."""
+        return dict(self._added)
+
+    @property
     def digest(self) -> str:
         """See `Fingerprinted`."""
         added = json.dumps(sorted(self._added.items())).encode()

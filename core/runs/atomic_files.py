@@ -75,15 +75,19 @@ def file_atomically(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def path_atomically(path: Path) -> Iterator[Path]:
-    """As `file_atomically`, for what writes a file by its name: the name of a temporary file next to `path`.
+    """As `file_atomically`, for what writes a large file by its name: the name of a temporary file next to `path`.
+
+    What earlier writes to `path` left that were killed is removed.
 
     Raises:
         RunError: if the disk is full or the folder cannot be written; the old content is intact.
     """
-    temporary = None
+    temporary = lock = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL)
-        os.close(handle)
+        prefix = _prefix_of(path)
+        _remove_abandoned(path.parent, prefix)
+        lock, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield Path(temporary)
         flush(Path(temporary))
         os.chmod(temporary, default_mode())
@@ -94,6 +98,8 @@ def path_atomically(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+        if lock is not None:
+            os.close(lock)
 
 
 @contextmanager
@@ -107,8 +113,7 @@ def folder_atomically(path: Path) -> Iterator[Path]:
     """
     partial = lock = None
     try:
-        # not its name itself: with what is added it may be longer than names can be
-        prefix = f"{PARTIAL}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}."
+        prefix = _prefix_of(path)
         _remove_abandoned(path.parent, prefix)
         partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix))
         lock = os.open(partial, os.O_RDONLY)
@@ -128,6 +133,12 @@ def folder_atomically(path: Path) -> Iterator[Path]:
             os.close(lock)
 
 
+def _prefix_of(path: Path) -> str:
+    """How the names of what is being written to a path begin."""
+    # not its name itself: with what is added it may be longer than names can be
+    return f"{PARTIAL}{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}."
+
+
 def _remove_abandoned(parent: Path, prefix: str) -> None:
     """Remove what writes to the same place left that were killed; one that goes on holds a lock."""
     for path in parent.glob(f"{prefix}*"):
@@ -135,7 +146,10 @@ def _remove_abandoned(parent: Path, prefix: str) -> None:
             lock = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
             finally:
                 os.close(lock)
 
@@ -233,14 +247,20 @@ def _kind(status: os.stat_result | None) -> str:
 def refuse_unwritable(path: Path) -> None:
     """Refuse a path that cannot be created, before any work whose result goes there.
 
+    What earlier writes to the path left that were killed is removed.
+
     Raises:
         RunError: naming the nearest existing parent, which is not writable.
     """
-    nearest = path
+    nearest, prefix = path, _prefix_of(path)
     try:
         nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        _remove_abandoned(nearest, prefix)
         # only an attempt is conclusive: root ignores permissions, and permissions do not show a read-only disk
-        os.rmdir(tempfile.mkdtemp(dir=nearest, prefix=PARTIAL))
+        attempt = tempfile.mkdtemp(dir=nearest, prefix=prefix)
+        # another process that removes what was abandoned may come first
+        with suppress(FileNotFoundError):
+            os.rmdir(attempt)
     except OSError as error:
         raise RunError(f"{path} cannot be written: {nearest}: {error.strerror}; choose another place") from error
 

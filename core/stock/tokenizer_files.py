@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.core.data.jinja_chat import SETTINGS_FILE, TEMPLATE_FILE, chat_of_folder
-from lab.core.data.public_tokenizers import GgufTokenizer
+from lab.core.data.public_tokenizers import GgufTokenizer, SentencePieceTokenizer
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.data.word_tokenizer_json import write_word_tokenizer
 from lab.core.errors import CheckpointError
@@ -22,6 +22,8 @@ _CARRIED = (
     *("tokenizer.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt"),
     *("merges.txt", "vocabulary.json", TEMPLATE_FILE),
 )
+# of transformers 5: reads tokens that take the place of pieces of the vocabulary, as InternLM2's do
+_SENTENCEPIECE = "SentencePieceBackend"
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, teacher: ModelFolder | None, template: str | None) -> None:
@@ -49,6 +51,29 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, teacher: ModelFolder | N
         (folder / TEMPLATE_FILE).write_text(template, encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(default_mode())
+
+
+def settled_difference(folder: Path, tokenizer: Tokenizer, ids: Sequence[int]) -> str | None:
+    """`tokenizer_difference`, once tokenizer_config.json names the class that reads the vocabulary as it is meant.
+
+    Args:
+        folder: of the student, whose tokenizer_config.json may be rewritten.
+        tokenizer: of the student.
+        ids: of a text.
+    """
+    difference = tokenizer_difference(folder, tokenizer, ids)
+    if difference is None or not isinstance(tokenizer, SentencePieceTokenizer):
+        return difference
+    settings = json.loads(json.dumps(load_json(folder / SETTINGS_FILE)))
+    listed = settings.get("added_tokens_decoder", {})
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    every = {str(index): {"content": token, **flags} for token, index in tokenizer.added.items()}
+    changed = {**settings, "tokenizer_class": _SENTENCEPIECE, "added_tokens_decoder": {**every, **listed}}
+    write_json(folder / SETTINGS_FILE, changed)
+    if tokenizer_difference(folder, tokenizer, ids) is None:
+        return None
+    write_json(folder / SETTINGS_FILE, settings)
+    return difference
 
 
 def tokenizer_difference(folder: Path, tokenizer: Tokenizer, ids: Sequence[int]) -> str | None:

@@ -1,6 +1,7 @@
 """A student of a run as a stock model of transformers: chosen, written, run by transformers and compared."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from lab.core.data.chat_template_jinja import chat_template
 from lab.core.data.image_processor_json import image_processor_json
 from lab.core.data.jinja_chat import chat_of_folder
+from lab.core.data.prompt_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START
 from lab.core.errors import ConfigError, InputError
 from lab.core.mixers.rotary import RotaryKind
 from lab.core.mixers.spec import mixer_like
@@ -24,7 +26,7 @@ from lab.core.runs.json_files import write_json
 from lab.core.runs.random_streams import Seeds
 from lab.core.runs.tensor_files import write_tensors
 from lab.core.stock.layout import EXACT, STUDENT, StockLayout, choose
-from lab.core.stock.tokenizer_files import tokenizer_difference, write_tokenizer
+from lab.core.stock.tokenizer_files import settled_difference, write_tokenizer
 from lab.core.stock.verify import FORMAT, Agreement, probe, verify
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data import PromptConfig, prompt_format
@@ -153,12 +155,21 @@ def _write_tokenizer(
     if chat_of_folder(partial) is None:
         notes.append("no chat template: the teacher has none")
     try:
-        difference = tokenizer_difference(partial, tokenizer, range(min(_CHECKED_IDS, len(tokenizer))))
+        difference = settled_difference(partial, tokenizer, _checked_ids(tokenizer))
     except InputError as error:
         difference = str(error)
     if difference is not None:
         notes.append(f"transformers does not read its tokenizer ({difference}): give ids, or use lab generate")
     return notes
+
+
+def _checked_ids(tokenizer: Tokenizer) -> list[int]:
+    """The first ids, and those of tokens that chats and pictures are written with."""
+    ids = list(range(min(_CHECKED_IDS, len(tokenizer))))
+    for token in (TURN_START, TURN_END, IMAGE_START, IMAGE_CONTEXT, IMAGE_END):
+        with suppress(InputError):
+            ids.append(tokenizer.id_of(token))
+    return ids
 
 
 def _of_long_texts(layout: StockLayout) -> list[str]:

@@ -13,8 +13,10 @@ from lab.core.runs import atomic_files
 from lab.core.runs.atomic_files import (
     folder_atomically,
     make_folder,
+    path_atomically,
     refuse_no_file,
     refuse_special,
+    refuse_unwritable,
     remove_partial_files,
     remove_partial_folders,
     write_atomically,
@@ -200,3 +202,42 @@ def test_what_a_kill_left_is_removed_by_the_next_write_and_what_goes_on_is_not(t
             assert first.exists()
         assert not abandoned.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def test_a_large_file_that_a_kill_left_is_removed_by_the_next_write(tmp_path: Path) -> None:
+    path = tmp_path / "student.gguf"
+    program = f"""
+import os
+from pathlib import Path
+from lab.core.runs.atomic_files import path_atomically
+with path_atomically(Path({str(path)!r})) as partial:
+    partial.write_text("half")
+    os._exit(1)
+"""
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", program], check=False)
+        assert [left.read_text() for left in tmp_path.iterdir()] == ["half"]
+    # one that goes on is not touched, nor one to another place
+    with path_atomically(path) as first, path_atomically(tmp_path / "other.gguf") as other:
+        refuse_unwritable(path)
+        assert {first, other} == set(tmp_path.iterdir())
+        first.write_text("whole")
+        other.write_text("other")
+    assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {
+        "student.gguf": "whole",
+        "other.gguf": "other",
+    }
+
+
+def test_an_attempt_to_write_removes_what_kills_left(tmp_path: Path) -> None:
+    program = f"""
+import os
+from pathlib import Path
+from lab.core.runs import atomic_files
+atomic_files.os.rmdir = lambda path: os._exit(1)
+atomic_files.refuse_unwritable(Path({str(tmp_path / "student")!r}))
+"""
+    subprocess.run([sys.executable, "-c", program], check=False)
+    assert len(names(tmp_path)) == 1
+    refuse_unwritable(tmp_path / "student")
+    assert names(tmp_path) == []

@@ -13,10 +13,14 @@ from lab.core.mixers.spec import mixer_like, mixers
 from lab.core.models.config import DecoderConfig, ModelConfig, PixelShuffle, VisionConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hovle.config import HovleConfig
+from lab.core.models.internvl.config import InternvlConfig
 from lab.core.models.llama.config import LlamaConfig
+from lab.core.models.llava.config import LlavaConfig
+from lab.core.models.picture_config import PictureModelConfig
 from lab.core.models.qwen2 import Qwen2Config
 from lab.core.models.qwen3 import Qwen3Config
 from lab.core.models.spec import build
+from picture_checkpoints import tiny_config
 
 PLAIN = RotaryConfig(theta=1e4, max_length=256)
 LLAMA3 = RotaryConfig(
@@ -49,6 +53,12 @@ def hovle(pixel_shuffle: PixelShuffle = PixelShuffle.pre) -> HovleConfig:
     return HovleConfig(vision=vision, embedding=embedding, llm=llm)
 
 
+def pictured(kind: type[PictureModelConfig], text: DecoderConfig) -> PictureModelConfig:
+    """A text model behind a vision tower of transformers."""
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    return tiny_config(kind, text=text, image_token_id=4)
+
+
 TEACHERS: dict[str, Callable[[], ModelConfig]] = {
     "llama": lambda: LlamaConfig(**SIZES),
     "llama 3.1": lambda: LlamaConfig(**SIZES | {"rotary": LLAMA3}),
@@ -60,6 +70,8 @@ TEACHERS: dict[str, Callable[[], ModelConfig]] = {
         **SIZES | {"num_heads": 9, "num_kv_heads": 3, "hidden_size": 72, "tie_output": True}
     ),
     "hovle": hovle,
+    "llava": lambda: pictured(LlavaConfig, LlamaConfig(**SIZES)),
+    "internvl": lambda: pictured(InternvlConfig, Qwen2Config(**SIZES | {"rms_norm_eps": 1e-6})),
 }
 MIXERS: dict[str, tuple[str, dict[str, Any]]] = {
     "norm first": ("mamba2", {}),

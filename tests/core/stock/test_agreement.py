@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stock_homes import home
+from stock_homes import home, name_of
 
 from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.checkpoint import CONFIG, ONE_FILE, write_checkpoint
@@ -43,7 +43,7 @@ def test_transformers_computes_what_the_student_does(
         record_property("agreement", f"{teacher} | {mixer} | {kernel} | {kept} | refused: {refusal.value}")
         return
     name = choose(model).name
-    assert name == (f"llava around {expected}" if teacher == "hovle" else expected)
+    assert name == name_of(teacher, expected)
     write(model, tmp_path / "student")
     found = verify(tmp_path / "student", model, probe(model, torch.Generator().manual_seed(1)))
     record_property("agreement", f"{teacher} | {mixer} | {kernel} | {kept} | {name} | {found.relative_error:.1e}")

@@ -1,8 +1,10 @@
 """Tokenizers and chat templates as transformers reads them, and pictures as its image processor cuts them."""
 
+import io
 import json
 import random
 import stat
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,18 @@ from PIL import Image
 from lab.core.data.batch import normalize
 from lab.core.data.chat_template import encode_conversation
 from lab.core.data.chat_template_jinja import chat_template
+from lab.core.data.conversation import encode
 from lab.core.data.image_processor_json import image_processor_json
 from lab.core.data.jinja_chat import SETTINGS_FILE, TEMPLATE_FILE, chat_of_folder
-from lab.core.data.prompt_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, PromptFormat
+from lab.core.data.prompt_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START, PromptFormat
 from lab.core.data.tiling import cut_tiles
 from lab.core.data.tokenizers import WordTokenizer, load_tokenizer
 from lab.core.data.word_tokenizer_json import write_word_tokenizer
 from lab.core.models.folder import ModelFolder
-from lab.core.stock.tokenizer_files import tokenizer_difference, write_tokenizer
+from lab.core.stock.tokenizer_files import settled_difference, tokenizer_difference, write_tokenizer
+from reference.chat_templates import TEMPLATES, messages_of
+from reference.chat_templates import write_tokenizer as write_template
+from reference.tiny_gguf import ADDED, write_gguf
 
 WORDS = ["which", "bag", "is", "it", "\n", "?", ".", "a-b", "<", ">"]
 SYSTEM = 'is "it" a-b'
@@ -123,3 +129,86 @@ def test_the_teacher_s_tokenizer_and_template_are_carried_and_its_code_is_not(tm
     assert tokenizer_difference(student, tokenizer, ids) is None
     (student / "tokenizer.json").write_text("{}")
     assert tokenizer_difference(student, tokenizer, ids) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [*TEMPLATES, "gguf"])
+def test_a_chat_has_the_ids_of_the_teacher_s_family(tmp_path: Path, name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    for folder in (teacher, student):
+        folder.mkdir()
+    if name == "gguf":
+        write_gguf(teacher / "tiny.gguf")
+        (teacher / "tokenizer.json").unlink()
+        teacher /= "tiny.gguf"
+    else:
+        write_template(teacher, TEMPLATES[name])
+        (teacher / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    tokenizer = load_tokenizer(teacher)
+    write_tokenizer(student, tokenizer, ModelFolder(teacher), None)
+    assert settled_difference(student, tokenizer, range(200)) is None
+    theirs = transformers.AutoTokenizer.from_pretrained(student)
+    turns = ['Is 2 < 3 & "yes"?', "Yes, it's.", "Why?"]
+    for count in (1, 3):
+        found = theirs.apply_chat_template(messages_of(turns[:count]), add_generation_prompt=True, return_dict=False)
+        written = PromptFormat(has_images=False)
+        expected = encode(turns[:count], [], tokenizer=tokenizer, prompt_format=written, day=date.today())
+        assert list(found) == expected.llm_ids.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("place", ["behind the pieces", "in place of pieces", "beyond a gap"])
+def test_a_chat_has_the_ids_of_a_sentencepiece_vocabulary(tmp_path: Path, place: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    for folder in (teacher, student):
+        folder.mkdir()
+    write_sentencepiece(teacher, place)
+    (teacher / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    tokenizer = load_tokenizer(teacher)
+    write_tokenizer(student, tokenizer, ModelFolder(teacher), chat_template(SYSTEM, has_bos=True))
+    marks = [tokenizer.id_of(token) for token in (IMAGE_START, IMAGE_CONTEXT, IMAGE_END, TURN_START, TURN_END)]
+    assert settled_difference(student, tokenizer, [*range(200), *marks]) is None
+    theirs = transformers.AutoTokenizer.from_pretrained(student)
+    for question in ("which bag is it?", " bag\né漢 a-b", "  it\n\n is"):
+        chat = [{"role": "user", "content": question}]
+        found = theirs.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        expected = encode_conversation([question], [], tokenizer=tokenizer, prompt_format=FORMAT)
+        assert list(found) == expected.llm_ids.tolist()
+    assert load_tokenizer(student).encode(TURN_START) == tokenizer.encode(TURN_START)
+
+
+def write_sentencepiece(folder: Path, place: str) -> None:
+    """A vocabulary of pieces, and the tokens of chats and pictures beside it."""
+    sentencepiece: Any = pytest.importorskip("sentencepiece")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(['user system assistant which bag is "it" a-b?'] * 20),
+        model_writer=model,
+        vocab_size=310,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        user_defined_symbols=[f"[UNUSED_{number}]" for number in range(5)],
+        minloglevel=3,
+    )
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    first = {
+        "behind the pieces": pieces.get_piece_size(),
+        "in place of pieces": pieces.piece_to_id("[UNUSED_0]"),
+        "beyond a gap": pieces.get_piece_size() + 40,
+    }
+    added = {token: first[place] + number for number, token in enumerate(ADDED)}
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    # the tokens of pictures stand in the other file only
+    described = {str(added[token]): {"content": token, "special": True} for token in (TURN_START, TURN_END)}
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    settings = {**names, "added_tokens_decoder": described, "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings))
