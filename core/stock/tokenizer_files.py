@@ -96,6 +96,25 @@ def tokenizer_difference(folder: Path, tokenizer: Tokenizer, ids: Sequence[int])
     return None if encoded == tokenizer.encode(text) else "it gives other ids"
 
 
+def missing_for_processor(folder: Path) -> str | None:
+    """Why `AutoProcessor` of transformers does not read a folder here, in words; None if it does.
+
+    Args:
+        folder: of the student, with processor_config.json.
+    """
+    import transformers  # noqa: PLC0415
+
+    try:
+        with quiet(folder):
+            transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+    # a library that transformers asks for, such as torchvision for the videos of internvl
+    except ImportError as error:
+        return " ".join(str(error).split()).partition(". ")[0]
+    except CheckpointError as error:
+        return str(error).partition(": ")[2]
+    return None
+
+
 def _carry(teacher: ModelFolder, folder: Path) -> None:
     if teacher.kind is Kind.gguf:
         return

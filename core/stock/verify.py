@@ -39,11 +39,19 @@ class Agreement:
         relative_error: largest difference of logits over the largest logit.
         limit: of it.
         num_tokens: tokens of the greedy answer, all equal.
+        rounding: the student's own error, against itself in float64, where that had to be looked at; else None.
     """
 
     relative_error: float
     limit: float
     num_tokens: int
+    rounding: float | None = None
+
+    @property
+    def in_words(self) -> str:
+        """How near the logits are."""
+        words = f"logits within {self.relative_error:.1e}"
+        return words if self.rounding is None else f"{words} where float32 alone is off by {self.rounding:.1e}"
 
 
 def probe(student: LanguageModel, generator: torch.Generator) -> Inputs:
@@ -81,7 +89,7 @@ def verify(folder: Path, student: LanguageModel, prompt: Inputs) -> Agreement:
     with quiet(folder):
         found = theirs(**_inputs(prompt), use_cache=False).logits.float()
     expected = student(prompt)
-    error, limit = _difference(found, expected), TOLERANCE
+    error, limit, rounding = _difference(found, expected), TOLERANCE, None
     if error > limit:
         rounding = _difference(expected, copy.deepcopy(student).double()(prompt))
         limit = min(_MOST, max(limit, _TIMES_ROUNDING * rounding))
@@ -108,8 +116,8 @@ def verify(folder: Path, student: LanguageModel, prompt: Inputs) -> Agreement:
                 f"{folder.name}: token {place + 1} of {num_new} of a greedy answer through the cache of transformers "
                 f"is {other} instead of {one}; nothing was written. Use --format mmmamba, and report the model"
             )
-        return Agreement(error, limit, place)
-    return Agreement(error, limit, num_new)
+        return Agreement(error, limit, place, rounding)
+    return Agreement(error, limit, num_new, rounding)
 
 
 def _difference(found: Float[Tensor, "1 T V"], expected: Float[Tensor, "1 T V"]) -> float:

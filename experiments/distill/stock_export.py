@@ -26,7 +26,7 @@ from lab.core.runs.json_files import write_json
 from lab.core.runs.random_streams import Seeds
 from lab.core.runs.tensor_files import write_tensors
 from lab.core.stock.layout import EXACT, STUDENT, StockLayout, choose
-from lab.core.stock.tokenizer_files import settled_difference, write_tokenizer
+from lab.core.stock.tokenizer_files import missing_for_processor, settled_difference, write_tokenizer
 from lab.core.stock.verify import FORMAT, Agreement, probe, verify
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data import PromptConfig, prompt_format
@@ -160,6 +160,13 @@ def _write_tokenizer(
         difference = str(error)
     if difference is not None:
         notes.append(f"transformers does not read its tokenizer ({difference}): give ids, or use lab generate")
+    elif (partial / PROCESSOR).is_file():
+        missing = missing_for_processor(partial)
+        if missing is not None:
+            notes.append(
+                f"AutoProcessor cannot be used here ({missing}); AutoImageProcessor and AutoTokenizer can, or install "
+                "what it asks for"
+            )
     return notes
 
 
@@ -192,8 +199,7 @@ def _line(
         (
             f"{folder}: the student of {run.folder.name} after {stage} as {layout.name}, because "
             f"{layout.architecture.why}",
-            f"transformers agrees: logits within {agreement.relative_error:.1e}, {agreement.num_tokens} greedy tokens "
-            "equal",
+            f"transformers agrees: {agreement.in_words}, {agreement.num_tokens} greedy tokens equal",
             *notes,
         )
     )

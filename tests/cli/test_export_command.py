@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,17 @@ def test_an_earlier_stage_may_be_asked_for(typed: Typed, root: Path, tmp_path: P
 def test_a_stage_that_went_on_from_another_run_is_exported(typed: Typed, root: Path, tmp_path: Path) -> None:
     assert typed("export", "second", str(tmp_path / "out")).code == 0
     check_holds(tmp_path / "out", weights_of(root / "distill" / "runs" / "second", 2))
+
+
+def test_a_folder_is_read_by_whoever_may(typed: Typed, root: Path, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        done = typed("export", "first", str(tmp_path / "student"))
+    finally:
+        os.umask(before)
+    assert done.code == 0, done.err
+    assert stat.S_IMODE((tmp_path / "student").stat().st_mode) == 0o750
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "student").rglob("*")} == {0o640}
 
 
 def test_one_of_several_students_is_chosen_by_label_and_replicate(typed: Typed, root: Path, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_a_folder_is_whole_and_read_by_whoever_may(typed: Typed, root: Path, tmp
     assert sorted(os.listdir(tmp_path / "student")) == sorted(FILES)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "student").iterdir()}
     assert modes == dict.fromkeys(FILES, 0o640)
+    assert stat.S_IMODE((tmp_path / "student").stat().st_mode) == 0o750
     assert list(tmp_path.iterdir()) == [tmp_path / "student"]
     card = (tmp_path / "student" / "README.md").read_text()
     for words in ("right answers, teacher", "divergence from the teacher", "license: not stated", "| 3 | 2 |"):

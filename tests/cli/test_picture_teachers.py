@@ -1,5 +1,6 @@
 """Teachers with a vision tower through the command: three stages, answers, export, and transformers on the result."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,10 @@ def test_a_teacher_is_distilled_and_its_student_is_exported(
 
     said = typed("export", str(run), str(tmp_path / "stock"), "--format", "transformers")
     assert f"as {family} around {student}" in said
+    # of internvl it reads videos too, with torchvision
+    lacks_processor = family == "internvl" and importlib.util.find_spec("torchvision") is None
+    assert ("AutoProcessor cannot be used here" in said) == lacks_processor
+    assert ("torchvision" in said.lower()) == lacks_processor
     typed("export", str(run), str(tmp_path / "ours"))
     given = answer(run)
     assert given == answer(tmp_path / "stock") == answer(tmp_path / "ours") != ""

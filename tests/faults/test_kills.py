@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from drawn import SEED, one_in
+from reference.tiny_gguf import write_gguf
 
 pytestmark = pytest.mark.slow
 
@@ -102,6 +103,11 @@ SCENES = {
         is_result=lambda path: True,
         is_done=lambda out: (out / "student").exists(),
     ),
+    "export of a GGUF file": Scene(
+        ("export", "{served}", "{out}/student.gguf", "--format", "gguf"),
+        is_result=lambda path: True,
+        is_done=lambda out: (out / "student.gguf").exists(),
+    ),
     "export of a stock model": Scene(
         ("export", "{first}", "{out}/student", "--format", "transformers"),
         is_result=lambda path: True,
@@ -115,11 +121,11 @@ class Workshop:
 
     def __init__(self, root: Path, command: tuple[str, ...], teacher: Path) -> None:
         self.root, self.command, self.teacher = root, command, teacher
-        self.first = root / "first"
+        self.first, self.served = root / "first", root / "served"
         self.wholes: dict[str, tuple[dict[str, str], float]] = {}
 
     def start(self, scene: Scene, out: Path) -> "subprocess.Popen[str]":
-        places = {"out": out, "teacher": self.teacher, "first": self.first}
+        places = {"out": out, "teacher": self.teacher, "first": self.first, "served": self.served}
         words = [word.format(**places) if word.startswith(tuple(WITH_PLACES)) else word for word in scene.words]
         return subprocess.Popen(
             [*self.command, *words],
@@ -141,12 +147,29 @@ class Workshop:
 
     def whole(self, name: str) -> tuple[dict[str, str], float]:
         """The results of a command that was not killed, and the seconds that it took."""
+        if "{served}" in SCENES[name].words and not self.served.exists():
+            self._serve()
         if name not in self.wholes:
             out = self.root / "whole" / name.replace(" ", "_")
             out.parent.mkdir(exist_ok=True)
             seconds = self.finish(SCENES[name], out)
             self.wholes[name] = results(SCENES[name], out), seconds
         return self.wholes[name]
+
+    def _serve(self) -> None:
+        """A run whose student llama.cpp can hold."""
+        pytest.importorskip("gguf", reason="gguf is not installed")
+        for folder in ("text_teacher", "texts"):
+            (self.root / folder).mkdir()
+        write_gguf(self.root / "text_teacher" / "tiny.gguf", num_layers=2)
+        for number in range(30):
+            (self.root / "texts" / f"{number}.txt").write_text("which bag is it? " * (20 + number))
+        path, texts = self.root / "text_teacher" / "tiny.gguf", self.root / "texts"
+        words = ("distill", "stage=all", "student=serving", "student.hybrid.number=2", "teacher=llama", "data=text")
+        places = (f"teacher.path={path}", f"data.text.folder={texts}", "hydra.run.dir={served}")
+        few = [f"stage_{stage}.{key}" for stage in (1, 2, 3) for key in ("steps=2", "batch_size=2")]
+        more = ("data.text.piece_length=24", "threads=1", "figures=[]", *few, *SIZES)
+        self.finish(Scene((*words, *places, *more)), self.served)
 
 
 WITH_PLACES = ("{", "against={", "teacher.path={", "hydra.run.dir={", "hydra.sweep.dir={", "from_run={")
