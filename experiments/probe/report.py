@@ -136,7 +136,7 @@ def verdict(results: Results) -> list[str]:
     sentences.append(
         f"risks are over that of predicting zero; intervals of 95 %: Student's, over {draws} draws; next to p = n "
         "without ridge medians, without interval; a gap is how far what is measured lies above a line, or an estimate "
-        "from training rows above what is measured"
+        "from training rows above what is measured (without ridge a median over draws above a median)"
     )
     return sentences
 
