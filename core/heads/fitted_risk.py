@@ -10,8 +10,7 @@ lambda I, for half of the work. With A = R^-T C and H = R^-T Sigma R^-1, the ris
 tr E[yy'] - 2 tr C'Bhat + tr Bhat'Sigma Bhat is, for all widths at once, a running sum of A * Z and a running double sum
 of H * ZZ'. The smoother S = Q_1 Q_1' gives what estimates the risk from training rows: generalized cross-validation,
 leave-one-out, and their forms for rows that come in contexts: CorrGCV (Atanasov, Zavatone-Veth and Pehlevan, arXiv
-2408.04607), where the block of S of a context is replaced by its mean over contexts, and leave-one-context-out, whose
-residuals of a context C are (I - S_CC)^-1 (Y - S Y)_C, those of the head fitted to all others.
+2408.04607), where the block of S of a context is its mean over contexts, and leave-one-context-out.
 
 Minimum-norm heads with p >= n use K = X_p X_p', whose inverse stands for the limit of (I - S) / (n lambda).
 """
@@ -52,8 +51,8 @@ class FittedRisk:
         leave_one_out: exact leave-one-out error of the training rows; NaN where a row alone determines a direction.
         gcv: generalized cross-validation, for independent rows.
         corr_gcv: the same for rows in contexts; `gcv` with one row a context.
-        leave_one_context_out: exact error on each context of the head that the others give; `leave_one_out` with one
-            row a context. NaN where it alone determines a direction: without ridge for n - T < p < n, p the rank.
+        leave_one_context_out: see `contexts_left_out`; `leave_one_out` with one row a context. NaN where a context
+            alone determines a direction: without ridge for n - T <= p < n, p the rank.
     """
 
     risk: Float64[ndarray, "w r"]
@@ -177,8 +176,8 @@ def _every_width(
         along = np.cumsum(np.sum(together**2, axis=0)) * size / num_rows
         corrected = _corrected(total, between, 1 - trace, 1 - along, draw) / num_rows
     # without ridge, a head on fewer rows than features is another one: of minimum norm
-    most = kept if strength > 0 else min(kept, num_rows - size)
-    left = contexts_left_out(basis, head, targets, [width for width in widths if width <= most], size)
+    most = kept if strength > 0 else min(kept, num_rows - size - 1)
+    left = contexts_left_out(basis, head, targets, [w for w in widths if w <= most], size, is_projection=strength == 0)
     return [risk, total / num_rows, alone, gcv, corrected, left], kept
 
 
@@ -269,7 +268,7 @@ class _Interpolating:
         weights = inverse @ self._draw.targets
         risk = self._draw.target_variance - 2 * float(np.sum(weights * self._explained))
         risk += float(np.sum(weights * (self._weighted @ weights)))
-        return [risk, 0.0, *_of_inverse(inverse, weights, self._draw)]
+        return [risk, 0.0, *_of_inverse(inverse, weights, self._draw, 0.0)]
 
     def _grow(self, width: int) -> None:
         """Add the columns up to a width to X X', X Sigma X' and X C."""
@@ -283,7 +282,9 @@ class _Interpolating:
         self._width = width
 
 
-def _of_inverse(inverse: Float64[ndarray, "n n"], weights: Float64[ndarray, "n m"], draw: _Draw) -> list[float]:
+def _of_inverse(
+    inverse: Float64[ndarray, "n n"], weights: Float64[ndarray, "n m"], draw: _Draw, strength: float
+) -> list[float]:
     """The estimates of a head that interpolates: I - S and its residuals in the limit, up to scale."""
     num_rows, own = inverse.shape[0], np.diag(inverse)
     squared = np.sum(weights**2, axis=1)
@@ -299,7 +300,7 @@ def _of_inverse(inverse: Float64[ndarray, "n n"], weights: Float64[ndarray, "n m
             alone,
             float(total[0] / num_rows / mean_own[0] ** 2),
             float(corrected[0] / num_rows),
-            context_left_out(inverse, weights, size) if size > 1 else alone,
+            context_left_out(inverse, weights, size, of_all_rows=strength == 0) if size > 1 else alone,
         ]
 
 
@@ -307,25 +308,24 @@ def _by_svd(draw: _Draw, width: int, strength: float) -> list[float]:
     """The six numbers of a width whose features are nearly dependent."""
     features, targets = draw.features[:, :width], draw.targets
     num_rows = features.shape[0]
-    tolerance = default_rank_tolerance(num_rows, width)
     if not features.any():
         zero = float(np.mean(np.sum(targets**2, axis=1)))
         return [draw.target_variance, zero, zero, zero, zero, zero]
-    svd = thin_svd(features, rtol=tolerance * 10)
+    svd = thin_svd(features, rtol=10 * default_rank_tolerance(num_rows, width))
     gain = svd.singular / (svd.singular**2 + num_rows * strength)
     weight = svd.right.T @ (gain[:, None] * (svd.left.T @ targets))
     risk = draw.target_variance - 2 * float(np.sum(weight * draw.cross[:width]))
     risk += float(np.sum(weight * (draw.covariance[:width, :width] @ weight)))
     if svd.rank == num_rows and strength == 0:
         inverse = (svd.left / svd.singular**2) @ svd.left.T
-        return [risk, 0.0, *_of_inverse(inverse, inverse @ targets, draw)]
+        return [risk, 0.0, *_of_inverse(inverse, inverse @ targets, draw, strength)]
     smoother = (svd.left * (gain * svd.singular)) @ svd.left.T
     rest = np.eye(num_rows) - smoother
     if np.trace(rest) < _INTERPOLATES * num_rows:
         return [risk, 0.0, np.nan, np.nan, np.nan, np.nan]
     residual = rest @ targets
     # a rank above n - T leaves I - S one below T, and so every block of it singular
-    return [risk, float(np.sum(residual**2)) / num_rows, *_of_inverse(rest, residual, draw)]
+    return [risk, float(np.sum(residual**2)) / num_rows, *_of_inverse(rest, residual, draw, strength)]
 
 
 def _check(

@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 FORMATS = ("pdf", "png")
 
 _COLUMN_INCHES = 3.5
+# of a panel in a grid: width and height
+_PANEL_INCHES = 2.35, 1.6
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.labelsize": 8,
@@ -74,6 +76,14 @@ def new_figure(*, num_panels: int) -> tuple[Figure, Sequence[Axes]]:
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, num_panels, squeeze=False)
     return figure, list(axes[0])
+
+
+def new_grid(*, num_rows: int, num_columns: int) -> tuple[Figure, Sequence[Sequence[Axes]]]:
+    """Rows of small panels, three across a page; those of a row share the y axis, those of a column the x axis."""
+    figure = Figure(figsize=(_PANEL_INCHES[0] * max(num_columns, 1.5), _PANEL_INCHES[1] * num_rows + 0.5))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(num_rows, num_columns, squeeze=False, sharex="col", sharey="row")
+    return figure, [list(row) for row in axes]
 
 
 def legend_below(figure: Figure, axes: Axes, *, num_columns: int) -> None:

@@ -4,36 +4,77 @@ import math
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lab.core.runs.axes import plain_ticks
 from lab.core.runs.captions import Caption
 from lab.core.runs.curve_styles import CurveStyle, curve_styles
-from lab.core.runs.figures import Drawn, legend_below, new_figure
+from lab.core.runs.figures import Drawn, legend_below, new_figure, new_grid
 from lab.experiments.probe.report import layers_of
 from lab.experiments.probe.results import LINES, Point, Results
 
-_MOST_PANELS = 4
 _DASHES = {"gaussian": ":", "elliptical": "-", "clustered": "--"}
+_LABELS = {"gaussian": "Gaussian"}
+# panels of a row where each is a curve
+_ACROSS = 3
+# over the largest risk outside the threshold, where a panel ends
+_HEADROOM = 2.5
+_MARKS = Caption(
+    [
+        "Dots: mean risk over draws of the training rows, with intervals of 95 %; at p = n without ridge medians, "
+        "which may lie above the panel.",
+        "Solid lines: elliptical theory, dotted: Gaussian, dashed: clustered. Grey: predicting zero.",
+    ]
+)
 
 
 def risk_by_width(results: Results) -> Drawn | None:
-    """Risk against width, without ridge and with the best one, a panel a curve."""
-    return _panels(results, "width", _by_width, "number of features p", log_x=True)
+    """Risk against width, without ridge and with the best one: a row of panels for each curve, a column for each n."""
+    curves, sizes = [curve["curve"] for curve in results.curves], results.sizes()
+    figure, grid = new_grid(num_rows=len(curves), num_columns=len(sizes))
+    shown = []
+    for row, curve in zip(grid, curves, strict=True):
+        mine = [
+            point
+            for axes, size in zip(row, sizes, strict=True)
+            for point in _panel(axes, _by_width(results, curve, size), "width")
+        ]
+        _limit(row, mine)
+        row[0].set_ylabel(curve)
+        shown += mine
+    for axes, size in zip(grid[0], sizes, strict=True):
+        axes.set_title(f"n = {size}")
+    for axes in grid[-1]:
+        axes.set_xlabel("number of features p")
+    return _drawn(figure, grid[0][0], shown)
 
 
 def risk_by_ridge(results: Results) -> Drawn | None:
-    """Risk against ridge at full width, a panel a curve."""
-    return _panels(results, "ridge", _by_ridge, "ridge λ", log_x=True)
+    """Risk against ridge at full width, a panel for each curve."""
+    groups = {curve["curve"]: _by_ridge(results, curve["curve"]) for curve in results.curves}
+    if not any(groups.values()):
+        return None
+    across = min(len(groups), _ACROSS)
+    figure, grid = new_grid(num_rows=-(-len(groups) // across), num_columns=across)
+    panels = [axes for row in grid for axes in row]
+    shown = []
+    for axes, (curve, series) in zip(panels, groups.items(), strict=False):
+        shown += _panel(axes, series, "ridge")
+        axes.set_title(curve)
+    for axes in panels[len(groups) :]:
+        axes.remove()
+    for axes in panels[: len(groups)][-across:]:
+        axes.set_xlabel("ridge λ")
+        axes.tick_params(labelbottom=True)
+    return _drawn(figure, panels[0], shown)
 
 
-def _by_width(results: Results, curve: str) -> dict[str, list[Point]]:
-    size = results.sizes()[-1]
+def _by_width(results: Results, curve: str, size: int) -> dict[str, list[Point]]:
     points = results.of_curve(curve, size)
-    found = {f"n = {size}, no ridge": [point for point in points if point.ridge == 0]}
     widths = dict.fromkeys(point.width for point in points)
     best = [min((p for p in points if p.width == width), key=lambda point: point.mean) for width in widths]
-    return {**found, f"n = {size}, best ridge": best}
+    return {"no ridge": [point for point in points if point.ridge == 0], "best ridge": best}
 
 
 def _by_ridge(results: Results, curve: str) -> dict[str, list[Point]]:
@@ -42,45 +83,36 @@ def _by_ridge(results: Results, curve: str) -> dict[str, list[Point]]:
         points = results.of_curve(curve, size)
         width = max(point.width for point in points)
         found[f"n = {size}, p = {width}"] = [point for point in points if point.width == width and point.ridge > 0]
-    return found
+    return {name: points for name, points in found.items() if points}
 
 
-def _panels(
-    results: Results,
-    x: str,
-    series: Callable[[Results, str], dict[str, list[Point]]],
-    label: str,
-    *,
-    log_x: bool,
-) -> Drawn | None:
-    shown = [curve["curve"] for curve in results.curves][:_MOST_PANELS]
-    groups = {curve: {name: points for name, points in series(results, curve).items() if points} for curve in shown}
-    if not any(groups.values()):
-        return None
-    figure, panels = new_figure(num_panels=len(shown))
-    for axes, curve in zip(panels, shown, strict=True):
-        styles = curve_styles(list(groups[curve]))
-        for (name, points), style in zip(groups[curve].items(), styles, strict=True):
-            _draw(axes, points, x, name, style)
-        axes.axhline(1, color="0.5", linewidth=0.7, linestyle="-.")
-        axes.set_title(curve)
-        axes.set_xlabel(label)
-        axes.set_yscale("log")
-        if log_x:
-            axes.set_xscale("log")
-            plain_ticks(axes.xaxis)
-        plain_ticks(axes.yaxis)
-    panels[0].set_ylabel("risk over that of predicting zero")
-    points = [point for curve in shown for points in groups[curve].values() for point in points]
+def _panel(axes: Axes, series: dict[str, list[Point]], x: str) -> list[Point]:
+    """Draw the series of a panel, and return all of their points."""
+    for (name, points), style in zip(series.items(), curve_styles(list(series)), strict=True):
+        _draw(axes, points, x, name, style)
+    axes.axhline(1, color="0.5", linewidth=0.7, linestyle="-.")
+    for scale in (axes.set_xscale, axes.set_yscale):
+        scale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        plain_ticks(axis)
+    return [point for points in series.values() for point in points]
+
+
+def _limit(row: Sequence[Axes], points: Sequence[Point]) -> None:
+    """Keep what lies next to p = n, up to thousands, from flattening all else in a row of panels."""
+    away = [point.mean for point in points if point.is_away or point.ridge > 0]
+    if away:
+        row[0].set_ylim(top=min(_HEADROOM * max(away), row[0].get_ylim()[1]))
+
+
+def _drawn(figure: Figure, axes: Axes, points: Sequence[Point]) -> Drawn:
+    """A grid with its legend, which the first panel gives."""
     for line, dashes in _DASHES.items():
         if any(line in point.lines for point in points):
-            panels[0].plot([], [], color="0.4", linewidth=0.8, linestyle=dashes, label=line)
-    panels[0].legend()
-    sentences = [
-        "Dots: mean risk over draws of the training rows, with intervals of 95 %; at p = n without ridge medians."
-    ]
-    sentences.append("Solid lines: elliptical theory, dotted: Gaussian, dashed: clustered. Grey: predicting zero.")
-    return Drawn(figure, _columns(points), Caption(sentences))
+            axes.plot([], [], color="0.4", linewidth=0.8, linestyle=dashes, label=_LABELS.get(line, line))
+    figure.supylabel("risk over that of predicting zero", fontsize=8)
+    legend_below(figure, axes, num_columns=5)
+    return Drawn(figure, _columns(points), _MARKS)
 
 
 def _draw(axes: Axes, points: Sequence[Point], x: str, name: str, style: CurveStyle) -> None:
@@ -96,11 +128,14 @@ def _draw(axes: Axes, points: Sequence[Point], x: str, name: str, style: CurveSt
         label=name,
         linewidth=0.8,
     )
+    # without ridge lines rise without limit at p = n: they do not lead across it
+    branches = [[p for p in points if p.ridge > 0 or p.width < p.num_train]]
+    branches.append([p for p in points if p.ridge == 0 and p.width > p.num_train])
     for line, dashes in _DASHES.items():
-        known = [(place, point.lines[line]) for place, point in zip(places, points, strict=True) if line in point.lines]
-        finite = [(place, value if math.isfinite(value) else math.nan) for place, value in known]
-        if finite:
-            axes.plot(*zip(*finite, strict=True), linestyle=dashes, color=style.color, linewidth=0.8)
+        for branch in branches:
+            known = [(getattr(p, x), p.lines[line]) for p in branch if math.isfinite(p.lines.get(line, math.nan))]
+            if known:
+                axes.plot(*zip(*known, strict=True), linestyle=dashes, color=style.color, linewidth=0.8)
 
 
 def layers(results: Results) -> Drawn | None:

@@ -84,19 +84,26 @@ class _Width:
         return row if clustered is None else {**row, "clustered": clustered}
 
     def _clustered(self, num_train: int, ridge: float) -> float | None:
-        """The line for rows in clusters; None without any, at p = n, and with ridge, where copies matter little.
-
-        Its noise and signal are those that were measured, with what N rows fit by chance: how much of that is between
-        clusters and how much within is not known.
-        """
+        """The line for rows in clusters; None without any, at p = n, and with ridge, where copies matter little."""
         pool = self._pool
         if ridge > 0 or pool.between is None or self._within is None or self._width == num_train:
             return None
         try:
             clusters = self._clusters(pool.between, pool.leading(0, num_train))
-            return clustered_risk(pool.population, clusters, self._width, ridge=ridge).total
+            return clustered_risk(self._fresh, clusters, self._width, ridge=ridge).total
         except InputError:
             return None
+
+    @cached_property
+    def _fresh(self) -> DensePopulation:
+        """The moments of this width, with the noise of fresh rows.
+
+        The signal keeps what N rows fit by chance: how much of that is between clusters is not known.
+        """
+        population, width = self._pool.population, self._width
+        more = self._noise - max(population.noise_trace(width), 0.0)
+        covariance, cross = population.covariance[:width, :width], population.cross[:width]
+        return DensePopulation(covariance, cross, population.target_variance + more)
 
     @cached_property
     def _within(self) -> Float64[ndarray, " k"] | None:

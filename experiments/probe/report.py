@@ -136,7 +136,7 @@ def verdict(results: Results) -> list[str]:
     sentences.append(
         f"risks are over that of predicting zero; intervals of 95 %: Student's, over {draws} draws; next to p = n "
         "without ridge medians, without interval; a gap is how far what is measured lies above a line, or an estimate "
-        "from training rows above what is measured"
+        "from training rows above what is measured (without ridge a median over draws above a median)"
     )
     return sentences
 
@@ -177,7 +177,18 @@ def _gaps(points: Sequence[Point], *, with_contexts: bool) -> str:
             shown = _NAMES.get(name, f"{name} line")
             middle = float(np.median(np.abs(gaps)))
             words.append(f"{shown} off by at most {worst:+.1f} %, median {middle:.1f} %{_beyond(points, name)}")
+        words += _without(points, name)
     return ", ".join(words)
+
+
+def _without(points: Sequence[Point], name: str) -> Iterator[str]:
+    """The widths at which there is no error of contexts left out."""
+    widths = sorted({point.width for point in points if math.isnan(point.estimates.get(name, 0.0))})
+    if name == "leave_one_context_out" and widths:
+        yield (
+            f"no {_NAMES[name]} error at p = {', '.join(map(str, widths))}, where one context alone determines a "
+            "direction"
+        )
 
 
 def _beyond(points: Sequence[Point], name: str) -> str:

@@ -45,7 +45,8 @@ class Point:
         low, high: interval of 95 % of the mean, Student's; infinite for a median.
         summary: mean or median.
         lines: gaussian, elliptical, exact, clustered and floor, as far as there are.
-        estimates: mean over draws of each estimate from training rows.
+        estimates: mean over draws of each estimate from training rows; without ridge the median, since a row that
+            nearly determines a direction makes one of them as large as it likes.
     """
 
     curve: str
@@ -73,8 +74,9 @@ class Point:
     def gap(self, line: str) -> float:
         """How far what is measured lies above a line, in per cent, or an estimate above it; NaN without either."""
         if line in self.estimates:
-            # next to copies of a row, an estimate may be zero
-            return percent_above(self.estimates[line], self.mean)
+            # a median is held against a median: where rows are near-copies, the mean risk may be twice as high
+            middle = float(np.median(self.risks)) if self.ridge == 0 else self.mean
+            return percent_above(self.estimates[line], middle)
         return percent_above(self.mean, self.lines.get(line, math.nan))
 
     def is_beyond(self, line: str, bound: float) -> bool:

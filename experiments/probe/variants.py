@@ -164,12 +164,13 @@ class DrawnRows:
 
 
 def _noise(pool: Pool) -> Float64[ndarray, " m"]:
-    """Mean square of each output's residual under the best head of the pool's rows: below that of fresh rows."""
-    width = pool.population.num_features
+    """Mean square of each output's residual on fresh rows under the best head: N/(N - p) times that on its own rows."""
+    num_rows, width = pool.shape[0], pool.population.num_features
     errors = pool.targets[pool.sample] - pool.features[pool.sample] @ pool.population.coefficients(width)
     squares = np.mean(errors**2, axis=0)
     total = float(squares.sum())
-    return squares * (max(pool.population.noise_trace(width), 0.0) / total) if total > 0 else squares
+    fitted = max(pool.population.noise_trace(width), 0.0)
+    return squares * (fitted / total * num_rows / (num_rows - width)) if total > 0 and num_rows > width else squares
 
 
 def _root(covariance: Float64[ndarray, "d d"]) -> Float64[ndarray, "d d"]:

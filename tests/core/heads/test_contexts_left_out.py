@@ -7,6 +7,7 @@ from numpy import ndarray
 
 from lab.core.heads.fitted_risk import fitted_risk
 from lab.core.heads.population import DensePopulation
+from reference.generalized_cross_validation import growth
 
 # Letters: n rows, d features, m outputs, w widths.
 
@@ -34,7 +35,8 @@ def refitted(features: Float64[ndarray, "n d"], targets: Float64[ndarray, "n m"]
         else:
             head = np.linalg.pinv(kept, rcond=1e-10) @ answers
         total += float(np.sum((targets[out] - features[out] @ head) ** 2))
-    return total / rows
+    # without ridge, carried from the rows of all other contexts to all rows
+    return total / rows * (growth(features, targets, SIZE) if ridge == 0 else 1.0)
 
 
 def test_a_column_that_one_context_has_alone_leaves_no_number_without_ridge() -> None:
@@ -72,5 +74,33 @@ def test_more_columns_than_rows_have_the_number_of_minimum_norm_heads() -> None:
     rng = np.random.default_rng(2)
     features, targets = rng.standard_normal((40, 70)) * np.geomspace(1, 1e-3, 70), rng.standard_normal((40, 2))
     plain = estimated(features, targets, [36, 50, 70], 0.0)
-    for place, width in enumerate((36, 50, 70)):
+    # n - T columns: the other contexts fit themselves exactly
+    assert np.isnan(plain[0])
+    for place, width in ((1, 50), (2, 70)):
         assert plain[place] == pytest.approx(refitted(features[:, :width], targets, 0.0), rel=1e-5)
+
+
+def shared_by_contexts(seed: int) -> tuple[Float64[ndarray, "n d"], Float64[ndarray, "n m"]]:
+    """200 rows in contexts of 20 that share features and noise."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(columns: int, share: float) -> Float64[ndarray, "n k"]:
+        common = np.repeat(rng.standard_normal((10, columns)), 20, axis=0)
+        return np.sqrt(share) * common + np.sqrt(1 - share) * rng.standard_normal((200, columns))
+
+    return drawn(300, 0.3), drawn(4, 0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [50, 100, 150, 170, 230, 300])
+def test_without_ridge_contexts_of_20_rows_are_within_a_tenth_of_the_risk(width: int) -> None:
+    known = DensePopulation(np.eye(300), np.zeros((300, 4)), 4.0)
+    risks, left, plain = [], [], []
+    for seed in range(60):
+        features, noise = shared_by_contexts(seed)
+        found = fitted_risk(features, noise, known, [width], ridge=[0.0], rows_per_context=20)
+        risks.append(found.risk[0, 0])
+        left.append(found.leave_one_context_out[0, 0])
+        plain.append(found.gcv[0, 0])
+    assert np.mean(left) == pytest.approx(np.mean(risks), rel=0.1)
+    assert np.mean(plain) < 0.9 * np.mean(risks)

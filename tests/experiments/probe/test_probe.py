@@ -139,13 +139,14 @@ def test_a_choice_is_named_for_the_estimate_that_made_it(
     targets = features[:, :2] + RNG.standard_normal((1000, 2))
     np.savez(path := tmp_path / "contexts.npz", features=features, targets=targets, groups=np.arange(1000) // 10)
     words = (f"features={path}", "rows_per_context=10", "num_train=[30]", "folds=0", "draws=4", "figures=[]")
-    # without ridge and for n - T < p < n, no head has a leave-one-context-out error
+    # without ridge and for n - T <= p < n, no head has a leave-one-context-out error
     for ridge, name, said in (("0", "corr_gcv", "CorrGCV"), ("0,1", "leave_one_context_out", "leave-one-context-out")):
-        folder = probe(*words, "widths=[25,28]", f"ridge=[{ridge}]", name=name)
+        folder = probe(*words, "widths=[20,28]", f"ridge=[{ridge}]", name=name)
         (choice,) = results_of(folder).choices
         assert (choice.how, choice.costs.size) == (name, 4)
         verdict = json.loads((folder / "summary.json").read_text())["verdict"]
         assert any(f"chosen from training rows alone by {said}:" in sentence for sentence in verdict)
+        assert any("no leave-one-context-out error at p = 20, where one context" in sentence for sentence in verdict)
 
 
 def test_a_finished_probe_is_reported_and_its_figures_are_drawn_again(
