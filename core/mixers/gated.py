@@ -5,7 +5,8 @@ recurrence and a norm and a gate after it. Subclasses define the recurrence.
 """
 
 # Letters: B batch, T tokens, D model width, H heads, G key/value heads, P head_dim (of values, and of keys and
-# queries), C channels of values, keys and queries together, W taps.
+# queries), R states of a head (1 but for two timescales), E = H R states, Y = R P channels of a head's states, C
+# channels of values, keys and queries together, W taps.
 
 from abc import abstractmethod
 from dataclasses import dataclass, fields
@@ -107,8 +108,8 @@ class GatedMixer(Mixer):
         qk_norm_eps = known.qk_norm_eps if options.qk_norm else None
         self.q_norm, self.k_norm = (_head_norm(shape.head_dim, qk_norm_eps) for _ in "qk")
         self.add_recurrence()
-        self.g_norm = nn.RMSNorm(shape.head_dim, eps=eps)
-        self.g_proj = Linear(shape.hidden_size, width, bias=False)
+        self.g_norm = nn.RMSNorm(self.states_per_head * shape.head_dim, eps=eps)
+        self.g_proj = Linear(shape.hidden_size, self.states_per_head * width, bias=False)
         self.o_proj = Linear(width, shape.hidden_size, bias=known.output_bias)
 
     @abstractmethod
@@ -120,23 +121,28 @@ class GatedMixer(Mixer):
         self,
         u: Float[Tensor, "B T D"],
         operands: Operands,
-        initial_state: Float[Tensor, "B H P P"] | None,
+        initial_state: Float[Tensor, "B E P P"] | None,
         cu_seqlens: Int[Tensor, " S1"] | None = None,
-    ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "S H P P"]]:
+    ) -> tuple[Float[Tensor, "B T H Y"], Float[Tensor, "S E P P"]]:
         """Outputs y of the recurrence over each sequence, a row or one of those between `cu_seqlens`; final states."""
 
     @abstractmethod
     def advance(
-        self, u: Float[Tensor, "B 1 D"], operands: Operands, state: Float[Tensor, "B H P P"]
-    ) -> Float[Tensor, "B 1 H P"]:
+        self, u: Float[Tensor, "B 1 D"], operands: Operands, state: Float[Tensor, "B E P P"]
+    ) -> Float[Tensor, "B 1 H Y"]:
         """The output y of one token; updates the state in place."""
+
+    @property
+    def states_per_head(self) -> int:
+        """R, recurrences of each head; they are gated one by one, normed together, and averaged."""
+        return self.options.states_per_head
 
     @property
     def norm_before_gate(self) -> bool:
         """Whether the heads are normed and then gated, or the reverse."""
         return True
 
-    def gate(self, heads: Float[Tensor, "B T H P"], logits: Float[Tensor, "B T H P"]) -> Float[Tensor, "B T H P"]:
+    def gate(self, heads: Float[Tensor, "B T H Y"], logits: Float[Tensor, "B T H Y"]) -> Float[Tensor, "B T H Y"]:
         """The heads times SiLU(W_g u), of `logits` W_g u."""
         return silu_product(logits, heads)
 
@@ -182,10 +188,10 @@ class GatedMixer(Mixer):
         return self.o_proj(head_outputs.transpose(1, 2).flatten(2))
 
     def allocate_state(self, batch_size: int, *, max_length: int) -> RecurrentState:
-        """An empty state: H P^2 numbers and the inputs of W - 1 tokens, whatever `max_length` is."""
+        """An empty state: E P^2 numbers and the inputs of W - 1 tokens, whatever `max_length` is."""
         weight, shape = self.o_proj.weight, self.shape
         num_before = (self.options.conv_kernel or 1) - 1
-        size = (batch_size, shape.num_heads, shape.head_dim, shape.head_dim)
+        size = (batch_size, self.states_per_head * shape.num_heads, shape.head_dim, shape.head_dim)
         return RecurrentState(
             conv=weight.new_zeros(batch_size, sum(self._widths), num_before),
             recurrent=weight.new_zeros(size, dtype=wide(weight.dtype)),
@@ -310,15 +316,19 @@ class GatedMixer(Mixer):
             q, k = (rotate(part[:, :, None], angles)[:, :, 0] for part in (q, k))
         return Operands(v, k, q)
 
-    def _gated(self, y: Float[Tensor, "B T H P"], u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H P"]:
+    def _gated(self, y: Float[Tensor, "B T H Y"], u: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H P"]:
         """The heads normed and gated, or the reverse; in float32 or wider, returned in the dtype of `y`."""
         logits = self.g_proj(u).view(y.shape)
         widened = y.to(wide(y.dtype))
         if self.norm_before_gate:
-            return self.gate(self._normed(widened), logits).to(y.dtype)
-        return self._normed(self.gate(widened, logits)).to(y.dtype)
+            heads = self.gate(self._normed(widened), logits)
+        else:
+            heads = self._normed(self.gate(widened, logits))
+        if self.states_per_head > 1:
+            heads = heads.unflatten(3, (self.states_per_head, -1)).mean(3)
+        return heads.to(y.dtype)
 
-    def _normed(self, heads: Float[Tensor, "B T H P"]) -> Float[Tensor, "B T H P"]:
+    def _normed(self, heads: Float[Tensor, "B T H Y"]) -> Float[Tensor, "B T H Y"]:
         assert self.g_norm.eps is not None, "given when it is made"
         return rms_norm(heads, self.g_norm.weight.to(heads.dtype), eps=self.g_norm.eps)
 

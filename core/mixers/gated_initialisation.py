@@ -28,6 +28,7 @@ def initial_gated_weights(
     draw: Draw,
     *,
     gate_weight: float | None = None,
+    states_per_head: int = 1,
 ) -> dict[str, Tensor]:
     """Initial values of everything but the recurrence and the output projection.
 
@@ -40,14 +41,15 @@ def initial_gated_weights(
         initialisation: which weights come from the attention, and how the convolution starts.
         draw: source of random and constant tensors.
         gate_weight: one value for all gate weights; None to draw them.
+        states_per_head: recurrences of a head, whose gates are the same.
     """
     gate_size = (shape.num_heads * shape.head_dim, shape.hidden_size)
     bound = GATE_GAIN * math.sqrt(6 / sum(gate_size))
+    gate = draw.uniform(gate_size, -bound, bound) if gate_weight is None else draw.full(gate_size, gate_weight)
+    by_head = gate.unflatten(0, (shape.num_heads, 1, shape.head_dim))
     weights = {
-        "g_proj.weight": draw.uniform(gate_size, -bound, bound)
-        if gate_weight is None
-        else draw.full(gate_size, gate_weight),
-        "g_norm.weight": draw.full((shape.head_dim,), 1.0),
+        "g_proj.weight": by_head.repeat(1, states_per_head, 1, 1).flatten(0, 2),
+        "g_norm.weight": draw.full((states_per_head * shape.head_dim,), 1.0),
     }
     for name, tensor in attention.items():
         if name.startswith("wqkv."):
@@ -64,9 +66,15 @@ def initial_gated_weights(
     return weights | _convolution(shape, options, initialisation, draw)
 
 
-def long_memory(draw: Draw, num_heads: int) -> Float[Tensor, " H"]:
-    """dt_bias whose softplus is log-uniform between `MIN_STEP` and `MAX_STEP`."""
-    step_size = draw.log_uniform((num_heads,), MIN_STEP, MAX_STEP)
+def long_memory(draw: Draw, num_heads: int, *, timescales: int = 1) -> Float[Tensor, " E"]:
+    """dt_bias whose softplus is log-uniform between `MIN_STEP` and `MAX_STEP`.
+
+    With several timescales the states of a head, from slow to fast, share that range: each has an equal part of it on
+    a logarithmic scale, in which all of them stand at the same place.
+    """
+    ratio = (MAX_STEP / MIN_STEP) ** (1 / timescales)
+    slowest = draw.log_uniform((num_heads, 1), MIN_STEP, MIN_STEP * ratio)
+    step_size = (slowest * ratio ** torch.arange(timescales, device=slowest.device)).flatten()
     # the inverse of softplus
     return draw.placed(step_size + torch.log(-torch.expm1(-step_size)))
 

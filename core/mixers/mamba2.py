@@ -5,7 +5,7 @@ decay rates are new.
 """
 
 # Letters: B batch, T tokens, D model width, H heads, G key/value heads, P head_dim (the head_dim and the state_dim of
-# the operator).
+# the operator), R states of a head, E = H R states, Y = R P channels of a head's states, C channels of v, k and q.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lab.core.decoding.program import NoProgramError
 from lab.core.decoding.writer import Normed, Writer, refuse_changed
 from lab.core.mixers.base import AttentionTraits, Mixer, MixerShape
 from lab.core.mixers.gated import (
@@ -34,6 +35,7 @@ from lab.core.mixers.spec import MixerSpec
 from lab.core.mixers.stock_mamba2 import MAMBA2_BLOCK
 from lab.core.mixers.tensor_rules import TensorRule, Tensors, renamed
 from lab.core.products.linear import Linear
+from lab.core.ranges import refuse_outside
 from lab.core.ssd import ssd
 from lab.core.ssd.decode.step import step
 
@@ -62,7 +64,19 @@ class Mamba2Options(GatedOptions):
     """Whether D times the value is added to each head's output (one weight D per head)."""
     norm_before_gate: bool = True
     """Whether each head is normed and then gated, or gated and then normed, as in stock Mamba-2 models."""
+    timescales: int = 1
+    """R, states of each head: 1, or 2, a slow and a fast one of the same keys, queries and values."""
     kernels: Mamba2Kernels = field(default_factory=Mamba2Kernels)
+
+    def __post_init__(self) -> None:
+        # without arguments, super() does not find a dataclass with slots
+        GatedOptions.__post_init__(self)
+        refuse_outside(self, "timescales", at_least=1, at_most=2, hint="a head has one state, or a slow and a fast one")
+
+    @property
+    def states_per_head(self) -> int:
+        """See `MixerOptions.states_per_head`."""
+        return self.timescales
 
 
 class Mamba2(GatedMixer):
@@ -71,6 +85,9 @@ class Mamba2(GatedMixer):
     For the same weights the two outputs of a head have the same direction and differ by a positive factor.
     Keys and values are shared by the heads of a group. Step sizes are softplus(W_dt u + dt_bias), decay rates
     -exp(A_log). There is no position embedding by default; the norm replaces 1 / sqrt(P) and the softmax normaliser.
+
+    With two timescales a head has two states, whose step sizes, decay rates and gates are their own. Their 2 P channels
+    are normed as one, and the head's output is the mean of the two halves: that of one state where both are the same.
     """
 
     kind: ClassVar[str] = "mamba2"
@@ -84,22 +101,22 @@ class Mamba2(GatedMixer):
 
     def add_recurrence(self) -> None:
         """Step sizes, decay rates and the skip connection."""
-        num_heads = self.shape.num_heads
-        self.in_proj = Linear(self.shape.hidden_size, num_heads, bias=False)
-        self.dt_bias = nn.Parameter(torch.zeros(num_heads))
-        self.A_log = nn.Parameter(torch.ones(num_heads))
-        self.D = nn.Parameter(torch.ones(num_heads)) if self.options.skip else None
+        num_states = self.states_per_head * self.shape.num_heads
+        self.in_proj = Linear(self.shape.hidden_size, num_states, bias=False)
+        self.dt_bias = nn.Parameter(torch.zeros(num_states))
+        self.A_log = nn.Parameter(torch.ones(num_states))
+        self.D = nn.Parameter(torch.ones(num_states)) if self.options.skip else None
 
     def scan(
         self,
         u: Float[Tensor, "B T D"],
         operands: Operands,
-        initial_state: Float[Tensor, "B H P P"] | None,
+        initial_state: Float[Tensor, "B E P P"] | None,
         cu_seqlens: Int[Tensor, " S1"] | None = None,
-    ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "S H P P"]]:
+    ) -> tuple[Float[Tensor, "B T H Y"], Float[Tensor, "S E P P"]]:
         """The state-space operator over each sequence."""
-        return ssd(
-            self._repeated(operands.v),
+        y, final_state = ssd(
+            self._repeated(operands.v, self.states_per_head),
             self.in_proj(u),
             self._decay_rates(),
             # B and C must have the same number of groups, and queries differ within a group: repeat keys like values
@@ -112,14 +129,15 @@ class Mamba2(GatedMixer):
             cu_seqlens=cu_seqlens,
             backend=self.backends["ssd"],
         )
+        return self._by_head(y), final_state
 
     def advance(
-        self, u: Float[Tensor, "B 1 D"], operands: Operands, state: Float[Tensor, "B H P P"]
-    ) -> Float[Tensor, "B 1 H P"]:
+        self, u: Float[Tensor, "B 1 D"], operands: Operands, state: Float[Tensor, "B E P P"]
+    ) -> Float[Tensor, "B 1 H Y"]:
         """One step of the operator, in place."""
         y = step(
             state,
-            self._repeated(operands.v)[:, 0],
+            self._repeated(operands.v, self.states_per_head)[:, 0],
             self.in_proj(u)[:, 0],
             self._decay_rates(),
             self._repeated(operands.k)[:, 0],
@@ -129,14 +147,14 @@ class Mamba2(GatedMixer):
             dt_softplus=True,
             backend=self.backends["ssd_step"],
         )
-        return y[:, None]
+        return self._by_head(y[:, None])
 
     @property
     def norm_before_gate(self) -> bool:
         """See `GatedMixer.norm_before_gate`."""
         return self.options.norm_before_gate
 
-    def gate(self, heads: Float[Tensor, "B T H P"], logits: Float[Tensor, "B T H P"]) -> Float[Tensor, "B T H P"]:
+    def gate(self, heads: Float[Tensor, "B T H Y"], logits: Float[Tensor, "B T H Y"]) -> Float[Tensor, "B T H Y"]:
         """Times SiLU(W_g u), or 2 sigmoid(W_g u)."""
         return heads * (2 * torch.sigmoid(logits)) if self.options.gate_at_one else super().gate(heads, logits)
 
@@ -144,7 +162,9 @@ class Mamba2(GatedMixer):
         self, writer: Writer, u: Normed, vkq: Float[Tensor, "B C"], state: RecurrentState
     ) -> Float[Tensor, "B HP"]:
         """See `GatedMixer.write_recurrence`."""
-        refuse_changed(self, Mamba2, "advance", "gate", "norm_before_gate", "_repeated", "_decay_rates")
+        refuse_changed(self, Mamba2, "advance", "gate", "norm_before_gate", "_repeated", "_by_head", "_decay_rates")
+        if self.states_per_head > 1:
+            raise NoProgramError(f"timescales={self.states_per_head} has no compiled steps")
         dt = writer.linear(u, self.in_proj, "step sizes")
         weights = (self.A_log, self.dt_bias, self.D)
         return writer.ssd(vkq, dt, state.recurrent, weights, self.heads, "heads")
@@ -154,9 +174,13 @@ class Mamba2(GatedMixer):
         is_sigmoid, norm_first = self.options.gate_at_one, self.norm_before_gate
         writer.gate(y, logits, self.g_norm, self.heads, is_sigmoid=is_sigmoid, norm_first=norm_first)
 
-    def _repeated(self, part: Float[Tensor, "B T G P"]) -> Float[Tensor, "B T H P"]:
-        """Each key or value head repeated for every query head that shares it; no copy if that is one."""
-        return part[:, :, :, None].expand(-1, -1, -1, self.shape.heads_per_group, -1).flatten(2, 3)
+    def _repeated(self, part: Float[Tensor, "B T G P"], states: int = 1) -> Float[Tensor, "B T E P"]:
+        """Each key or value head repeated for every query head, and state, that reads it; no copy if that is one."""
+        return part[:, :, :, None].expand(-1, -1, -1, states * self.shape.heads_per_group, -1).flatten(2, 3)
+
+    def _by_head(self, y: Float[Tensor, "B T E P"]) -> Float[Tensor, "B T H Y"]:
+        """The outputs of the states of each head beside each other."""
+        return y.reshape(*y.shape[:2], self.shape.num_heads, -1)
 
     def _decay_rates(self) -> Float[Tensor, " H"]:
         """A, in float32 or wider, since small errors in the rate compound over many tokens."""
@@ -179,21 +203,23 @@ def _initial_weights(
     assert isinstance(options, Mamba2Options), "the schema of the spec"
     draw = Draw(generator, like=attention["wo.weight"])
     gate_weight = 0.0 if options.gate_at_one else None
-    weights = initial_gated_weights(attention, shape, options, initialisation, draw, gate_weight=gate_weight)
-    heads = (shape.num_heads,)
+    weights = initial_gated_weights(
+        attention, shape, options, initialisation, draw, gate_weight=gate_weight, states_per_head=options.timescales
+    )
+    num_states = options.timescales * shape.num_heads
     if initialisation is Initialisation.mimic:
         weights |= {
-            "in_proj.weight": draw.full((shape.num_heads, shape.hidden_size), 0.0),
-            "dt_bias": long_memory(draw, shape.num_heads),
-            "A_log": draw.full(heads, MIMIC_A_LOG),
+            "in_proj.weight": draw.full((num_states, shape.hidden_size), 0.0),
+            "dt_bias": long_memory(draw, shape.num_heads, timescales=options.timescales),
+            "A_log": draw.full((num_states,), MIMIC_A_LOG),
         }
     else:
         weights |= {
-            "in_proj.weight": draw.fresh((shape.num_heads, shape.hidden_size), fan_in=shape.hidden_size),
-            "dt_bias": draw.full(heads, 0.0),
-            "A_log": draw.uniform(heads, MIN_RATE, MAX_RATE).log(),
+            "in_proj.weight": draw.fresh((num_states, shape.hidden_size), fan_in=shape.hidden_size),
+            "dt_bias": draw.full((num_states,), 0.0),
+            "A_log": draw.uniform((num_states,), MIN_RATE, MAX_RATE).log(),
         }
-    return weights | ({"D": draw.full(heads, 1.0)} if options.skip else {})
+    return weights | ({"D": draw.full((num_states,), 1.0)} if options.skip else {})
 
 
 def _tensor_rules(mixer: Mixer, public: str, ours: str) -> list[TensorRule]:

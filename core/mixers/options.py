@@ -13,6 +13,11 @@ class MixerOptions:
     kernels: Any = None
     """Backend of each operator: `auto`, or a name listed by `lab doctor`."""
 
+    @property
+    def states_per_head(self) -> int:
+        """R, recurrences of each head of attention."""
+        return 1
+
     def changed(self) -> dict[str, object]:
         """The non-default options that define the model; excludes the choice of kernels."""
         return {

@@ -4,7 +4,7 @@ A stock layer has no key heads that queries share, so rows of keys and values ar
 them. The convolution and SiLU act on each channel by itself and commute with that.
 """
 
-# Letters: H heads, G key/value heads, P head_dim.
+# Letters: H heads, G key/value heads, P head_dim, R states of a head.
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,16 +55,16 @@ class StockBlock:
     obstacle: Callable[[Mixer], str | None]
 
 
-def repeated(part: Tensor, shape: MixerShape) -> Tensor:
-    """Rows of key heads (G P, ...) repeated for the heads that share them (H P, ...)."""
+def repeated(part: Tensor, shape: MixerShape, states: int = 1) -> Tensor:
+    """Rows of key heads (G P, ...) repeated for the heads, and their R states, that share them (H R P, ...)."""
     by_head = part.reshape(shape.num_kv_heads, shape.head_dim, *part.shape[1:])
-    return by_head.repeat_interleave(shape.heads_per_group, dim=0).flatten(0, 1)
+    return by_head.repeat_interleave(states * shape.heads_per_group, dim=0).flatten(0, 1)
 
 
-def shared(part: Tensor, shape: MixerShape) -> Tensor:
+def shared(part: Tensor, shape: MixerShape, states: int = 1) -> Tensor:
     """The rows of the first head of each group: the inverse of `repeated`."""
-    by_head = part.reshape(shape.num_heads, shape.head_dim, *part.shape[1:])
-    return by_head[:: shape.heads_per_group].flatten(0, 1)
+    by_head = part.reshape(states * shape.num_heads, shape.head_dim, *part.shape[1:])
+    return by_head[:: states * shape.heads_per_group].flatten(0, 1)
 
 
 def split_vkq(packed: Tensor, shape: MixerShape) -> tuple[Tensor, Tensor, Tensor]:

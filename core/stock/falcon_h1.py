@@ -43,8 +43,8 @@ def _config(stack: Stack) -> dict[str, Any]:
         "head_dim": width,
         **rope_json(stack.rotary if stack.softmax else plain(stack.rotary)),
         "rms_norm_eps": config.rms_norm_eps,
-        "mamba_d_ssm": config.num_heads * config.head_dim,
-        "mamba_n_heads": config.num_heads,
+        "mamba_d_ssm": mixer.states_per_head * config.num_heads * config.head_dim,
+        "mamba_n_heads": mixer.states_per_head * config.num_heads,
         "mamba_d_head": config.head_dim,
         "mamba_n_groups": config.num_heads,
         "mamba_d_state": config.head_dim,
@@ -107,20 +107,21 @@ def _silent_attention(stack: Stack) -> dict[str, tuple[int, ...]]:
 
 
 def _silent_mamba(stack: Stack) -> dict[str, tuple[int, ...]]:
-    config, options = stack.config, stack.converted[0].options
-    heads, width = config.num_heads, config.num_heads * config.head_dim
-    taps = options.conv_kernel or 1
+    config, mixer = stack.config, stack.converted[0]
+    keys, states = config.num_heads * config.head_dim, mixer.states_per_head * config.num_heads
+    width = states * config.head_dim
+    channels, taps = width + 2 * keys, mixer.options.conv_kernel or 1
     sizes: dict[str, tuple[int, ...]] = {
-        "in_proj.weight": (4 * width + heads, config.hidden_size),
-        "conv1d.weight": (3 * width, 1, taps),
+        "in_proj.weight": (width + channels + states, config.hidden_size),
+        "conv1d.weight": (channels, 1, taps),
         "norm.weight": (width,),
         "out_proj.weight": (config.hidden_size, width),
-        **dict.fromkeys(("A_log", "D", "dt_bias"), (heads,)),
+        **dict.fromkeys(("A_log", "D", "dt_bias"), (states,)),
     }
-    if options.conv_bias:
-        sizes["conv1d.bias"] = (3 * width,)
+    if mixer.options.conv_bias:
+        sizes["conv1d.bias"] = (channels,)
     if config.qkv_bias:
-        sizes["in_proj.bias"] = (4 * width + heads,)
+        sizes["in_proj.bias"] = (width + channels + states,)
     if config.output_bias:
         sizes["out_proj.bias"] = (config.hidden_size,)
     return sizes

@@ -48,6 +48,8 @@ def vocabulary(
     if isinstance(tokenizer, GgufTokenizer):
         assert teacher is not None, "its file"
         keys = keys_in(teacher.path, PREFIX)
+        # without it llama.cpp decides by the name of the vocabulary
+        keys.setdefault(f"{PREFIX}ggml.add_bos_token", tokenizer.bos_id is not None)
         tokens = keys.get(f"{PREFIX}ggml.tokens")
         num_tokens = len(tokens) if isinstance(tokens, list) else 0
     elif isinstance(tokenizer, JsonTokenizer):

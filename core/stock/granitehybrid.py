@@ -1,9 +1,10 @@
 """granitehybrid, the architecture of llama.cpp that holds what granitemoehybrid of transformers does: keys and tensors.
 
-Its Mamba-2 layers are twice as wide as the model, those of a student as wide as it. So each head's values and gate
-stand there twice, as one head of 2 P channels: its norm over both halves is the norm over one, and the output
-projection reads the first half and has zeros for the second. The state is that of twice as many heads, as with heads of
-zeros beside the real ones, but keys, queries and step sizes stand there once.
+Its Mamba-2 layers are twice as wide as the model. Those of a student with two timescales are too, and are stored as
+they are. Those of another student are as wide as the model; there each head's values and gate stand twice, as one head
+of 2 P channels: its norm over both halves is the norm over one, and the output projection reads the first half and has
+zeros for the second. The state is that of twice as many heads, as with heads of zeros beside the real ones, but keys,
+queries and step sizes stand there once.
 """
 
 # Letters: D model width, H heads, P head_dim, K taps of the convolution.
@@ -80,7 +81,8 @@ def keys_of(stack: Stack) -> dict[str, Value]:
         "ssm.inner_size": 2 * config.num_heads * config.head_dim,
         "ssm.state_size": config.head_dim,
         "ssm.group_count": config.num_heads,
-        "ssm.time_step_rank": config.num_heads,
+        # each has one step size
+        "ssm.time_step_rank": mixer.states_per_head * config.num_heads,
     }
     if has_positions and rotary.kind is RotaryKind.linear:
         keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rotary.factor)}
@@ -126,28 +128,42 @@ def _of_attention(stack: Stack, public: Mapping[str, Tensor], theirs: str, name:
 
 
 def _of_mamba(stack: Stack, public: Mapping[str, Tensor], theirs: str, name: str) -> Iterator[tuple[str, Tensor]]:
-    num_heads, width = stack.config.num_heads, stack.config.num_heads * stack.config.head_dim
     prefix = f"{theirs}.mamba."
     found = {key.removeprefix(prefix): tensor for key, tensor in public.items() if key.startswith(prefix)}
-    gate, v, k, q, step_sizes = torch.split(found["in_proj.weight"], [width] * 4 + [num_heads])
-    yield f"{name}.ssm_in.weight", torch.cat([_twice(gate, num_heads), _twice(v, num_heads), k, q, step_sizes])
+    if stack.converted[0].states_per_head == 1:
+        found = _twice_as_wide(found, stack.config.num_heads)
+    yield f"{name}.ssm_in.weight", found["in_proj.weight"]
     taps = found["conv1d.weight"].squeeze(1)
-    yield f"{name}.ssm_conv1d.weight", _convolved(taps, num_heads)
+    yield f"{name}.ssm_conv1d.weight", taps
     # llama.cpp adds it without looking
-    bias = found.get("conv1d.bias", taps.new_zeros(len(taps)))
-    yield f"{name}.ssm_conv1d.bias", _convolved(bias, num_heads)
+    yield f"{name}.ssm_conv1d.bias", found.get("conv1d.bias", taps.new_zeros(len(taps)))
     yield f"{name}.ssm_dt.bias", found["dt_bias"]
     yield f"{name}.ssm_a", -torch.exp(found["A_log"].float())[:, None]
     yield f"{name}.ssm_d", found["D"][:, None]
-    yield f"{name}.ssm_norm.weight", _twice(found["norm.weight"], num_heads).view(num_heads, -1)
-    by_head = found["out_proj.weight"].reshape(-1, num_heads, stack.config.head_dim)
-    yield f"{name}.ssm_out.weight", torch.cat([by_head, torch.zeros_like(by_head)], dim=2).flatten(1)
+    yield f"{name}.ssm_norm.weight", found["norm.weight"].view(stack.config.num_heads, -1)
+    yield f"{name}.ssm_out.weight", found["out_proj.weight"]
 
 
-def _convolved(channels: Tensor, num_heads: int) -> Tensor:
-    """Taps or biases of the channels of values, keys and queries."""
-    v, k, q = channels.chunk(3)
-    return torch.cat([_twice(v, num_heads), k, q])
+def _twice_as_wide(found: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
+    """A Mamba-2 layer in which each head's values and gate stand twice, and its outputs are read once."""
+    width = len(found["norm.weight"])
+    gate, rest = found["in_proj.weight"].split([width, 3 * width + num_heads])
+    by_head = found["out_proj.weight"].reshape(-1, num_heads, width // num_heads)
+    wide = {
+        "in_proj.weight": torch.cat([_twice(gate, num_heads), _values_twice(rest, num_heads, width)]),
+        "norm.weight": _twice(found["norm.weight"], num_heads),
+        "out_proj.weight": torch.cat([by_head, torch.zeros_like(by_head)], dim=2).flatten(1),
+    }
+    convolved = {
+        name: _values_twice(tensor, num_heads, width) for name, tensor in found.items() if name.startswith("conv1d.")
+    }
+    return {**found, **wide, **convolved}
+
+
+def _values_twice(rows: Tensor, num_heads: int, width: int) -> Tensor:
+    """Rows, taps or biases, whose first are those of values."""
+    v, rest = rows.split([width, len(rows) - width])
+    return torch.cat([_twice(v, num_heads), rest])
 
 
 def _twice(rows: Tensor, num_heads: int) -> Tensor:

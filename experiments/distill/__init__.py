@@ -17,7 +17,8 @@ Groups (choose with GROUP=OPTION):
   teacher        (default: hovle_tiny)
                  {options_of_group("teacher", indent=17)}
   student        linear (default), hybrid (attention in a quarter of layers),
-                 serving (a hybrid that lab export makes a stock model)
+                 serving (a hybrid that lab export makes a stock model),
+                 two_timescales (the same with two states a head)
   student/mixer  (default: mamba2)
                  {options_of_group("student/mixer", indent=17)}
   data           (default: picture_questions)

@@ -4,7 +4,8 @@ The factors of a step are fitted to measured peaks (tests/experiments/distill/te
 and 50 % above.
 """
 
-# Letters: B batch, T tokens, D model width, I width of the SwiGLU, H heads, G key/value heads, P head_dim.
+# Letters: B batch, T tokens, D model width, I width of the SwiGLU, H heads, G key/value heads, P head_dim, R states of
+# a head.
 
 import torch
 
@@ -67,7 +68,7 @@ def gathered_bytes(config: DistillConfig, architecture: ModelConfig, spread: Spr
     largest = 0.0
     if spread.trained_parts > 1:
         numbers = numbers_of(config, architecture)
-        mixer = max(_attention_weights(decoder) + _output_weights(decoder) for decoder in architecture.decoders)
+        mixer = max(_own_weights(config, decoder) + _output_weights(decoder) for decoder in architecture.decoders)
         largest = 2.0 * mixer * numbers.own_size
     if spread.frozen_parts > 1:
         largest += max(_largest_frozen(decoder) for decoder in architecture.decoders) * dtype_of(config).itemsize
@@ -92,8 +93,7 @@ def batch_bytes(config: DistillConfig, architecture: ModelConfig, name: str, num
 
 def numbers_of(config: DistillConfig, architecture: ModelConfig) -> Numbers:
     """What a run holds while it trains all of its mixers."""
-    # a mixer is an attention with a gate in the place of the output projection, which stays the teacher's
-    own = sum(decoder.num_layers * _attention_weights(decoder) for decoder in architecture.decoders)
+    own = sum(decoder.num_layers * _own_weights(config, decoder) for decoder in architecture.decoders)
     recipes = [] if config.stage == TEACHER else [config.recipe(stage) for stage in config.stage_numbers]
     return Numbers(
         teacher=num_weights(architecture),
@@ -108,6 +108,12 @@ def numbers_of(config: DistillConfig, architecture: ModelConfig) -> Numbers:
 
 def _attention_weights(decoder: DecoderConfig) -> int:
     return decoder.hidden_size * decoder.head_dim * 2 * (decoder.num_heads + decoder.num_kv_heads)
+
+
+def _own_weights(config: DistillConfig, decoder: DecoderConfig) -> int:
+    """A mixer: an attention with gates in the place of the output projection, which stays the teacher's."""
+    more_gates = config.student.mixer.states_per_head - 1
+    return _attention_weights(decoder) + more_gates * _output_weights(decoder)
 
 
 def _output_weights(decoder: DecoderConfig) -> int:
@@ -125,16 +131,18 @@ def bytes_per_token(config: DistillConfig, architecture: ModelConfig, name: str)
         # the inputs of all layers, and everything of the one that is computed again
         inputs = sum(decoder.num_layers * decoder.hidden_size for decoder in architecture.decoders)
         one = max(_layer_floats(decoder) for decoder in architecture.decoders)
-        floats = _kept_floats(architecture, per_layer=True) + inputs + one
+        floats = _kept_floats(config, architecture, per_layer=True) + inputs + one
     else:
-        floats = _kept_floats(architecture, per_layer=name in ("stage_1", "stage_2"))
+        floats = _kept_floats(config, architecture, per_layer=name in ("stage_1", "stage_2"))
     return floats * dtype_of(config).itemsize
 
 
-def _kept_floats(architecture: ModelConfig, *, per_layer: bool) -> float:
+def _kept_floats(config: DistillConfig, architecture: ModelConfig, *, per_layer: bool) -> float:
     """Numbers that a training step keeps for each token: of one layer, or of all, and the gradients of one mixer."""
-    mixers = [_mixer_floats(decoder) for decoder in architecture.decoders]
-    gradients = max(17.0 * decoder.num_heads * decoder.head_dim for decoder in architecture.decoders)
+    more_states = config.student.mixer.states_per_head - 1
+    mixers = [_mixer_floats(decoder, more_states) for decoder in architecture.decoders]
+    by_channel = 17.0 + 8.0 * more_states
+    gradients = max(by_channel * decoder.num_heads * decoder.head_dim for decoder in architecture.decoders)
     passing = passing_floats(architecture) + gradients
     if per_layer:
         return passing + max(mixers)
@@ -149,9 +157,11 @@ def _layer_floats(decoder: DecoderConfig) -> float:
     return 3.3 * decoder.hidden_size + 2.6 * decoder.intermediate_size
 
 
-def _mixer_floats(decoder: DecoderConfig) -> float:
+def _mixer_floats(decoder: DecoderConfig, more_states: int) -> float:
     """Operands, gates and outputs of one mixer for each token."""
-    return 13.0 * decoder.num_heads * decoder.head_dim + 2.6 * decoder.hidden_size
+    # values, outputs and gates of a second state, before and after each operation: counted, not measured
+    by_channel = 13.0 + 7.0 * more_states
+    return by_channel * decoder.num_heads * decoder.head_dim + 2.6 * decoder.hidden_size
 
 
 def passing_floats(architecture: ModelConfig) -> float:

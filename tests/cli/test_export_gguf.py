@@ -61,7 +61,7 @@ def write_teacher(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder with runs of few steps: `folder`, `file` and `paper`, named after their teachers and layers."""
+    """The output folder with runs of few steps: `folder`, `file`, `two`, `paper`, named after teachers and layers."""
     place = tmp_path_factory.mktemp("gguf")
     draw = random.Random(0)
     (place / "texts").mkdir()
@@ -70,7 +70,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_teacher(place / "teacher")
     (place / "alone").mkdir()
     paper = ("student=hybrid", "student.hybrid.number=2")
-    runs = {"folder": (place / "teacher", SERVING), "paper": (place / "teacher", paper)}
+    two = ("student=two_timescales", "student.hybrid.number=2")
+    runs = {name: (place / "teacher", words) for name, words in (("folder", SERVING), ("two", two), ("paper", paper))}
     try:
         write_gguf(place / "alone" / "tiny.gguf", num_layers=2)
         runs["file"] = (place / "alone" / "tiny.gguf", SERVING)
@@ -94,7 +95,7 @@ def export(typed: Typed, run: str, path: Path, *words: str) -> Any:
     return typed("export", run, str(path), "--format", "gguf", *words)
 
 
-@pytest.mark.parametrize("run", ["folder", "file"])
+@pytest.mark.parametrize("run", ["folder", "two", "file"])
 def test_a_file_is_whole_and_computes_what_the_run_does(typed: Typed, root: Path, tmp_path: Path, run: str) -> None:
     if not (root / "distill" / "runs" / run).exists():
         pytest.skip("transformers is not installed")
@@ -106,7 +107,7 @@ def test_a_file_is_whole_and_computes_what_the_run_does(typed: Typed, root: Path
     assert done.code == 0, done.err
     assert "as granitehybrid for llama.cpp, F32, " in done.out
     assert "read back: " in done.out
-    assert ("no chat template" in done.out) == (run == "folder")
+    assert ("no chat template" in done.out) == (run != "file")
     assert done.out.count("\n") == 1
     path = tmp_path / "new" / "student.gguf"
     assert list(path.parent.iterdir()) == [path]

@@ -250,6 +250,16 @@ def test_products_that_were_asked_for_are_torch_s_to_compute() -> None:
         assert Steps(model, *states(model, 1, 5, 1)).how == "torch (products=torch was asked for)"
 
 
+def test_two_timescales_are_torch_s_to_compute() -> None:
+    model = attention()
+    options = mixers()["mamba2"].options(timescales=2)  # type: ignore[call-arg]
+    layer = model.llm.layers[1]
+    layer.mixer = mixer_like(layer.mixer, options).to_empty(device=torch.device("cpu"))
+    redrawn(model)
+    model.choose_backends()
+    assert Steps(model, *states(model, 1, 5, 1)).how == "torch (timescales=2 has no compiled steps)"
+
+
 def test_more_rows_are_torch_s_to_compute() -> None:
     model, rows = attention(), MOST_ROWS + 1
     assert Steps(model, *states(model, rows, 5, 1)).how == "torch (there are 17 rows, more than 16)"

@@ -30,6 +30,8 @@ VARIANTS = {
     "gate at one first": Mamba2Options(norm_before_gate=False, gate_at_one=True),
     "no bias, the norm of the layer": Mamba2Options(conv_bias=False, norm_eps=None),
     "all": Mamba2Options(conv_kernel=3, rotary=True, gate_at_one=True, skip=True),
+    "two timescales": Mamba2Options(timescales=2),
+    "two timescales, gate first": Mamba2Options(timescales=2, norm_before_gate=False, skip=True, rotary=True),
 }
 ROTARY = RotaryConfig(theta=100.0, max_length=6, kind=RotaryKind.dynamic, factor=2.0)
 # of the norm in front of the layer
@@ -69,7 +71,7 @@ def defined(mixer: Mamba2, u: Tensor) -> Tensor:
     options, weights = mixer.options, dict(mixer.named_parameters())
     vkq = u @ weights["vkq_proj.weight"].T + weights.get("vkq_proj.bias", torch.zeros(()))
     tokens: list[Tensor] = []
-    states = [u.new_zeros(BATCH, SHAPE.head_dim, SHAPE.head_dim)] * SHAPE.num_heads
+    states = [u.new_zeros(BATCH, SHAPE.head_dim, SHAPE.head_dim)] * (options.timescales * SHAPE.num_heads)
     for t in range(u.shape[1]):
         token = vkq[:, t]
         if options.conv_kernel is not None:
@@ -88,16 +90,21 @@ def defined(mixer: Mamba2, u: Tensor) -> Tensor:
             value, key, query = v[:, 8 * g : 8 * g + 8], k[:, 8 * g : 8 * g + 8], q[:, own]
             if options.rotary:
                 key, query = turned(key, t), turned(query, t)
-            decay = torch.exp(-step_size[:, h] * weights["A_log"][h].exp())
-            written = step_size[:, h, None, None] * value[:, :, None] * key[:, None, :]
-            states[h] = decay[:, None, None] * states[h] + written
-            y = (states[h] @ query[:, :, None])[:, :, 0]
-            if options.skip:
-                y = y + weights["D"][h] * value
+            of_head = []
+            for e in range(options.timescales * h, options.timescales * (h + 1)):
+                decay = torch.exp(-step_size[:, e] * weights["A_log"][e].exp())
+                written = step_size[:, e, None, None] * value[:, :, None] * key[:, None, :]
+                states[e] = decay[:, None, None] * states[e] + written
+                of_head.append((states[e] @ query[:, :, None])[:, :, 0])
+                if options.skip:
+                    of_head[-1] = of_head[-1] + weights["D"][e] * value
             eps = LAYER_EPS if options.norm_eps is None else options.norm_eps
-            y = y if options.norm_before_gate else y * gate[:, own]
+            width = 8 * options.timescales
+            y, gates = torch.cat(of_head, dim=1), gate[:, width * h : width * (h + 1)]
+            y = y if options.norm_before_gate else y * gates
             normed = y / (y.square().mean(dim=1, keepdim=True) + eps).sqrt() * weights["g_norm.weight"]
-            outputs.append(normed * gate[:, own] if options.norm_before_gate else normed)
+            normed = normed * gates if options.norm_before_gate else normed
+            outputs.append(sum(normed.split(8, dim=1)) / options.timescales)
         tokens.append(torch.stack(outputs, dim=1))
     return torch.stack(tokens, dim=2)
 
@@ -226,6 +233,7 @@ def test_mixed_precision_keeps_the_dtype_of_autocast() -> None:
             "conv_kernel=0 must be 1 or more and at most 1024; null leaves the convolution out",
         ),
         (lambda: Mamba2(SHAPE, options=Mamba2Options(rotary=True)), "the attention has no rotary embedding to keep"),
+        (lambda: Mamba2Options(timescales=3), "timescales=3 must be 1 or more and at most 2; a head has one state, or"),
     ],
 )
 def test_impossible_variants_are_refused(make: Callable[[], object], message: str) -> None:

@@ -51,6 +51,15 @@ def test_transformers_computes_what_the_student_does(
     assert found.num_tokens == NUM_NEW
 
 
+@pytest.mark.parametrize(("teacher", "mixer"), [("smollm2", "gate first"), ("qwen2", "norm first")])
+def test_transformers_computes_two_timescales(student: Student, tmp_path: Path, teacher: str, mixer: str) -> None:
+    model = student(teacher, mixer, "hybrid", timescales=2, skip=True)
+    assert choose(model).name == home(teacher, mixer, "hybrid")
+    write(model, tmp_path / "student")
+    found = verify(tmp_path / "student", model, probe(model, torch.Generator().manual_seed(1)))
+    assert (found.limit, found.num_tokens) == (TOLERANCE, NUM_NEW)
+
+
 @pytest.mark.parametrize(("key", "value"), [("mamba_norm_before_gate", False), ("rms_norm_eps", 1e-2)])
 def test_another_model_does_not_agree(student: Student, tmp_path: Path, key: str, value: object) -> None:
     model = student("llama", "norm first", "hybrid")

@@ -51,7 +51,10 @@ def test_a_file_computes_what_the_student_does(student: Student, tmp_path: Path,
     assert difference(model, tmp_path / "a.gguf") < 1e-6
 
 
-@pytest.mark.parametrize("options", [{"skip": True}, {"conv_bias": False}])
+@pytest.mark.parametrize(
+    "options",
+    [{"skip": True}, {"conv_bias": False}, {"timescales": 2}, {"timescales": 2, "skip": True, "conv_bias": False}],
+)
 def test_options_that_it_has(student: Student, tmp_path: Path, options: dict[str, Any]) -> None:
     model = student(LlamaConfig(**SIZES, rotary=LINEAR), **options)
     write(model, tmp_path / "a.gguf")
@@ -98,6 +101,19 @@ def test_values_stand_twice_and_are_read_once(student: Student, tmp_path: Path) 
     out = held["blk.1.ssm_out.weight"].reshape(64, 2, 2, 32)
     assert not out[:, :, 1].any()
     assert out[:, :, 0].all()
+
+
+def test_two_timescales_are_stored_without_zeros(student: Student, tmp_path: Path) -> None:
+    model = student(LlamaConfig(**SIZES, rotary=PLAIN), timescales=2)
+    write(model, tmp_path / "a.gguf")
+    held = GraniteHybrid(tmp_path / "a.gguf")
+    assert held.key("ssm.time_step_rank") == 4
+    assert held.tensors["blk.1.ssm_in.weight"].shape == (6 * 64 + 4, 64)
+    out = held.tensors["blk.1.ssm_out.weight"].reshape(64, 2, 2, 32)
+    assert out.all()
+    assert np.array_equal(out[:, :, 0], out[:, :, 1])
+    values = held.tensors["blk.1.ssm_in.weight"][2 * 64 : 4 * 64].reshape(2, 2, 32, 64)
+    assert np.array_equal(values[:, 0], values[:, 1])
 
 
 def test_numbers_that_a_precision_does_not_hold_leave_nothing(student: Student, tmp_path: Path) -> None:

@@ -67,20 +67,22 @@ def test_a_student_has_the_home_that_fits(outline: Student) -> None:
 
 
 @pytest.mark.parametrize(
-    ("teacher", "mixer", "kept"),
+    ("teacher", "mixer", "kept", "options"),
     [
-        ("smollm2", "norm first", "hybrid"),
-        ("qwen2", "gate first", "hybrid"),
-        ("llama, biases", "gate first", "linear"),
-        ("llama, biases", "norm first", "hybrid"),
-        ("qwen3", "deltanet", "hybrid"),
-        ("hovle", "gate first", "hybrid"),
+        ("smollm2", "norm first", "hybrid", {}),
+        ("qwen2", "gate first", "hybrid", {}),
+        ("llama, biases", "gate first", "linear", {}),
+        ("llama, biases", "norm first", "hybrid", {}),
+        ("qwen3", "deltanet", "hybrid", {}),
+        ("hovle", "gate first", "hybrid", {}),
+        ("smollm2", "gate first", "hybrid", {"timescales": 2, "skip": True}),
+        ("llama, biases", "norm first", "hybrid", {"timescales": 2}),
     ],
 )
 def test_a_folder_gives_the_student_back_bit_for_bit(
-    student: Student, tmp_path: Path, teacher: str, mixer: str, kept: str
+    student: Student, tmp_path: Path, teacher: str, mixer: str, kept: str, options: dict[str, Any]
 ) -> None:
-    model = student(teacher, mixer, kept, conv_kernel=4)
+    model = student(teacher, mixer, kept, conv_kernel=4, **options)
     write(model, tmp_path / "student")
     folder = ModelFolder(tmp_path / "student")
     assert folder.kind is Kind.student

@@ -49,6 +49,11 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "two taps": (LlamaConfig(**SIZES, rotary=PLAIN), {"conv_kernel": 2}),
     "four taps, tied": (LlamaConfig(**SIZES, rotary=PLAIN, tie_output=True), {"conv_kernel": 4}),
     "skip": (LlamaConfig(**SIZES, rotary=PLAIN), {"skip": True}),
+    "two timescales": (LlamaConfig(**SIZES, rotary=PLAIN), {"timescales": 2}),
+    "two timescales, skip, two taps": (
+        LlamaConfig(**SIZES, rotary=PLAIN),
+        {"timescales": 2, "skip": True, "conv_kernel": 2},
+    ),
     "no bias": (LlamaConfig(**SIZES, rotary=PLAIN), {"conv_bias": False}),
     "linear angles": (LlamaConfig(**SIZES, rotary=LINEAR), {}),
     "llama3 angles": (LlamaConfig(**SIZES, rotary=LLAMA3), {}),

@@ -53,6 +53,8 @@ def composed(*overrides: str) -> DistillConfig:
     ("overrides", "processes", "expected"),
     [
         ((), 1, 4 * (TEACHER + 4 * OWN)),
+        # a second gate
+        (("student.mixer.timescales=2",), 1, 4 * (TEACHER + 4 * (OWN + OUTPUT))),
         (("parallel.strategy=ddp",), 4, 4 * (TEACHER + 4 * OWN)),
         # the output projections are copies as soon as they are parts
         (FSDP, 4, 4 * TEACHER + OUTPUT + 4 * OWN),

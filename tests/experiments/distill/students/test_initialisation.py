@@ -95,6 +95,37 @@ def test_a_mixer_that_does_not_mimic_forgets_within_a_token_or_two() -> None:
     assert torch.exp(-rates.min() * softplus(torch.zeros(()))) < 0.5
 
 
+@pytest.mark.parametrize("norm_before_gate", [True, False])
+@pytest.mark.parametrize("skip", [True, False])
+def test_two_timescales_that_are_the_same_are_one(norm_before_gate: bool, skip: bool) -> None:
+    attention, outputs = attention_of().double(), []
+    u = torch.randn(2, 40, SHAPE.hidden_size, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    for timescales in (1, 2):
+        options = Mamba2Options(norm_before_gate=norm_before_gate, skip=skip, timescales=timescales)
+        weights = seeded(Initialisation.mimic, options, attention=attention)
+        if timescales == 1:
+            step_sizes = weights["dt_bias"]
+        weights["dt_bias"] = step_sizes.repeat_interleave(timescales)
+        mixer = Mamba2(SHAPE, options=options).double().requires_grad_(False)
+        mixer.load_state_dict(weights | {"o_proj.weight": attention.wo.weight})
+        outputs.append(mixer(u))
+    torch.testing.assert_close(*outputs, rtol=1e-13, atol=1e-13)
+
+
+def test_the_two_states_of_a_head_differ_in_their_memory_alone() -> None:
+    options = Mamba2Options(timescales=2)
+    weights = seeded(Initialisation.mimic, options)
+    slow, fast = softplus(weights["dt_bias"].double()).view(6, 2).T
+    torch.testing.assert_close(fast / slow, torch.full((6,), 10.0, dtype=torch.float64), rtol=1e-5, atol=0)
+    assert ((slow > 1e-3) & (slow < 1e-2)).all()
+    assert len(set(slow.tolist())) == 6
+    one = seeded(Initialisation.mimic)
+    for name in ("vkq_proj.weight", "conv1d.weight", "conv1d.bias"):
+        assert weights[name].equal(one[name])
+    by_head = weights["g_proj.weight"].view(6, 2, 8, SHAPE.hidden_size)
+    assert all(gate.equal(one["g_proj.weight"].view(6, 8, -1)) for gate in by_head.unbind(1))
+
+
 @pytest.mark.parametrize("initialisation", Initialisation)
 def test_queries_keys_and_values_are_the_attention_s_unless_from_scratch(initialisation: Initialisation) -> None:
     attention = attention_of(qkv_bias=True)
@@ -130,6 +161,7 @@ def test_the_gate_is_the_same_for_every_initialisation() -> None:
     [
         (Mamba2Options(conv_kernel=None), {"conv1d.weight": False, "D": False}),
         (Mamba2Options(skip=True), {"conv1d.weight": True, "D": True}),
+        (Mamba2Options(skip=True, timescales=2), {"conv1d.weight": True, "D": True}),
     ],
 )
 @pytest.mark.parametrize("initialisation", Initialisation)

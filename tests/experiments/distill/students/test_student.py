@@ -272,6 +272,6 @@ def test_every_student_that_ships_composes(name: str) -> None:
     config = composed("student", name, StudentConfig)
     assert isinstance(config, StudentConfig)
     head = Placement.head_interleaved
-    expected = {"linear": Placement.none, "hybrid": head, "serving": head}
+    expected = {"linear": Placement.none, "hybrid": head, "serving": head, "two_timescales": head}
     assert config.hybrid.placement is expected[name]
     assert config.initialisation is Initialisation.mimic
