@@ -325,7 +325,7 @@ class GatedMixer(Mixer):
         else:
             heads = self._normed(self.gate(widened, logits))
         if self.states_per_head > 1:
-            heads = heads.unflatten(3, (self.states_per_head, -1)).mean(3)
+            heads = heads.view(*heads.shape[:3], self.states_per_head, -1).mean(3)
         return heads.to(y.dtype)
 
     def _normed(self, heads: Float[Tensor, "B T H Y"]) -> Float[Tensor, "B T H Y"]:

@@ -46,7 +46,7 @@ def initial_gated_weights(
     gate_size = (shape.num_heads * shape.head_dim, shape.hidden_size)
     bound = GATE_GAIN * math.sqrt(6 / sum(gate_size))
     gate = draw.uniform(gate_size, -bound, bound) if gate_weight is None else draw.full(gate_size, gate_weight)
-    by_head = gate.unflatten(0, (shape.num_heads, 1, shape.head_dim))
+    by_head = gate.view(shape.num_heads, 1, shape.head_dim, shape.hidden_size)
     weights = {
         "g_proj.weight": by_head.repeat(1, states_per_head, 1, 1).flatten(0, 2),
         "g_norm.weight": draw.full((states_per_head * shape.head_dim,), 1.0),

@@ -107,11 +107,11 @@ def _outputs(shape: MixerShape, states: int, public: str, ours: str) -> TensorRu
         return TensorRule(*names)
 
     def write(tensors: Tensors) -> Tensors:
-        by_head = tensors[0].unflatten(1, (shape.num_heads, 1, shape.head_dim)) / states
+        by_head = tensors[0].reshape(-1, shape.num_heads, 1, shape.head_dim) / states
         return [by_head.expand(-1, -1, states, -1).flatten(1)]
 
     def read(tensors: Tensors) -> Tensors:
-        by_head = tensors[0].unflatten(1, (shape.num_heads, states, shape.head_dim))
+        by_head = tensors[0].reshape(-1, shape.num_heads, states, shape.head_dim)
         return [(by_head[:, :, 0] * states).flatten(1)]
 
     return derived(*names, read=read, write=write)

@@ -147,7 +147,7 @@ def _of_mamba(stack: Stack, public: Mapping[str, Tensor], theirs: str, name: str
 def _twice_as_wide(found: Mapping[str, Tensor], num_heads: int) -> dict[str, Tensor]:
     """A Mamba-2 layer in which each head's values and gate stand twice, and its outputs are read once."""
     width = len(found["norm.weight"])
-    gate, rest = found["in_proj.weight"].split([width, 3 * width + num_heads])
+    gate, rest = torch.split(found["in_proj.weight"], [width, 3 * width + num_heads])
     by_head = found["out_proj.weight"].reshape(-1, num_heads, width // num_heads)
     wide = {
         "in_proj.weight": torch.cat([_twice(gate, num_heads), _values_twice(rest, num_heads, width)]),
@@ -162,7 +162,7 @@ def _twice_as_wide(found: Mapping[str, Tensor], num_heads: int) -> dict[str, Ten
 
 def _values_twice(rows: Tensor, num_heads: int, width: int) -> Tensor:
     """Rows, taps or biases, whose first are those of values."""
-    v, rest = rows.split([width, len(rows) - width])
+    v, rest = torch.split(rows, [width, len(rows) - width])
     return torch.cat([_twice(v, num_heads), rest])
 
 

@@ -106,7 +106,7 @@ def missing_for_processor(folder: Path) -> str | None:
 
     try:
         with quiet(folder):
-            transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
+            transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
     # a library that transformers asks for, such as torchvision for the videos of internvl
     except ImportError as error:
         return " ".join(str(error).split()).partition(". ")[0]
