@@ -17,7 +17,7 @@ from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.folder import GENERATION_CONFIG, PROMPT, ModelFolder, Precision
 from lab.core.models.hf_config import load_json
-from lab.core.models.picture_files import PROCESSOR
+from lab.core.models.image_processor import PROCESSOR
 from lab.core.models.spec import build
 from lab.core.models.transformers_library import load_transformers
 from lab.core.runs.json_files import write_json

@@ -1,9 +1,9 @@
 """InternVL 2.5 and 3 in the layout of transformers (`-hf`): InternViT in front of a decoder of a text family."""
 
 from lab.core.models.internvl.config import MODEL_CLASS, MODEL_TYPE, InternvlConfig, processor, read, write
-from lab.core.models.picture_json import with_files
-from lab.core.models.picture_model import PictureModel, names_with, renaming, stock_vision_of
 from lab.core.models.spec import FamilySpec
+from lab.core.models.vision_language_json import with_files
+from lab.core.models.vision_language_model import VisionLanguageModel, names_with, renaming, stock_vision_of
 
 _TOWER = "vision_tower"
 
@@ -13,7 +13,7 @@ SPEC = FamilySpec(
     model_types=(MODEL_TYPE,),
     read=read,
     write=write,
-    model=lambda config: PictureModel(config, model_class="InternVLModel"),
+    model=lambda config: VisionLanguageModel(config, model_class="InternVLModel"),
     names=names_with(_TOWER),
     sections=("text_config",),
     stock_vision=stock_vision_of(_TOWER, model_type=MODEL_TYPE, model_class=MODEL_CLASS, processor=processor),

@@ -5,9 +5,17 @@ from typing import Any
 
 from lab.core.errors import ConfigError
 from lab.core.models.hf_config import Json, Section
-from lab.core.models.picture_config import PictureModelConfig, VisionEncoderConfig
-from lab.core.models.picture_files import TILING, read_pictures
-from lab.core.models.picture_json import LAYER, TOWER, feature_layer, picture_json, read_decoder, read_tower, side
+from lab.core.models.image_processor import TILING, read_pictures
+from lab.core.models.vision_language_config import VisionEncoderConfig, VisionLanguageConfig
+from lab.core.models.vision_language_json import (
+    LAYER,
+    TOWER,
+    feature_layer,
+    read_decoder,
+    read_tower,
+    side,
+    vision_language_json,
+)
 
 MODEL_TYPE, MODEL_CLASS = "internvl", "InternVLForConditionalGeneration"
 _TOWERS = ("internvl_vision",)
@@ -16,7 +24,7 @@ _START, _END = "<img>", "</img>"
 
 
 @dataclass(kw_only=True, slots=True)
-class InternvlConfig(PictureModelConfig):
+class InternvlConfig(VisionLanguageConfig):
     """InternVL 2.5 and 3 (arXiv 2412.05271, 2504.10479): InternViT on tiles, and a decoder of a text family."""
 
 
@@ -63,7 +71,7 @@ def read(content: Json) -> InternvlConfig:
 
 def write(config: InternvlConfig) -> dict[str, Any]:
     """A config.json that describes `config`."""
-    return picture_json(config, model_type=MODEL_TYPE, model_class=MODEL_CLASS)
+    return vision_language_json(config, model_type=MODEL_TYPE, model_class=MODEL_CLASS)
 
 
 def processor(config: InternvlConfig) -> dict[str, Any]:

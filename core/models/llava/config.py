@@ -5,9 +5,17 @@ from typing import Any
 
 from lab.core.errors import ConfigError
 from lab.core.models.hf_config import Json, Section
-from lab.core.models.picture_config import PictureModelConfig, VisionEncoderConfig
-from lab.core.models.picture_files import ONE_TILE, read_pictures
-from lab.core.models.picture_json import LAYER, TOWER, feature_layers, picture_json, read_decoder, read_tower, side
+from lab.core.models.image_processor import ONE_TILE, read_pictures
+from lab.core.models.vision_language_config import VisionEncoderConfig, VisionLanguageConfig
+from lab.core.models.vision_language_json import (
+    LAYER,
+    TOWER,
+    feature_layers,
+    read_decoder,
+    read_tower,
+    side,
+    vision_language_json,
+)
 
 MODEL_TYPE, MODEL_CLASS = "llava", "LlavaForConditionalGeneration"
 # a token of the whole picture in front of its patches' in the first, none in the second
@@ -16,7 +24,7 @@ _STRATEGIES = ("default", "full")
 
 
 @dataclass(kw_only=True, slots=True)
-class LlavaConfig(PictureModelConfig):
+class LlavaConfig(VisionLanguageConfig):
     """LLaVA (arXiv 2310.03744): CLIP or SigLIP, a projector of two layers, and a decoder of a text family."""
 
 
@@ -61,7 +69,7 @@ def read(content: Json) -> LlavaConfig:
 
 def write(config: LlavaConfig) -> dict[str, Any]:
     """A config.json that describes `config`."""
-    return picture_json(config, model_type=MODEL_TYPE, model_class=MODEL_CLASS)
+    return vision_language_json(config, model_type=MODEL_TYPE, model_class=MODEL_CLASS)
 
 
 def processor(config: LlavaConfig) -> dict[str, Any]:

@@ -66,12 +66,12 @@ class VisionEncoderConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class PictureModelConfig:
+class VisionLanguageConfig:
     """A vision tower, a projector and a decoder."""
 
     vision: VisionEncoderConfig
     family: str
-    """Of the decoder."""
+    """The family of the decoder, by its name in `text_families`."""
     text: DecoderConfig
 
     def __post_init__(self) -> None:

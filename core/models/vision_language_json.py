@@ -9,11 +9,11 @@ from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.checkpoint import StoredTensors
 from lab.core.models.config import MOST_LAYERS, DecoderConfig
 from lab.core.models.hf_config import Json, Section
-from lab.core.models.picture_config import PictureModelConfig, text_families, text_family
-from lab.core.models.picture_files import IMAGE_PROCESSOR, with_image_processor
+from lab.core.models.image_processor import IMAGE_PROCESSOR, with_image_processor
 from lab.core.models.vision_encoder import completed
+from lab.core.models.vision_language_config import VisionLanguageConfig, text_families, text_family
 
-Config = TypeVar("Config", bound=PictureModelConfig)
+Config = TypeVar("Config", bound=VisionLanguageConfig)
 
 TEXT, TOWER, TIED = "text_config", "vision_config", "tie_word_embeddings"
 LAYER = "vision_feature_layer"
@@ -41,7 +41,7 @@ def with_files(renamed: Callable[[str], str]) -> Callable[[Json, Path], Json]:
 
 
 def read_decoder(top: Section, *, tied: bool) -> dict[str, Any]:
-    """The fields of a `PictureModelConfig` about the decoder.
+    """The fields of a `VisionLanguageConfig` about the decoder.
 
     Args:
         top: config.json.
@@ -124,7 +124,7 @@ def side(tower: Section, key: str) -> int:
     return tower.whole(key)
 
 
-def picture_json(config: PictureModelConfig, *, model_type: str, model_class: str) -> dict[str, Any]:
+def vision_language_json(config: VisionLanguageConfig, *, model_type: str, model_class: str) -> dict[str, Any]:
     """A config.json that describes `config`; the image processor, which has a file in releases, is a key of it."""
     text = text_family(config.family)
     pictures = config.vision.pictures
