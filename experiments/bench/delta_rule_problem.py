@@ -104,7 +104,7 @@ class DeltaRuleProblem:
 
     @cached_property
     def gradients(self) -> Sequence[Tensor]:
-        """Of <output, output_gradient> with respect to each argument, in float64."""
+        """Gradients of <output, output_gradient> with respect to each argument, in float64."""
         found = portable.backward(self._wide, None, self.output_gradient.double(), None)
         return found.q, found.k, found.v, found.g, found.beta
 

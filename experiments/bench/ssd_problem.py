@@ -97,7 +97,7 @@ class SsdProblem:
 
     @cached_property
     def gradients(self) -> Inputs:
-        """Of <output, output_gradient> with respect to each argument, in float64."""
+        """Gradients of <output, output_gradient> with respect to each argument, in float64."""
         leaves = Inputs(*(tensor.double().requires_grad_() for tensor in self.inputs))
         return Inputs(*torch.autograd.grad(exact_output(leaves), leaves, self.output_gradient.double()))
 

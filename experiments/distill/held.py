@@ -33,7 +33,7 @@ class Spread:
 
     @classmethod
     def of(cls, parallel: ParallelConfig, processes: int, *, here: int | None = None) -> "Spread":
-        """Of a configuration; `here` is all of them by default."""
+        """The spread that a configuration asks for; by default, all processes are on this machine."""
         return cls(
             processes=processes,
             here=processes if here is None else here,
@@ -43,7 +43,7 @@ class Spread:
 
     @classmethod
     def of_launched(cls, parallel: ParallelConfig, launched: Launched | None) -> "Spread":
-        """Of the processes that were started together with this one."""
+        """The spread over the processes that were started together with this one."""
         return cls() if launched is None else cls.of(parallel, launched.size, here=launched.local_size)
 
 
@@ -73,7 +73,7 @@ class Numbers:
     own_size: int
 
     def held(self, spread: Spread) -> "Held":
-        """By one process."""
+        """The bytes that one process holds."""
         # a projection in another precision, or in parts, is a copy
         is_shared = self.own_size == self.size and spread.trained_parts == 1
         untrained = self.own - self.trained + (0 if is_shared else self.output)

@@ -1,4 +1,4 @@
-"""`lab.load`: a model by the name that commands take, to ask and to look into from Python."""
+"""`lab.load`: open any model that commands know by name, to generate and to read its hidden states."""
 
 # Letters: T tokens, D model width.
 
@@ -191,5 +191,5 @@ def load(
 
 
 def _given(**values: object) -> dict[str, object]:
-    """Those that are not None."""
+    """The values that are not None."""
     return {name: value for name, value in values.items() if value is not None}

@@ -168,5 +168,5 @@ def logits_bytes(architecture: ModelConfig, recipe: Recipe, num_tokens: int) -> 
 
 
 def dtype_of(config: DistillConfig) -> torch.dtype:
-    """Of the teacher's weights."""
+    """Precision of the teacher's weights."""
     return torch.float32 if config.stage == TEACHER else config.teacher.precision.dtype
