@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lab.core.errors import BackendError, CheckpointError
 from lab.core.runs.atomic_files import path_atomically
-from lab.core.stock.granitehybrid import Value
+from lab.core.stock.gguf_granitehybrid import Value
 
 Array = npt.NDArray[np.float32]
 Tensors = Callable[[], Iterator[tuple[str, Tensor]]]

@@ -40,11 +40,11 @@ from lab.experiments.distill.estimate import (
     refuse_steps_that_do_not_fit,
     refuse_weights_that_do_not_fit,
 )
-from lab.experiments.distill.held import Spread
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.pipeline import work_on_students, work_on_teacher
 from lab.experiments.distill.placement import softmax_layers
+from lab.experiments.distill.process_memory import Spread
 from lab.experiments.distill.rows import Row
 from lab.experiments.distill.run_context import RunContext
 from lab.experiments.distill.sources import find_source, source_checkpoint

@@ -1,4 +1,4 @@
-"""What each process of a run holds between two batches: weights, gradients and moments, from how many there are.
+"""Memory that each process of a run holds between two batches: weights, gradients and moments.
 
 The estimates before a run and `--plan` count the same way, the former from sizes, the latter from built tensors.
 """
@@ -72,12 +72,12 @@ class Numbers:
     size: int
     own_size: int
 
-    def held(self, spread: Spread) -> "Held":
+    def memory(self, spread: Spread) -> "ProcessMemory":
         """The bytes that one process holds."""
         # a projection in another precision, or in parts, is a copy
         is_shared = self.own_size == self.size and spread.trained_parts == 1
         untrained = self.own - self.trained + (0 if is_shared else self.output)
-        return Held(
+        return ProcessMemory(
             teacher=self.uncut * self.size + (self.teacher - self.uncut) * self.size // spread.frozen_parts,
             untrained=untrained * self.own_size // spread.trained_parts,
             trained=(1 + MOMENTS) * self.trained * self.own_size // spread.trained_parts,
@@ -87,8 +87,8 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """Bytes.
+class ProcessMemory:
+    """Bytes that one process holds.
 
     Attributes:
         teacher: its weights.
