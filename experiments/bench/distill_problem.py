@@ -24,8 +24,8 @@ from lab.core.models.families import TeacherConfig, build_random
 from lab.core.models.spec import families
 from lab.core.runs.random_streams import Seeds
 from lab.core.tokenizer import Tokenizer
+from lab.experiments.bench.accuracy import largest_difference
 from lab.experiments.bench.distill_recipe import RecipeStep, Scan, in_chunks
-from lab.experiments.bench.ssd_problem import largest_difference
 from lab.experiments.distill.config import Recipe
 from lab.experiments.distill.data import Data, PromptConfig, prompt_format
 from lab.experiments.distill.data_sources import DataConfig
