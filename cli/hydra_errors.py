@@ -78,7 +78,7 @@ class WithoutHydrasLine(io.TextIOBase):
 
     @property
     def encoding(self) -> Any:  # type: ignore[override]  # typeshed says writeable, the interpreter does not
-        """That of the stream below."""
+        """The encoding of the stream below."""
         return self._stream.encoding
 
 

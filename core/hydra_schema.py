@@ -1,10 +1,11 @@
 """Register dataclasses as Hydra schemas, and convert composed configurations to validated dataclasses."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from lab.core.errors import ConfigError
 from lab.core.ranges import refuse_not_finite, to_object
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 Config = TypeVar("Config")
+Execute: TypeAlias = Callable[["DictConfig", Path, Sequence[str]], float]
 
 
 def register_schema(name: str, schema: type, *, group: str | None = None) -> None:
@@ -108,6 +110,31 @@ def to_typed(config: "DictConfig", schema: type[Config]) -> Config:
     if not isinstance(typed, schema):
         raise ConfigError(f"the configuration is a {type(typed).__name__}; list the schema of {schema.__name__} first")
     return typed
+
+
+def resolved(config: "DictConfig") -> dict[str, Any]:
+    """A composed configuration as plain values: interpolations are resolved, enums are their names."""
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    content = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    assert isinstance(content, dict), "a composed configuration is a mapping"
+    return {str(key): value for key, value in content.items()}
+
+
+def in_run_directory(execute: Execute, config: "DictConfig") -> float:
+    """Run a job in the directory that Hydra gives it.
+
+    Args:
+        execute: the job: of a composed configuration, a directory, and the overrides as they were typed.
+        config: as composed.
+
+    Returns:
+        What a sweeper may minimise.
+    """
+    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+
+    hydra = HydraConfig.get()
+    return execute(config, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
 
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:

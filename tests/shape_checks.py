@@ -45,31 +45,35 @@ def _has_array(hint: Any) -> bool:
 
 
 def _function_checked(function: Any, arrays: Mapping[str, Any]) -> Any:
+    # made by the first call that is checked: most functions see none, and a function within another is made each time
+    checked: Any = None
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        nonlocal checked
+        if not _is_on or _calls[function.__code__] >= CALLS_A_TEST:
+            return function(*args, **kwargs)
+        _calls[function.__code__] += 1
+        if checked is None:
+            checked = _checking(function, arrays)
+        return checked(*args, **kwargs)
+
+    return wrapper
+
+
+def _checking(function: Any, arrays: Mapping[str, Any]) -> Any:
     only_arrays = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
     )
     only_arrays.__kwdefaults__ = function.__kwdefaults__
     only_arrays.__module__, only_arrays.__qualname__ = function.__module__, function.__qualname__
     only_arrays.__annotations__ = dict(arrays)
-    checked = jaxtyping.jaxtyped(only_arrays, typechecker=beartype)
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not _is_on or _calls[function] >= CALLS_A_TEST:
-            return function(*args, **kwargs)
-        _calls[function] += 1
-        return checked(*args, **kwargs)
-
-    return wrapper
+    return jaxtyping.jaxtyped(only_arrays, typechecker=beartype)
 
 
 def _class_checked(kind: Any, arrays: Mapping[str, Any]) -> Any:
     """The class itself, whose fields are checked when an object has been made."""
-    scope: dict[str, Callable[..., None]] = {}
-    exec(f"def fields(*, {', '.join(arrays)}): pass", scope)
-    scope["fields"].__annotations__ = dict(arrays)
-    scope["fields"].__module__, scope["fields"].__qualname__ = kind.__module__, kind.__qualname__
-    check = jaxtyping.jaxtyped(scope["fields"], typechecker=beartype)
+    check = functools.cache(lambda: _checking_fields(kind, arrays))
     is_tuple = issubclass(kind, tuple)
     make = kind.__new__ if is_tuple else kind.__init__
 
@@ -79,11 +83,19 @@ def _class_checked(kind: Any, arrays: Mapping[str, Any]) -> Any:
         made = result if is_tuple else first
         if _is_on and _calls[kind] < CALLS_A_TEST:
             _calls[kind] += 1
-            check(**{name: getattr(made, name) for name in arrays})
+            check()(**{name: getattr(made, name) for name in arrays})
         return result
 
     setattr(kind, "__new__" if is_tuple else "__init__", wrapper)
     return kind
+
+
+def _checking_fields(kind: Any, arrays: Mapping[str, Any]) -> Any:
+    scope: dict[str, Callable[..., None]] = {}
+    exec(f"def fields(*, {', '.join(arrays)}): pass", scope)
+    scope["fields"].__annotations__ = dict(arrays)
+    scope["fields"].__module__, scope["fields"].__qualname__ = kind.__module__, kind.__qualname__
+    return jaxtyping.jaxtyped(scope["fields"], typechecker=beartype)
 
 
 def _names(*parts: ast.AST | None) -> set[str]:

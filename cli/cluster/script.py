@@ -92,7 +92,7 @@ class Resources:
 
     @property
     def processes(self) -> int:
-        """That are started together."""
+        """How many processes are started together."""
         return self.nodes * self.tasks
 
 

@@ -67,7 +67,7 @@ def job_numbers(folder: Path) -> dict[str, str]:
 
 
 def waiting_jobs(directories: Sequence[Path]) -> dict[Path, str]:
-    """Of runs that wait for their job: which one it is, and Slurm's word for its state, as far as that is known."""
+    """The jobs that runs wait for, in words: number and, where known, Slurm's word for its state."""
     waiting = [
         path for path in directories if (json_object_or_none(path / "status.json") or {}).get("status") == WAITING
     ]

@@ -5,8 +5,6 @@ Each benchmark is a module of this folder with a `BENCHMARK`, and is found by be
 
 # Letters: R resamples; a single total has shape (1,).
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,6 +14,7 @@ from numpy import ndarray
 
 from lab.core.benchmarks.question import Answered, Mark, Question, as_read
 from lab.core.errors import ConfigError
+from lab.core.specs import specs_in
 
 Counts = dict[str, float]
 """What the answers of a cluster add to totals, by name."""
@@ -90,14 +89,7 @@ YES, NO = "Yes", "No"
 @cache
 def benchmarks() -> dict[str, Benchmark]:
     """Every benchmark, by name."""
-    found: dict[str, Benchmark] = {}
-    package = importlib.import_module("lab.core.benchmarks")
-    for module_info in pkgutil.iter_modules(package.__path__, "lab.core.benchmarks."):
-        benchmark = getattr(importlib.import_module(module_info.name), "BENCHMARK", None)
-        if isinstance(benchmark, Benchmark):
-            assert benchmark.name not in found, f"two benchmarks are called {benchmark.name}"
-            found[benchmark.name] = benchmark
-    return found
+    return specs_in(["lab.core.benchmarks"], "BENCHMARK", Benchmark, key="name")
 
 
 def benchmark_of_file(stem: str) -> Benchmark:

@@ -14,6 +14,7 @@ from typing import Any
 
 from lab.core.data.jinja_chat import JinjaChat, chat_of_folder, end_of_text
 from lab.core.errors import CheckpointError, InputError
+from lab.core.optional_packages import load_package
 from lab.core.runs.atomic_files import write_atomically
 from lab.core.runs.json_files import read_json_object
 
@@ -25,12 +26,10 @@ class JsonTokenizer:
         """Read the file.
 
         Raises:
-            CheckpointError: if the library is missing, or the file is missing or damaged.
+            BackendError: if the library is not installed.
+            CheckpointError: if the file is missing or damaged.
         """
-        try:
-            import tokenizers  # noqa: PLC0415
-        except ImportError:
-            raise CheckpointError(f"{path} needs the library tokenizers; pip install tokenizers") from None
+        tokenizers = load_package("tokenizers", needed_by=path)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         # the library raises Exception itself
@@ -115,12 +114,10 @@ class SentencePieceTokenizer:
         """Read the model, and the files with added tokens in its folder.
 
         Raises:
-            CheckpointError: if the library is missing, or a file is missing or damaged.
+            BackendError: if the library is not installed.
+            CheckpointError: if a file is missing or damaged.
         """
-        try:
-            import sentencepiece  # noqa: PLC0415
-        except ImportError:
-            raise CheckpointError(f"{path} needs the library sentencepiece; pip install sentencepiece") from None
+        sentencepiece = load_package("sentencepiece", needed_by=path)
         try:
             self._model: Any = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:

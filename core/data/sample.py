@@ -108,7 +108,7 @@ def pack(samples: Sequence[Sample], left_out: Sequence[LeftOut] = ()) -> BatchAr
 
 
 def _colours(samples: Sequence[Sample]) -> Colours:
-    """Those of every sample, since a batch is normalised as a whole."""
+    """Mean and deviation of colours that all samples share, since a batch is normalised as a whole."""
     first = samples[0].colours
     assert all(sample.colours == first for sample in samples), "a source gives each sample prompt_format.colours"
     return first

@@ -54,7 +54,7 @@ class TokenStore:
 
     @property
     def ids(self) -> Int32[ndarray, " t"]:
-        """Of all documents; the end of a text, or an empty line, behind each."""
+        """The tokens of all documents; the end of a text, or an empty line, follows each."""
         return self._array(0, "ids")
 
     @property
@@ -64,7 +64,7 @@ class TokenStore:
 
     @property
     def hashes(self) -> UInt64[ndarray, " n"]:
-        """Of each text."""
+        """The hash of each text."""
         return self._array(2, "hashes")
 
     def held_out(self, share: float) -> Bool[ndarray, " n"]:

@@ -124,8 +124,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     A GGUF file in place of the folder holds its own.
 
     Raises:
-        BackendError: if a GGUF file cannot be read without packages that are missing.
-        CheckpointError: if there is none, it is damaged, or the library that reads it is missing.
+        BackendError: if a package that reads it is not installed.
+        CheckpointError: if there is none, or it is damaged.
     """
     if folder.suffix == ".gguf":
         return GgufTokenizer(folder)

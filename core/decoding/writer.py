@@ -46,7 +46,7 @@ class Turns(NamedTuple):
 
 
 Norms = tuple[RmsNorm | nn.RMSNorm, RmsNorm | nn.RMSNorm]
-"""Of queries, and of keys."""
+"""The norm of queries and that of keys."""
 
 
 class Writer:

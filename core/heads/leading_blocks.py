@@ -251,7 +251,7 @@ class _Found:
 
     @staticmethod
     def empty(size: int) -> "_Found":
-        """Of no width."""
+        """Zeros for every width, before any is solved."""
         return _Found(*(np.zeros(size) for _ in range(5)))
 
     def take(self, chosen: Bool[ndarray, " w"], span: _Span, log_kappa: Float64[ndarray, " w"]) -> None:

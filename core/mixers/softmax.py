@@ -124,7 +124,7 @@ class SoftmaxAttention(Mixer):
 
     @property
     def bytes_per_token(self) -> int:
-        """Of the key and the value of a token in the cache."""
+        """Bytes of one token's key and value in the cache."""
         return 2 * self.shape.num_kv_heads * self.shape.head_dim * self.wo.weight.itemsize
 
     def allocate_state(self, batch_size: int, *, max_length: int) -> KvState:

@@ -4,8 +4,6 @@
 conf/student/mixer that names the schema of its options.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +17,7 @@ from lab.core.mixers.initialisation import Initialisation
 from lab.core.mixers.options import MixerOptions
 from lab.core.mixers.stock_block import StockBlock
 from lab.core.mixers.tensor_rules import TensorRule, renamed
+from lab.core.specs import specs_in
 
 Build = Callable[[MixerShape, MixerOptions, AttentionTraits], Mixer]
 InitialWeights = Callable[
@@ -78,14 +77,7 @@ class MixerSpec:
 @cache
 def mixers() -> dict[str, MixerSpec]:
     """Every mixer that can replace attention, by kind."""
-    found: dict[str, MixerSpec] = {}
-    package = importlib.import_module("lab.core.mixers")
-    for module_info in pkgutil.iter_modules(package.__path__, "lab.core.mixers."):
-        spec = getattr(importlib.import_module(module_info.name), "SPEC", None)
-        if isinstance(spec, MixerSpec):
-            assert spec.kind not in found, f"two mixers are called {spec.kind}"
-            found[spec.kind] = spec
-    return found
+    return specs_in(["lab.core.mixers"], "SPEC", MixerSpec, key="kind")
 
 
 def mixer_spec(kind: str) -> MixerSpec:

@@ -59,7 +59,11 @@ class StoredTensors(Mapping[str, Tensor]):
         return tuple(entry.get_shape()), entry.get_dtype()
 
     def rows(self, name: str, rows: slice | None) -> Tensor:
-        """Some rows of a tensor, or all: a copy, behind which nothing of the file stays mapped into memory.
+        """A copy of some rows of a tensor, or of all; the file is closed again, so none of it stays mapped into memory.
+
+        Args:
+            name: of the tensor.
+            rows: along its first dimension; None for all.
 
         Raises:
             CheckpointError: if the file is gone or damaged by now.

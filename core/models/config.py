@@ -179,7 +179,7 @@ class VisionConfig:
         return self.pixel_shuffle is PixelShuffle.post
 
     def num_weights(self, hidden_size: int) -> int:
-        """Of the projector of merged patches; norms and patches are left out."""
+        """How many weights the projector of merged patches has, without norms and patch embedding."""
         return (self.shuffle_factor**2 + 1) * hidden_size**2
 
     @property

@@ -234,7 +234,7 @@ class LanguageModel(nn.Module, ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights that no stage trains."""
+        """Precision of the weights that no stage trains."""
         return self.input_embedding.weight.dtype
 
     @abstractmethod

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lab.core.data.jinja_chat import special_tokens
-from lab.core.errors import BackendError, CheckpointError
+from lab.core.errors import CheckpointError
 from lab.core.models.hf_config import Json
+from lab.core.optional_packages import load_package
 
 # what a student is written as
 _OF_STUDENTS = "granitehybrid"
@@ -80,14 +81,8 @@ def _load_transformers(path: Path) -> Any:
             f"{path} is a {_OF_STUDENTS}, which llama.cpp runs (llama-cli -m {path.name}) and lab does not read; give "
             "the run that it was exported from, or a folder"
         )
-    try:
-        # transformers reads GGUF only beside these two
-        import accelerate  # noqa: F401, PLC0415
-        import gguf  # noqa: F401, PLC0415
-        import transformers  # noqa: PLC0415
-    except ImportError as error:
-        raise BackendError(f"{path} needs {error.name}; pip install transformers accelerate gguf") from error
-    return transformers
+    # transformers reads GGUF only beside these two
+    return load_package("transformers", "accelerate", "gguf", needed_by=path)
 
 
 def _architecture(path: Path) -> str | None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from lab.core.errors import ConfigError
 from lab.core.models.hf_config import Json
-from lab.core.models.transformers_library import load_transformers
+from lab.core.optional_packages import load_package
 
+_NEEDED_BY = "a teacher with a vision tower"
 # of sections of config.json: where they are from, and which files hold them
 _NOTES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
@@ -34,7 +35,7 @@ class VisionEncoder(nn.Module):
             ConfigError: if it cannot build them.
         """
         super().__init__()
-        kind = getattr(load_transformers("a teacher with a vision tower"), model_class)
+        kind = getattr(load_package("transformers", needed_by=_NEEDED_BY), model_class)
         # a decoder without layers, which is thrown away
         text = {"model_type": "llama", "hidden_size": hidden_size, "num_hidden_layers": 0, "vocab_size": 1}
         text |= {"num_attention_heads": 1, "intermediate_size": 1, "bos_token_id": None, "eos_token_id": None}
@@ -70,7 +71,7 @@ def completed(section: Json, key: str) -> dict[str, Any]:
         BackendError: if transformers is not installed.
         ConfigError: if it refuses a value.
     """
-    transformers = load_transformers("a teacher with a vision tower")
+    transformers = load_package("transformers", needed_by=_NEEDED_BY)
     try:
         found = transformers.CONFIG_MAPPING[section["model_type"]](**section).to_dict()
     # its classes raise whatever a value led to

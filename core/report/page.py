@@ -23,6 +23,8 @@ from lab.core.report.tables import is_number, latex, markdown, numeric_columns, 
 GENERATOR = "lab report"
 
 _SHADES = 10
+# rows of a table that a page of a paper holds: longer ones are not offered as Markdown and LaTeX
+_MOST_COPIED = 64
 # of a row of facts: longer ones, such as lists of versions, are told apart by their keys
 _PROVENANCE = ("command", "commit", "is_dirty", "python", "host", "platform", "processor", "cores")
 
@@ -210,7 +212,12 @@ def _template() -> Any:
     )
     environment.filters |= {"shown": shown, "markdown": markdown, "latex": latex}
     environment.tests |= {"number": is_number, "map": lambda table: isinstance(table, HeatMap)}
-    environment.globals |= {"numeric_columns": numeric_columns, "blocks": _blocks, "shade": _shade}
+    environment.globals |= {
+        "numeric_columns": numeric_columns,
+        "blocks": _blocks,
+        "shade": _shade,
+        "most_copied": _MOST_COPIED,
+    }
     return environment.get_template("page.html")
 
 

@@ -33,7 +33,8 @@ def data_uri(png: bytes) -> tuple[str, int, int]:
         raise RunError("it is not a PNG picture, or is damaged") from error
     whole.paste(rgba, mask=rgba.getchannel("A"))
     scale = min(1.0, _MOST_DOTS / whole.width)
-    small = whole.resize((round(whole.width * scale), max(1, round(whole.height * scale))), Image.Resampling.LANCZOS)
+    # sharp, without the rings around lines that Lanczos would add, and that take colours and bytes
+    small = whole.resize((round(whole.width * scale), max(1, round(whole.height * scale))), Image.Resampling.HAMMING)
     buffer = io.BytesIO()
     # by an octree: a colour of few dots, such as that of one marker, keeps its place
     drawn = small.quantize(_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)

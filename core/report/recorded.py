@@ -28,7 +28,7 @@ class RecordedRun:
 
     @cached_property
     def status(self) -> dict[str, Any]:
-        """Of status.json."""
+        """The content of status.json."""
         return self._object("status.json")
 
     @cached_property

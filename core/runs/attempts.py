@@ -105,7 +105,7 @@ def patch_name(run: Path, provenance: Mapping[str, Any], patch: str) -> str | No
 
 
 def _deciding(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """By name, what the last digits depend on."""
+    """Name and value of everything that the last digits depend on."""
     for name in ("processor", "instructions", "compiler", "device"):
         if provenance.get(name) is not None:
             yield name, str(provenance[name])

@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from lab.core.errors import BackendError, CheckpointError
+from lab.core.errors import CheckpointError
+from lab.core.optional_packages import load_package
 from lab.core.runs.atomic_files import path_atomically
-from lab.core.stock.granitehybrid import Value
+from lab.core.stock.gguf_granitehybrid import Value
 
 Array = npt.NDArray[np.float32]
 Tensors = Callable[[], Iterator[tuple[str, Tensor]]]
+# what needs gguf
+FORMAT = "--format gguf"
 # of each block of 32 numbers the largest is 127 steps; the step itself is rounded to 11 bits
 _BLOCK, _OF_Q8_0 = 32, 0.5 / 127 + 2.0**-10
 # half the last bit of float16, and half its smallest number
@@ -28,19 +31,6 @@ class GgufPrecision(Enum):
     F16 = "F16"
     Q8_0 = "Q8_0"
     """Blocks of 32 numbers of 8 bits with one scale; matrices whose row length is not a multiple of 32 stay F16."""
-
-
-def load_gguf() -> Any:
-    """The package.
-
-    Raises:
-        BackendError: if it is not installed.
-    """
-    try:
-        import gguf  # noqa: PLC0415
-    except ImportError:
-        raise BackendError("--format gguf needs gguf 0.10 or newer; pip install gguf") from None
-    return gguf
 
 
 def stored_as(name: str, shape: tuple[int, ...], precision: GgufPrecision) -> GgufPrecision:
@@ -68,7 +58,7 @@ def write_gguf(
         CheckpointError: if the file does not hold them, since numbers are too large for the precision, say.
         RunError: if the disk is full or cannot be written.
     """
-    gguf = load_gguf()
+    gguf = load_package("gguf", needed_by=FORMAT)
     with path_atomically(path) as partial:
         _write(gguf, partial, architecture, keys, tensors, precision)
         difference = _difference(gguf, partial, keys, tensors, precision)
@@ -84,7 +74,7 @@ def keys_in(path: Path, prefix: str) -> dict[str, Value]:
         BackendError: if gguf is not installed.
         CheckpointError: if the file is damaged.
     """
-    gguf = load_gguf()
+    gguf = load_package("gguf", needed_by=FORMAT)
     try:
         fields = gguf.GGUFReader(path).fields
     except (OSError, ValueError, IndexError, KeyError) as error:

@@ -9,7 +9,7 @@ from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.folder import ModelFolder
 from lab.core.runs.json_files import read_json_object
 from lab.core.stock.gguf_file import keys_in
-from lab.core.stock.granitehybrid import Value
+from lab.core.stock.gguf_granitehybrid import Value
 from lab.core.tokenizer import Tokenizer
 
 PREFIX = "tokenizer."

@@ -58,7 +58,7 @@ class Stack:
 
     @property
     def rotary(self) -> RotaryConfig:
-        """Of the attention that was kept; without any, the last stack's."""
+        """The rotary embedding of the attention that was kept; without any, the last stack's."""
         kept = [traits.rotary.config for traits in self.softmax if traits.rotary is not None]
         return kept[0] if kept else self.config.rotary
 

@@ -19,7 +19,7 @@ from lab.core.models.config import max_length
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.generation import allocate
 from lab.core.models.steps import Steps
-from lab.core.models.transformers_library import load_transformers
+from lab.core.optional_packages import load_package
 
 # what needs transformers
 FORMAT = "--format transformers"
@@ -142,7 +142,7 @@ def _inputs(prompt: Inputs) -> dict[str, Tensor]:
 
 
 def _load(folder: Path, *, images: bool) -> Any:
-    transformers = load_transformers(FORMAT)
+    transformers = load_package("transformers", needed_by=FORMAT)
     kind = transformers.AutoModelForImageTextToText if images else transformers.AutoModelForCausalLM
     with quiet(folder):
         model, loading = kind.from_pretrained(
@@ -157,7 +157,7 @@ def _load(folder: Path, *, images: bool) -> Any:
 @contextmanager
 def quiet(folder: Path) -> Iterator[None]:
     """Keep transformers from printing, and tell its errors in one line."""
-    transformers = load_transformers(FORMAT)
+    transformers = load_package("transformers", needed_by=FORMAT)
     logging = transformers.utils.logging
     level, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -23,9 +23,9 @@ from lab.core.models.steps import Steps
 from lab.core.models.text_model import TextModel
 from lab.core.products import current
 from lab.core.runs.random_streams import Seeds
+from lab.experiments.bench.accuracy import largest_difference
 from lab.experiments.bench.machine import load_optional
 from lab.experiments.bench.rates import Work
-from lab.experiments.bench.ssd_problem import largest_difference
 
 # what transformers has too
 _FAMILY = families()["llama"]

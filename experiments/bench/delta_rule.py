@@ -15,14 +15,9 @@ from lab.core.delta_rule import gated_delta_rule
 from lab.core.delta_rule.chunked import native
 from lab.core.delta_rule.decode.step import step
 from lab.core.operators.backends import operators, resolve
+from lab.experiments.bench.accuracy import TOLERANCE, Mode, largest_difference
 from lab.experiments.bench.delta_rule_memory import OURS, peak_memory
-from lab.experiments.bench.delta_rule_problem import (
-    TOLERANCE,
-    DeltaRuleProblem,
-    DeltaRuleSetting,
-    Inputs,
-    Operator,
-)
+from lab.experiments.bench.delta_rule_problem import DeltaRuleProblem, DeltaRuleSetting, Inputs, Operator
 from lab.experiments.bench.findings import Conclusion, Finding
 from lab.experiments.bench.harness import Candidate, Case, Missing, Row
 from lab.experiments.bench.machine import load_optional
@@ -31,7 +26,6 @@ from lab.experiments.bench.peak import measure_peak
 from lab.experiments.bench.rates import MachinePeak, Work
 from lab.experiments.bench.ssd_cases import clock_for
 from lab.experiments.bench.ssd_peers import BENCH_HINT, TRANSFORMERS
-from lab.experiments.bench.ssd_problem import Mode, largest_difference
 
 DISTRIBUTIONS = ("numpy", "torch", "transformers", "fla-core", "triton", "einops")
 

@@ -8,10 +8,10 @@ import torch
 
 from lab.core.delta_rule import gated_delta_rule
 from lab.core.errors import RunError
+from lab.experiments.bench.accuracy import Mode
 from lab.experiments.bench.delta_rule_problem import DeltaRuleProblem, DeltaRuleSetting
 from lab.experiments.bench.memory import ask_process, peak_of, size_of
 from lab.experiments.bench.ssd_memory import Peak
-from lab.experiments.bench.ssd_problem import Mode
 
 OURS = "lab gated_delta_rule"
 

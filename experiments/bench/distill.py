@@ -18,13 +18,13 @@ from lab.core.products import current as products
 from lab.core.products.implementations import TORCH
 from lab.core.ssd.chunked import native
 from lab.experiments.bench.distill_memory import CANDIDATES, OURS, RECURRENCE, StepPeak, peak_memory
-from lab.experiments.bench.distill_operations import step_operations
 from lab.experiments.bench.distill_problem import Exact, StageOne, Step, StepSetting
 from lab.experiments.bench.findings import Conclusion, Finding
 from lab.experiments.bench.harness import Candidate, Case, Row
 from lab.experiments.bench.peak import measure_peak
 from lab.experiments.bench.rates import MachinePeak, Work
 from lab.experiments.bench.shares import share_findings
+from lab.experiments.bench.train_operations import training_operations
 
 DISTRIBUTIONS = ("numpy", "torch")
 
@@ -96,7 +96,7 @@ def cases(*, quick: bool) -> Generator[Case, list[Row], Conclusion]:
 
 
 def _case(name: str, setting: StepSetting, problem: StageOne, *, peak: MachinePeak, is_judged: bool) -> Case:
-    operations = step_operations(problem)
+    operations = training_operations(1, problem.teacher, problem.student, problem.batch)
     is_compiled = native.why_not() is None
     exact = Exact(problem)
     ours, *others = (

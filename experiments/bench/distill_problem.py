@@ -4,42 +4,30 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from importlib.resources import files
-from typing import Any, cast
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from lab.core.data.batch import Batch
 from lab.core.data.chat_template import IGNORED
-from lab.core.data.source_spec import SourceRequest
-from lab.core.data.stream import Source
-from lab.core.hydra_schema import to_typed
-from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.families import TeacherConfig, build_random
-from lab.core.models.spec import families
 from lab.core.runs.random_streams import Seeds
-from lab.core.tokenizer import Tokenizer
+from lab.experiments.bench.accuracy import largest_difference
+from lab.experiments.bench.architectures import architecture_of
 from lab.experiments.bench.distill_recipe import RecipeStep, Scan, in_chunks
-from lab.experiments.bench.ssd_problem import largest_difference
+from lab.experiments.bench.teachers import PICTURES, picture_teacher, text_teacher
 from lab.experiments.distill.config import Recipe
-from lab.experiments.distill.data import Data, PromptConfig, prompt_format
-from lab.experiments.distill.data_sources import DataConfig
+from lab.experiments.distill.data import Data, PromptConfig
 from lab.experiments.distill.loss_mask import hidden_states
 from lab.experiments.distill.objectives import HeadOutputsObjective, autocast_of
 from lab.experiments.distill.student import StudentConfig, build_student, set_trainable, trainable_names
-from lab.experiments.distill.tasks.picture_questions import PictureQuestionsConfig, picture_questions_tokenizer
-from lab.experiments.distill.teacher import new_teacher
 
 # loss, then gradients
 Step = Callable[[], Sequence[Tensor]]
 
 _CPU = torch.device("cpu")
-_PICTURES = DataConfig(picture_questions=PictureQuestionsConfig())
 # stage 1 computes no logits, so the size of the vocabulary does not matter
 _VOCAB_SIZE = 1024
 
@@ -135,54 +123,17 @@ class Exact:
 
 def _of_tokens(setting: StepSetting) -> tuple[LanguageModel, Batch]:
     """A teacher of language model layers only."""
-    widths = architecture_of(setting.teacher).decoders[-1]
-    values = {field.name: getattr(widths, field.name) for field in fields(widths)}
-    # any text family has these layers
-    decoder = families()["llama"].config
-    config = decoder(**(values | {"num_layers": setting.num_layers, "vocab_size": _VOCAB_SIZE}))
     generator = Seeds(0).torch("bench distill")
-    teacher = build_random(config, device=_CPU, dtype=torch.float32, generator=generator, std=widths.hidden_size**-0.5)
+    widths = architecture_of(setting.teacher).decoders[-1]
+    teacher = text_teacher(widths, num_layers=setting.num_layers, vocab_size=_VOCAB_SIZE, generator=generator)
     ids = torch.randint(_VOCAB_SIZE, (setting.batch_size, setting.num_tokens or 1), generator=generator)
     lengths = torch.full((setting.batch_size,), ids.shape[1])
     no_tiles = torch.empty(0, 3, 1, 1)
-    batch = Batch(no_tiles, ids, ids, torch.full_like(ids, IGNORED), lengths, lengths, ())
-    return teacher.requires_grad_(False).eval(), batch
+    return teacher, Batch(no_tiles, ids, ids, torch.full_like(ids, IGNORED), lengths, lengths, ())
 
 
 def _of_pictures(setting: StepSetting) -> tuple[LanguageModel, Batch]:
     """The whole teacher, on the first prompts of its training."""
     teacher, tokenizer = picture_teacher(setting.teacher, setting.num_layers)
-    data = Data(_PICTURES, PromptConfig(), teacher.config, tokenizer, seed=0)
+    data = Data(PICTURES, PromptConfig(), teacher.config, tokenizer, seed=0)
     return teacher, data.stream("bench distill", batch_size=setting.batch_size).next_batch()
-
-
-def picture_source(teacher: LanguageModel, tokenizer: Tokenizer) -> Source:
-    """What a training of that teacher reads."""
-    request = SourceRequest(
-        split="train",
-        seed=0,
-        tokenizer=tokenizer,
-        prompt_format=prompt_format(PromptConfig(), teacher.config),
-        has_lessons=False,
-    )
-    return _PICTURES.source.open(_PICTURES.options, request)
-
-
-def picture_teacher(name: str, num_layers: int) -> tuple[LanguageModel, Tokenizer]:
-    """A teacher of conf/teacher with random weights and some layers of its language model, and its tokenizer."""
-    config: Any = architecture_of(name)
-    config = replace(config, llm=replace(config.llm, num_layers=num_layers))
-    tokenizer = picture_questions_tokenizer(PromptConfig().system)
-    teacher = new_teacher(config, tokenizer, device=_CPU, seed=0)
-    return teacher.requires_grad_(False).eval(), tokenizer
-
-
-def architecture_of(teacher: str) -> ModelConfig:
-    """The architecture of a teacher in conf/teacher."""
-    text = OmegaConf.create(files("lab.conf").joinpath("teacher", f"{teacher}.yaml").read_text())
-    assert isinstance(text, DictConfig), "the file is a mapping"
-    del text["defaults"]
-    merged = OmegaConf.merge(OmegaConf.structured(TeacherConfig), text)
-    architecture = to_typed(cast(DictConfig, merged), TeacherConfig).architecture
-    assert architecture is not None, "the file gives one"
-    return architecture

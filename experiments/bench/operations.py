@@ -32,7 +32,7 @@ class Operations:
         return Operations(self.paper + other.paper, self.executed + other.executed)
 
     def times(self, count: float) -> "Operations":
-        """Of so many such calls."""
+        """The operations of this many such calls."""
         return Operations(count * self.paper, count * self.executed)
 
 

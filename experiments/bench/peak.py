@@ -15,9 +15,9 @@ from torch.nn.functional import linear
 
 from lab.core.native.build import load_native
 from lab.core.runs.random_streams import Seeds
+from lab.experiments.bench.accuracy import largest_difference
 from lab.experiments.bench.machine import event_clock, load_optional
 from lab.experiments.bench.rates import LibraryProduct, MachinePeak
-from lab.experiments.bench.ssd_problem import largest_difference
 
 # all together take a few seconds
 _FMA_S = 0.1

@@ -211,7 +211,7 @@ def _is_behind(peak: MachinePeak) -> tuple[bool, str]:
 
 
 def _training_ratios(many: dict[Cell, list[Row]]) -> dict[Cell, float | None]:
-    """By the cell of the forward: torch's time of all three products over ours."""
+    """Torch's time for all three products over ours, by the cell of the forward product."""
     ratios: dict[Cell, float | None] = {}
     for cell in many:
         if cell.setting.operation is Operation.forward:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lab.core.products.implementations import Operation
 from lab.core.runs.random_streams import Seeds
+from lab.experiments.bench.accuracy import largest_difference
 from lab.experiments.bench.rates import Work
-from lab.experiments.bench.ssd_problem import largest_difference
 
 # Largest error over the largest entry. float32: rounding of sums of up to 8,192 terms; bfloat16: that of the result.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-2}

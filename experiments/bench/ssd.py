@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from lab.experiments.bench.accuracy import Mode
 from lab.experiments.bench.findings import Conclusion, Finding
 from lab.experiments.bench.harness import Case, Row
 from lab.experiments.bench.peak import measure_peak
@@ -23,7 +24,7 @@ from lab.experiments.bench.ssd_decode import decode_case
 from lab.experiments.bench.ssd_figures import Measured, draw_lengths
 from lab.experiments.bench.ssd_lengths import crossover_length, growth_exponent
 from lab.experiments.bench.ssd_memory import OURS, Peak, peak_memory
-from lab.experiments.bench.ssd_problem import Mode, SsdSetting
+from lab.experiments.bench.ssd_problem import SsdSetting
 
 DISTRIBUTIONS = ("numpy", "torch", "transformers", "mamba-ssm", "triton", "fla-core", "einops")
 

@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from lab.experiments.bench.accuracy import TOLERANCE, Mode, largest_difference
 from lab.experiments.bench.harness import Candidate
 from lab.experiments.bench.operations import attention_operations
 from lab.experiments.bench.rates import Work
-from lab.experiments.bench.ssd_problem import TOLERANCE, Mode, SsdProblem, SsdSetting, largest_difference
+from lab.experiments.bench.ssd_problem import SsdProblem, SsdSetting
 
 ATTENTION = "causal softmax attention (SDPA)"
 # number of compared rows, spread over the sequence: the whole square in float64 would not fit

@@ -9,6 +9,7 @@ import torch
 from lab.core.operators.backends import operators, resolve
 from lab.core.ssd import ssd
 from lab.core.ssd.chunked import native
+from lab.experiments.bench.accuracy import TOLERANCE, Mode
 from lab.experiments.bench.harness import Candidate, Case, Clock, Missing, Row, wall_clock
 from lab.experiments.bench.machine import event_clock
 from lab.experiments.bench.operations import scan_operations
@@ -16,13 +17,7 @@ from lab.experiments.bench.rates import MachinePeak, Work
 from lab.experiments.bench.ssd_attention import attention_candidate
 from lab.experiments.bench.ssd_memory import OURS
 from lab.experiments.bench.ssd_peers import MINIMAL, PEERS, TRANSFORMERS, Peer, peer_names
-from lab.experiments.bench.ssd_problem import (
-    TOLERANCE,
-    Mode,
-    Operator,
-    SsdProblem,
-    SsdSetting,
-)
+from lab.experiments.bench.ssd_problem import Operator, SsdProblem, SsdSetting
 
 # Required ratios of the others' times to ours, at the headline's size on a CPU.
 _REQUIRED_RATIOS = {

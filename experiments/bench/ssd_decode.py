@@ -15,11 +15,12 @@ from torch import Tensor
 
 from lab.core.runs.random_streams import Seeds
 from lab.core.ssd.decode.step import step
+from lab.experiments.bench.accuracy import TOLERANCE, Mode, largest_difference
 from lab.experiments.bench.harness import Candidate, Case, Clock, Missing
 from lab.experiments.bench.machine import load_optional
 from lab.experiments.bench.rates import MachinePeak, Work
 from lab.experiments.bench.ssd_peers import BENCH_HINT, KERNELS, MAMBA_HINT, TRANSFORMERS, load_mamba_ssm
-from lab.experiments.bench.ssd_problem import TOLERANCE, Mode, SsdSetting, largest_difference
+from lab.experiments.bench.ssd_problem import SsdSetting
 
 # "Within 1.5 times the time that streaming the state once takes": streaming takes at least this share of ours.
 _STREAMING_RATIO = 1 / 1.5

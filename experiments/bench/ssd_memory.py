@@ -10,11 +10,12 @@ from torch import Tensor
 
 from lab.core.errors import RunError
 from lab.core.ssd import ssd
+from lab.experiments.bench.accuracy import Mode
 from lab.experiments.bench.harness import Missing
 from lab.experiments.bench.memory import ask_process, peak_of, size_of
 from lab.experiments.bench.ssd_attention import ATTENTION, Attention
 from lab.experiments.bench.ssd_peers import PEERS
-from lab.experiments.bench.ssd_problem import Mode, SsdProblem, SsdSetting
+from lab.experiments.bench.ssd_problem import SsdProblem, SsdSetting
 
 OURS = "lab ssd"
 

@@ -2,10 +2,8 @@
 
 # Letters: B batch, T tokens, H heads, P head_dim, N state_dim; as many groups as heads.
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 
 import torch
@@ -13,24 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lab.core.runs.random_streams import Seeds
+from lab.experiments.bench.accuracy import Mode, largest_difference
 from lab.experiments.bench.ssd_exact import Inputs, exact_output
-
-
-class Mode(StrEnum):
-    """What one call computes."""
-
-    forward = "forward"
-    backward = "forward and backward"
-
-
-# Largest error over the largest entry. float32: rounding of sums of up to a thousand terms; a gradient of A or dt sums
-# over all tokens or a whole state. bfloat16: its 8 bits, once in the matrices and once in the result.
-TOLERANCE = {
-    (Mode.forward, torch.float32): 2e-5,
-    (Mode.backward, torch.float32): 1e-4,
-    (Mode.forward, torch.bfloat16): 3e-2,
-    (Mode.backward, torch.bfloat16): 6e-2,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +79,7 @@ class SsdProblem:
 
     @cached_property
     def gradients(self) -> Inputs:
-        """Of <output, output_gradient> with respect to each argument, in float64."""
+        """Gradients of <output, output_gradient> with respect to each argument, in float64."""
         leaves = Inputs(*(tensor.double().requires_grad_() for tensor in self.inputs))
         return Inputs(*torch.autograd.grad(exact_output(leaves), leaves, self.output_gradient.double()))
 
@@ -123,17 +105,3 @@ class SsdProblem:
     def difference(self, mode: Mode, found: Sequence[Tensor]) -> float:
         """Largest difference between the results of a call and the exact ones."""
         return largest_difference(found, [self.output] if mode is Mode.forward else [self.output, *self.gradients])
-
-
-def largest_difference(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """The worst tensor's largest error, as a fraction of its largest entry; infinite for NaN or a wrong shape."""
-    worst = 0.0
-    for ours, reference in zip(found, exact, strict=True):
-        if ours.shape != reference.shape:
-            return math.inf
-        share = float((ours.double() - reference).abs().max() / reference.abs().max())
-        # `max` would skip NaN
-        if math.isnan(share):
-            return math.inf
-        worst = max(worst, share)
-    return worst

@@ -67,5 +67,5 @@ def training_operations(
 
 
 def _num_weights(module: nn.Module) -> int:
-    """Of the matrices that multiply every row."""
+    """Number of weights in the matrices that multiply every row."""
     return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))

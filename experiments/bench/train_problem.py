@@ -5,11 +5,11 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -23,15 +23,14 @@ from lab.core.data.stream import Batches, Source, Stream
 from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.config import DecoderConfig, max_length
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.families import build_random
-from lab.core.models.spec import families
 from lab.core.runs.provenance import collect
 from lab.core.runs.random_streams import Seeds
 from lab.core.runs.record import Run
 from lab.core.train.loop import TrainedStep, Validation, fit
 from lab.core.train.optim import adamw
 from lab.core.train.state import Resumable, TrainingState
-from lab.experiments.bench.distill_problem import architecture_of, picture_source, picture_teacher
+from lab.experiments.bench.architectures import architecture_of
+from lab.experiments.bench.teachers import picture_source, picture_teacher, text_teacher
 from lab.experiments.distill.config import Recipe
 from lab.experiments.distill.loader import Loader, loaded
 from lab.experiments.distill.loss_mask import LossMask
@@ -318,15 +317,9 @@ def _opened(setting: TrainSetting) -> Opened:
         teacher, tokenizer = picture_teacher(setting.teacher, setting.num_layers)
         return teacher, picture_source(teacher, tokenizer), max_length(teacher.config)
     widths = _smollm2() if setting.teacher == SMOLLM2 else architecture_of(setting.teacher).decoders[-1]
-    # any text family has these layers
-    decoder = families()["llama"].config
-    values = {field.name: getattr(widths, field.name) for field in fields(widths)} | {"num_layers": setting.num_layers}
-    values |= {} if setting.vocab_size is None else {"vocab_size": setting.vocab_size}
-    config: Any = decoder(**values)
     generator = Seeds(0).torch("bench train")
-    teacher = build_random(config, device=_CPU, dtype=torch.float32, generator=generator, std=config.hidden_size**-0.5)
-    source = RandomTokens(setting.num_tokens, config.vocab_size)
-    return teacher.requires_grad_(False).eval(), source, setting.num_tokens
+    teacher = text_teacher(widths, num_layers=setting.num_layers, vocab_size=setting.vocab_size, generator=generator)
+    return teacher, RandomTokens(setting.num_tokens, teacher.config.decoders[-1].vocab_size), setting.num_tokens
 
 
 def _smollm2() -> DecoderConfig:

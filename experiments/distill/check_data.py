@@ -65,7 +65,7 @@ class Findings:
 
     @property
     def share_too_long(self) -> float:
-        """Of the samples that can be read, those above `max_length`."""
+        """The fraction of readable samples that are longer than `max_length`."""
         return self.counts.get(Reason.too_long.value, 0) / max(len(self.tokens), 1)
 
     @property

@@ -11,7 +11,7 @@ from lab.core.data.stream import SPLITS, FiniteSource, Source, Stream, refusal, 
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import ModelConfig, VisionConfig, max_length
 from lab.core.models.folder import ModelFolder
-from lab.core.models.picture_config import VisionEncoderConfig
+from lab.core.models.vision_language_config import VisionEncoderConfig
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.core.runs.random_streams import Seeds
 from lab.core.tokenizer import Tokenizer

@@ -4,8 +4,6 @@ Every file in core/data or experiments/distill/tasks that defines `SOURCE` is a 
 it. Nothing else lists the sources.
 """
 
-import importlib
-import pkgutil
 from dataclasses import dataclass, fields, make_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -13,22 +11,15 @@ from typing import TYPE_CHECKING, Any
 from lab.core.data.bad_samples import OnBadSample
 from lab.core.data.source_spec import SourceSpec
 from lab.core.errors import ConfigError
+from lab.core.specs import specs_in
 
-_FOLDERS = ("lab.core.data", "lab.experiments.distill.tasks")
+_PACKAGES = ("lab.core.data", "lab.experiments.distill.tasks")
 
 
 @cache
 def data_sources() -> dict[str, SourceSpec]:
     """Every data source by its kind."""
-    found: dict[str, SourceSpec] = {}
-    for folder in _FOLDERS:
-        package = importlib.import_module(folder)
-        for module_info in pkgutil.iter_modules(package.__path__, f"{folder}."):
-            spec = getattr(importlib.import_module(module_info.name), "SOURCE", None)
-            if isinstance(spec, SourceSpec):
-                assert spec.kind not in found, f"two data sources are called {spec.kind}"
-                found[spec.kind] = spec
-    return dict(sorted(found.items()))
+    return dict(sorted(specs_in(_PACKAGES, "SOURCE", SourceSpec, key="kind").items()))
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ from lab.core.models.config import ModelConfig
 from lab.core.resources import memory_of_processes, refuse_too_large, refuse_too_much_disk, size_in_words
 from lab.experiments.distill.config import TEACHER, DistillConfig, Recipe
 from lab.experiments.distill.data import Data
-from lab.experiments.distill.held import ALONE, Spread
+from lab.experiments.distill.process_memory import ALONE, Spread
 from lab.experiments.distill.sizes import (
     bytes_per_token,
     checkpoint_bytes,

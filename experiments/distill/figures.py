@@ -189,7 +189,7 @@ def _baselines(axes: Axes, table: Sequence[Row], columns: Columns) -> None:
 
 
 def _half_width(summary: Summary, quantity: Quantity) -> float:
-    """Of the 95 % interval of the mean; 0, which shows no bar, for one replicate."""
+    """Half the width of the mean's 95 % interval; 0, which shows no bar, for one replicate."""
     return estimate(summary.values[quantity]).half_width or 0.0
 
 

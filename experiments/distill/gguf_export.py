@@ -8,10 +8,11 @@ from torch import Tensor
 
 from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.folder import ModelFolder
+from lab.core.optional_packages import load_package
 from lab.core.runs.atomic_files import as_run_error
-from lab.core.stock.gguf_file import GgufPrecision, load_gguf, write_gguf
+from lab.core.stock.gguf_file import FORMAT, GgufPrecision, write_gguf
+from lab.core.stock.gguf_granitehybrid import ARCHITECTURE, Value, keys_of, stack_for_llama, tensors_of
 from lab.core.stock.gguf_vocabulary import has_chat_template, vocabulary
-from lab.core.stock.granitehybrid import ARCHITECTURE, Value, keys_of, stack_for_llama, tensors_of
 from lab.experiments.distill.load import find_model, load_finished
 from lab.experiments.distill.selector import StudentSelector
 from lab.experiments.distill.sources import RecordedRun
@@ -54,7 +55,7 @@ def write_gguf_student(
     Raises:
         LabError: as `lab.experiments.distill.export.main`.
     """
-    load_gguf()
+    load_package("gguf", needed_by=FORMAT)
     teacher = open_teacher(run.config.teacher, device=_CPU, seed=run.config.seed)
     # before the student's weights are read
     stack_for_llama(outline(teacher.architecture, node))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from lab.core.errors import ConfigError
-from lab.core.hydra_schema import to_typed
+from lab.core.hydra_schema import in_run_directory, resolved, to_typed
 from lab.core.mixers.spec import mixer_like
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
@@ -40,11 +40,11 @@ from lab.experiments.distill.estimate import (
     refuse_steps_that_do_not_fit,
     refuse_weights_that_do_not_fit,
 )
-from lab.experiments.distill.held import Spread
 from lab.experiments.distill.load import student_of
 from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.pipeline import work_on_students, work_on_teacher
 from lab.experiments.distill.placement import softmax_layers
+from lab.experiments.distill.process_memory import Spread
 from lab.experiments.distill.rows import Row
 from lab.experiments.distill.run_context import RunContext
 from lab.experiments.distill.sources import find_source, source_checkpoint
@@ -106,10 +106,7 @@ def run(config: "DictConfig") -> float:
     Raises:
         LabError: for what the user can fix; what was recorded before is intact.
     """
-    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
-
-    hydra = HydraConfig.get()
-    return execute(config, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+    return in_run_directory(execute, config)
 
 
 def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> float:
@@ -191,11 +188,7 @@ def _processes(settings: DistillConfig, ranks: Ranks) -> dict[str, object] | Non
 
 def recorded_config(config: "DictConfig") -> dict[str, object]:
     """The configuration as recorded, without keys such as the device, which may differ between runs that continue."""
-    from omegaconf import OmegaConf  # noqa: PLC0415
-
-    resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    assert isinstance(resolved, dict), "a composed configuration is a mapping"
-    return deciding({str(key): value for key, value in resolved.items()})
+    return deciding(resolved(config))
 
 
 def open_context(config: DistillConfig, folder: Path | None) -> RunContext:

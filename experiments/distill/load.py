@@ -15,7 +15,7 @@ from lab.core.models.checkpoint import CONFIG
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.folder import PROMPT, Kind, ModelFolder, Precision
-from lab.core.models.picture_config import VisionEncoderConfig
+from lab.core.models.vision_language_config import VisionEncoderConfig
 from lab.core.parallel.layout import Layout, assign, cut_modules, whole
 from lab.core.runs.random_streams import Seeds
 from lab.core.streams import say

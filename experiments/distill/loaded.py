@@ -1,4 +1,4 @@
-"""`lab.load`: a model by the name that commands take, to ask and to look into from Python."""
+"""`lab.load`: open any model that commands know by name, to generate and to read its hidden states."""
 
 # Letters: T tokens, D model width.
 
@@ -11,15 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from lab.core.data.jinja_chat import FIXED_DAY
-from lab.core.errors import ConfigError
-from lab.core.models.decoder import Inputs
-from lab.core.models.generation import SamplingConfig
-from lab.core.products import current
-from lab.core.runs.random_streams import Seeds
-from lab.experiments.distill.data import PromptConfig
-from lab.experiments.distill.generation.answer import Respondent
-from lab.experiments.distill.given import (
+from lab.core.arguments import (
     images_of,
     require_day,
     require_flag,
@@ -29,6 +21,14 @@ from lab.experiments.distill.given import (
     require_text,
     require_whole,
 )
+from lab.core.data.jinja_chat import FIXED_DAY
+from lab.core.errors import ConfigError
+from lab.core.models.decoder import Inputs
+from lab.core.models.generation import SamplingConfig
+from lab.core.products import current
+from lab.core.runs.random_streams import Seeds
+from lab.experiments.distill.data import PromptConfig
+from lab.experiments.distill.generation.answer import Respondent
 from lab.experiments.distill.hidden_states import layers_of, states_behind
 from lab.experiments.distill.load import find_model, precision_of
 from lab.experiments.distill.opened_model import OpenedModel, refuse_empty
@@ -175,7 +175,7 @@ def load(
         InputError: for a name that the file system does not take.
         RunError: if there is no such run, or nothing in it is finished.
     """
-    require_path(model)
+    require_path(model=model)
     require_text(device=device, **_given(precision=precision, system=system))
     require_whole(**_given(max_tiles=max_tiles))
     chosen, place = precision_of(precision), device_of(device)
@@ -191,5 +191,5 @@ def load(
 
 
 def _given(**values: object) -> dict[str, object]:
-    """Those that are not None."""
+    """The values that are not None."""
     return {name: value for name, value in values.items() if value is not None}

@@ -21,8 +21,8 @@ from lab.core.models.spec import build
 from lab.core.parallel.config import refuse_uneven
 from lab.core.runs.json_files import Entry
 from lab.experiments.distill.config import DistillConfig
-from lab.experiments.distill.held import FLOAT32, MOMENTS, Numbers, Spread, own_size
 from lab.experiments.distill.placement import softmax_layers
+from lab.experiments.distill.process_memory import FLOAT32, MOMENTS, Numbers, Spread, own_size
 from lab.experiments.distill.sizes import batch_bytes, num_uncut
 from lab.experiments.distill.stage_graph import HYBRID_FROM
 from lab.experiments.distill.student import set_trainable, trainable_names
@@ -122,7 +122,7 @@ def _plan(config: DistillConfig, architecture: ModelConfig, stage: int, processe
         own_size=own_size(dtype, autocast=recipe.autocast),
     )
     spread = Spread.of(config.parallel, processes)
-    held = numbers.held(spread)
+    memory = numbers.memory(spread)
     vocabulary = architecture.decoders[-1].vocab_size
     return StagePlan(
         stage=stage,
@@ -137,11 +137,11 @@ def _plan(config: DistillConfig, architecture: ModelConfig, stage: int, processe
         steps=recipe.steps,
         samples=recipe.steps * recipe.accumulation * recipe.batch_size,
         batches=recipe.accumulation // processes,
-        frozen_a_process=held.teacher + held.untrained,
-        trained_a_process=held.trained,
-        gradients_a_process=held.gradients,
+        frozen_a_process=memory.teacher + memory.untrained,
+        trained_a_process=memory.trained,
+        gradients_a_process=memory.gradients,
         batch_a_process=round(batch_bytes(config, architecture, f"stage_{stage}", max_length, spread)),
-        written_by_first=held.written,
+        written_by_first=memory.written,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from lab.core.models.config import DecoderConfig, ModelConfig
 from lab.experiments.distill.config import TEACHER, DistillConfig, Recipe
-from lab.experiments.distill.held import ALONE, MOMENTS, Numbers, Spread, own_size
+from lab.experiments.distill.process_memory import ALONE, MOMENTS, Numbers, Spread, own_size
 
 # newest, best, and the one that is being written
 _CHECKPOINTS = 3
@@ -35,7 +35,7 @@ def num_uncut(architecture: ModelConfig) -> int:
 
 def weights_bytes(config: DistillConfig, architecture: ModelConfig, spread: Spread = ALONE) -> float:
     """Memory of the teacher, a student, gradients and moments in each process."""
-    return numbers_of(config, architecture).held(spread).teacher + trained_bytes(config, architecture, spread)
+    return numbers_of(config, architecture).memory(spread).teacher + trained_bytes(config, architecture, spread)
 
 
 def trained_bytes(config: DistillConfig, architecture: ModelConfig, spread: Spread = ALONE) -> float:
@@ -43,14 +43,14 @@ def trained_bytes(config: DistillConfig, architecture: ModelConfig, spread: Spre
     if config.stage == TEACHER:
         # a new teacher's weights are there already
         return (1 + MOMENTS) * num_weights(architecture) * dtype_of(config).itemsize
-    return numbers_of(config, architecture).held(spread).student if config.stage_numbers else 0.0
+    return numbers_of(config, architecture).memory(spread).student if config.stage_numbers else 0.0
 
 
 def written_bytes(config: DistillConfig, architecture: ModelConfig, spread: Spread) -> int:
     """Memory of the copy that the first of several processes writes as a checkpoint while the others go on."""
     if config.stage == TEACHER and spread.processes > 1:
         return (1 + MOMENTS) * num_weights(architecture) * dtype_of(config).itemsize
-    return numbers_of(config, architecture).held(spread).written if config.stage_numbers else 0
+    return numbers_of(config, architecture).memory(spread).written if config.stage_numbers else 0
 
 
 def checkpoint_bytes(config: DistillConfig, architecture: ModelConfig) -> float:
@@ -178,5 +178,5 @@ def logits_bytes(architecture: ModelConfig, recipe: Recipe, num_tokens: int) -> 
 
 
 def dtype_of(config: DistillConfig) -> torch.dtype:
-    """Of the teacher's weights."""
+    """Precision of the teacher's weights."""
     return torch.float32 if config.stage == TEACHER else config.teacher.precision.dtype

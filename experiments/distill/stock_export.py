@@ -19,9 +19,9 @@ from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.folder import GENERATION_CONFIG, PROMPT, ModelFolder, Precision
 from lab.core.models.hf_config import load_json
-from lab.core.models.picture_files import PROCESSOR
+from lab.core.models.image_processor import PROCESSOR
 from lab.core.models.spec import build
-from lab.core.models.transformers_library import load_transformers
+from lab.core.optional_packages import load_package
 from lab.core.runs.json_files import write_json
 from lab.core.runs.random_streams import Seeds
 from lab.core.runs.tensor_files import write_tensors
@@ -57,7 +57,7 @@ def write_stock(
     Raises:
         LabError: as `lab.experiments.distill.export.main`.
     """
-    load_transformers(FORMAT)
+    load_package("transformers", needed_by=FORMAT)
     teacher = open_teacher(run.config.teacher, device=_CPU, seed=run.config.seed)
     # before weights are read
     choose(outline(teacher.architecture, node))

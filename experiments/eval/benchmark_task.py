@@ -39,7 +39,7 @@ class BenchmarkTask:
 
     @property
     def benchmark(self) -> Benchmark:
-        """That the file holds."""
+        """The benchmark that the file holds."""
         return self.file.benchmark
 
     def refuse(self, found: FoundModel, label: str) -> None:

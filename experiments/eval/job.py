@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lab.core.errors import RunError
-from lab.core.hydra_schema import to_typed
+from lab.core.hydra_schema import in_run_directory, resolved, to_typed
 from lab.core.native.fallback import say_missing_loops
 from lab.core.operators.loops import loop_names, missing_loops
 from lab.core.products import current
@@ -61,11 +61,7 @@ def check(config: "DictConfig", folder: Path | None = None) -> str:
 
 def recorded_config(config: "DictConfig") -> dict[str, object]:
     """What config.json of an evaluation holds: the resolved configuration, without keys that affect no number."""
-    from omegaconf import OmegaConf  # noqa: PLC0415
-
-    resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    assert isinstance(resolved, dict), "a composed configuration is a mapping"
-    return deciding({str(key): value for key, value in resolved.items()})
+    return deciding(resolved(config))
 
 
 def run(config: "DictConfig") -> float:
@@ -77,10 +73,7 @@ def run(config: "DictConfig") -> float:
     Raises:
         LabError: for what the user can fix; what was recorded before is intact.
     """
-    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
-
-    hydra = HydraConfig.get()
-    return execute(config, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+    return in_run_directory(execute, config)
 
 
 def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> float:

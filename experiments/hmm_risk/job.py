@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.core.hydra_schema import to_typed
+from lab.core.hydra_schema import in_run_directory, resolved, to_typed
 from lab.core.native.build import compiler_version
 from lab.core.native.fallback import say_missing_loops
 from lab.core.resources import usable_cores
@@ -65,11 +65,7 @@ def recorded_config(config: "DictConfig") -> dict[str, object]:
 
 
 def _content(config: "DictConfig", cells: Sequence[Cell]) -> dict[str, object]:
-    from omegaconf import OmegaConf  # noqa: PLC0415
-
-    resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    assert isinstance(resolved, dict), "a composed configuration is a mapping"
-    content = {str(key): value for key, value in resolved.items()}
+    content = resolved(config)
     if files := digests(cells):
         # another content of a file is another configuration
         content["hmm"] = {**content["hmm"], "digests": files}
@@ -86,12 +82,12 @@ def run(config: "DictConfig") -> float:
     Raises:
         LabError: for what the user can fix; what was recorded before is intact.
     """
-    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+    return in_run_directory(_execute, config)
 
+
+def _execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> float:
     settings = to_typed(config, HmmRiskConfig)
     cells = expand(settings)
-    hydra = HydraConfig.get()
-    directory = Path(hydra.runtime.output_dir)
     # on the machine that a launcher chose, too
     refuse_what_does_not_fit(settings, cells, directory)
     content = _content(config, cells)
@@ -104,7 +100,6 @@ def run(config: "DictConfig") -> float:
         settings={},
         compiler=compiler_version() if is_discrete and not missing else None,
     )
-    overrides = list(hydra.overrides.task)
     extension = Extension(grows=GROWS, free=FREE)
     with Run[Row](directory, content, overrides, provenance, patch, settings.sinks, extension) as record:
         say_missing_loops(missing)

@@ -29,11 +29,11 @@ class Basis(Enum):
     """What the first p coordinates are."""
 
     rotation = "rotation"
-    """Of a random rotation: every width sees a part of every direction."""
+    """Coordinates after a random rotation: every width sees a part of every direction."""
     principal = "principal"
     """Principal components, the largest first."""
     projection = "projection"
-    """Of a random projection."""
+    """Coordinates of a random projection."""
     as_given = "as_given"
     """The columns in their order."""
 
@@ -109,7 +109,7 @@ class ProbeConfig:
     seed: int = 0
     """Random seed of contexts, basis and draws."""
     device: str = "auto"
-    """Of models: cpu, cuda, or auto: cuda if there is a GPU."""
+    """Where models run: cpu, cuda, or auto: cuda if there is a GPU."""
     threads: int | None = None
     """Number of torch threads; null: one per core."""
     products: str = "auto"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lab.core.errors import RunError
-from lab.core.hydra_schema import to_typed
+from lab.core.hydra_schema import in_run_directory, resolved, to_typed
 from lab.core.products import current
 from lab.core.resources import refuse_too_many_threads, usable_cores
 from lab.core.runs.parquet import write_table
@@ -54,12 +54,8 @@ def check(config: "DictConfig", folder: Path | None = None) -> str:
 
 def recorded_config(config: "DictConfig") -> dict[str, object]:
     """What config.json of a probe holds: the resolved configuration, with a digest of the features."""
-    from omegaconf import OmegaConf  # noqa: PLC0415
-
     settings = to_typed(config, ProbeConfig)
-    resolved = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
-    assert isinstance(resolved, dict), "a composed configuration is a mapping"
-    content: dict[str, object] = deciding({str(key): value for key, value in resolved.items()})
+    content = deciding(resolved(config))
     if settings.features is not None:
         paths = [None if name is None else Path(name) for name in (settings.targets, settings.groups)]
         # another content of a file is another configuration
@@ -77,10 +73,7 @@ def run(config: "DictConfig") -> float:
     Raises:
         LabError: for what the user can fix; what was recorded before is intact.
     """
-    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
-
-    hydra = HydraConfig.get()
-    return execute(config, Path(hydra.runtime.output_dir), list(hydra.overrides.task))
+    return in_run_directory(execute, config)
 
 
 def execute(config: "DictConfig", directory: Path, overrides: Sequence[str]) -> float:

@@ -234,7 +234,7 @@ def _choices(results: Results) -> Iterator[str]:
 
 
 def layers_of(results: Results) -> dict[str, dict[int, Point]]:
-    """Of each model, and variant, the best head behind each layer for the largest n."""
+    """The best head behind each layer for the largest n, by model and variant."""
     found: dict[str, dict[int, Point]] = {}
     size = results.sizes()[-1]
     for curve in results.curves:

@@ -121,7 +121,7 @@ class Results:
 
     @classmethod
     def of(cls, table: Sequence[Row]) -> Self:
-        """Of the rows of a table, in its order."""
+        """The results in the rows of a table, in its order."""
         theory: dict[tuple[Any, ...], dict[str, float]] = {}
         measured: dict[tuple[Any, ...], list[Any]] = {}
         costs: dict[tuple[str, int, str], list[float]] = {}

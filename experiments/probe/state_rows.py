@@ -23,7 +23,7 @@ class _Targets(Protocol):
     def num_outputs(self) -> int: ...
 
     def of(self, part: slice) -> Float64[ndarray, "b m"]:
-        """Those of some rows."""
+        """The outputs of some rows."""
         ...
 
 

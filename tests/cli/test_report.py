@@ -96,7 +96,7 @@ def test_the_command_of_a_point_of_all_experiments_makes_that_point() -> None:
 
 @pytest.mark.slow
 def test_all_reference_runs_are_one_page_that_a_browser_shows(typed: Typed, tmp_path: Path) -> None:
-    runs = sorted(path.parent for path in REFERENCE.glob("[dh]*/*/status.json"))
+    runs = sorted(path.parent for path in REFERENCE.glob("*/*/status.json"))
     done = typed("report", *map(str, runs), "-o", "all.html")
     assert (done.code, done.err) == (0, "")
     page = Path("all.html")

@@ -147,7 +147,7 @@ def _sequences(inputs: Inputs) -> Iterator[_Sequence]:
 
 
 def _shared(gradient: Float[Tensor, "B H q width"], num_heads: int) -> Float[Tensor, "B q heads width"]:
-    """By token, added up over the heads that share."""
+    """A gradient by token, added up over the heads that share keys and queries."""
     batch, all_heads, *rest = gradient.shape
     return gradient.view(batch, num_heads, all_heads // num_heads, *rest).sum(2).transpose(1, 2)
 

@@ -1,22 +1,14 @@
 """InternVL 2.5 and 3 in the layout of transformers (`-hf`): InternViT in front of a decoder of a text family."""
 
-from lab.core.models.internvl.config import MODEL_CLASS, MODEL_TYPE, InternvlConfig, processor, read, write
-from lab.core.models.picture_json import with_files
-from lab.core.models.picture_model import PictureModel, names_with, renaming, stock_vision_of
-from lab.core.models.spec import FamilySpec
+from lab.core.models.internvl.config import InternvlConfig, processor, read
+from lab.core.models.vision_language_family import vision_language_family
 
-_TOWER = "vision_tower"
-
-SPEC = FamilySpec(
+SPEC = vision_language_family(
     name="internvl",
     config=InternvlConfig,
-    model_types=(MODEL_TYPE,),
     read=read,
-    write=write,
-    model=lambda config: PictureModel(config, model_class="InternVLModel"),
-    names=names_with(_TOWER),
-    sections=("text_config",),
-    stock_vision=stock_vision_of(_TOWER, model_type=MODEL_TYPE, model_class=MODEL_CLASS, processor=processor),
-    with_files=with_files(renaming(_TOWER)),
-    renamed=renaming(_TOWER),
+    processor=processor,
+    model_class="InternVLModel",
+    whole_class="InternVLForConditionalGeneration",
+    tower="vision_tower",
 )

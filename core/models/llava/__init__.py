@@ -1,23 +1,14 @@
 """LLaVA in the layout of transformers: CLIP or SigLIP in front of a decoder of a text family."""
 
-from lab.core.models.llava.config import MODEL_CLASS, MODEL_TYPE, LlavaConfig, processor, read, write
-from lab.core.models.picture_json import with_files
-from lab.core.models.picture_model import PictureModel, names_with, renaming, stock_vision_of
-from lab.core.models.spec import FamilySpec
+from lab.core.models.llava.config import LlavaConfig, processor, read
+from lab.core.models.vision_language_family import vision_language_family
 
-# where the releases on the hub have the tower
-_TOWER = "vision_tower.vision_model"
-
-SPEC = FamilySpec(
+SPEC = vision_language_family(
     name="llava",
     config=LlavaConfig,
-    model_types=(MODEL_TYPE,),
     read=read,
-    write=write,
-    model=lambda config: PictureModel(config, model_class="LlavaModel"),
-    names=names_with(_TOWER),
-    sections=("text_config",),
-    stock_vision=stock_vision_of(_TOWER, model_type=MODEL_TYPE, model_class=MODEL_CLASS, processor=processor),
-    with_files=with_files(renaming(_TOWER)),
-    renamed=renaming(_TOWER),
+    processor=processor,
+    model_class="LlavaModel",
+    whole_class="LlavaForConditionalGeneration",
+    tower="vision_tower.vision_model",
 )

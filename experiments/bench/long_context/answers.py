@@ -19,6 +19,7 @@ from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.steps import Steps
 from lab.core.products import current as products
 from lab.core.runs.random_streams import Seeds
+from lab.experiments.bench.accuracy import largest_difference
 from lab.experiments.bench.findings import Conclusion, Finding
 from lab.experiments.bench.harness import Candidate, Case, Row
 from lab.experiments.bench.long_context import paper
@@ -28,7 +29,6 @@ from lab.experiments.bench.long_context.paper import PaperSteps
 from lab.experiments.bench.long_context.setting import Setting
 from lab.experiments.bench.peak import measure_peak
 from lab.experiments.bench.published import published_speed
-from lab.experiments.bench.ssd_problem import largest_difference
 
 DISTRIBUTIONS = ("numpy", "torch")
 

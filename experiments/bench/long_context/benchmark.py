@@ -52,7 +52,7 @@ class Measured:
 
     @property
     def name(self) -> str:
-        """Of the length, and of the layers where these are not all."""
+        """The length in words, with the number of layers where these are not all."""
         return f"{in_words(self.num_tokens)} tokens" + ("" if self.is_whole else f", {self.num_layers} layers")
 
 

@@ -19,7 +19,7 @@ from lab.experiments.bench.memory import ask_process, peak_of, resident_bytes
 
 
 def held_bytes(model: LanguageModel, state: DecodingState) -> int:
-    """Of weights, each once, and the state."""
+    """Bytes of the weights, each counted once, and of the state."""
     return sum(parameter.nbytes for parameter in model.parameters()) + state.num_bytes
 
 

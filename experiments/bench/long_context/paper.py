@@ -101,7 +101,7 @@ class PaperSteps:
         return self._tables[rotary]
 
     def _new_tables(self, config: RotaryConfig, width: int, length: int, like: Tensor) -> "Tables":
-        """Of all positions, computed in float32; each angle stands twice, for both channels of a pair."""
+        """Cosines and sines of all positions, in float32; each angle stands twice, for both channels of a pair."""
         theta = config.theta
         if config.kind is RotaryKind.dynamic and length > config.max_length:
             stretch = config.factor * length / config.max_length - (config.factor - 1)

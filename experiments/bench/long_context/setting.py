@@ -76,7 +76,7 @@ class Setting:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and caches."""
+        """Precision of weights and caches."""
         return _PRECISIONS[self.precision]
 
     @property
@@ -125,7 +125,7 @@ class Setting:
         return self.weight_bytes() + (1 + _WORKING_SHARE) * cache + _WORKING_BYTES
 
     def weight_bytes(self) -> float:
-        """Of all three models in memory; of the students' own weights, gates are all that counts."""
+        """Bytes of all three models' weights; of what students add, only gates are large enough to count."""
         model = build(self.config, dtype=self.dtype)
         share_tables(model)
         gates = sum(
@@ -139,7 +139,7 @@ class Setting:
         return weights + gates * width * self.dtype.itemsize
 
     def cache_bytes(self, num_tokens: int, kind: Kind) -> int:
-        """Of keys and values of so many tokens."""
+        """Bytes of the keys and values of this many tokens."""
         shapes: list[Any] = [decoder for decoder in self.config.decoders for _ in range(decoder.num_layers)]
         per_token = sum(
             2 * shape.num_kv_heads * shape.head_dim * self.dtype.itemsize

@@ -11,6 +11,7 @@ from lab.core.mixers.softmax import KvState
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.decoding_state import DecodingState
 from lab.core.models.steps import Steps
+from lab.experiments.bench.accuracy import largest_difference
 from lab.experiments.bench.harness import Candidate, Case, Missing
 from lab.experiments.bench.long_context import paper
 from lab.experiments.bench.long_context.exact import Exact
@@ -19,7 +20,6 @@ from lab.experiments.bench.long_context.models import Kind, Models, States, stat
 from lab.experiments.bench.long_context.paper import PaperSteps, paper_bytes
 from lab.experiments.bench.long_context.setting import Setting, in_words
 from lab.experiments.bench.rates import MachinePeak, Work
-from lab.experiments.bench.ssd_problem import largest_difference
 from lab.experiments.bench.streaming import streaming
 
 # of the largest score, from float32 and float64: what is stored is rounded, and torch's layers round after each product

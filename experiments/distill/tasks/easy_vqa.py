@@ -5,12 +5,11 @@ much away: "is there a blue shape?" is mostly answered no. Who answers as most o
 wording are answered is right on 67.0 % of the held-out ones: 82.5 % of yes or no, 34.8 % of shapes, 12.0 % of colours.
 """
 
-import importlib
 from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lab.core.data.conversation import encode
 from lab.core.data.prompt_format import IMAGE_MARK
@@ -19,7 +18,8 @@ from lab.core.data.source_spec import SourceRequest, SourceSpec, TaskFacts
 from lab.core.data.stream import SPLITS
 from lab.core.data.tiling import cut_tiles, load_image
 from lab.core.data.tokenizers import WordTokenizer, split_words
-from lab.core.errors import BackendError, InputError
+from lab.core.errors import InputError
+from lab.core.optional_packages import load_package
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 
 _YES_OR_NO = ("yes", "no")
@@ -55,7 +55,7 @@ def questions_of(split: str) -> list[Asked]:
     """
     if split not in SPLITS:
         raise InputError(f"split={split!r} must be one of {', '.join(SPLITS)}; choose one")
-    package = _package()
+    package = load_package("easy_vqa", needed_by="the task easy_vqa")
     texts, answers, images = getattr(package, f"get_{split}_questions")()
     paths = getattr(package, f"get_{split}_image_paths")()
     lost = next((image for image in images if image not in paths), None)
@@ -144,13 +144,6 @@ def easy_vqa_chance() -> dict[str, float]:
 
 def _kind(answer: str) -> str:
     return "yes or no" if answer in _YES_OR_NO else "shape" if answer in _SHAPES else "colour"
-
-
-def _package() -> Any:
-    try:
-        return importlib.import_module("easy_vqa")
-    except ImportError as error:
-        raise BackendError(f"easy_vqa needs the package easy-vqa ({error}): pip install easy-vqa") from None
 
 
 SOURCE = SourceSpec(

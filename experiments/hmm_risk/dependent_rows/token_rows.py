@@ -210,7 +210,7 @@ class HmmTokenRows(TokenRows):
 
     @cached_property
     def _state_covariance(self) -> Float64[ndarray, "q q"]:
-        """Of z_t at a time that is any of 1 .. T."""
+        """Covariance of z_t at a time drawn uniformly from 1 .. T."""
         return mean_state_covariance(self.hmm, self.length)
 
     @cached_property

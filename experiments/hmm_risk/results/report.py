@@ -71,7 +71,7 @@ def largest_gap(curves: Sequence[Curve]) -> float:
 
 
 def root_mean_square(parts: Iterable[Float64[ndarray, " k"]]) -> float:
-    """Of all finite numbers; NaN if there is none."""
+    """The root mean square of all finite numbers; NaN if there is none."""
     numbers = np.concatenate([np.empty(0), *parts])
     finite = numbers[np.isfinite(numbers)]
     return float(np.sqrt(np.mean(finite**2))) if finite.size else float("nan")

@@ -12,7 +12,7 @@ from lab.core.data.chat_template import encode_conversation
 from lab.core.data.prompt_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START, PromptFormat
 from lab.core.data.public_tokenizers import GgufTokenizer
 from lab.core.data.tokenizers import WordTokenizer, load_tokenizer
-from lab.core.errors import CheckpointError, InputError
+from lab.core.errors import BackendError, CheckpointError, InputError
 from lab.core.tokenizer import Fingerprinted, Tokenizer
 from reference.tiny_gguf import ADDED, write_gguf, write_json
 
@@ -137,7 +137,7 @@ def test_damaged_lists_of_added_tokens_are_refused_by_name(name: str, content: s
 def test_a_missing_library_is_named(name: str, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     (tmp_path / name).write_text("")
-    with pytest.raises(CheckpointError, match=f"pip install {library}"):
+    with pytest.raises(BackendError, match=f"needs {library}; pip install {library}"):
         load_tokenizer(tmp_path)
 
 

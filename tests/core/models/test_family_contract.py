@@ -20,12 +20,12 @@ from lab.core.models.config import DecoderConfig, ModelConfig, PixelShuffle, Vis
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.folder import Kind, ModelFolder
 from lab.core.models.llama.config import LlamaConfig
-from lab.core.models.picture_config import PictureModelConfig
 from lab.core.models.spec import FamilySpec, build, families, family_of, key_map
 from lab.core.models.steps import Steps
 from lab.core.models.student_format import write_student
+from lab.core.models.vision_language_config import VisionLanguageConfig
 from lab.core.runs.sums import SUMS
-from picture_checkpoints import tiny_config
+from vision_language_checkpoints import tiny_config
 
 CPU = torch.device("cpu")
 STUDENTS = [(kind, name) for kind in mixers() for name in ("linear", "hybrid")]
@@ -48,7 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def tiny(kind: type[Any]) -> Any:
     """A small architecture, or a part of one, with the defaults of its family."""
-    if issubclass(kind, PictureModelConfig):
+    if issubclass(kind, VisionLanguageConfig):
         pytest.importorskip("transformers", reason="transformers is not installed")
         return tiny_config(kind, text=tiny(LlamaConfig), image_token_id=49)
     if issubclass(kind, DecoderConfig):

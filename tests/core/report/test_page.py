@@ -154,6 +154,19 @@ def test_tables_are_copied_as_markdown_and_latex() -> None:
     )
 
 
+@pytest.mark.parametrize(("num_rows", "is_copied"), [(64, True), (65, False)])
+def test_a_table_that_no_page_of_a_paper_holds_is_shown_whole_but_not_copied(
+    tmp_path: Path, num_rows: int, is_copied: bool
+) -> None:
+    table = Table(title="t", columns=["x"], rows=[[1000 + number] for number in range(num_rows)])
+    run = RunReport(run=recorded(tmp_path / "run"), study="s", command="", findings=Findings(tables=[table]))
+    text = page([run], "lab report run")
+    assert faults(text) == []
+    assert all(f"{1000 + number}" in text for number in range(num_rows))
+    assert (r"1001 \\" in text) == is_copied
+    assert (f"With {num_rows} rows it is longer than a page of a paper" in text) != is_copied
+
+
 def test_differences_group_runs_by_value() -> None:
     found = differences({"a": {"n": 1, "x": {"y": [1], "z": 2}}, "b": {"n": 1, "x": {"y": [2], "z": 2}}, "c": {"n": 1}})
     assert [(difference.key, difference.values) for difference in found] == [

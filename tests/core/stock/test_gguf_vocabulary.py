@@ -13,8 +13,8 @@ from lab.core.errors import ConfigError, LabError
 from lab.core.models.folder import ModelFolder
 from lab.core.models.gguf import read_gguf
 from lab.core.stock.gguf_file import keys_in
+from lab.core.stock.gguf_granitehybrid import Value
 from lab.core.stock.gguf_vocabulary import has_chat_template, vocabulary
-from lab.core.stock.granitehybrid import Value
 from reference.tiny_gguf import ADDED, write_gguf, write_json
 
 pytest.importorskip("gguf", reason="gguf is not installed")

@@ -18,8 +18,8 @@ from lab.core.models.folder import ModelFolder
 from lab.core.models.llama.config import LlamaConfig
 from lab.core.models.smollm3 import SmolLm3Config
 from lab.core.stock.gguf_file import GgufPrecision, write_gguf
+from lab.core.stock.gguf_granitehybrid import ARCHITECTURE, keys_of, stack_for_llama, tensors_of
 from lab.core.stock.gguf_vocabulary import vocabulary
-from lab.core.stock.granitehybrid import ARCHITECTURE, keys_of, stack_for_llama, tensors_of
 from reference.tiny_gguf import write_json
 
 llama_cpp: Any = pytest.importorskip(

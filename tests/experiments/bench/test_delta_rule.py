@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from lab.core.delta_rule import gated_delta_rule
+from lab.experiments.bench.accuracy import Mode
 from lab.experiments.bench.delta_rule import _sequence_case
 from lab.experiments.bench.delta_rule_memory import OURS, peak_memory
 from lab.experiments.bench.delta_rule_problem import DeltaRuleProblem, DeltaRuleSetting, Inputs
 from lab.experiments.bench.harness import Missing, Status, measure
-from lab.experiments.bench.ssd_problem import Mode
 
 SETTING = DeltaRuleSetting(num_tokens=70, num_heads=2, key_dim=8, value_dim=4)
 

@@ -16,6 +16,7 @@ from lab.core.mixers.spec import mixer_like
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import Inputs
 from lab.core.models.spec import build
+from lab.experiments.bench.accuracy import largest_difference
 from lab.experiments.bench.architectures import architecture_of, with_layers
 from lab.experiments.bench.long_context import paper
 from lab.experiments.bench.long_context.answers import Protocol, answer, prompt_of
@@ -27,7 +28,6 @@ from lab.experiments.bench.long_context.steps import OURS_TOLERANCE, PAPER_TOLER
 from lab.experiments.bench.published import published_curve, published_speed
 from lab.experiments.bench.rates import MachinePeak
 from lab.experiments.bench.run import main
-from lab.experiments.bench.ssd_problem import largest_difference
 
 TOKENS = 40
 HEADLINE = 103 * 1024

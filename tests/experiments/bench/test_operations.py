@@ -11,9 +11,9 @@ from lab.core.delta_rule.chunked import native as delta_rule_loops
 from lab.core.models.decoder import LanguageModel
 from lab.core.ssd.chunked import native as ssd_loops
 from lab.experiments.bench import operations
-from lab.experiments.bench.distill_operations import step_operations
 from lab.experiments.bench.distill_problem import StageOne, StepSetting
 from lab.experiments.bench.operations import attention_operations, delta_rule_operations, scan_operations
+from lab.experiments.bench.train_operations import training_operations
 from lab.experiments.distill.loss_mask import hidden_states
 
 # none, a whole chunk, whole chunks, and chunks with a rest, of every size that the loops have
@@ -118,7 +118,7 @@ def test_a_step_counts_the_linear_layers_that_torch_counts() -> None:
     trained = 3 * shape.hidden_size * (width + shape.num_heads)
     projected = 3 * shape.hidden_size * (width + 2 * shape.num_kv_heads * shape.head_dim)
     student = 2 * rows * (projected + 2 * trained)
-    found = step_operations(problem)
+    found = training_operations(1, problem.teacher, problem.student, problem.batch)
     assert found.executed == scan.executed + attention.executed + teacher + student
     assert found.paper == scan.paper + attention.paper + teacher + student
 

@@ -16,6 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lab.core.ssd import ssd
 from lab.core.ssd.chunked import native
+from lab.experiments.bench.accuracy import Mode, largest_difference
 from lab.experiments.bench.harness import Missing, Row, Status, measure, wall_clock
 from lab.experiments.bench.operations import scan_operations
 from lab.experiments.bench.rates import MachinePeak
@@ -26,13 +27,7 @@ from lab.experiments.bench.ssd_exact import Inputs
 from lab.experiments.bench.ssd_lengths import crossover_length, growth_exponent
 from lab.experiments.bench.ssd_memory import OURS, peak_memory
 from lab.experiments.bench.ssd_peers import Peer
-from lab.experiments.bench.ssd_problem import (
-    Mode,
-    Operator,
-    SsdProblem,
-    SsdSetting,
-    largest_difference,
-)
+from lab.experiments.bench.ssd_problem import Operator, SsdProblem, SsdSetting
 
 PEAK = MachinePeak(threads=1, flops_per_s={"float32": 1e9}, read_bytes_per_s=2e8, update_bytes_per_s=1e8)
 SETTING = SsdSetting(num_tokens=70, num_heads=2, head_dim=8, state_dim=4)

@@ -12,9 +12,9 @@ from lab.core.mixers.rotary import RotaryConfig
 from lab.core.models.llama.config import LlamaConfig
 from lab.experiments.distill import estimate
 from lab.experiments.distill.config import DistillConfig, register
-from lab.experiments.distill.held import Spread
 from lab.experiments.distill.job import check
 from lab.experiments.distill.plan import plans
+from lab.experiments.distill.process_memory import Spread
 from lab.experiments.distill.sizes import (
     batch_bytes,
     gathered_bytes,

@@ -9,11 +9,16 @@ from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.checkpoint import StoredTensors
 from lab.core.models.config import MOST_LAYERS, DecoderConfig
 from lab.core.models.hf_config import Json, Section
-from lab.core.models.picture_config import PictureModelConfig, text_families, text_family
-from lab.core.models.picture_files import IMAGE_PROCESSOR, with_image_processor
+from lab.core.models.image_processor import IMAGE_PROCESSOR, read_pictures, with_image_processor
 from lab.core.models.vision_encoder import completed
+from lab.core.models.vision_language_config import (
+    VisionEncoderConfig,
+    VisionLanguageConfig,
+    text_families,
+    text_family,
+)
 
-Config = TypeVar("Config", bound=PictureModelConfig)
+Config = TypeVar("Config", bound=VisionLanguageConfig)
 
 TEXT, TOWER, TIED = "text_config", "vision_config", "tie_word_embeddings"
 LAYER = "vision_feature_layer"
@@ -40,8 +45,57 @@ def with_files(renamed: Callable[[str], str]) -> Callable[[Json, Path], Json]:
     return complete
 
 
+def read_vision_language(
+    kind: type[Config],
+    top: Section,
+    tower: Section,
+    *,
+    tokens_per_tile: int,
+    image_token_id: int,
+    processors: tuple[str, ...],
+    tied: bool,
+    content: Json,
+    start: str = "",
+    end: str = "",
+) -> Config:
+    """The architecture that a config.json describes, with the image processor under its key.
+
+    Args:
+        kind: the family's dataclass.
+        top: config.json.
+        tower: see `read_tower`.
+        tokens_per_tile: image tokens of a tile.
+        image_token_id: the token whose embedding an image token replaces.
+        processors: see `read_pictures`.
+        tied: see `read_decoder`.
+        content: the keys that transformers builds tower and projector from, without those of every family.
+        start: text in front of the image tokens of a picture.
+        end: text behind them.
+
+    Raises:
+        BackendError: if transformers is not installed.
+        ConfigError: naming the key that is missing, of a wrong type or not implemented, and its value.
+    """
+    vision = VisionEncoderConfig(
+        image_size=side(tower, "image_size"),
+        num_channels=tower.whole("num_channels"),
+        tokens_per_tile=tokens_per_tile,
+        image_token_id=image_token_id,
+        pictures=read_pictures(top, known=processors),
+        start=start,
+        end=end,
+        content={
+            TOWER: dict(tower.content),
+            "image_seq_length": tokens_per_tile,
+            "projector_hidden_act": top.content.get("projector_hidden_act", "gelu"),
+            **content,
+        },
+    )
+    return kind(vision=vision, **read_decoder(top, tied=tied))
+
+
 def read_decoder(top: Section, *, tied: bool) -> dict[str, Any]:
-    """The fields of a `PictureModelConfig` about the decoder.
+    """The fields of a `VisionLanguageConfig` about the decoder.
 
     Args:
         top: config.json.
@@ -124,7 +178,12 @@ def side(tower: Section, key: str) -> int:
     return tower.whole(key)
 
 
-def picture_json(config: PictureModelConfig, *, model_type: str, model_class: str) -> dict[str, Any]:
+def patches_per_side(tower: Section) -> int:
+    """Whole patches along a side of a tile."""
+    return side(tower, "image_size") // side(tower, "patch_size")
+
+
+def vision_language_json(config: VisionLanguageConfig, *, model_type: str, model_class: str) -> dict[str, Any]:
     """A config.json that describes `config`; the image processor, which has a file in releases, is a key of it."""
     text = text_family(config.family)
     pictures = config.vision.pictures

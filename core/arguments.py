@@ -48,15 +48,16 @@ def require_day(day: object) -> None:
         raise ConfigError(f"day={_line(day)} must be a day; give one, such as datetime.date(2024, 7, 26)")
 
 
-def require_path(model: object) -> None:
-    """Refuse what cannot name a model.
+def require_path(**values: object) -> None:
+    """Refuse a value that is neither a name nor a path, under its name.
 
     Raises:
         ConfigError: for another type.
         InputError: for a name that the file system does not take.
     """
-    _refuse_unless({"model": model}, str | Path, "a name or a path; give text or a pathlib.Path")
-    _refuse_unusable("model", Path(str(model)))
+    _refuse_unless(values, str | Path, "a name or a path; give text or a pathlib.Path")
+    for name, value in values.items():
+        _refuse_unusable(name, Path(str(value)))
 
 
 def require_list(of: type[int] | type[str], **values: object) -> None:

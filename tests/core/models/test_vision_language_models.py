@@ -14,14 +14,14 @@ from lab.core.errors import LabError
 from lab.core.models.checkpoint import ONE_FILE
 from lab.core.models.decoder import Inputs
 from lab.core.models.folder import ModelFolder
-from lab.core.models.picture_files import IMAGE_PROCESSOR
+from lab.core.models.image_processor import IMAGE_PROCESSOR
 from lab.experiments.distill.load import open_model
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.selector import StudentSelector
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from picture_checkpoints import processor_of, read_by, write_internvl, write_llava, write_pictures  # noqa: E402
+from vision_language_checkpoints import processor_of, read_by, write_internvl, write_llava, write_pictures  # noqa: E402
 
 CPU = torch.device("cpu")
 CASES: dict[str, Callable[[Path], Any]] = {

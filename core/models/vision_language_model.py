@@ -16,27 +16,27 @@ from lab.core.errors import InputError
 from lab.core.mixers.tensor_rules import TensorRule, renamed
 from lab.core.models.decoder import Inputs, refuse_unknown_tokens
 from lab.core.models.decoding_state import DecodingState
-from lab.core.models.picture_config import PictureModelConfig, text_family
 from lab.core.models.stock_vision import StockVision
 from lab.core.models.tensor_names import KeyMap
 from lab.core.models.text_model import DecoderModel, TextModel
 from lab.core.models.vision_encoder import VisionEncoder
+from lab.core.models.vision_language_config import VisionLanguageConfig, text_family
 
 _TEXT = "language_model."
 # by older versions of transformers, in every layer of a tower that counts its positions
 _COUNTS = "embeddings.position_ids"
 
 
-class PictureModel(DecoderModel):
+class VisionLanguageModel(DecoderModel):
     """Tiles through the vision encoder to the places of image tokens, then the decoder.
 
     Attributes:
         vision_encoder: frozen; no stage trains them.
     """
 
-    config: PictureModelConfig
+    config: VisionLanguageConfig
 
-    def __init__(self, config: PictureModelConfig, *, model_class: str) -> None:
+    def __init__(self, config: VisionLanguageConfig, *, model_class: str) -> None:
         """Build tower, projector and decoder.
 
         Args:
@@ -56,7 +56,7 @@ class PictureModel(DecoderModel):
 
     def write_step(self, writer: Writer, state: DecodingState) -> Program:
         """See `LanguageModel.write_step`; the token is one of text."""
-        refuse_changed(self, PictureModel, "_embed")
+        refuse_changed(self, VisionLanguageModel, "_embed")
         return super().write_step(writer, state)
 
     def _embed(self, inputs: Inputs) -> Float[Tensor, "B T D"]:
@@ -78,14 +78,14 @@ class PictureModel(DecoderModel):
         return x.masked_scatter(is_image[..., None], self.vision_encoder(inputs.pixel_values).to(x.dtype))
 
 
-def names_with(tower: str) -> Callable[[PictureModel], KeyMap]:
+def names_with(tower: str) -> Callable[[VisionLanguageModel], KeyMap]:
     """The names of every tensor, as releases have them.
 
     Args:
         tower: prefix of the vision tower's tensors.
     """
 
-    def names(model: PictureModel) -> KeyMap:
+    def names(model: VisionLanguageModel) -> KeyMap:
         text = text_family(model.config.family).names(model)
         rules = [replace(rule, public=tuple(f"{_TEXT}{name}" for name in rule.public)) for rule in text.rules]
         return KeyMap((*_vision_rules(model, tower), *rules), ignored=(*text.ignored, _COUNTS))
@@ -111,7 +111,7 @@ def renaming(tower: str) -> Callable[[str], str]:
 
 def stock_vision_of(
     tower: str, *, model_type: str, model_class: str, processor: Callable[[Any], Mapping[str, Any]]
-) -> Callable[[PictureModel], StockVision]:
+) -> Callable[[VisionLanguageModel], StockVision]:
     """How transformers reads images as the model does: with the same classes.
 
     Args:
@@ -121,7 +121,7 @@ def stock_vision_of(
         processor: an architecture to processor_config.json.
     """
 
-    def stock_vision(model: PictureModel) -> StockVision:
+    def stock_vision(model: VisionLanguageModel) -> StockVision:
         return StockVision(
             model_type=model_type,
             model_class=model_class,
@@ -133,7 +133,7 @@ def stock_vision_of(
     return stock_vision
 
 
-def _vision_rules(model: PictureModel, tower: str) -> list[TensorRule]:
+def _vision_rules(model: VisionLanguageModel, tower: str) -> list[TensorRule]:
     rules = []
     for name, _ in model.vision_encoder.model.named_parameters():
         part, _, rest = name.partition(".")

@@ -58,7 +58,7 @@ class VisionEncoderConfig:
         )
 
     def num_weights(self, hidden_size: int) -> int:
-        """Of the tower's layers and of a projector to the width of the decoder; norms and patches are left out."""
+        """How many weights tower and projector have, without norms and patch embedding."""
         tower = self.content["vision_config"]
         width = tower["hidden_size"]
         layer = 4 * width**2 + 2 * width * tower["intermediate_size"]
@@ -66,12 +66,12 @@ class VisionEncoderConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class PictureModelConfig:
+class VisionLanguageConfig:
     """A vision tower, a projector and a decoder."""
 
     vision: VisionEncoderConfig
     family: str
-    """Of the decoder."""
+    """The family of the decoder, by its name in `text_families`."""
     text: DecoderConfig
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ def text_families() -> Mapping[str, FamilySpec]:
 
 
 def text_family(name: str) -> FamilySpec:
-    """One of them.
+    """The family of text models with this name.
 
     Raises:
         ConfigError: if there is no such family.

@@ -1,4 +1,4 @@
-"""What each process of a run holds between two batches: weights, gradients and moments, from how many there are.
+"""Memory that each process of a run holds between two batches: weights, gradients and moments.
 
 The estimates before a run and `--plan` count the same way, the former from sizes, the latter from built tensors.
 """
@@ -33,7 +33,7 @@ class Spread:
 
     @classmethod
     def of(cls, parallel: ParallelConfig, processes: int, *, here: int | None = None) -> "Spread":
-        """Of a configuration; `here` is all of them by default."""
+        """The spread that a configuration asks for; by default, all processes are on this machine."""
         return cls(
             processes=processes,
             here=processes if here is None else here,
@@ -43,7 +43,7 @@ class Spread:
 
     @classmethod
     def of_launched(cls, parallel: ParallelConfig, launched: Launched | None) -> "Spread":
-        """Of the processes that were started together with this one."""
+        """The spread over the processes that were started together with this one."""
         return cls() if launched is None else cls.of(parallel, launched.size, here=launched.local_size)
 
 
@@ -72,12 +72,12 @@ class Numbers:
     size: int
     own_size: int
 
-    def held(self, spread: Spread) -> "Held":
-        """By one process."""
+    def memory(self, spread: Spread) -> "ProcessMemory":
+        """The bytes that one process holds."""
         # a projection in another precision, or in parts, is a copy
         is_shared = self.own_size == self.size and spread.trained_parts == 1
         untrained = self.own - self.trained + (0 if is_shared else self.output)
-        return Held(
+        return ProcessMemory(
             teacher=self.uncut * self.size + (self.teacher - self.uncut) * self.size // spread.frozen_parts,
             untrained=untrained * self.own_size // spread.trained_parts,
             trained=(1 + MOMENTS) * self.trained * self.own_size // spread.trained_parts,
@@ -87,8 +87,8 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
-    """Bytes.
+class ProcessMemory:
+    """Bytes that one process holds.
 
     Attributes:
         teacher: its weights.

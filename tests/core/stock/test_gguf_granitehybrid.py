@@ -15,7 +15,7 @@ from lab.core.models.llama.config import LlamaConfig
 from lab.core.models.smollm3 import SmolLm3Config
 from lab.core.stock import gguf_file
 from lab.core.stock.gguf_file import GgufPrecision, keys_in, write_gguf
-from lab.core.stock.granitehybrid import ARCHITECTURE, keys_of, stack_for_llama, tensors_of
+from lab.core.stock.gguf_granitehybrid import ARCHITECTURE, keys_of, stack_for_llama, tensors_of
 from reference.granite_hybrid import GraniteHybrid
 
 pytest.importorskip("gguf", reason="gguf is not installed")

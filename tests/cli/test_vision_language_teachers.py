@@ -11,7 +11,7 @@ from lab.core.models.folder import ModelFolder
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
-from picture_checkpoints import processor_of, read_by, write_internvl, write_llava, write_pictures  # noqa: E402
+from vision_language_checkpoints import processor_of, read_by, write_internvl, write_llava, write_pictures  # noqa: E402
 
 QUESTION = "<image><image>what is this ?"
 NUM_NEW = 6

@@ -11,8 +11,8 @@ from PIL import Image
 
 from lab.core.data.picture_format import IMAGENET
 from lab.core.models.config import DecoderConfig
-from lab.core.models.picture_config import PictureModelConfig
 from lab.core.models.spec import families, family_of
+from lab.core.models.vision_language_config import VisionLanguageConfig
 
 SIDE = 16
 SIZES: dict[str, Any] = {
@@ -186,7 +186,7 @@ def drawn(model: Any) -> Any:
     return model.eval()
 
 
-def tiny_config(kind: type[PictureModelConfig], *, text: DecoderConfig, image_token_id: int) -> PictureModelConfig:
+def tiny_config(kind: type[VisionLanguageConfig], *, text: DecoderConfig, image_token_id: int) -> VisionLanguageConfig:
     """A small architecture of a family with a vision tower around a decoder of a text family."""
     spec = next(spec for spec in families().values() if spec.config is kind)
     tiles = spec.name == "internvl"
