@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from picture_checkpoints import tiny_config
 
 from drawn import one_in
 from lab.core.mixers.rotary import RotaryConfig, RotaryKind
@@ -20,7 +21,6 @@ from lab.core.models.picture_config import PictureModelConfig
 from lab.core.models.qwen2 import Qwen2Config
 from lab.core.models.qwen3 import Qwen3Config
 from lab.core.models.spec import build
-from picture_checkpoints import tiny_config
 
 PLAIN = RotaryConfig(theta=1e4, max_length=256)
 LLAMA3 = RotaryConfig(
