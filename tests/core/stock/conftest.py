@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from picture_checkpoints import tiny_config
 
 from drawn import one_in
 from lab.core.mixers.rotary import RotaryConfig, RotaryKind
@@ -17,10 +16,11 @@ from lab.core.models.hovle.config import HovleConfig
 from lab.core.models.internvl.config import InternvlConfig
 from lab.core.models.llama.config import LlamaConfig
 from lab.core.models.llava.config import LlavaConfig
-from lab.core.models.picture_config import PictureModelConfig
 from lab.core.models.qwen2 import Qwen2Config
 from lab.core.models.qwen3 import Qwen3Config
 from lab.core.models.spec import build
+from lab.core.models.vision_language_config import VisionLanguageConfig
+from vision_language_checkpoints import tiny_config
 
 PLAIN = RotaryConfig(theta=1e4, max_length=256)
 LLAMA3 = RotaryConfig(
@@ -53,7 +53,7 @@ def hovle(pixel_shuffle: PixelShuffle = PixelShuffle.pre) -> HovleConfig:
     return HovleConfig(vision=vision, embedding=embedding, llm=llm)
 
 
-def pictured(kind: type[PictureModelConfig], text: DecoderConfig) -> PictureModelConfig:
+def pictured(kind: type[VisionLanguageConfig], text: DecoderConfig) -> VisionLanguageConfig:
     """A text model behind a vision tower of transformers."""
     pytest.importorskip("transformers", reason="transformers is not installed")
     return tiny_config(kind, text=text, image_token_id=4)
