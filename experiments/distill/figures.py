@@ -19,8 +19,8 @@ from lab.experiments.distill.summary import STUDENT, Summary, summaries
 Columns = dict[str, list[object]]
 Plotted = tuple[Figure, Columns]
 
-# with more students than this, their names are rotated
-_MOST_LEVEL = 4
+# letters of all labels below a panel that fit into a line
+_MOST_LETTERS = 50
 
 _STAGES = ("untrained", "stage 1", "stage 2", "stage 3")
 
@@ -139,11 +139,14 @@ def students(table: Sequence[Row]) -> Plotted | None:
         right.errorbar(index, kl, kl_width, **_style(index, line=""))
         _append(columns, (summary.label, share, width, kl, kl_width))
     _baselines(left, table, columns)
+    labels = [summary.label or "student" for summary in finals]
+    # else they would run into each other
+    is_turned = sum(map(len, labels)) > _MOST_LETTERS
     for axes in (left, right):
-        axes.set_xticks(range(len(finals)), [summary.label or "student" for summary in finals])
+        axes.set_xticks(range(len(finals)), labels)
+        for label in axes.get_xticklabels() if is_turned else ():
+            label.set(rotation=30, ha="right", rotation_mode="anchor")
         axes.set_xlim(-0.5, len(finals) - 0.5)
-        # labels of many students would run into each other
-        axes.tick_params(axis="x", labelrotation=30 if len(finals) > _MOST_LEVEL else 0)
     _percent_axis(left)
     legend_below(figure, left, num_columns=4)
     _decades(right, [summary.mean("kl_per_answer_token") or 0.0 for summary in finals])
