@@ -3,7 +3,7 @@
 # Letters: B batch, T tokens, D model width.
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import torch
 from jaxtyping import Float
@@ -28,9 +28,13 @@ def layers_of(asked: Sequence[int] | None, num_layers: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
+class _ReachedError(Exception):
+    """All layers that were asked for have run."""
+
+
 @torch.no_grad()
 def states_behind(model: LanguageModel, inputs: Inputs, layers: Sequence[int]) -> dict[int, Float[Tensor, "B T D"]]:
-    """What comes out of some layers, before the last norm, for whole sequences.
+    """What comes out of some layers, before the last norm, for whole sequences. Layers behind the last one do not run.
 
     Args:
         model: in evaluation mode.
@@ -56,7 +60,10 @@ def states_behind(model: LanguageModel, inputs: Inputs, layers: Sequence[int]) -
 
             def catch(module: object, inputs: object, output: Tensor, number: int = number) -> None:
                 caught[number] = output
+                if len(caught) == len(set(layers)):
+                    raise _ReachedError
 
             stack.callback(stacks[number].register_forward_hook(catch).remove)
-        model.hidden(inputs)
+        with suppress(_ReachedError):
+            model.hidden(inputs)
     return caught

@@ -268,3 +268,16 @@ def test_nothing_stays_on_a_model_whose_states_were_read(tmp_path: Path) -> None
     assert not any(module._forward_hooks for module in model.modules())
     found = states_behind(model, Inputs(tokens=torch.tensor([[7, 8, 9]])), [2])
     assert {number: states.shape for number, states in found.items()} == {2: (1, 3, 16)}
+
+
+def test_layers_behind_the_last_one_that_is_asked_for_do_not_run(tmp_path: Path) -> None:
+    model = lab.load(write_text_checkpoint(tmp_path / "model")).model
+    first, second = (layer.layer for layer in model.mixer_layers())
+    ran: list[object] = []
+    for layer in (first, second):
+        layer.register_forward_hook(lambda module, inputs, output: ran.append(module))
+    inputs = Inputs(tokens=torch.tensor([[7, 8, 9]]))
+    early = states_behind(model, inputs, [1])[1]
+    assert ran == [first]
+    assert early.equal(states_behind(model, inputs, [1, 2])[1])
+    assert ran == [first, first, second]
