@@ -22,7 +22,7 @@ from numpy import ndarray
 
 # of the largest eigenvalue of all blocks: below it, the smallest one is taken for 0
 _LEAST_RECIPROCAL = 1e-10
-# of tr A: below it, nothing of A is left without a context
+# of tr A: below it, the rows of all other contexts are fitted exactly
 _LEAST_TRACE = 1e-9
 
 
@@ -100,7 +100,7 @@ def context_left_out(
 def _growth(
     total: float, less: Float64[ndarray, " g"], trace: float, traces: Float64[ndarray, " g"], num_rows: int
 ) -> float:
-    """GCV of all rows over its mean without each context; NaN where nothing of A is left without one.
+    """GCV of all rows over its mean without each context; NaN where the other contexts are fitted exactly.
 
     Args:
         total: |W|^2.
