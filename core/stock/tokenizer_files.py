@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lab.core.data.jinja_chat import SETTINGS_FILE, TEMPLATE_FILE, chat_of_folder
 from lab.core.data.public_tokenizers import GgufTokenizer, SentencePieceTokenizer
@@ -104,9 +105,11 @@ def missing_for_processor(folder: Path) -> str | None:
     """
     import transformers  # noqa: PLC0415
 
+    # untyped in some installations of transformers, typed in others
+    read: Any = transformers.AutoProcessor.from_pretrained
     try:
         with quiet(folder):
-            transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
+            read(folder, local_files_only=True)
     # a library that transformers asks for, such as torchvision for the videos of internvl
     except ImportError as error:
         return " ".join(str(error).split()).partition(". ")[0]
