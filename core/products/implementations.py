@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lab.core.products import native, packed
+from lab.core.products import cpu, native, packed
 
 
 class Operation(Enum):
@@ -64,10 +64,9 @@ def _torch_weight_gradient(gradient: Tensor, x: Tensor) -> Tensor:
 
 
 def _why_not_onednn(device: torch.device, dtype: torch.dtype) -> str | None:
-    if device.type != "cpu":
-        return "it needs a CPU"
-    if dtype not in (torch.float32, torch.bfloat16):
-        return f"it computes float32 and bfloat16, not {str(dtype).removeprefix('torch.')}"
+    reason = cpu.why_not(device, dtype, (torch.float32, torch.bfloat16))
+    if reason is not None:
+        return reason
     is_there: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if not is_there or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return f"torch {torch.__version__} was built without it"

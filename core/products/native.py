@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lab.core.native.build import load_native
+from lab.core.products import cpu
 
 SOURCE = "rows_product.cpp"
 # numbers of the dtypes there
@@ -19,11 +20,7 @@ _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float64: 2}
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the loop cannot run on a device with a dtype; None if it can. Builds the loop."""
-    if device.type != "cpu":
-        return "it needs a CPU"
-    if dtype not in _KINDS:
-        return f"it computes float32, bfloat16 and float64, not {str(dtype).removeprefix('torch.')}"
-    return load_native(SOURCE, "-fopenmp").why_not
+    return cpu.why_not(device, dtype, _KINDS) or load_native(SOURCE, "-fopenmp").why_not
 
 
 def forward(

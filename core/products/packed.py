@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lab.core.native.build import load_native
+from lab.core.products import cpu
 
 SOURCE = "matrix_product.cpp"
 _DTYPES = torch.float32, torch.float64
@@ -18,11 +19,7 @@ _DTYPES = torch.float32, torch.float64
 
 def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the product cannot run on a device with a dtype; None if it can. Builds it."""
-    if device.type != "cpu":
-        return "it needs a CPU"
-    if dtype not in _DTYPES:
-        return f"it computes float32 and float64, not {str(dtype).removeprefix('torch.')}"
-    return load_native(SOURCE, "-fopenmp").why_not
+    return cpu.why_not(device, dtype, _DTYPES) or load_native(SOURCE, "-fopenmp").why_not
 
 
 def forward(

@@ -1,10 +1,8 @@
 """The tokenizers of public checkpoints recognise the tokens of conversations, and damaged files are refused."""
 
-import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,26 +13,14 @@ from lab.core.data.tokenizers import WordTokenizer, load_tokenizer
 from lab.core.errors import BackendError, CheckpointError, InputError
 from lab.core.tokenizer import Fingerprinted, Tokenizer
 from reference.tiny_gguf import ADDED, write_gguf, write_json
+from reference.tiny_sentencepiece import sentencepiece_model
 
 TEXT = f"{TURN_START}user\n{IMAGE_START}{IMAGE_CONTEXT}{IMAGE_END}\nwhich bag is it?{TURN_END}"
 
 
 def write_sentencepiece(folder: Path) -> None:
-    sentencepiece: Any = pytest.importorskip("sentencepiece")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["user system assistant which bag is it?"] * 20),
-        model_writer=model,
-        vocab_size=300,
-        model_type="bpe",
-        byte_fallback=True,
-        hard_vocab_limit=False,
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        normalization_rule_name="identity",
-        minloglevel=3,
-    )
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    model = sentencepiece_model("user system assistant which bag is it?", vocab_size=300)
+    (folder / "tokenizer.model").write_bytes(model)
     (folder / "added_tokens.json").write_text(json.dumps({IMAGE_CONTEXT: 900, IMAGE_START: 901, IMAGE_END: 902}))
     described = {"903": {"content": TURN_START}, "904": {"content": TURN_END}, "900": {"content": IMAGE_CONTEXT}}
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": described}))

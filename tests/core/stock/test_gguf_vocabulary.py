@@ -138,7 +138,7 @@ def test_a_gguf_teacher_s_keys_are_kept_as_they_are(tmp_path: Path) -> None:
     write_gguf(tmp_path / "tiny.gguf")
     tokenizer = load_tokenizer(tmp_path / "tiny.gguf")
     keys = vocabulary(tokenizer, ModelFolder(tmp_path / "tiny.gguf"), vocab_size=ROWS, stop_ids=frozenset())
-    # it leaves open whether a text begins with a token of its own; lab puts one there
+    # the file does not say whether texts begin with the opening token; lab puts it there
     assert keys == {"tokenizer.ggml.add_bos_token": True, **keys_in(tmp_path / "tiny.gguf", "tokenizer.")}
     assert tokenizer.bos_id is not None
     assert keys["tokenizer.chat_template"] == "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"

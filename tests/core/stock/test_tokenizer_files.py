@@ -1,6 +1,5 @@
 """Tokenizers and chat templates as transformers reads them, and pictures as its image processor cuts them."""
 
-import io
 import json
 import random
 import stat
@@ -29,6 +28,7 @@ from lab.core.stock.tokenizer_files import settled_difference, tokenizer_differe
 from reference.chat_templates import TEMPLATES, messages_of
 from reference.chat_templates import write_tokenizer as write_template
 from reference.tiny_gguf import ADDED, write_gguf
+from reference.tiny_sentencepiece import sentencepiece_model
 
 WORDS = ["which", "bag", "is", "it", "\n", "?", ".", "a-b", "<", ">"]
 SYSTEM = 'is "it" a-b'
@@ -184,22 +184,11 @@ def test_a_chat_has_the_ids_of_a_sentencepiece_vocabulary(tmp_path: Path, place:
 def write_sentencepiece(folder: Path, place: str) -> None:
     """A vocabulary of pieces, and the tokens of chats and pictures beside it."""
     sentencepiece: Any = pytest.importorskip("sentencepiece")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(['user system assistant which bag is "it" a-b?'] * 20),
-        model_writer=model,
-        vocab_size=310,
-        model_type="bpe",
-        byte_fallback=True,
-        hard_vocab_limit=False,
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        normalization_rule_name="identity",
-        user_defined_symbols=[f"[UNUSED_{number}]" for number in range(5)],
-        minloglevel=3,
-    )
-    (folder / "tokenizer.model").write_bytes(model.getvalue())
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    symbols = [f"[UNUSED_{number}]" for number in range(5)]
+    text = 'user system assistant which bag is "it" a-b?'
+    model = sentencepiece_model(text, vocab_size=310, user_defined_symbols=symbols)
+    (folder / "tokenizer.model").write_bytes(model)
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
     first = {
         "behind the pieces": pieces.get_piece_size(),
         "in place of pieces": pieces.piece_to_id("[UNUSED_0]"),
