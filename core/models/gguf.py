@@ -4,8 +4,10 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ from lab.core.errors import CheckpointError
 from lab.core.models.hf_config import Json
 from lab.core.optional_packages import load_package
 
+# keys that transformers adds: how the file was packed, and where it was read
+_OF_READING = {"quantization_config", "_name_or_path"}
 # what a student is written as
 _OF_STUDENTS = "granitehybrid"
 # bytes of magic, version and two counts; enough of a file for its first key; and how a text is marked
@@ -32,13 +36,21 @@ def read_gguf(path: Path) -> tuple[Json, Mapping[str, Tensor]]:
     options = {}
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with _one_line(path):
+    with _alone(path) as folder:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True, **options
+            folder, gguf_file=path.name, dtype=torch.float32, local_files_only=True, **options
         )
-    # what is left of it says how the file was packed
-    content = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
-    return content, model.state_dict()
+    content = {key: value for key, value in model.config.to_dict().items() if key not in _OF_READING}
+    return _as_written(content), model.state_dict()
+
+
+def _as_written(value: Any) -> Any:
+    """A configuration with the numbers that were written: the file has 1e-5 in float32, which is 9.99999974738e-06."""
+    if isinstance(value, dict):
+        return {key: _as_written(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_as_written(each) for each in value]
+    return float(str(np.float32(value))) if isinstance(value, float) and value == np.float32(value) else value
 
 
 def read_gguf_tokenizer(path: Path) -> tuple[Any, str | None, tuple[tuple[str, str], ...]]:
@@ -69,8 +81,8 @@ def write_gguf_tokenizer(path: Path, folder: Path) -> None:
 
 def _open_tokenizer(path: Path) -> Any:
     transformers = _load_transformers(path)
-    with _one_line(path):
-        return transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    with _alone(path) as folder:
+        return transformers.AutoTokenizer.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
 
 
 def _load_transformers(path: Path) -> Any:
@@ -101,10 +113,16 @@ def _architecture(path: Path) -> str | None:
 
 
 @contextmanager
-def _one_line(path: Path) -> Iterator[None]:
-    """What transformers says of a file that it cannot read, in a line."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, KeyError, struct.error) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read as GGUF: {reason}") from error
+def _alone(path: Path) -> Iterator[Path]:
+    """A folder with nothing but the file, and what transformers says of a file that it cannot read in a line.
+
+    transformers prefers a tokenizer.json or config.json beside a GGUF file, whichever model they belong to.
+    """
+    with TemporaryDirectory() as folder:
+        (Path(folder) / path.name).symlink_to(path.resolve())
+        try:
+            yield Path(folder)
+        except (OSError, ValueError, RuntimeError, KeyError, struct.error) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = reason.replace(folder, str(path.parent))
+            raise CheckpointError(f"{path} cannot be read as GGUF: {reason}") from error

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from lab.core.data.prompt_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, TURN_END, TURN_START
 
 ADDED = (TURN_START, TURN_END, IMAGE_START, IMAGE_END, IMAGE_CONTEXT)
+# a server of llama-cpp-python answers nothing to a prompt that ends where a turn does
+CHAT = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }} it"
 _WIDTH, _HIDDEN, _HEADS, _KV_HEADS = 32, 48, 4, 2
 
 
@@ -30,13 +33,14 @@ def write_json(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def write_gguf(path: Path, *, num_layers: int = 1) -> None:
-    """The vocabulary as llama.cpp keeps it, and random weights."""
+def write_gguf(path: Path, *, num_layers: int = 1, add_bos: bool | None = None) -> None:
+    """The vocabulary as llama.cpp keeps it, and random weights; `add_bos` None leaves that key out."""
     for name in ("transformers", "accelerate"):
         pytest.importorskip(name, reason=f"{name} is not installed")
     gguf: Any = pytest.importorskip("gguf", reason="gguf is not installed")
-    write_json(path.parent)
-    model = json.loads((path.parent / "tokenizer.json").read_text())["model"]
+    with TemporaryDirectory() as folder:
+        write_json(Path(folder))
+        model = json.loads((Path(folder) / "tokenizer.json").read_text())["model"]
     tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_tokenizer_model("gpt2")
@@ -45,7 +49,9 @@ def write_gguf(path: Path, *, num_layers: int = 1) -> None:
     writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
     writer.add_bos_token_id(tokens.index("<s>"))
     writer.add_eos_token_id(tokens.index(TURN_END))
-    writer.add_chat_template("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
+    writer.add_chat_template(CHAT)
     writer.add_context_length(256)
     writer.add_embedding_length(_WIDTH)
     writer.add_block_count(num_layers)

@@ -129,12 +129,13 @@ def test_a_missing_library_is_named(name: str, library: str, tmp_path: Path, mon
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_gguf_file_holds_its_own_tokenizer(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "tiny.gguf")
-    # transformers would read the files beside it
-    alone = tmp_path / "alone" / "tiny.gguf"
-    alone.parent.mkdir()
-    (tmp_path / "tiny.gguf").rename(alone)
-    tokenizer, expected = load_tokenizer(alone), load_tokenizer(tmp_path)
+    (tmp_path / "beside").mkdir()
+    write_gguf(tmp_path / "beside" / "tiny.gguf")
+    # of another model; transformers would read them instead
+    (tmp_path / "beside" / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "beside" / "tokenizer.json").write_text("{}")
+    write_json(tmp_path)
+    tokenizer, expected = load_tokenizer(tmp_path / "beside" / "tiny.gguf"), load_tokenizer(tmp_path)
     assert tokenizer.encode(TEXT) == expected.encode(TEXT)
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
     assert tokenizer.id_of(TURN_END) == expected.id_of(TURN_END)
@@ -147,7 +148,7 @@ def test_a_gguf_file_holds_its_own_tokenizer(tmp_path: Path) -> None:
     assert carried.id_of(TURN_END) == expected.id_of(TURN_END)
     for each in (tokenizer, carried):
         assert each.chat is not None
-        assert each.chat.render([{"role": "user", "content": "bag"}], is_open=True) == f"<s>bag{TURN_END}"
+        assert each.chat.render([{"role": "user", "content": "bag"}], is_open=True) == f"<s>bag{TURN_END} it"
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,6 +1,7 @@
 """The keys of a tokenizer in a GGUF file, from a folder and from another GGUF file; the rest is refused."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lab.core.models.gguf import read_gguf
 from lab.core.stock.gguf_file import keys_in
 from lab.core.stock.gguf_granitehybrid import Value
 from lab.core.stock.gguf_vocabulary import has_chat_template, vocabulary
-from reference.tiny_gguf import ADDED, write_gguf, write_json
+from reference.tiny_gguf import ADDED, CHAT, write_gguf, write_json
 
 pytest.importorskip("gguf", reason="gguf is not installed")
 ROWS = 400
@@ -134,17 +135,28 @@ def test_other_tokenizers_and_small_tables_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_gguf_teacher_s_keys_are_kept_as_they_are(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "tiny.gguf")
+@pytest.mark.parametrize("add_bos", [None, True, False])
+def test_a_gguf_teacher_s_keys_are_kept_as_they_are(tmp_path: Path, add_bos: bool | None) -> None:
+    write_gguf(tmp_path / "tiny.gguf", add_bos=add_bos)
     tokenizer = load_tokenizer(tmp_path / "tiny.gguf")
     keys = vocabulary(tokenizer, ModelFolder(tmp_path / "tiny.gguf"), vocab_size=ROWS, stop_ids=frozenset())
-    # the file does not say whether texts begin with the opening token; lab puts it there
-    assert keys == {"tokenizer.ggml.add_bos_token": True, **keys_in(tmp_path / "tiny.gguf", "tokenizer.")}
-    assert tokenizer.bos_id is not None
-    assert keys["tokenizer.chat_template"] == "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"
+    # what the teacher's file leaves open is said
+    says = {"tokenizer.ggml.add_bos_token": tokenizer.bos_id is not None}
+    assert keys == says | keys_in(tmp_path / "tiny.gguf", "tokenizer.")
+    assert (tokenizer.bos_id is not None) == bool(add_bos)
+    assert keys["tokenizer.chat_template"] == CHAT
     tokens = keys["tokenizer.ggml.tokens"]
     assert isinstance(tokens, list)
-    assert len(tokens) == len(tokenizer)
+    assert tokens.index(TURN_END) == tokenizer.id_of(TURN_END)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_numbers_of_a_gguf_teacher_are_those_that_were_written(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf")
+    content, _ = read_gguf(tmp_path / "tiny.gguf")
+    # in float32 in the file
+    assert content["rms_norm_eps"] == 1e-5
+    assert str(Path(tempfile.gettempdir())) not in json.dumps(content)
 
 
 def test_a_student_s_file_is_known_by_its_first_key(tmp_path: Path) -> None:

@@ -57,9 +57,9 @@ def test_texts_and_choices_are_those_of_transformers(evaluated: Callable[..., Pa
     scores = {(row["task"], row["score"]): row["value"] for row in table if row["kind"] == "score"}
     assert scores[words[0], "cross-entropy"] == pytest.approx(-float(of_text) / (len(ids) - 1), rel=1e-5)
     assert scores[words[0], "bits per byte"] == pytest.approx(-float(of_text) / math.log(2) / len(TEXT), rel=1e-5)
-    prompt = "<|im_start|>system\n<|im_end|><|im_start|>user\nwhich bag is it?<|im_end|><|im_start|>assistant\n"
+    prompt = f"<s>which bag is it?{TURN_END} it"
     recorded = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    before = [*opening, *encoded(prompt)]
+    before = encoded(prompt)
     for row in (row for row in recorded if row["kind"] == "choice"):
         for value, option in zip(row["log_likelihoods"], OPTIONS, strict=True):
             given = encoded(option)
