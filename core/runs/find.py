@@ -3,7 +3,7 @@
 import difflib
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lab.core.errors import RunError
@@ -71,7 +71,7 @@ def find_run(name: str) -> Path:
 
 
 def points_of(directory: Path) -> list[Path]:
-    """The run itself, or the runs of a sweep, numbered ones in the order of their numbers.
+    """The run itself, or the runs of a sweep in the order of `in_order`.
 
     Raises:
         RunError: if it is neither.
@@ -81,7 +81,17 @@ def points_of(directory: Path) -> list[Path]:
     found = [path for path in run_directories(directory) if path != directory]
     if not found:
         raise RunError(f"{directory} holds no run; `lab runs` lists them")
-    return sorted(found, key=lambda path: (len(path.name) if path.name.isdecimal() else _SHOWN, path.as_posix()))
+    return in_order(found)
+
+
+def in_order(points: Iterable[Path]) -> list[Path]:
+    """Points folder by folder: first those that are numbered, in the order of their numbers, then by name."""
+
+    def key(path: Path) -> tuple[str, bool, int, str]:
+        is_numbered = path.name.isdecimal()
+        return path.parent.as_posix(), not is_numbered, int(path.name) if is_numbered else 0, path.name
+
+    return sorted(points, key=key)
 
 
 def run_state(directory: Path, status: Mapping[str, object]) -> str:
