@@ -53,11 +53,8 @@ def find_run(name: str) -> Path:
     root = outputs_root()
     if (root / name).is_dir():
         return root / name
-    patterns = ["*/runs/*", "*/sweeps/*", "reference/*/*"]
-    # the end of a point's name alone is a number, which other names end with too
-    patterns += ["*/sweeps/*/*"] if "/" in name else []
-    folders = [path for pattern in patterns for path in root.glob(pattern)]
-    matches = [path for path in folders if path.relative_to(root).as_posix().endswith(name)]
+    folders = _folders(root, name)
+    matches = _ending(root, folders, name)
     whole = [path for path in matches if path.name == name]
     if len(matches) == 1 or len(whole) == 1:
         return (whole or matches)[0]
@@ -68,6 +65,24 @@ def find_run(name: str) -> Path:
     raise RunError(
         f"{name} is the end of {len(matches)} runs, {matches[0].name} and {matches[1].name} among them; give more"
     )
+
+
+def is_listed(name: str) -> bool:
+    """Whether a name is that of a run as `lab runs` lists it, or the end of one or several."""
+    root = outputs_root()
+    return (root / name).is_dir() or bool(_ending(root, _folders(root, name), name))
+
+
+def _folders(root: Path, name: str) -> list[Path]:
+    """The runs and sweeps that a name may be the end of."""
+    patterns = ["*/runs/*", "*/sweeps/*", "reference/*/*"]
+    # the end of a point's name alone is a number, which other names end with too
+    patterns += ["*/sweeps/*/*"] if "/" in name else []
+    return [path for pattern in patterns for path in root.glob(pattern)]
+
+
+def _ending(root: Path, folders: Iterable[Path], name: str) -> list[Path]:
+    return [path for path in folders if path.relative_to(root).as_posix().endswith(name)]
 
 
 def points_of(directory: Path) -> list[Path]:
