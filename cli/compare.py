@@ -116,7 +116,7 @@ def _row(run: "LabelledRun", pair: Difference) -> tuple[object, ...]:
 
 
 def _write_csv(runs: "Sequence[LabelledRun]", pairs: Sequence[Sequence[Difference]]) -> None:
-    writer = csv.writer(sys.stdout)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for run, found in zip(runs[1:], pairs, strict=True):
         writer.writerows(_row(run, pair) for pair in found)

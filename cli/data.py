@@ -9,10 +9,8 @@ import typer
 from lab.cli.help import MODELS
 from lab.core.errors import InputError
 from lab.core.printable import printable
+from lab.core.ranges import LARGEST_COUNT
 from lab.core.streams import printed
-
-# of tokens, as in lab.core.ranges
-_MOST = 10**9
 
 _HELP = """Read every sample of your conversations, and list all faults.
 
@@ -45,7 +43,9 @@ def add(app: typer.Typer) -> None:
         ] = None,
         max_length: Annotated[
             int | None,
-            typer.Option(min=1, max=_MOST, help="Tokens that a sample may have; by default as the teacher's context."),
+            typer.Option(
+                min=1, max=LARGEST_COUNT, help="Tokens that a sample may have; by default as the teacher's context."
+            ),
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
     ) -> None:

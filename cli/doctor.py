@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lab.core.resources import usable_cores
 from lab.core.runs.provenance import installed_version, processor_name
 
 # mamba-ssm's build looks for a CUDA compiler and a prebuilt wheel unless it is told not to; its Mamba-2 kernels are
@@ -67,7 +68,7 @@ def measure_products() -> None:
     from lab.core.products.cache import recall_or_measure
     from lab.core.products.choice import measured
 
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cores()
     torch.set_num_threads(threads)
     for name in _PRODUCTS:
         recall_or_measure(getattr(torch, name), threads, measured)
@@ -80,7 +81,7 @@ def findings() -> list[Finding]:
     )
     return [
         Finding("lab", f"{version('ssm-lab')} on Python {platform.python_version()} ({sys.executable})"),
-        Finding("processor", f"{processor_name()}, {len(os.sched_getaffinity(0))} cores for this process"),
+        Finding("processor", f"{processor_name()}, {usable_cores()} cores for this process"),
         Finding("threads", threads),
         *_torch(),
         _package("triton", "GPU kernels cannot run", "pip install triton"),
@@ -163,7 +164,7 @@ def _products() -> list[Finding]:
     from lab.core.products.cache import recall
     from lab.core.products.choice import described
 
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cores()
     found = []
     unknown = "not measured yet; the first run of a large model does, or `lab doctor --measure`"
     for name in _PRODUCTS:

@@ -8,7 +8,7 @@ from lab.core.hydra_schema import did_you_mean
 
 _NOT_OPTIONAL = re.compile(r"field '[^']*' is not Optional")
 # what to write where OmegaConf says only what it was given
-_CURES = {
+_HINTS = {
     "could not be converted to Integer": "give one whole number",
     "could not be converted to Float": "give one number",
     "is not a valid bool": "give true or false",
@@ -44,7 +44,7 @@ def hydra_message(error: Exception) -> str | None:
     kept = [line for line in lines if line and not line.startswith(("full_key:", "object_type=", "reference_type="))]
     message = "; ".join(line.rstrip(".") for line in kept)
     message = _NOT_OPTIONAL.sub("it cannot be null; give a value", message)
-    message = "; ".join([message, *(cure for words, cure in _CURES.items() if words in message)])
+    message = "; ".join([message, *(hint for words, hint in _HINTS.items() if words in message)])
     last = str(key).rpartition(".")[2]
     names = [str(name) for name in parent] if parent is not None and hasattr(parent, "keys") else []
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and names and last not in names:

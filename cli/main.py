@@ -16,6 +16,7 @@ from lab.cli import compare, data, models, plot, track
 from lab.cli.cluster.script import HELP as SLURM_HELP
 from lab.cli.help import EXPERIMENTS, MACHINE, RESULTS, SectionedGroup, command_with_help
 from lab.core.errors import ConfigError
+from lab.core.ranges import LARGEST_COUNT
 from lab.core.streams import printed, steady_streams
 from lab.experiments.spec import Experiment
 
@@ -29,9 +30,6 @@ os.environ["MPLBACKEND"] = "agg"
 
 # everything behind the command belongs to Hydra, flags included
 _HYDRA = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-# of tokens or rounds, as in lab.core.ranges
-_MOST = 10**9
 
 _REPORT = """Write one HTML page about runs: claims, figures and numbers.
 
@@ -49,8 +47,8 @@ Examples:
 app = typer.Typer(
     name="lab",
     cls=SectionedGroup,
-    help="Experiments on state-space models: the risk of head tuning (hmm-risk), and distillation of Transformers into "
-    "linear-time models (distill).",
+    help="Experiments on state-space models: the risk of heads on their states (hmm-risk) and on real features "
+    "(probe); Transformers distilled into linear-time models (distill) and evaluated (eval).",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -157,7 +155,7 @@ def bench(
         ),
     ],
     repeats: Annotated[
-        int, typer.Option(min=1, max=_MOST, help="Number of rounds; each round times every candidate once.")
+        int, typer.Option(min=1, max=LARGEST_COUNT, help="Number of rounds; each round times every candidate once.")
     ] = 7,
     quick: Annotated[bool, typer.Option("--quick", help="Use small sizes, to check that everything runs.")] = False,
     json: Annotated[Path | None, typer.Option(help="Also write the result to this JSON file, with figures.")] = None,

@@ -10,11 +10,8 @@ from typing import Annotated
 import typer
 
 from lab.cli.help import MODELS
+from lab.core.ranges import LARGEST_COUNT, LARGEST_SEED
 from lab.core.streams import printed
-
-# of tokens, as in lab.core.ranges
-_MOST = 10**9
-_LARGEST_SEED = 2**63 - 1
 
 # which student of a run
 _STAGE_HELP = "Use the student after this stage; 0 is the untrained one. By default the last finished stage."
@@ -25,15 +22,17 @@ _Replicate = Annotated[int, typer.Option(min=0, help="Number of the replicate, i
 _EXPORT = """Write a distilled student as a folder or a GGUF file.
 
 With --format mmmamba the folder has the layout of mmMamba's release: config.json records the kind of every layer, and
-the tokenizer is copied from the teacher. Students of text-only models are stored in the layout of Llama.
+the tokenizer is copied from the teacher. Students of other teachers than a HoVLE, or with another mixer than
+Mamba-2, are stored in their teacher's layout.
 
-With --format transformers the student is a stock model, granitemoehybrid, falcon_h1 or qwen3_next, in a llava if it
-reads images, which transformers runs without other code. The folder has tokenizer, chat template and model card;
-transformers has run it, and given the student's logits and answers. A student that no stock model can be is refused
-with the reason; student=serving trains one that has the most homes.
+With --format transformers the student is a stock model, granitemoehybrid, falcon_h1 or qwen3_next, in a llava or
+internvl if it reads images, which transformers runs without other code. The folder has tokenizer, chat template and
+model card; transformers has run it, and given the student's logits and answers. A student that no stock model can be is
+refused with the reason; student=serving trains one that most servers can run.
 
-With --format gguf a text student of student=serving is written as one file for llama.cpp, with tokenizer and chat
-template; matrices are F16, or as --precision says: F32, F16, Q8_0. The file is read back and compared with the student.
+With --format gguf a text student of student=serving or two_timescales is written as one file for llama.cpp, with
+tokenizer and chat template; matrices are F16, or as --precision says: F32, F16, Q8_0. The file is read back and
+compared with the student.
 
 If the export fails, nothing is left. `lab generate`, `lab eval` and `lab distill from_run=FOLDER` load either folder,
 llama.cpp the file.
@@ -122,8 +121,10 @@ def add(app: typer.Typer) -> None:
         temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 means greedy decoding.")] = 0.0,
         top_k: Annotated[int | None, typer.Option(help="Sample from the k most likely tokens only.")] = None,
         top_p: Annotated[float | None, typer.Option(help="Sample from the most likely tokens up to this sum.")] = None,
-        seed: Annotated[int, typer.Option(min=0, max=_LARGEST_SEED, help="Random seed for sampling.")] = 0,
-        max_new_tokens: Annotated[int, typer.Option(min=1, max=_MOST, help="Maximum number of new tokens.")] = 256,
+        seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Random seed for sampling.")] = 0,
+        max_new_tokens: Annotated[
+            int, typer.Option(min=1, max=LARGEST_COUNT, help="Maximum number of new tokens.")
+        ] = 256,
         system: Annotated[str | None, typer.Option(help="System message; by default the one used in training.")] = None,
         max_tiles: Annotated[
             int | None, typer.Option(min=1, max=256, help="Maximum tiles per image; by default as trained.")

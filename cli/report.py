@@ -11,7 +11,7 @@ from lab.core.report.content import Findings
 from lab.core.report.page import GENERATOR, RunReport, page
 from lab.core.report.recorded import RecordedRun
 from lab.core.runs.atomic_files import refuse_special, write_atomically
-from lab.core.runs.find import find_run, outputs_root, refuse_other_version, run_directories
+from lab.core.runs.find import find_run, in_order, outputs_root, refuse_other_version, run_directories
 from lab.core.streams import say
 from lab.experiments.key_help import keys_of
 from lab.experiments.spec import Experiment
@@ -60,7 +60,7 @@ def _directories(name: str) -> list[Path]:
     if any((directory / file).exists() for file in _OF_A_RUN):
         refuse_other_version(directory)
         return [directory]
-    points = sorted(run_directories(directory))
+    points = in_order(run_directories(directory))
     if not points:
         raise RunError(f"{directory} holds no run; `lab runs` lists them")
     for point in points:

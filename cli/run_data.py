@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.errors import RunError
-from lab.core.runs.find import find_run, run_directories
+from lab.core.runs.find import find_run, in_order, run_directories
 from lab.core.runs.json_files import finite, json_object_if_there, read_json_object
 
 
@@ -55,8 +55,8 @@ def write_csv(name: str) -> None:
 
 
 def _points(directory: Path) -> list[Path]:
-    """The run itself, or the runs of a sweep in the order of their names."""
-    found = sorted(path for path in run_directories(directory) if path != directory)
+    """The run itself, or the runs of a sweep."""
+    found = in_order(path for path in run_directories(directory) if path != directory)
     return found if found and not (directory / "status.json").exists() else [directory]
 
 

@@ -35,7 +35,8 @@ def print_means(
     if not ended:
         raise RunError(f"{names[0]}: no run has finished; `lab runs` says how it stands")
     if left_out:
-        say(f"{len(left_out)} of {len(directories)} runs are not finished, and left out: {run_name(left_out[0])}, …")
+        more = ", …" if len(left_out) > 1 else ""
+        say(f"{len(left_out)} of {len(directories)} runs are not finished, and left out: {run_name(left_out[0])}{more}")
     study = study_of([LabelledRun(path, "") for path in ended], experiments)
     configs = [config_of(path) for path in ended]
     keys, groups = grouped(configs)
@@ -57,7 +58,7 @@ def print_means(
             }
         )
     elif as_csv:
-        writer = csv.writer(sys.stdout)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow([*keys, *_COLUMNS])
         writer.writerows(
             [*group.values, *mean] for group, of_group in zip(groups, found, strict=True) for mean in of_group

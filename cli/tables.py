@@ -12,7 +12,7 @@ from lab.cli.sweeps.leaving import waiting_jobs
 from lab.core.errors import RunError
 from lab.core.printable import printable
 from lab.core.runs.console import print_directory, print_summary
-from lab.core.runs.find import find_run, outputs_root, run_directories, run_state
+from lab.core.runs.find import find_run, in_order, outputs_root, run_directories, run_state
 from lab.core.runs.json_files import json_object_if_there, json_object_or_none, read_json_object
 
 # columns of a title, and of a result that is worth a column; between two columns are spaces
@@ -79,7 +79,7 @@ def print_run(name: str) -> None:
     if not (directory / "status.json").exists():
         # not deeper: any folder may be given, also that of everything
         points = {path.parent for path in (*directory.glob("*/status.json"), *directory.glob("*/*/status.json"))}
-        for point in sorted(points):
+        for point in in_order(points):
             print_run(str(point))
         if points:
             return

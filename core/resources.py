@@ -18,8 +18,8 @@ _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """The cores on which this process may run."""
-    return len(os.sched_getaffinity(0))
+    """The cores on which this process may run; all of the machine, where the system binds no process to some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def refuse_too_many_threads(threads: int | None) -> None:

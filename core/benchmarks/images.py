@@ -72,7 +72,7 @@ def _check(source: io.BytesIO | Path, name: str) -> Image.Image:
         with Image.open(source, formats=FORMATS) as image:
             return image
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} is not an image that can be read ({error})") from None
+        raise InputError(f"{name} is not an image that can be read ({error}); put a whole one in its place") from None
 
 
 def _listed(cell: str) -> list[str]:
@@ -82,9 +82,9 @@ def _listed(cell: str) -> list[str]:
     try:
         found = ast.literal_eval(cell)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise InputError("its list of images is damaged") from None
+        raise InputError("its list of images is damaged; write it as Python does: ['…', '…']") from None
     if not isinstance(found, list) or not all(isinstance(entry, str) for entry in found):
-        raise InputError("its list of images is damaged")
+        raise InputError("its list of images is damaged; write it as Python does: ['…', '…']")
     return found
 
 
@@ -92,7 +92,7 @@ def _decoded(cell: str) -> io.BytesIO:
     try:
         return io.BytesIO(binascii.a2b_base64(cell, strict_mode=True))
     except ValueError as error:
-        raise InputError(f"its image is not base64 ({error})") from None
+        raise InputError(f"its image is not base64 ({error}); encode its file again") from None
 
 
 def _found(name: str, folders: Sequence[Path]) -> Path:
@@ -100,4 +100,4 @@ def _found(name: str, folders: Sequence[Path]) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise InputError(f"its image {name} is not there, nor in {' or '.join(map(str, folders))}")
+    raise InputError(f"its image {name} is not there, nor in {' or '.join(map(str, folders))}; put it there")

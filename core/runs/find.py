@@ -3,7 +3,7 @@
 import difflib
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lab.core.errors import RunError
@@ -53,11 +53,8 @@ def find_run(name: str) -> Path:
     root = outputs_root()
     if (root / name).is_dir():
         return root / name
-    patterns = ["*/runs/*", "*/sweeps/*", "reference/*/*"]
-    # the end of a point's name alone is a number, which other names end with too
-    patterns += ["*/sweeps/*/*"] if "/" in name else []
-    folders = [path for pattern in patterns for path in root.glob(pattern)]
-    matches = [path for path in folders if path.relative_to(root).as_posix().endswith(name)]
+    folders = _folders(root, name)
+    matches = _ending(root, folders, name)
     whole = [path for path in matches if path.name == name]
     if len(matches) == 1 or len(whole) == 1:
         return (whole or matches)[0]
@@ -70,8 +67,26 @@ def find_run(name: str) -> Path:
     )
 
 
+def is_listed(name: str) -> bool:
+    """Whether a name is that of a run as `lab runs` lists it, or the end of one or several."""
+    root = outputs_root()
+    return (root / name).is_dir() or bool(_ending(root, _folders(root, name), name))
+
+
+def _folders(root: Path, name: str) -> list[Path]:
+    """The runs and sweeps that a name may be the end of."""
+    patterns = ["*/runs/*", "*/sweeps/*", "reference/*/*"]
+    # the end of a point's name alone is a number, which other names end with too
+    patterns += ["*/sweeps/*/*"] if "/" in name else []
+    return [path for pattern in patterns for path in root.glob(pattern)]
+
+
+def _ending(root: Path, folders: Iterable[Path], name: str) -> list[Path]:
+    return [path for path in folders if path.relative_to(root).as_posix().endswith(name)]
+
+
 def points_of(directory: Path) -> list[Path]:
-    """The run itself, or the runs of a sweep, numbered ones in the order of their numbers.
+    """The run itself, or the runs of a sweep in the order of `in_order`.
 
     Raises:
         RunError: if it is neither.
@@ -81,7 +96,17 @@ def points_of(directory: Path) -> list[Path]:
     found = [path for path in run_directories(directory) if path != directory]
     if not found:
         raise RunError(f"{directory} holds no run; `lab runs` lists them")
-    return sorted(found, key=lambda path: (len(path.name) if path.name.isdecimal() else _SHOWN, path.as_posix()))
+    return in_order(found)
+
+
+def in_order(points: Iterable[Path]) -> list[Path]:
+    """Points folder by folder: first those that are numbered, in the order of their numbers, then by name."""
+
+    def key(path: Path) -> tuple[str, bool, int, str]:
+        is_numbered = path.name.isdecimal()
+        return path.parent.as_posix(), not is_numbered, int(path.name) if is_numbered else 0, path.name
+
+    return sorted(points, key=key)
 
 
 def run_state(directory: Path, status: Mapping[str, object]) -> str:

@@ -33,7 +33,7 @@ class Seeds:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise InputError(f"seed={self.seed} must be a non-negative integer")
+            raise InputError(f"seed={self.seed} must be a non-negative integer; give 0 or more")
 
     def within(self, purpose: str, *indices: int) -> "Seeds":
         """The streams of one part, such as one of several problems: independent of those here and of other parts."""

@@ -178,8 +178,8 @@ class Run(Generic[Row]):
             is_other = True
             if self._extension.refuses(key, old_value, new_value):
                 is_less = key in self._extension.grows
-                cure = f"give {old_value} or more" if is_less else "keep that value or start a new run"
-                raise RunError(f"{path.parent} holds a run with {key}={old_value}, not {new_value}; {cure}")
+                hint = f"give {old_value} or more" if is_less else "keep that value or start a new run"
+                raise RunError(f"{path.parent} holds a run with {key}={old_value}, not {new_value}; {hint}")
         return is_other
 
     def _take_start(self) -> Mapping[str, Any]:

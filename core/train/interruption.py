@@ -18,8 +18,8 @@ class Interruption:
         """Nothing is deferred yet.
 
         Args:
-            is_in_vain: whether the step cannot be finished, so that a signal is passed on at once.
             is_on: whether anything will be; of several processes, the first answers for all.
+            is_in_vain: whether the step cannot be finished, so that a signal is passed on at once.
         """
         self._is_on = is_on
         self._is_in_vain = is_in_vain

@@ -91,7 +91,9 @@ class TrainConfig:
         refuse_outside(self, "beta1", "beta2", at_least=0, below=1)
         refuse_outside(self, "warmup", "decay", at_least=0, at_most=1)
         if self.warmup + self.decay > 1:
-            raise ConfigError(f"warmup={self.warmup} and decay={self.decay} must be fractions whose sum is at most 1")
+            raise ConfigError(
+                f"warmup={self.warmup} and decay={self.decay} must be fractions whose sum is at most 1; lower one"
+            )
 
 
 class Step(Protocol):

@@ -12,6 +12,7 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+from lab.core.resources import usable_cores
 from lab.core.runs.provenance import installed_version, processor_name
 
 # Read when numpy, torch and jax are imported, hence set before.
@@ -63,7 +64,7 @@ def every_core() -> Iterator[None]:
     """
     torch = importlib.import_module("torch")
     earlier, earlier_threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
-    cores = num_cores()
+    cores = usable_cores()
     os.environ["OMP_NUM_THREADS"] = str(cores)
     torch.set_num_threads(cores)
     try:
@@ -74,11 +75,6 @@ def every_core() -> Iterator[None]:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = earlier
-
-
-def num_cores() -> int:
-    """How many processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def busy_seconds() -> float:
@@ -142,7 +138,7 @@ def describe(distributions: Sequence[str]) -> dict[str, Any]:
 
 def threads() -> dict[str, Any]:
     """How many cores this process may use, and how many threads each numerical library found in it says it uses."""
-    found: dict[str, Any] = {"cores": num_cores()}
+    found: dict[str, Any] = {"cores": usable_cores()}
     control = load_optional("threadpoolctl")
     if control is not None:
         for pool in control.threadpool_info():

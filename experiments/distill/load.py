@@ -17,6 +17,7 @@ from lab.core.models.decoder import LanguageModel
 from lab.core.models.folder import PROMPT, Kind, ModelFolder, Precision
 from lab.core.models.vision_language_config import VisionEncoderConfig
 from lab.core.parallel.layout import Layout, assign, cut_modules, whole
+from lab.core.runs.find import is_listed
 from lab.core.runs.random_streams import Seeds
 from lab.core.streams import say
 from lab.core.tokenizer import Tokenizer
@@ -103,7 +104,7 @@ def find_model(name: str, selector: StudentSelector) -> FoundModel:
                 f"{name} is not a run: stage, variant and replicate choose among a run's students; drop them"
             )
         return _in_folder(folder, prompt=None)
-    if os.sep in name and not path.is_dir():
+    if os.sep in name and not path.is_dir() and not is_listed(name):
         raise CheckpointError(
             f"{name} does not exist; give the folder of a checkpoint or a run, or the end of its name"
         )

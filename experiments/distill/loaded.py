@@ -108,7 +108,7 @@ class LoadedModel(OpenedModel):
         require_flag(is_raw=is_raw)
         require_day(today := date.today() if day is None else day)
         if max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens={max_new_tokens} must be 1 or more")
+            raise ConfigError(f"max_new_tokens={max_new_tokens} must be 1 or more; raise it")
         pictures = images_of(images)
         refuse_empty(prompt, pictures, is_raw=is_raw)
         sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)

@@ -1,6 +1,5 @@
 """Where the batches of a training are made: between its steps, or ahead of them in a separate process."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -10,6 +9,7 @@ import torch
 from lab.core.data.prefetch import DEPTH, Prefetched
 from lab.core.data.share import SharedStream
 from lab.core.data.stream import Batches, Stream
+from lab.core.resources import usable_cores
 
 # about as many as are made in the time that a process takes to start
 _NUM_WORTH = 1000
@@ -61,4 +61,4 @@ def loaded(
 def _has_free_core(device: torch.device) -> bool:
     """Whether a step leaves a core to others: its threads on the CPU have one each, and wait for each other."""
     num_busy = torch.get_num_threads() if device.type == "cpu" else 1
-    return num_busy < len(os.sched_getaffinity(0))
+    return num_busy < usable_cores()

@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from lab.core.data.picture_format import Fit
+from lab.core.data.prompt_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START
 from lab.core.errors import RunError
+from lab.core.models.config import Vision
 from lab.core.models.spec import family_of
+from lab.core.models.vision_language_config import VisionEncoderConfig
 from lab.core.stock.layout import StockLayout
 from lab.core.stock.verify import Agreement
 from lab.experiments.distill.recorded import load
@@ -18,7 +22,7 @@ from lab.experiments.distill.summary import summaries
 _FRONT = """---
 library_name: transformers
 pipeline_tag: {task}
-tags: [mamba2, linear-attention, distillation]
+tags: [{mixer}, linear-attention, distillation]
 # license: for the owner of the teacher and the data to say
 ---
 """
@@ -44,7 +48,7 @@ def model_card(
     num_softmax = len(layout.stack.softmax)
     numbers = sum(parameter.numel() for parameter in student.parameters())
     lines = [
-        _FRONT.format(task="text-generation" if layout.vision is None else "image-text-to-text"),
+        _FRONT.format(task="text-generation" if layout.vision is None else "image-text-to-text", mixer=options.kind),
         f"# {name}",
         "",
         f"A {family_of(student.config).name} whose attention was distilled into {options.kind} in "
@@ -123,14 +127,14 @@ def _rows_of(rows: Sequence[Row], selector: StudentSelector) -> list[Row]:
         row
         for row in rows
         if row["kind"] == "result"
-        and row.get("replicate", 0) in (0, selector.replicate)
         and (selector.variant is None or row.get("student", selector.variant) == selector.variant)
-        and (row.get("replicate", selector.replicate) == selector.replicate)
+        and row.get("replicate", selector.replicate) == selector.replicate
     ]
 
 
 def _use(layout: StockLayout) -> list[str]:
     kind = "AutoModelForCausalLM" if layout.vision is None else "AutoModelForImageTextToText"
+    vision = layout.stack.model.config.vision
     return [
         "```python",
         f"from transformers import {kind}, AutoTokenizer",
@@ -138,17 +142,20 @@ def _use(layout: StockLayout) -> list[str]:
         f'model = {kind}.from_pretrained("FOLDER")',
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
         "```",
-        *_pictures(layout),
+        *(() if vision is None else ("", how_to_show_pictures(vision))),
     ]
 
 
-def _pictures(layout: StockLayout) -> list[str]:
-    vision = layout.stack.model.config.vision
-    if vision is None:
-        return []
-    return [
-        "",
-        f"A picture is cut into tiles of {vision.image_size} x {vision.image_size} pixels as InternVL does it, and a "
-        "smaller copy of the whole; `AutoImageProcessor` of the folder gives them as `pixel_values`. In the text it is "
-        f"`<img>`, {vision.tokens_per_tile} `<IMG_CONTEXT>` for each tile, `</img>`.",
-    ]
+def how_to_show_pictures(vision: Vision) -> str:
+    """What a picture is to the model: tiles, and tokens in the text."""
+    start, token, end, is_cut = IMAGE_START, f"`{IMAGE_CONTEXT}`", IMAGE_END, True
+    if isinstance(vision, VisionEncoderConfig):
+        start, token, end = vision.start, f"tokens with the id {vision.image_token_id}", vision.end
+        is_cut = vision.pictures.fit is Fit.tiles
+    tiles = "cut into tiles as InternVL does it, and a smaller copy of the whole" if is_cut else "one tile"
+    around = [f"`{mark}`" if mark else "" for mark in (start, end)]
+    written = ", ".join(filter(None, (around[0], f"{vision.tokens_per_tile} {token} for each tile", around[1])))
+    return (
+        f"A picture is {tiles}, of {vision.image_size} x {vision.image_size} pixels; `AutoImageProcessor` of the "
+        f"folder gives it as `pixel_values`. In the text it is {written}."
+    )

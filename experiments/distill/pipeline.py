@@ -164,7 +164,7 @@ def _train(
 ) -> int:
     """Train a stage to its end; returns the number of rows that its training has recorded."""
     recipe, evaluation = node.recipe, context.config.evaluation
-    assert recipe is not None, "a seed is not trained"
+    assert recipe is not None, "an untrained student has no training"
     trained = set_trainable(student, trainable_names(student, node.stage, train_decay=recipe.train_decay))
     if not trained:
         # every layer stayed softmax: the student equals its teacher

@@ -82,5 +82,5 @@ def softmax_layers(config: HybridConfig, num_layers: int) -> tuple[int, ...]:
         return tuple(sorted(config.layers))
     assert config.number is not None, "HybridConfig checks it"
     if config.number > num_layers:
-        raise ConfigError(f"hybrid.number={config.number} must be at most {num_layers}, the number of layers")
+        raise ConfigError(f"hybrid.number={config.number} must be at most {num_layers}, the number of layers; lower it")
     return tuple(_PATTERNS[config.placement](num_layers, config.number))

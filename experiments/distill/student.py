@@ -45,7 +45,7 @@ class StudentConfig:
 
     @property
     def spec(self) -> MixerSpec:
-        """Options of the mixer."""
+        """What the project knows of the mixer's kind."""
         return mixer_spec(self.mixer.kind)
 
 

@@ -21,6 +21,7 @@ from lab.core.benchmarks.questions import BENCHMARK
 from lab.core.data.tiling import load_image
 from lab.core.errors import LabError
 from lab.core.runs.atomic_files import file_atomically
+from lab.core.streams import say
 from lab.experiments.distill.tasks.easy_vqa import most_frequent_answers, questions_of
 
 
@@ -92,8 +93,10 @@ def write_tsv(path: Path) -> int:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m lab.experiments.eval.easy_vqa FILE.tsv")
+        say("usage: python -m lab.experiments.eval.easy_vqa FILE.tsv")
+        sys.exit(2)
     try:
         print(f"{write_tsv(Path(sys.argv[1])):,} questions")
     except LabError as error:
-        sys.exit(str(error))
+        say(str(error))
+        sys.exit(2)

@@ -20,6 +20,7 @@ from lab.core.data.chat_template import turn_header, written_turn
 from lab.core.data.jinja_chat import Message
 from lab.core.errors import ConfigError, InputError, LabError
 from lab.core.models.decoder import Inputs
+from lab.core.streams import say
 from lab.experiments.eval.served import asked_of, serve
 
 NAME = "lab"
@@ -223,4 +224,5 @@ if __name__ == "__main__":
     try:
         cli_evaluate()
     except LabError as error:
-        sys.exit(f"lab: {error}")
+        say(str(error))
+        sys.exit(2)

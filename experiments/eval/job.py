@@ -181,8 +181,9 @@ class _Work:
         current.settle(opened.model, [opened.model.dtype], attempts.recorded(self.record.directory, "products"))
         self._record_model(candidate, opened)
         respondent = Respondent(candidate.label, opened, candidate.role is Role.image_ablated, candidate.is_windowed)
+        # once: vocabularies are compared token by token
+        teacher = self._teacher_of(candidate, opened)
         for task in self.tasks:
-            teacher = self._teacher_of(candidate, opened)
             earlier = [] if teacher is None else self._rows(task.word, teacher.label)
             done = {row["place"] for row in self._rows(task.word, candidate.label)}
             size = task.size(respondent)

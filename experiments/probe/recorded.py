@@ -17,7 +17,7 @@ from lab.experiments.probe.rows import Row
 
 
 def load(directory: Path) -> list[Row]:
-    """The rows of a recorded table; what a row does not have is left out.
+    """The rows of a recorded table; what a row does not have is None.
 
     Raises:
         RunError: if it is missing or damaged, or another version of lab wrote it.

@@ -256,11 +256,8 @@ def _layers(results: Results) -> Iterator[str]:
                 continue
             difference = point.risks - theirs.risks
             half, mean = interval(difference), float(difference.mean())
-            word = "carries as much" if abs(mean) <= half else "carries less" if mean > 0 else "carries more"
+            much = "as much as" if abs(mean) <= half else "less than" if mean > 0 else "more than"
             yield (
-                f"layer {layer}: {other} {word} than {first}: risk of the best head {point.mean:.4g} against "
-                f"{theirs.mean:.4g}, paired difference {mean:+.4f} ± {half:.4f}"
-                if word != "carries as much"
-                else f"layer {layer}: {other} {word} as {first}: risk of the best head {point.mean:.4g} against "
+                f"layer {layer}: {other} carries {much} {first}: risk of the best head {point.mean:.4g} against "
                 f"{theirs.mean:.4g}, paired difference {mean:+.4f} ± {half:.4f}"
             )

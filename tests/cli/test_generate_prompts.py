@@ -110,6 +110,7 @@ def test_requests_are_answered_one_by_one_and_go_on_after_a_kill(typed: Typed, t
         ('{"prompt": "a", "images": ["b.png"]}', "b.png does not exist"),
         ('{"prompt": " "}', "line 2: its prompt is empty"),
         ('{"prompt": "\\ud800"}', "line 2: has half of a character"),
+        ('{"prompt": "a", "id": {"\\udfff": 1}}', "line 2: has half of a character"),
         ('{"prompt": "a \u2028 b", "images": 3}', 'line 2: "images" is not a list'),
     ],
 )

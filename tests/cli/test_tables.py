@@ -144,11 +144,14 @@ def test_a_run_is_shown_for_programs_in_full_precision(typed: Typed, recorded: P
 
 def test_a_sweep_is_shown_point_by_point(typed: Typed, outputs: Path, recorded: Path) -> None:
     sweep = outputs / "hmm_risk" / "sweeps" / "two"
-    for point in ("0", "1"):
+    points = ["0", "2", "10"]
+    for point in points:
         shutil.copytree(recorded, sweep / point)
     rows = list(csv.DictReader(io.StringIO(typed("show", "two", "--csv").out)))
-    assert [row["point"] for row in rows] == ["0"] * (len(rows) // 2) + ["1"] * (len(rows) // 2)
-    assert [Path(run["run"]).name for run in strict(typed("show", "two", "--json").out)] == ["0", "1"]
+    assert [row["point"] for row in rows] == [point for point in points for _ in range(len(rows) // len(points))]
+    assert [Path(run["run"]).name for run in strict(typed("show", "two", "--json").out)] == points
+    last_lines = [line for line in typed("show", "two").out.splitlines() if line.startswith(str(sweep))]
+    assert [Path(line).name for line in last_lines] == points
 
 
 @pytest.mark.parametrize("form", ["--json", "--csv"])

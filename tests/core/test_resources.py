@@ -92,3 +92,9 @@ def test_nothing_is_known_of_several_processes_where_nothing_is_known_of_one(mac
     (machine / "proc" / "meminfo").unlink()
     (machine / "proc" / "self" / "cgroup").unlink()
     assert resources.memory_of_processes(2) is None
+
+
+def test_all_cores_are_usable_where_a_process_cannot_be_bound_to_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert resources.usable_cores() == 3

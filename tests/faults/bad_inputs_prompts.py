@@ -21,6 +21,7 @@ REQUESTS: dict[str, str | bytes] = {
     "a prompt that is null": '{"prompt": null}\n',
     "an empty prompt": '{"prompt": " "}\n',
     "half of a character": '{"prompt": "\\ud800"}\n',
+    "half of a character beside the prompt": '{"prompt": "How many?", "id": "\\ud800"}\n',
     "unknown words": '{"prompt": "ünï"}\n',
     "an image token": '{"prompt": "<IMG_CONTEXT>"}\n',
     "a mark without an image": '{"prompt": "<image> Same?"}\n',

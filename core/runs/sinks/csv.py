@@ -23,14 +23,20 @@ class Sink:
         known = self._columns.get(kind, [])
         missing = [name for name in row if name not in known]
         if missing:
-            old = list(csv.DictReader(path.read_text().splitlines())) if known else []
+            old = _read(path) if known else []
             known = self._columns[kind] = known + missing
-            with path.open("w", newline="") as file:
+            with path.open("w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, known)
                 writer.writeheader()
                 writer.writerows(old)
-        with path.open("a", newline="") as file:
+        with path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, known).writerow(row)
 
     def close(self) -> None:
         """Nothing to do: every row is already written."""
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    # line breaks belong to fields, such as a model's answer
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

@@ -13,10 +13,11 @@ from lab.core.models.decoder import Inputs
 from lab.core.models.generation import allocate, depends_on_room
 from lab.core.models.steps import Steps
 from lab.core.runs.random_streams import Seeds
+from lab.core.streams import say
 from lab.experiments.distill.generation.answer import Report, Respondent
 
 _NEW, _END = "/new", "/end"
-_HELP = f"lab: write a line and press Enter; {_NEW} begins a new conversation, {_END} or Ctrl-D ends"
+_HELP = f"write a line and press Enter; {_NEW} begins a new conversation, {_END} or Ctrl-D ends"
 # of a conversation so far: how much longer it may get before its state is made larger
 _GROWTH = 2
 
@@ -88,7 +89,7 @@ def chat(respondent: Respondent, images: Sequence[Path], *, seeds: Seeds, day: d
     conversation = Conversation(respondent, images, day)
     is_terminal = sys.stdin.isatty()
     if is_terminal:
-        print(_HELP, file=sys.stderr)
+        say(_HELP)
     for number, line in enumerate(_lines(is_terminal=is_terminal)):
         if line == _END:
             return
@@ -100,10 +101,10 @@ def chat(respondent: Respondent, images: Sequence[Path], *, seeds: Seeds, day: d
         except LabError as error:
             if not is_terminal:
                 raise
-            print(f"lab: {error}", file=sys.stderr)
+            say(str(error))
             continue
         respondent.write("\n")
-        print(f"lab: {report.line()}", file=sys.stderr)
+        say(report.line())
 
 
 def _lines(*, is_terminal: bool) -> Iterator[str]:

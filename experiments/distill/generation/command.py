@@ -16,6 +16,7 @@ from lab.core.products import current
 from lab.core.resources import refuse_too_many_threads, usable_cores
 from lab.core.runs.atomic_files import refuse_no_file, refuse_special, write_atomically
 from lab.core.runs.random_streams import Seeds
+from lab.core.streams import say
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.generation.answer import Report, Respondent
 from lab.experiments.distill.generation.chat import chat
@@ -108,7 +109,7 @@ def main(request: Request, prompts: Prompts, *, threads: int | None, json_path: 
             seeds, options = Seeds(request.seed), _options(request)
             rows = prompts.num_rows
             line = answer_file(respondent, *prompts.requests, num_rows=rows, options=options, seeds=seeds, day=_today())
-        print(f"lab: {line}", file=sys.stderr)
+        say(line)
         return
     if prompts.is_chat:
         with _opened(request) as opened:
@@ -117,7 +118,7 @@ def main(request: Request, prompts: Prompts, *, threads: int | None, json_path: 
     asked = replace(request, prompt=prompts.text if prompts.text is not None else _text_of(prompts.file))
     report = answer(asked, _write)
     _write("\n")
-    print(f"lab: {report.line()}", file=sys.stderr)
+    say(report.line())
     if json_path is not None:
         words = {"model": request.model, "prompt": asked.prompt, "images": list(map(str, request.images))}
         content = {**words, "seed": request.seed, **asdict(request.sampling), **asdict(report)}

@@ -183,7 +183,8 @@ def _request(path: Path, number: int, line: str) -> FiledRequest:
     if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
         raise InputError(f'{where}: is not an object with a text "prompt"; repair the line')
     try:
-        content["prompt"].encode()
+        # all of it is written beside the answer
+        json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise InputError(f"{where}: has half of a character (\\ud800 to \\udfff); repair the line") from None
     images = content.get("images", [])

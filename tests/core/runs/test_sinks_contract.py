@@ -118,3 +118,12 @@ def test_csv_have_a_header_and_empty_fields_where_a_row_lacks_a_column(tmp_path:
     assert sorted(path.name for path in (tmp_path / "csv").iterdir()) == ["measured.csv", "rows.csv", "theory.csv"]
     rows = list(csv.DictReader((tmp_path / "csv" / "measured.csv").read_text().splitlines()))
     assert [(row["width"], row["more"]) for row in rows] == [("4", ""), ("5", "True")]
+
+
+def test_csv_keeps_line_breaks_when_a_column_is_added(tmp_path: Path) -> None:
+    answer = "one\ntwo\r\nthree\u2028four\x0cfive"
+    with run_of(tmp_path, "csv") as run:
+        run.log([{"kind": "answer", "text": answer, "place": 1}, {"kind": "answer", "place": 2, "more": 3}])
+    with (tmp_path / "csv" / "answer.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["text"], row["place"], row["more"]) for row in rows] == [(answer, "1", ""), ("", "2", "3")]

@@ -7,13 +7,13 @@ import time
 import pytest
 import torch
 
+from lab.core.resources import usable_cores
 from lab.experiments.bench.machine import (
     ONE_THREAD,
     busy_seconds,
     event_clock,
     every_core,
     load_optional,
-    num_cores,
     one_core,
 )
 
@@ -33,8 +33,8 @@ def test_one_core_is_bound_and_everything_is_restored() -> None:
 def test_every_core_has_a_thread_and_everything_is_restored() -> None:
     before = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
     with every_core():
-        assert torch.get_num_threads() == num_cores()
-        assert os.environ["OMP_NUM_THREADS"] == str(num_cores())
+        assert torch.get_num_threads() == usable_cores()
+        assert os.environ["OMP_NUM_THREADS"] == str(usable_cores())
     assert (torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")) == before
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 import lab
 from lab.core.data.jinja_chat import FIXED_DAY
-from lab.core.errors import ConfigError, InputError, LabError
+from lab.core.errors import CheckpointError, ConfigError, InputError, LabError, RunError
 from lab.core.models.decoder import Inputs
 from lab.core.models.generation import SamplingConfig
 from lab.core.models.text_model import TextModel
@@ -281,3 +281,14 @@ def test_layers_behind_the_last_one_that_is_asked_for_do_not_run(tmp_path: Path)
     assert ran == [first]
     assert early.equal(states_behind(model, inputs, [1, 2])[1])
     assert ran == [first, first, second]
+
+
+def test_a_name_with_folders_may_be_that_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_OUTPUTS", str(tmp_path))
+    run = tmp_path / "hmm_risk" / "runs" / "x"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text('{"seed": 0}')
+    with pytest.raises(RunError, match="is not a run of `lab distill`"):
+        lab.load("hmm_risk/runs/x")
+    with pytest.raises(CheckpointError, match="runs/gone does not exist"):
+        lab.load("hmm_risk/runs/gone")

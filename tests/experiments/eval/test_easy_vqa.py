@@ -1,5 +1,6 @@
 """easy-VQA's held-out questions: from a package with the same functions, and from the real one where it is there."""
 
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -60,3 +61,12 @@ def test_the_real_package(tmp_path: Path) -> None:
     assert {source[place].category for place in range(len(source))} == {"yes or no", "shape", "colour"}
     assert write_tsv(tmp_path / "easy_vqa.tsv") == 9673
     assert same((0, 1, 5000, 9672), tmp_path / "easy_vqa.tsv")
+
+
+def test_the_program_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "easy_vqa.py").write_text("raise ImportError\n")
+    program = f"import runpy, sys; sys.path.insert(0, {str(tmp_path)!r}); sys.argv = ['x', 'out.tsv']; "
+    program += "runpy.run_module('lab.experiments.eval.easy_vqa', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr.count("\n"), done.stderr[:5]) == (2, 1, "lab: "), done.stderr
+    assert not (tmp_path / "out.tsv").exists()
