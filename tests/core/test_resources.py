@@ -73,7 +73,7 @@ def test_processes_of_one_parent_count_what_all_of_them_hold(machine: Path) -> N
         (11, parent, command, 3_000_000),
         (12, parent, command, 5_000_000),
         (13, parent, b"other\0", 6_000_000),
-        (14, 1, command, 7_000_000),
+        (14, parent + 1, command, 7_000_000),
     ):
         folder = machine / "proc" / str(process)
         folder.mkdir()
