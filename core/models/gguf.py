@@ -1,6 +1,7 @@
 """GGUF files, the format of llama.cpp, through transformers."""
 
 import struct
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +33,9 @@ def read_gguf(path: Path) -> tuple[Json, Mapping[str, Tensor]]:
     options = {}
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with _one_line(path):
+    with _one_line(path), _alone(path) as folder:
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32, local_files_only=True, **options
+            folder, gguf_file=path.name, dtype=torch.float32, local_files_only=True, **options
         )
     # what is left of it says how the file was packed
     content = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
@@ -69,8 +70,8 @@ def write_gguf_tokenizer(path: Path, folder: Path) -> None:
 
 def _open_tokenizer(path: Path) -> Any:
     transformers = _load_transformers(path)
-    with _one_line(path):
-        return transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    with _one_line(path), _alone(path) as folder:
+        return transformers.AutoTokenizer.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
 
 
 def _load_transformers(path: Path) -> Any:
@@ -98,6 +99,14 @@ def _architecture(path: Path) -> str | None:
     if name != b"general.architecture" or kind != _STRING:
         return None
     return rest[12 : 12 + length].decode("utf-8", errors="replace")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[Path]:
+    """A folder with the file and nothing else: a tokenizer.json beside it would be read in the place of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / path.name).symlink_to(path.resolve())
+        yield Path(folder)
 
 
 @contextmanager

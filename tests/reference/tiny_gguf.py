@@ -30,8 +30,8 @@ def write_json(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def write_gguf(path: Path, *, num_layers: int = 1) -> None:
-    """The vocabulary as llama.cpp keeps it, and random weights."""
+def write_gguf(path: Path, *, num_layers: int = 1, end: str = TURN_END) -> None:
+    """The vocabulary as llama.cpp keeps it, with the token `end` as the end of a text, and random weights."""
     for name in ("transformers", "accelerate"):
         pytest.importorskip(name, reason=f"{name} is not installed")
     gguf: Any = pytest.importorskip("gguf", reason="gguf is not installed")
@@ -44,7 +44,7 @@ def write_gguf(path: Path, *, num_layers: int = 1) -> None:
     writer.add_token_types([3 if token in ("<s>", *ADDED) else 1 for token in tokens])
     writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
     writer.add_bos_token_id(tokens.index("<s>"))
-    writer.add_eos_token_id(tokens.index(TURN_END))
+    writer.add_eos_token_id(tokens.index(end))
     writer.add_chat_template("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
     writer.add_context_length(256)
     writer.add_embedding_length(_WIDTH)
