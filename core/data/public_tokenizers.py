@@ -35,6 +35,7 @@ class JsonTokenizer:
         # the library raises Exception itself
         except Exception as error:
             raise CheckpointError(f"{path} is not a tokenizer ({_first_line(error)}); copy it again") from None
+        self._num_ids = _num_ids(self._tokenizer)
         self.chat = chat_of_folder(path.parent)
         self._end = end_of_text(path.parent)
 
@@ -56,8 +57,8 @@ class JsonTokenizer:
         return ids[0] if ids else None
 
     def __len__(self) -> int:
-        """Ids that have a text, added tokens included."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        """Ids up to the last that has a text, added tokens included: a vocabulary may have gaps."""
+        return self._num_ids
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, special tokens in it recognised, none added."""
@@ -93,6 +94,7 @@ class GgufTokenizer(JsonTokenizer):
         from lab.core.models.gguf import read_gguf_tokenizer  # noqa: PLC0415
 
         self._tokenizer, template, tokens = read_gguf_tokenizer(path)
+        self._num_ids = _num_ids(self._tokenizer)
         self.chat = None if template is None else JinjaChat(template, tokens, path.name)
         self._end = dict(tokens).get("eos_token")
 
@@ -182,6 +184,11 @@ class SentencePieceTokenizer:
         if token not in self._added and index == self._model.unk_id():
             raise InputError(f"the tokenizer has no token {token!r}; use a model that was trained with it")
         return int(index)
+
+
+def _num_ids(tokenizer: Any) -> int:
+    """Ids up to the last of a tokenizer of the library tokenizers, which counts tokens itself, not ids."""
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
 def _added_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, int]:

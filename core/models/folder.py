@@ -156,7 +156,10 @@ class ModelFolder:
         return load_tokenizer(self.path)
 
     def stop_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
-        """The end of a turn, and what config.json and generation_config.json, also beside a GGUF file, call the end."""
+        """The end of a turn, and what config.json and generation_config.json, also beside a GGUF file, call the end.
+
+        Of a GGUF file, also the end of a text that it names.
+        """
         folder = self.path.parent if self.kind is Kind.gguf else self.path
         files = [load_json(folder / GENERATION_CONFIG)] if (folder / GENERATION_CONFIG).is_file() else []
         if self.kind is not Kind.gguf:
@@ -167,6 +170,8 @@ class ModelFolder:
         # the tokenizer of a text model need not know turns
         with contextlib.suppress(InputError):
             found.add(tokenizer.id_of(TURN_END))
+        if self.kind is Kind.gguf:
+            found.add(tokenizer.eos_id)
         for content in files:
             for section in (content, *(value for value in content.values() if isinstance(value, dict))):
                 end = section.get("eos_token_id")

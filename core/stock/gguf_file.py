@@ -55,7 +55,8 @@ def write_gguf(
 
     Raises:
         BackendError: if gguf is not installed.
-        CheckpointError: if the file does not hold them, since numbers are too large for the precision, say.
+        CheckpointError: if the file exists once it is whole, or does not hold them, since numbers are too large for the
+            precision, say.
         RunError: if the disk is full or cannot be written.
     """
     gguf = load_package("gguf", needed_by=FORMAT)
@@ -64,6 +65,9 @@ def write_gguf(
         difference = _difference(gguf, partial, keys, tensors, precision)
         if difference is not None:
             raise CheckpointError(f"{path}: {difference}; nothing was written")
+        # another one may have been put there meanwhile
+        if path.exists():
+            raise CheckpointError(f"{path} exists; give a name that does not, or remove it")
     return {name: stored_as(name, tuple(tensor.shape), precision) for name, tensor in tensors()}
 
 

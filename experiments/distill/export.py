@@ -13,12 +13,12 @@ from lab.core.models.folder import PROMPT, Kind
 from lab.core.models.student_format import block_type, write_student
 from lab.core.runs.atomic_files import refuse_unwritable
 from lab.experiments.distill.data import tokenizer_of
-from lab.experiments.distill.gguf_export import gguf_precision_of, refuse_other_names, write_gguf_student
+from lab.experiments.distill.gguf_export import SUFFIX, gguf_precision_of, refuse_other_names, write_gguf_student
 from lab.experiments.distill.load import kept_of, load_finished, precision_of
 from lab.experiments.distill.selector import StudentSelector
 from lab.experiments.distill.sources import RecordedRun, choose_node, find_recorded
 from lab.experiments.distill.stock_export import write_stock
-from lab.experiments.distill.teacher import open_teacher
+from lab.experiments.distill.teacher import SHIPPED, open_teacher
 
 MMMAMBA, TRANSFORMERS, GGUF = "mmmamba", "transformers", "gguf"
 
@@ -43,13 +43,15 @@ def main(
         BackendError: if a stock architecture is asked for without transformers, or a GGUF file without gguf.
         CheckpointError: if the folder exists, files of the run or its teacher are missing or damaged, transformers
             does not compute what the student does, or a GGUF file does not hold it.
-        ConfigError: if the layout cannot hold the student, or there is no such layout or precision.
+        ConfigError: if the layout cannot hold the student, there is no such layout or precision, or the name would be
+            that of another model.
         RunError: if there is no such run or no finished student in it, or the folder cannot be written.
     """
     # fail before a large teacher is loaded
     _refuse_used(folder)
     if layout not in (MMMAMBA, TRANSFORMERS, GGUF):
         raise ConfigError(f"format={layout}: choose from {MMMAMBA}, {TRANSFORMERS}, {GGUF}")
+    _refuse_misread(folder, layout)
     if layout == GGUF:
         refuse_other_names(folder)
         in_file = gguf_precision_of(precision)
@@ -75,18 +77,34 @@ def _write(folder: Path, student: LanguageModel, run: RecordedRun) -> None:
     teacher = open_teacher(run.config.teacher, device=torch.device("cpu"), seed=run.config.seed).folder
     is_folder = teacher is not None and teacher.kind is not Kind.gguf
     write_more = None
+    more: dict[str, object] = {PROMPT: kept_of(run.config.prompt)}
     if not is_folder:
         # a teacher with random weights uses the vocabulary of a built-in task; a GGUF file has its own
         tokenizer = tokenizer_of(teacher, run.config.prompt, run.config.data)
         assert isinstance(tokenizer, WordTokenizer | GgufTokenizer), "those that are not files of a folder"
         write_more = tokenizer.write
+        if teacher is not None:
+            # a GGUF file says itself where answers end, and has no config.json to be taken over
+            more["eos_token_id"] = sorted(teacher.stop_ids(tokenizer))
     write_student(
         folder,
         student,
         teacher=teacher if is_folder else None,
         write_more=write_more,
-        more={PROMPT: kept_of(run.config.prompt)},
+        more=more,
     )
+
+
+def _refuse_misread(folder: Path, layout: str) -> None:
+    """Refuse a name by which `lab generate` would look for another model, or that a file in the student cannot hold."""
+    if layout != GGUF and folder.suffix == SUFFIX:
+        raise ConfigError(f"{folder} ends as a GGUF file does; add --format {GGUF}, or give another name to a folder")
+    if str(folder) == SHIPPED:
+        raise ConfigError(f"{folder} is how commands call the teacher that comes with lab; give another name")
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{folder} is not UTF-8, as texts in the student are; give another name") from None
 
 
 def _refuse_used(folder: Path) -> None:

@@ -104,6 +104,8 @@ def find_model(name: str, selector: StudentSelector) -> FoundModel:
                 f"{name} is not a run: stage, variant and replicate choose among a run's students; drop them"
             )
         return _in_folder(folder, prompt=None)
+    if os.sep in name and path.is_file():
+        raise CheckpointError(f"{name} is a file; give the folder that it is in, or a GGUF file")
     if os.sep in name and not path.is_dir() and not is_listed(name):
         raise CheckpointError(
             f"{name} does not exist; give the folder of a checkpoint or a run, or the end of its name"

@@ -31,7 +31,7 @@ from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.generation.answer import Respondent
 from lab.experiments.distill.hidden_states import layers_of, states_behind
 from lab.experiments.distill.load import find_model, precision_of
-from lab.experiments.distill.opened_model import OpenedModel, refuse_empty
+from lab.experiments.distill.opened_model import OpenedModel, refuse_empty, refuse_unused
 from lab.experiments.distill.selector import selected
 from lab.experiments.distill.teacher import device_of
 
@@ -171,7 +171,8 @@ def load(
 
     Raises:
         CheckpointError: for files that are missing or damaged.
-        ConfigError: for an argument of another type, or an unknown architecture, device or precision.
+        ConfigError: for an argument of another type, an unknown architecture, device or precision, or an option of
+            prompts that the model does not use.
         InputError: for a name that the file system does not take.
         RunError: if there is no such run, or nothing in it is finished.
     """
@@ -187,7 +188,9 @@ def load(
     )
     placed = found.load(place, chosen)
     current.settle(placed, [placed.dtype])
-    return LoadedModel(placed, found.tokenizer, prompt, found.stop_ids)
+    loaded = LoadedModel(placed, found.tokenizer, prompt, found.stop_ids)
+    refuse_unused(loaded, system=system, max_tiles=max_tiles)
+    return loaded
 
 
 def _given(**values: object) -> dict[str, object]:

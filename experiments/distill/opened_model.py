@@ -14,7 +14,7 @@ from lab.core.data.conversation import encode, template_of
 from lab.core.data.jinja_chat import FIXED_DAY
 from lab.core.data.pixels import upright_rgb
 from lab.core.data.tiling import cut_tiles, load_image
-from lab.core.errors import InputError
+from lab.core.errors import ConfigError, InputError
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data import PromptConfig, prompt_format
@@ -28,6 +28,23 @@ def refuse_empty(text: str, images: Sequence[object], *, is_raw: bool) -> None:
     """
     if not is_raw and not images and not text.strip():
         raise InputError("the prompt is empty; give some text")
+
+
+def refuse_unused(opened: "OpenedModel", *, system: str | None, max_tiles: int | None) -> None:
+    """Refuse options of prompts that the model does not use.
+
+    Args:
+        opened: the model.
+        system: the system message that was asked for.
+        max_tiles: the tiles of an image that were asked for.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if system and opened.template is None:
+        raise ConfigError(f"system={system[:60]!r}: the model has no chat template to write it with; leave it out")
+    if max_tiles is not None and opened.model.config.vision is None:
+        raise ConfigError(f"max_tiles={max_tiles}: this model reads text only; leave it out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +80,7 @@ class OpenedModel:
         Raises:
             InputError: as `read_turns`, or if a raw prompt is empty or has images.
         """
+        _refuse_half_characters("prompt", text)
         if not is_raw and self.template is not None:
             return self.read_turns([text], images, day=day)
         if images:
@@ -84,9 +102,12 @@ class OpenedModel:
             day: for templates that write it.
 
         Raises:
-            InputError: if an image cannot be read, placeholders and images do not match, the model takes no images, or
-                its template refuses the conversation.
+            InputError: if a text has half of a character, an image cannot be read, placeholders and images do not
+                match, the model takes no images, or its template refuses the conversation.
         """
+        _refuse_half_characters("system", self.prompt.system)
+        for turn in turns:
+            _refuse_half_characters("prompt", turn)
         architecture = self.model.config
         if images and architecture.vision is None:
             raise InputError(f"image={images[0]}: this model reads text only; leave the images out")
@@ -109,6 +130,14 @@ class OpenedModel:
 
     def _row(self, ids: Iterable[int]) -> Tensor:
         return torch.tensor([list(ids)], dtype=torch.int64, device=self._device)
+
+
+def _refuse_half_characters(name: str, text: str) -> None:
+    """Refuse what no tokenizer reads: bytes of a command line that are not UTF-8, say."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name}={text[:60]!r} has half of a character; give text in UTF-8") from None
 
 
 def _opened(number: int, image: Path | Image.Image) -> Image.Image:

@@ -266,6 +266,9 @@ def test_a_teacher_that_changed_is_refused(lab: Typed, distilled: Any, outputs: 
         ("hybrid", "taken", ("taken exists", "give a name that does not")),
         ("hybrid", "file/out", ("file/out cannot be written", "choose another place")),
         ("hybrid", "/proc/nowhere/out", ("/proc/nowhere/out cannot be written",)),
+        ("hybrid", "a.gguf", ("a.gguf ends as a GGUF file does", "add --format gguf")),
+        ("hybrid", "shipped", ("shipped is how commands call the teacher", "give another name")),
+        ("hybrid", "a\udcff", ("a\\udcff is not UTF-8", "give another name")),
         ("empty", "out", ("empty/config.json is missing or damaged", "neither a run")),
     ],
 )

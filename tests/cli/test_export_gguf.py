@@ -73,7 +73,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     two = ("student=two_timescales", "student.hybrid.number=2")
     runs = {name: (place / "teacher", words) for name, words in (("folder", SERVING), ("two", two), ("paper", paper))}
     try:
-        write_gguf(place / "alone" / "tiny.gguf", num_layers=2)
+        write_gguf(place / "alone" / "tiny.gguf", num_layers=2, end="w")
         runs["file"] = (place / "alone" / "tiny.gguf", SERVING)
     except pytest.skip.Exception:
         pass
@@ -124,6 +124,19 @@ def test_a_file_is_whole_and_computes_what_the_run_does(typed: Typed, root: Path
     # the text of an id is what llama.cpp looks up
     own = load_tokenizer(root.parent / "alone" / "tiny.gguf" if run == "file" else root.parent / "teacher")
     assert tokens[own.id_of("<|im_end|>")] == "<|im_end|>"
+
+
+def test_a_folder_ends_answers_where_the_run_does(typed: Typed, root: Path, tmp_path: Path) -> None:
+    if not (root / "distill" / "runs" / "file").exists():
+        pytest.skip("transformers or accelerate is not installed")
+    done = typed("export", "file", str(tmp_path / "student"))
+    assert done.code == 0, done.err
+    opened = [
+        open_model(name, StudentSelector(), device=CPU, precision=None) for name in ("file", str(tmp_path / "student"))
+    ]
+    assert (
+        opened[0].stop_ids == opened[1].stop_ids == {opened[0].tokenizer.id_of(token) for token in ("w", "<|im_end|>")}
+    )
 
 
 def test_precisions_and_what_stays_wider(typed: Typed, tmp_path: Path) -> None:

@@ -242,6 +242,12 @@ def test_an_answer_stops_at_the_length_of_the_training(typed: Typed, distilled: 
     assert "stopped at the length that the model was trained on" in done.err
 
 
+def test_a_file_in_the_place_of_a_folder_is_named(typed: Typed, teacher: Path) -> None:
+    done = typed("generate", str(teacher / "model.safetensors"), "--prompt", QUESTION)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "model.safetensors is a file; give the folder that it is in, or a GGUF file" in done.err
+
+
 def test_a_damaged_note_on_prompts_is_named(typed: Typed, exported: Path) -> None:
     content = json.loads((exported / "config.json").read_text())
     (exported / "config.json").write_text(json.dumps({**content, "prompt": {"max_tiles": 0}}))

@@ -50,6 +50,7 @@ def test_a_prompt_from_a_file_or_standard_input_is_that_of_the_command_line(type
         (("--prompt-file", str(tmp_path / "none.txt")), "none.txt cannot be read"),
         (("--prompt", "a", "--batch", "2"), "--batch 2 is for --requests"),
         (("--chat", "--raw"), "--raw leaves out the chat template"),
+        (("--prompt", "a", "--raw", "--system", "b"), "--raw leaves out the chat template, which writes --system"),
         (("--chat", "--json", "a.json"), "--json is for one answer"),
         (("--requests", "a", "b", "--image", "c.png"), "--image belongs to one prompt"),
     ):
@@ -111,6 +112,8 @@ def test_requests_are_answered_one_by_one_and_go_on_after_a_kill(typed: Typed, t
         ('{"prompt": " "}', "line 2: its prompt is empty"),
         ('{"prompt": "\\ud800"}', "line 2: has half of a character"),
         ('{"prompt": "a", "id": {"\\udfff": 1}}', "line 2: has half of a character"),
+        ('{"prompt": "a", "more": ["\\ud800"]}', "line 2: has half of a character"),
+        ('{"prompt": "a", "image": "b.png"}', 'line 2: "image" is not read; write "images"'),
         ('{"prompt": "a \u2028 b", "images": 3}', 'line 2: "images" is not a list'),
     ],
 )
@@ -119,6 +122,26 @@ def test_wrong_requests_are_named_before_a_model_is_loaded(typed: Typed, tmp_pat
     refused = typed("generate", "no-such-model", "--requests", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"))
     assert (refused.code, refused.err.count("\n"), why in refused.err) == (2, 1, True), refused.err
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_place_without_a_folder_is_refused_before_a_model_is_loaded(typed: Typed, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"prompt": "How many?"}')
+    target = tmp_path / "none" / "out.jsonl"
+    refused = typed("generate", "no-such-model", "--requests", str(tmp_path / "in.jsonl"), str(target))
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert f"{target} cannot be written: there is no folder {target.parent}; make it" in refused.err
+
+
+def test_a_byte_order_mark_belongs_to_no_prompt(typed: Typed, tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text(QUESTION, encoding="utf-8-sig")
+    (tmp_path / "in.jsonl").write_text(json.dumps({"prompt": QUESTION}), encoding="utf-8-sig")
+    expected = typed("generate", "hybrid", "--prompt", QUESTION, *FEW).out
+    done = typed("generate", "hybrid", "--prompt-file", str(tmp_path / "prompt.txt"), *FEW)
+    assert (done.code, done.out) == (0, expected), done.err
+    answers = tmp_path / "out.jsonl"
+    done = typed("generate", "hybrid", "--requests", str(tmp_path / "in.jsonl"), str(answers), *FEW)
+    assert done.code == 0, done.err
+    assert json.loads(answers.read_text())["answer"]["text"] == expected.rstrip("\n")
 
 
 @pytest.mark.parametrize("line", ['{"prompt": "zzz"}', '{"prompt": "<image> Same?"}'])
@@ -164,6 +187,13 @@ def test_lines_are_the_turns_of_a_conversation(typed: Typed, monkeypatch: pytest
     assert done.out.startswith(alone.out)
     assert done.out.endswith(alone.out)
     assert done.err.count("lab: prompt ") == 3
+
+
+def test_a_turn_that_is_not_utf_8_is_refused(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda: b"caf\xe9".decode())
+    done = typed("generate", "hybrid", "--chat", *FEW)
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert "--chat: standard input is not UTF-8" in done.err
 
 
 @pytest.mark.parametrize("name", ["hybrid", "second"])

@@ -33,8 +33,11 @@ def write_json(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def write_gguf(path: Path, *, num_layers: int = 1, add_bos: bool | None = None) -> None:
-    """The vocabulary as llama.cpp keeps it, and random weights; `add_bos` None leaves that key out."""
+def write_gguf(path: Path, *, num_layers: int = 1, end: str = TURN_END, add_bos: bool | None = None) -> None:
+    """The vocabulary as llama.cpp keeps it, with the token `end` as the end of a text, and random weights.
+
+    With `add_bos` None the file leaves open whether texts are opened by a token.
+    """
     for name in ("transformers", "accelerate"):
         pytest.importorskip(name, reason=f"{name} is not installed")
     gguf: Any = pytest.importorskip("gguf", reason="gguf is not installed")
@@ -48,7 +51,7 @@ def write_gguf(path: Path, *, num_layers: int = 1, add_bos: bool | None = None) 
     writer.add_token_types([3 if token in ("<s>", *ADDED) else 1 for token in tokens])
     writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
     writer.add_bos_token_id(tokens.index("<s>"))
-    writer.add_eos_token_id(tokens.index(TURN_END))
+    writer.add_eos_token_id(tokens.index(end))
     if add_bos is not None:
         writer.add_add_bos_token(add_bos)
     writer.add_chat_template(CHAT)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from lab.core.data.prompt_format import IMAGE_TOKENS
-from lab.core.errors import ConfigError, LabError
+from lab.core.errors import ConfigError, InputError, LabError
 from lab.core.models.decoder import Inputs
 from lab.core.models.generation import allocate, depends_on_room
 from lab.core.models.steps import Steps
@@ -116,5 +116,7 @@ def _lines(*, is_terminal: bool) -> Iterator[str]:
             line = input("> ") if is_terminal else input()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise InputError(f"--chat: standard input is not UTF-8 ({error}); give text in UTF-8") from None
         if line.strip():
             yield line

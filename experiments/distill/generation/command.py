@@ -20,9 +20,9 @@ from lab.core.streams import say
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.generation.answer import Report, Respondent
 from lab.experiments.distill.generation.chat import chat
-from lab.experiments.distill.generation.request_file import answer_file, read_requests
+from lab.experiments.distill.generation.request_file import answer_file, read_requests, refuse_no_answers
 from lab.experiments.distill.load import open_model, precision_of
-from lab.experiments.distill.opened_model import OpenedModel, refuse_empty
+from lab.experiments.distill.opened_model import OpenedModel, refuse_empty, refuse_unused
 from lab.experiments.distill.selector import StudentSelector
 from lab.experiments.distill.teacher import device_of
 
@@ -104,6 +104,7 @@ def main(request: Request, prompts: Prompts, *, threads: int | None, json_path: 
     if prompts.requests is not None:
         # before a large model is loaded
         read_requests(prompts.requests[0])
+        refuse_no_answers(prompts.requests[1])
         with _opened(request) as opened:
             respondent = _respondent(opened, request, lambda piece: None)
             seeds, options = Seeds(request.seed), _options(request)
@@ -147,6 +148,7 @@ def _opened(request: Request) -> Iterator[OpenedModel]:
     known = opened.prompt
     system = known.system if request.system is None else request.system
     opened = replace(opened, prompt=PromptConfig(system=system, max_tiles=request.max_tiles or known.max_tiles))
+    refuse_unused(opened, system=request.system, max_tiles=request.max_tiles)
     with current.using(request.products):
         current.refuse(request.products, next(opened.model.parameters()).device, [opened.model.dtype])
         # measured now, if at all: not while a prompt is timed
@@ -188,15 +190,17 @@ def _refuse_mixed(request: Request, prompts: Prompts, json_path: Path | None) ->
         raise ConfigError("--image belongs to one prompt; name images in the lines of --requests")
     if request.is_raw and prompts.is_chat:
         raise ConfigError("--raw leaves out the chat template, which --chat needs; leave one out")
+    if request.is_raw and request.system:
+        raise ConfigError("--raw leaves out the chat template, which writes --system; leave one out")
 
 
 def _text_of(path: Path | None) -> str:
     assert path is not None, "it was asked for"
     try:
         if path == STANDARD_INPUT:
-            return sys.stdin.read().rstrip("\n")
+            return sys.stdin.read().removeprefix("\ufeff").rstrip("\n")
         refuse_special(path, InputError)
-        return path.read_text(encoding="utf-8").rstrip("\n")
+        return path.read_text(encoding="utf-8-sig").rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"--prompt-file {path} cannot be read ({error}); give a text file, or - for standard input"

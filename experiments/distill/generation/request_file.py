@@ -1,8 +1,8 @@
 """Answers to a file of prompts: JSON lines in, JSON lines out, each written as it is given.
 
-A line of the file is an object with `prompt`, possibly `images`, paths relative to the file, and anything else. A line
-of the answers holds its number, the request, the answer, and a digest, by which damage is found. A command that is
-typed again goes on behind the last answer.
+A line of the file is an object with `prompt`, possibly `images`, paths relative to the file, and anything else but
+`image`, which would be meant to be read. A line of the answers holds its number, the request, the answer, and a digest,
+by which damage is found. A command that is typed again goes on behind the last answer.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ def read_requests(path: Path) -> list[FiledRequest]:
     refuse_special(path, InputError)
     try:
         # not splitlines: a text in JSON may hold what other systems call the end of a line
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}); give a file of JSON lines") from None
     found = [_request(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -94,7 +94,6 @@ def answer_file(
         RunError: if the answers are to other requests or options, or cannot be written.
     """
     requests = read_requests(path)
-    refuse_no_file(target)
     asked = [_digest(request, options) for request in requests]
     num_before = _answered(target, asked)
     begin, num_tokens, next_place = time.perf_counter(), 0, num_before
@@ -124,6 +123,17 @@ def answer_file(
     speed = f", {num_tokens / seconds:.1f} tokens/s with prompts" if num_tokens else ""
     known = f", {num_before} of them there before" if num_before else ""
     return f"{target}: {len(requests)} answers{known}; {num_tokens} new tokens in {seconds:.3g} s{speed}"
+
+
+def refuse_no_answers(target: Path) -> None:
+    """Refuse a place where no file of answers can be made.
+
+    Raises:
+        RunError: saying why.
+    """
+    refuse_no_file(target)
+    if not target.absolute().parent.is_dir():
+        raise RunError(f"{target} cannot be written: there is no folder {target.parent}; make it")
 
 
 class _Prompts:
@@ -183,10 +193,12 @@ def _request(path: Path, number: int, line: str) -> FiledRequest:
     if not isinstance(content, dict) or not isinstance(content.get("prompt"), str):
         raise InputError(f'{where}: is not an object with a text "prompt"; repair the line')
     try:
-        # all of it is written beside the answer
+        # the whole line, which is copied to its answer
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise InputError(f"{where}: has half of a character (\\ud800 to \\udfff); repair the line") from None
+    if "image" in content and "images" not in content:
+        raise InputError(f'{where}: "image" is not read; write "images" with a list of paths, or remove it')
     images = content.get("images", [])
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise InputError(f'{where}: "images" is not a list of paths; repair the line')

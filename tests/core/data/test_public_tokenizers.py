@@ -11,6 +11,7 @@ from lab.core.data.prompt_format import IMAGE_CONTEXT, IMAGE_END, IMAGE_START, T
 from lab.core.data.public_tokenizers import GgufTokenizer
 from lab.core.data.tokenizers import WordTokenizer, load_tokenizer
 from lab.core.errors import BackendError, CheckpointError, InputError
+from lab.core.models.folder import ModelFolder
 from lab.core.tokenizer import Fingerprinted, Tokenizer
 from reference.tiny_gguf import ADDED, write_gguf, write_json
 from reference.tiny_sentencepiece import sentencepiece_model
@@ -149,6 +150,24 @@ def test_a_gguf_file_holds_its_own_tokenizer(tmp_path: Path) -> None:
     for each in (tokenizer, carried):
         assert each.chat is not None
         assert each.chat.render([{"role": "user", "content": "bag"}], is_open=True) == f"<s>bag{TURN_END} it"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_answers_end_where_a_gguf_file_says(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "tiny.gguf", end="w")
+    folder = ModelFolder(tmp_path / "tiny.gguf")
+    tokenizer = folder.tokenizer()
+    assert folder.stop_ids(tokenizer) == {tokenizer.id_of(token) for token in ("w", TURN_END)}
+
+
+def test_a_token_behind_a_gap_may_be_chosen(tmp_path: Path) -> None:
+    write_json(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"]["vocab"]["<|end|>"] = 310
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.id_of("<|end|>") == 310
+    assert len(tokenizer) == 311
 
 
 @pytest.mark.filterwarnings("ignore")

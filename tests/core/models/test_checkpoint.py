@@ -89,6 +89,16 @@ def test_a_folder_in_use_is_not_overwritten(copy: Path) -> None:
     assert (copy / ONE_FILE).read_bytes() == before
 
 
+def test_a_folder_that_was_filled_meanwhile_is_kept(tmp_path: Path) -> None:
+    def fill(partial: Path) -> None:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "kept").write_text("")
+
+    with pytest.raises(CheckpointError, match="model exists; give a folder that does not"):
+        write_checkpoint(tmp_path / "model", {}, {}, write_more=fill)
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "kept"]
+
+
 def test_a_write_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_checkpoint(tmp_path / "out", {"a": torch.zeros(1)}, {"a": object()})

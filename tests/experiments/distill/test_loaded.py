@@ -104,6 +104,23 @@ def test_a_mistake_is_one_line(teacher: Path, tmp_path: Path) -> None:
         lab.lode  # noqa: B018
 
 
+def test_half_of_a_character_is_refused(tmp_path: Path) -> None:
+    folder = write_text_checkpoint(tmp_path / "model")
+    for is_raw in (True, False):
+        with pytest.raises(InputError, match=r"^prompt='a.udcff' has half of a character; give text in UTF-8$"):
+            lab.load(folder).generate("a\udcff", is_raw=is_raw)
+
+
+def test_options_of_prompts_that_a_model_does_not_use_are_refused(tmp_path: Path) -> None:
+    folder = write_text_checkpoint(tmp_path / "model")
+    for options, message in (
+        ({"system": "Be brief"}, "system='Be brief': the model has no chat template to write it with; leave it out"),
+        ({"max_tiles": 3}, "max_tiles=3: this model reads text only; leave it out"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+            lab.load(folder, **options)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
