@@ -87,6 +87,8 @@ class Conversations:
         self._tokenizer = tokenizer
         sets = data_sets(config.path, config.image_folder)
         found = [_parts(each, config.held_out_share, split, prompt_format) for each in sets]
+        for each, parts in zip(sets, found, strict=True):
+            _refuse_empty(each, parts, config.path)
         if split == "train" and sets[0].weight is not None:
             found = _weighted(found, [each.weight or 0.0 for each in sets])
         self._parts = [part for parts in found for part in parts if part.count]
@@ -170,6 +172,16 @@ def _parts(each: DataSet, share: float, split: str, prompt_format: PromptFormat)
         repeat = max(each.repeat, 1.0) if split == "train" else 1.0
         parts.append(_Part(file, chosen, round(repeat * len(chosen)), each.image_folder, prompt_format))
     return parts
+
+
+def _refuse_empty(each: DataSet, parts: list[_Part], path: Path) -> None:
+    """Refuse a data set of a list of which nothing would be read, and files without a sample."""
+    num_samples = sum(len(part.file) for part in parts)
+    label = f"{path}: {each.name}" if each.name else str(path)
+    if num_samples == 0:
+        raise InputError(f"{label} holds no sample; give conversations, or leave it out")
+    if not any(int(each.repeat * len(part.file)) for part in parts):
+        raise InputError(f"{label}: repeat_time={each.repeat:g} reads none of its {num_samples} samples; raise it")
 
 
 def _weighted(found: list[list[_Part]], weights: list[float]) -> list[list[_Part]]:

@@ -52,7 +52,8 @@ def documents_in(path: Path) -> Iterator[str]:
             yield from _rows(each)
         else:
             try:
-                yield each.read_text(encoding="utf-8")
+                # a mark of the byte order is not text
+                yield each.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"{each} is not UTF-8 text ({error}); remove it") from None
 

@@ -1,5 +1,6 @@
 """What a finished probe bears out: whether the theory holds on these rows, and how good choices from it are."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,6 +27,8 @@ def findings(run: RecordedRun) -> Findings:
 def _lines(results: Results, figure: str) -> Iterator[Claim]:
     for curve in results.curves:
         away = [p for p in results.points if p.curve == curve["curve"] and p.is_away and p.ridge == 0]
+        # where there are as many directions as rows, there is no line
+        away = [p for p in away if not math.isnan(p.gap("elliptical"))]
         if not away:
             continue
         gaps = [point.gap("elliptical") for point in away]

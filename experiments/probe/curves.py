@@ -173,7 +173,11 @@ def refuse_unreadable(config: ProbeConfig) -> None:
         return
     rows = curves_of(config)[0].open()
     num_train, size = max(config.num_train), config.rows_per_context
-    refuse_useless(rows, num_train=num_train, rows_per_context=size, label=config.features)
+    num_features = rows.shape[1]
+    # in another basis every direction has a part of all columns
+    narrowest = widths_of(config, num_features)[0] if config.basis is Basis.as_given else num_features
+    label = config.features
+    refuse_useless(rows, num_train=num_train, rows_per_context=size, num_columns=narrowest, label=label)
 
 
 def _states(config: ProbeConfig, named: NamedModel, layers: tuple[int, ...]) -> States:
@@ -221,5 +225,10 @@ def _refuse(config: ProbeConfig, rows: Rows, name: str) -> None:
             f"rows_per_context={config.rows_per_context}: {name} has no groups; add them, or leave it out"
         )
     for variant in config.variants:
+        if variant in DRAWN and num_features >= num_rows:
+            raise ConfigError(
+                f"variants={variant}: {name} has {num_rows} rows of {num_features} features, too few to know the noise "
+                "of its targets; give more rows than features, or leave it out"
+            )
         if variant in ("distinct", "clustered") and rows.clusters is None:
             raise ConfigError(f"variants={variant}: {name} has no clusters; add an array of that name, or leave it out")

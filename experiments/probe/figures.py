@@ -173,7 +173,7 @@ def causes(results: Results) -> Drawn | None:
     figure, (axes,) = new_figure(num_panels=1)
     for (name, points), style in zip(plain.items(), curve_styles(list(plain)), strict=True):
         # targets that are linear in the features leave a line at zero
-        kept = [point for point in points if 0 < point.lines["gaussian"] < math.inf]
+        kept = [point for point in points if 0 < point.lines.get("gaussian", math.nan) < math.inf]
         ratios = [point.mean / point.lines["gaussian"] for point in kept]
         halves = [
             (point.high - point.mean) / point.lines["gaussian"] if math.isfinite(point.high) else 0.0 for point in kept

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _EXTENSION = Extension(free=frozenset({"figures"}))
+# rounding of a perfect fit is far nearer to zero
+_LEAST_RISK = -1e-6
 _PACKAGES = ("numpy", "scipy", "torch", "pyarrow", "safetensors")
 
 
@@ -161,7 +163,7 @@ def _theory(pool: Pool, curve: Curve, settings: ProbeConfig) -> Iterator[Row]:
 
 def _draw(pool: Pool, label: str, draw: int, settings: ProbeConfig) -> Iterator[Row]:
     for num_train in settings.num_train:
-        yield from measured_rows(
+        rows = measured_rows(
             pool,
             label,
             draw,
@@ -171,6 +173,18 @@ def _draw(pool: Pool, label: str, draw: int, settings: ProbeConfig) -> Iterator[
             rows_per_context=settings.rows_per_context,
             folds=settings.folds,
             seeds=Seeds(settings.seed),
+        )
+        for row in rows:
+            _refuse_rounding(row, label or str(settings.features))
+            yield row
+
+
+def _refuse_rounding(row: Row, name: str) -> None:
+    """Refuse a risk that is clearly negative: moments of features of very different sizes hold rounding alone."""
+    if row["kind"] == "measured" and row["risk"] < _LEAST_RISK:
+        raise RunError(
+            f"{name}: the head of p = {row['width']}, ridge {row['ridge']:g} has the risk {row['risk']:.3g}, below "
+            "zero: its features differ too much in size for float64; subtract their means, or scale columns to one size"
         )
 
 

@@ -2,6 +2,7 @@
 
 # Letters: s sampled rows, p width, n rows of a draw, k clusters, d features.
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -35,7 +36,12 @@ def theory_rows(
 
 
 def leverage_sd(pool: Pool) -> float:
-    """Standard deviation of the leverage at full width, over its mean; that of Gaussian rows is (2/d)^½."""
+    """Standard deviation of the leverage at full width, over its mean; that of Gaussian rows is (2/d)^½.
+
+    NaN where the features have as many directions as there are rows: each then has the same leverage.
+    """
+    if _rank(pool, pool.shape[1]) >= pool.shape[0]:
+        return math.nan
     leverages = _leverages(pool.features[pool.sample], pool.population.covariance)
     return float(leverages.std() / leverages.mean())
 
@@ -57,11 +63,23 @@ class _Width:
         fresh = fresh_residuals(squares, leverages, num_rows)
         # a sample of rows has another mean than all of them
         self._residuals = fresh * (fitted / mean) if mean > 0 else fresh
-        self._noise = float(self._residuals.mean())
+        # a head that fits every row leaves nothing to tell noise by
+        self._noise = float(self._residuals.mean()) if rank < num_rows else math.nan
         self._spectrum = fresh_spectrum(spectrum, self._noise, num_rows)
 
     def row(self, curve: str, num_train: int, ridge: float) -> TheoryRow:
-        """The lines of n rows and a strength."""
+        """The lines of n rows and a strength; NaN where the noise is not known."""
+        if math.isnan(self._noise):
+            return {
+                "kind": "theory",
+                "curve": curve,
+                "num_train": num_train,
+                "width": self._width,
+                "ridge": ridge,
+                "floor": math.nan,
+                "gaussian": math.nan,
+                "elliptical": math.nan,
+            }
         gaussian = asymptotic_risk(self._spectrum, self._noise, num_train=num_train, ridge=ridge)
         elliptical = elliptical_risk(self._spectrum, self._scales, self._residuals, num_train=num_train, ridge=ridge)
         row: TheoryRow = {
@@ -141,6 +159,10 @@ class _Width:
             share=pool.cluster_shares[numbers],
             fresh_scale=np.append(own, other),
         )
+
+
+def _rank(pool: Pool, width: int) -> int:
+    return int(np.count_nonzero(pool.population.spectrum(width).eigenvalues))
 
 
 def _leverages(rows: Float64[ndarray, "s p"], covariance: Float64[ndarray, "p p"]) -> Float64[ndarray, " s"]:

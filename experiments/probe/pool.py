@@ -125,19 +125,24 @@ def make_pool(
     )
 
 
-def refuse_useless(rows: Rows, *, num_train: int, rows_per_context: int, label: str) -> None:
-    """Read all rows, and refuse those that `make_pool` would.
+def refuse_useless(rows: Rows, *, num_train: int, rows_per_context: int, num_columns: int, label: str) -> None:
+    """Read all rows, and refuse those that `make_pool` would, or that have nothing in their first columns.
 
     Raises:
         InputError: as `make_pool`, and as the rows do.
     """
     _drawn(rows, num_train, rows_per_context, np.random.default_rng(0), label)
-    features, targets = 0.0, 0.0
+    features, targets = np.zeros(rows.shape[1]), 0.0
     for block in rows.blocks():
         with np.errstate(over="ignore"):
-            features += float(np.sum(block.features**2))
+            features += np.sum(block.features**2, axis=0)
             targets += float(np.sum(block.targets**2))
-    _refuse_squares(label, features, targets)
+    _refuse_squares(label, float(features.sum()), targets)
+    if not features[:num_columns].any():
+        raise InputError(
+            f"widths={num_columns}: the first {int(np.argmax(features > 0))} columns of {label} are 0; raise it, or "
+            "leave out basis=as_given"
+        )
 
 
 def _refuse_squares(label: str, features: float, targets: float) -> None:

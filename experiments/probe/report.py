@@ -8,6 +8,7 @@ import numpy as np
 
 from lab.core.runs.json_files import Entry
 from lab.experiments.probe.results import ESTIMATES, LINES, NEAR, OF_CONTEXTS, Point, Results, interval
+from lab.experiments.probe.rows import CurveRow
 
 _COLUMNS = (
     "curve",
@@ -74,7 +75,7 @@ def _line(point: Point, results: Results, *, with_classes: bool) -> list[Entry]:
     is_mean = point.summary == "mean"
     lines: list[Entry] = []
     for name in LINES:
-        lines += [point.lines.get(name), _gap(point, name)]
+        lines += [_known(point, name), _gap(point, name)]
     classes: list[Entry] = []
     if with_classes:
         # rows drawn with the moments of others have numbers for targets
@@ -88,12 +89,18 @@ def _line(point: Point, results: Results, *, with_classes: bool) -> list[Entry]:
         point.mean,
         point.low if is_mean else None,
         point.high if is_mean else None,
-        point.lines.get("floor"),
+        _known(point, "floor"),
         *lines,
         point.lines.get("exact"),
         *(point.estimates[name] for name in ESTIMATES if results.has_contexts or name not in OF_CONTEXTS),
         *classes,
     ]
+
+
+def _known(point: Point, line: str) -> float | None:
+    """None without the line, and where it is not known."""
+    value = point.lines.get(line, math.nan)
+    return None if math.isnan(value) else value
 
 
 def _gap(point: Point, line: str) -> float | None:
@@ -117,11 +124,7 @@ def verdict(results: Results) -> list[str]:
     for curve in results.curves:
         name = f"{curve['curve']}: " if curve["curve"] else ""
         sentences += [f"{name}{sentence}" for sentence in _of_curve(results, curve["curve"])]
-        sentences.append(
-            f"{name}leverage varies by {100 * curve['leverage_sd']:.0f} % of its mean (Gaussian rows: "
-            f"{100 * np.sqrt(2 / curve['num_features']):.0f} %); the median row of a draw has another at cosine "
-            f"{curve['cosine']:.2f}"
-        )
+        sentences.append(f"{name}{_rows(curve)}")
         if curve.get("guess_accuracy") is not None:
             sentences.append(f"{name}{_classes(results, curve)}")
     sentences += _choices(results)
@@ -141,6 +144,18 @@ def verdict(results: Results) -> list[str]:
     return sentences
 
 
+def _rows(curve: CurveRow) -> str:
+    """How the rows differ from Gaussian ones, as far as there are enough of them."""
+    cosine = f"the median row of a draw has another at cosine {curve['cosine']:.2f}"
+    # null in a table that was written and read
+    if curve["leverage_sd"] is None or math.isnan(curve["leverage_sd"]):
+        return cosine
+    return (
+        f"leverage varies by {100 * curve['leverage_sd']:.0f} % of its mean (Gaussian rows: "
+        f"{100 * np.sqrt(2 / curve['num_features']):.0f} %); {cosine}"
+    )
+
+
 def _of_curve(results: Results, curve: str) -> Iterator[str]:
     def gaps(points: Sequence[Point]) -> str:
         return _gaps(points, with_contexts=results.has_contexts)
@@ -156,13 +171,23 @@ def _of_curve(results: Results, curve: str) -> Iterator[str]:
             if point.ridge > 0 and point.ridge >= _best_ridge(results, curve, num_train, point.width)
         ]
         if strong:
-            steps = [
-                _steps(results, curve, num_train, width) for width in dict.fromkeys(point.width for point in strong)
-            ]
-            yield (
-                f"n = {num_train}, at the best ridge and above: {gaps(strong)}; the elliptical line's best ridge is "
-                f"at most {max(steps)} grid steps from the measured one"
+            with_lines = dict.fromkeys(point.width for point in strong if not _is_without_lines(point))
+            steps = [_steps(results, curve, num_train, width) for width in with_lines]
+            yield f"n = {num_train}, at the best ridge and above: {gaps(strong)}" + (
+                f"; the elliptical line's best ridge is at most {max(steps)} grid steps from the measured one"
+                if steps
+                else ""
             )
+    without = sorted({point.width for point in results.points if point.curve == curve and _is_without_lines(point)})
+    if without:
+        yield (
+            f"no floor and no lines at p = {', '.join(map(str, without))}, where a head fits all rows of the pool: "
+            "their noise is not known"
+        )
+
+
+def _is_without_lines(point: Point) -> bool:
+    return math.isnan(point.lines.get("floor", math.nan))
 
 
 def _gaps(points: Sequence[Point], *, with_contexts: bool) -> str:

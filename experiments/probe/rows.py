@@ -117,7 +117,7 @@ class ChoiceRow(TypedDict):
 
 
 class TheoryRow(TypedDict):
-    """Lines at a width and strength, in the unit of the measured risk.
+    """Lines at a width and strength, in the unit of the measured risk; NaN with as many directions as rows of the pool.
 
     Attributes:
         floor: risk of the best head of this width.
@@ -147,7 +147,7 @@ class CurveRow(TypedDict):
         num_features: d.
         num_outputs: m.
         null_risk: mean square of the targets, the unit of all risks.
-        leverage_sd: standard deviation of the leverage, over its mean.
+        leverage_sd: standard deviation of the leverage, over its mean; NaN with as many directions as rows.
         cosine: median over rows of a draw of the largest cosine with another one.
         states: name of the states in the cache, a digest of the model and of what it has read; absent for a file.
         num_clusters: of the pool; absent without clusters.

@@ -52,7 +52,7 @@ def test_a_list_of_data_sets_is_read_once_whatever_it_repeats(tmp_path: Path) ->
     ("content", "more", "says"),
     [
         ("{\n" * 30, (), "nearly no sample can be used"),
-        ("", (), "holds no train sample"),
+        ("", (), "holds no sample; give conversations"),
         ("{}", ("--max-length", "5"), "name it with --teacher"),
         ("{}", ("--teacher", "gone"), "gone"),
     ],

@@ -17,6 +17,7 @@ from lab.core.errors import InputError
 from lab.core.runs.atomic_files import refuse_special
 
 _BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -112,6 +113,9 @@ def _indexed(path: Path, share: float, version: Sequence[int]) -> ConversationFi
         return ParquetRows(path, held_out)
     if start[257:262] == b"ustar" or (path.suffix == ".tar" and tarfile.is_tarfile(path)):
         return TarShard(path, held_out)
+    # lines of two bytes a character are cut in the middle of one, and some can be read all the same
+    if start.startswith(_UTF_16) or (b"\0" in start[:2] and start.strip(b"\0")):
+        raise InputError(f"{path} is text in UTF-16 or UTF-32; save it as UTF-8")
     return JsonList(path, held_out) if start.startswith(b"[") else JsonLines(path, held_out)
 
 

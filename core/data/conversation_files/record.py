@@ -44,6 +44,8 @@ def parse(content: bytes) -> dict[str, Any]:
     """
     try:
         record = json.loads(content)
+    except UnicodeDecodeError:
+        raise BadSample("is not UTF-8 text; convert it", Reason.wrong_json) from None
     # lists in lists without end, too
     except (ValueError, RecursionError):
         raise BadSample("is not valid JSON; repair it", Reason.wrong_json) from None
@@ -64,9 +66,9 @@ def said(record: Mapping[str, Any]) -> Said:
     """
     system: str | None = None
     pictures = _pictures(record)
-    if record.get(MESSAGES) is not None:
+    if not _is_empty(record.get(MESSAGES)):
         system, turns = _messages(_listed(record[MESSAGES]), pictures)
-    elif record.get(TEXTS) is not None:
+    elif not _is_empty(record.get(TEXTS)):
         pairs = _listed(record[TEXTS])
         turns = [_text(pair, key) for pair in pairs for key in ("user", "assistant")]
     else:
@@ -173,9 +175,20 @@ def _content(message: Mapping[str, Any], pictures: list[str | bytes]) -> str:
 
 
 def _given(record: Mapping[str, Any]) -> list[Any]:
-    """What a record holds under `image` or `images`."""
-    value = next((record[key] for key in IMAGE_KEYS if record.get(key) is not None), None)
-    return [] if value is None or value == "" else value if isinstance(value, list) else [value]
+    """What a record holds under `image` or `images`; an empty text or list holds none.
+
+    Raises:
+        BadSample: if both hold pictures, and not the same.
+    """
+    values = [record[key] for key in IMAGE_KEYS if not _is_empty(record.get(key))]
+    lists = [value if isinstance(value, list) else [value] for value in values]
+    if len(lists) > 1 and lists[0] != lists[1]:
+        raise BadSample("has different pictures under image and images; remove one", Reason.wrong_conversation)
+    return lists[0] if lists else []
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or value in ("", [])
 
 
 def _pictures(record: Mapping[str, Any]) -> list[str | bytes]:

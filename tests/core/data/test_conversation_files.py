@@ -239,10 +239,13 @@ def test_a_list_of_data_sets_says_roots_shares_and_repetitions(tmp_path: Path) -
         ({"annotation": "a.jsonl", "max_dynamic_patch": 0}, "max_dynamic_patch=0"),
         ({"annotation": "a.jsonl", "sampling": "x"}, "has the key sampling, which is not implemented"),
         ({"annotation": "gone.jsonl"}, r"gone\.jsonl cannot be read"),
+        ({"annotation": "a.jsonl", "repeat_time": 0.3}, r"a: repeat_time=0\.3 reads none of its 2 samples"),
+        ({"annotation": "empty.jsonl"}, "a holds no sample"),
     ],
 )
 def test_a_wrong_entry_of_a_list_of_data_sets_is_named(entry: dict[str, Any], match: str, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", records(tmp_path, 2))
+    (tmp_path / "empty.jsonl").touch()
     (tmp_path / "meta.json").write_text(json.dumps({"a": entry}))
     with pytest.raises(InputError, match=match):
         opened(tmp_path / "meta.json")

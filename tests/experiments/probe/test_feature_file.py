@@ -1,5 +1,7 @@
 """Files of features are read as they are, whatever their kind; what holds no problem is refused in one line."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
 
 from lab.core.errors import InputError
-from lab.experiments.probe import feature_file
+from lab.experiments.probe import feature_file, stored_arrays
 from lab.experiments.probe.feature_file import FeatureFile, open_features
 
 # Letters: N rows, d features, m outputs.
@@ -36,7 +38,8 @@ def read(file: FeatureFile) -> tuple[Float64[ndarray, "N d"], Float64[ndarray, "
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_file, "BLOCK", 8)
+    for module in (feature_file, stored_arrays):
+        monkeypatch.setattr(module, "BLOCK", 8)
 
 
 @pytest.mark.parametrize("kind", ["npz", "compressed", "columns", "safetensors", "lists", "table", "npy"])
@@ -92,7 +95,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a vector": ({"features": FEATURES[:, 0], "labels": LABELS}, r"shape \(50,\), not rows and columns"),
     "too few targets": ({"features": FEATURES, "targets": TARGETS[:40]}, "targets have 40 rows, features 50"),
     "one class": ({"features": FEATURES, "labels": LABELS * 0}, "all labels are 0"),
-    "labels with fractions": ({"features": FEATURES, "labels": LABELS / 3}, "give one whole number a row"),
+    "labels with fractions": ({"features": FEATURES, "labels": LABELS / 3}, "give one whole number or word a row"),
     "targets that are not finite": (
         {"features": FEATURES, "targets": TARGETS + np.array([np.nan, 0, 0])},
         r"targets\[0, 0\]=nan",
@@ -155,3 +158,114 @@ def test_words_in_a_file_of_targets_are_classes(tmp_path: Path) -> None:
     file = opened(path, targets=words)
     assert file.is_class
     np.testing.assert_array_equal(read(file)[1], np.eye(2)[[0, 1] * 25])
+
+
+@pytest.mark.parametrize("shape", [(50,), (50, 1)])
+def test_one_column_is_classes_whatever_its_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(path := tmp_path / "rows.npy", FEATURES)
+    np.save(other := tmp_path / "labels.npy", LABELS.reshape(shape))
+    np.testing.assert_array_equal(read(opened(path, targets=other))[1], np.eye(4)[LABELS - 10])
+
+
+WORDS = np.array(["a", "bb"] * 25)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pa.array(WORDS), pa.array(WORDS, pa.large_string()), pa.array(WORDS).dictionary_encode()],
+    ids=["string", "large", "categories"],
+)
+def test_words_in_a_table_are_classes_and_groups(tmp_path: Path, column: pa.Array) -> None:
+    lists = pa.array(FEATURES.tolist(), pa.large_list(pa.float64()))
+    pq.write_table(pa.table({"features": lists, "labels": column, "groups": column}), path := tmp_path / "a.parquet")
+    file = opened(path)
+    features, targets = read(file)
+    np.testing.assert_array_equal(features, FEATURES)
+    np.testing.assert_array_equal(targets, np.eye(2)[[0, 1] * 25])
+    assert file.contexts is not None
+    np.testing.assert_array_equal(file.contexts, [0, 1] * 25)
+
+
+@pytest.mark.parametrize("name", ["__index_level_0__", "id"])
+def test_the_index_of_pandas_is_not_a_feature(tmp_path: Path, name: str) -> None:
+    table = pa.table({**{f"x{i}": FEATURES[:, i] for i in range(6)}, name: np.arange(50), "labels": LABELS})
+    known = {"index_columns": [name, {"kind": "range"}], "columns": [], "column_indexes": []}
+    pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(known)}), path := tmp_path / "a.parquet")
+    np.testing.assert_array_equal(read(opened(path))[0], FEATURES)
+
+
+def test_a_table_may_have_one_feature(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": FEATURES[:, 0], "labels": LABELS}), path := tmp_path / "a.parquet")
+    np.testing.assert_array_equal(read(opened(path))[0], FEATURES[:, :1])
+
+
+def words(path: Path) -> None:
+    np.savez(path, features=np.array([["a"] * 6] * 50), labels=LABELS)
+
+
+def table_of_words(path: Path) -> None:
+    pq.write_table(pa.table({"features": [["a", "b"]] * 50, "labels": LABELS}), path)
+
+
+def table_in_table(path: Path) -> None:
+    pq.write_table(pa.table({"features": [[[1.0], [2.0]]] * 50, "labels": LABELS}), path)
+
+
+def table_of_unequal_blocks(path: Path) -> None:
+    lists = [list(row[: 6 if number < 24 else 5]) for number, row in enumerate(FEATURES)]
+    pq.write_table(pa.table({"features": lists, "labels": LABELS}), path)
+
+
+def table_with_a_name_twice(path: Path) -> None:
+    columns = [pa.array(FEATURES[:, 0]), pa.array(FEATURES[:, 1]), pa.array(LABELS)]
+    pq.write_table(pa.Table.from_arrays(columns, names=["x", "x", "labels"]), path)
+
+
+def complex_numbers(path: Path) -> None:
+    save_tensors({"features": torch.tensor(FEATURES).to(torch.complex64), "labels": torch.tensor(LABELS)}, path)
+
+
+def columns_that_are_cut_off(path: Path) -> None:
+    np.save(path, np.asfortranarray(FEATURES))
+    path.write_bytes(path.read_bytes()[:-9])
+    np.save(path.with_name("labels.npy"), LABELS)
+
+
+def a_bit_that_is_flipped(path: Path) -> None:
+    features = np.random.default_rng(0).standard_normal((50, 4000))
+    np.savez_compressed(path, features=features, labels=LABELS)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "message"),
+    [
+        (words, "a.npz", "features have type <U1, not real numbers"),
+        (table_of_words, "a.parquet", "features have type .*, not real numbers"),
+        (table_in_table, "a.parquet", "features have type object, not real numbers"),
+        (table_of_unequal_blocks, "a.parquet", "different lengths"),
+        (table_with_a_name_twice, "a.parquet", "several columns x"),
+        (complex_numbers, "a.safetensors", "type complex64, not real numbers"),
+        (columns_that_are_cut_off, "a.npy", "cannot be read"),
+        (a_bit_that_is_flipped, "a.npz", "cannot be read"),
+    ],
+)
+def test_what_is_found_while_reading_is_one_line(
+    tmp_path: Path, make: Callable[[Path], None], name: str, message: str
+) -> None:
+    make(path := tmp_path / name)
+    others = {} if path.suffix != ".npy" else {"targets": tmp_path / "labels.npy"}
+    with pytest.raises(InputError, match=message) as refused:
+        read(opened(path, **others))
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("array", [TARGETS[:9], np.full((50, 1), np.nan), TARGETS.reshape(50, 3, 1), TARGETS[:, :0]])
+def test_the_file_at_fault_is_named(tmp_path: Path, array: Any) -> None:
+    np.save(path := tmp_path / "rows.npy", FEATURES)
+    np.save(other := tmp_path / "other.npy", array)
+    with pytest.raises(InputError, match=r"other\.npy"):
+        opened(path, targets=other)

@@ -227,6 +227,10 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
     "features of zeros": ({"features": 0 * FEATURES, "targets": TARGETS}, "all features are 0"),
     "targets of zeros": ({"features": FEATURES, "targets": 0 * TARGETS}, "all targets are 0"),
     "huge": ({"features": 1e200 * FEATURES, "targets": TARGETS}, "beyond float64"),
+    "empty columns": (
+        {"features": FEATURES * (np.arange(60) >= 7), "targets": TARGETS},
+        "widths=5: the first 7 columns of .* are 0",
+    ),
     "few contexts": ({"features": FEATURES, "targets": TARGETS, "groups": np.arange(3000) // 300}, "has 10 contexts"),
 }
 
@@ -237,7 +241,7 @@ def test_rows_that_cannot_be_used_are_refused_before_anything_is_written(
 ) -> None:
     np.savez(path := tmp_path / "rows.npz", **arrays)
     with pytest.raises(LabError, match=message):
-        probe(f"features={path}")
+        probe(f"features={path}", "basis=as_given")
     assert not (tmp_path / "run").exists()
 
 
@@ -249,3 +253,33 @@ def test_classes_stand_beside_variants_that_have_none(
     words = ("widths=[5]", "ridge=[0.01]", "draws=2", "folds=0", "figures=[]")
     results = results_of(probe(f"features={path}", "variants=[as_they_are,gaussian]", *words))
     assert {key[0] for key in results.classes} == {"as they are"}
+
+
+def test_where_a_head_fits_all_rows_there_is_no_floor_and_no_line(
+    probe: Run, results_of: Callable[[Path], Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez(path := tmp_path / "rows.npz", features=FEATURES[:50], targets=TARGETS[:50])
+    words = (f"features={path}", "num_train=[20]", "widths=[10,60]", "figures=[risk_by_width,causes]")
+    folder = probe(*words, name="probe/runs/few")
+    for point in results_of(folder).points:
+        assert point.mean > 0
+        assert np.isfinite(point.lines.get("elliptical", np.nan)) == (point.width == 10)
+    summary = json.loads((folder / "summary.json").read_text())
+    floors = {row[summary["columns"].index("p")]: row[summary["columns"].index("floor")] for row in summary["rows"]}
+    assert floors[60] is None
+    assert floors[10] is not None
+    assert any("no floor and no lines at p = 60" in sentence for sentence in summary["verdict"])
+    assert not any("leverage varies" in sentence for sentence in summary["verdict"])
+    done = CliRunner().invoke(app, ["report", str(folder), "-o", "page.html"])
+    assert done.exit_code == 0, done.stderr
+    with pytest.raises(LabError, match=r"variants=gaussian: .* has 50 rows of 60 features"):
+        probe(*words, "variants=[gaussian]")
+
+
+def test_features_of_very_different_sizes_are_refused_where_rounding_is_all_that_is_left(
+    probe: Run, tmp_path: Path
+) -> None:
+    np.savez(path := tmp_path / "rows.npz", features=1e8 + FEATURES[:100], targets=TARGETS[:100])
+    with pytest.raises(LabError, match="below zero: its features differ too much in size"):
+        probe(f"features={path}", "figures=[]")
