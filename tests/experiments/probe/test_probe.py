@@ -277,6 +277,7 @@ def test_where_a_head_fits_all_rows_there_is_no_floor_and_no_line(
         probe(*words, "variants=[gaussian]")
 
 
+@pytest.mark.filterwarnings("ignore:a singular value of")
 def test_features_of_very_different_sizes_are_refused_where_rounding_is_all_that_is_left(
     probe: Run, tmp_path: Path
 ) -> None:
