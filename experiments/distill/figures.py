@@ -111,9 +111,12 @@ def trade_off(table: Sequence[Row]) -> Plotted | None:
         _append(columns, (summary.label, summary.num_softmax, right_of, width, kl, kl_width))
         lowest, highest = min(lowest, right_of - width), max(highest, kl + kl_width)
     left.axhline(100 * reference["teacher"], color="0.4", linewidth=0.8, linestyle="--")
+    numbers = {summary.num_softmax for summary in finals}
     for axes in (left, right):
         axes.set_xlabel("layers of softmax attention")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if len(numbers) == 1:
+            axes.set_xlim(min(numbers) - 0.5, min(numbers) + 0.5)
     _percent_axis(left)
     # whole steps of five below the lowest bar: between good students, differences are small
     left.set_ylim(max(0, 5 * math.floor(20 * lowest - 0.5)), 100)
