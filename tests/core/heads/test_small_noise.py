@@ -41,7 +41,7 @@ def law(noise: float, *, num_rows: int, state_dim: int, num_features: int, is_la
 
 
 def check(given: Law, width: int, ridge: float) -> None:
-    """All routes to the risk of a head agree with 50 digits to 1e-8."""
+    """All routes to the risk of a head agree with 50 digits to 1e-8, or to what float64 keeps of the features."""
     population, features = given
     num_train = features.shape[0]
     known = high_precision.moments(population, width)
@@ -57,13 +57,16 @@ def check(given: Law, width: int, ridge: float) -> None:
         rtol=1e-15,
     )
     bias, variance, noise_trace = (float(number) for number in right)
+    # rounding of the largest singular value, seen from the smallest
+    lost = np.finfo(float).eps * float(np.linalg.cond(features[:, :width])) if ridge == 0 else 0.0
+    tolerance = max(1e-8, 2 * lost)
     assert population.noise_trace(width) == pytest.approx(noise_trace, rel=1e-12)
     for found_bias, found_variance in ((nested.bias[0, 0], nested.variance[0, 0]), (plain.bias, plain.variance)):
-        assert found_variance == pytest.approx(variance, rel=1e-8, abs=0)
+        assert found_variance == pytest.approx(variance, rel=tolerance, abs=0)
         if ridge == 0 and width <= num_train:
-            assert found_bias < 1e-8 * variance
+            assert found_bias < tolerance * variance
         else:
-            assert found_bias == pytest.approx(bias, rel=1e-8, abs=0)
+            assert found_bias == pytest.approx(bias, rel=tolerance, abs=0)
     if ridge or width != num_train:
         theory = asymptotic_risk(
             population.spectrum(width), population.noise_trace(width), num_train=num_train, ridge=ridge
