@@ -30,7 +30,8 @@ Groups (choose with GROUP=OPTION):
                  distill/t5_hybrid_count, distill/t6_placement,
                  distill/gate_order, distill/named_digits_gate_order,
                  distill/named_digits_initialisation,
-                 distill/named_digits_stages
+                 distill/named_digits_stages,
+                 distill/named_digits_timescales, distill/smollm2_served
 
 \b
 Keys [default] (those marked * take one value or a list [a,b]):
