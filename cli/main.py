@@ -25,6 +25,13 @@ from lab.experiments.spec import Experiment
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+# of the same kind: threads that wait for others sleep soon; they would spin for longer than a small product takes
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# progress is said by `lab`; bars of libraries fill the logs of jobs
+os.environ.setdefault("TQDM_DISABLE", "1")
+
 # figures are files: no window is opened, whatever the environment names for that
 os.environ["MPLBACKEND"] = "agg"
 

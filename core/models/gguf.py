@@ -1,7 +1,7 @@
 """GGUF files, the format of llama.cpp, through transformers."""
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ from lab.core.data.jinja_chat import special_tokens
 from lab.core.errors import CheckpointError
 from lab.core.models.hf_config import Json
 from lab.core.optional_packages import load_package
+from lab.core.silent_transformers import silent
 
 # keys that transformers adds: how the file was packed, and where it was read
 _OF_READING = {"quantization_config", "_name_or_path"}
@@ -29,19 +30,34 @@ def read_gguf(path: Path) -> tuple[Json, Mapping[str, Tensor]]:
 
     Raises:
         BackendError: if transformers, accelerate or gguf is not installed.
-        CheckpointError: if the file is missing, damaged or of a family that transformers cannot read.
+        CheckpointError: if the file is missing, damaged, of a family that transformers cannot read, or lacks a tensor.
     """
     transformers = _load_transformers(path)
     # where it exists, it must be told not to keep the packed blocks; before, it never did
     options = {}
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with _alone(path) as folder:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=path.name, dtype=torch.float32, local_files_only=True, **options
+    with _alone(path) as folder, silent(transformers):
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=path.name,
+            dtype=torch.float32,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
         )
+    # transformers draws what a file lacks at random
+    for name in ("missing_keys", "mismatched_keys"):
+        if loading[name]:
+            raise CheckpointError(f"{path} is not whole: {name} {_first(loading[name])}; fetch the file again")
     content = {key: value for key, value in model.config.to_dict().items() if key not in _OF_READING}
     return _as_written(content), model.state_dict()
+
+
+def _first(keys: Iterable[object]) -> str:
+    """Some of them, and how many there are."""
+    names = sorted(str(key) for key in keys)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _as_written(value: Any) -> Any:
@@ -81,7 +97,7 @@ def write_gguf_tokenizer(path: Path, folder: Path) -> None:
 
 def _open_tokenizer(path: Path) -> Any:
     transformers = _load_transformers(path)
-    with _alone(path) as folder:
+    with _alone(path) as folder, silent(transformers):
         return transformers.AutoTokenizer.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
 
 

@@ -3,7 +3,6 @@
 # Letters: T tokens, V vocabulary.
 
 import copy
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.generation import allocate
 from lab.core.models.steps import Steps
 from lab.core.optional_packages import load_package
+from lab.core.silent_transformers import silent
 
 # what needs transformers
 FORMAT = "--format transformers"
@@ -158,20 +158,11 @@ def _load(folder: Path, *, images: bool) -> Any:
 def quiet(folder: Path) -> Iterator[None]:
     """Keep transformers from printing, and tell its errors in one line."""
     transformers = load_package("transformers", needed_by=FORMAT)
-    logging = transformers.utils.logging
-    level, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silent(transformers):
             yield
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, IndexError) as error:
         if isinstance(error, CheckpointError):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{folder.name} cannot be run by transformers: {reason}") from error
-    finally:
-        logging.set_verbosity(level)
-        if has_bar:
-            logging.enable_progress_bar()

@@ -8,8 +8,8 @@ _SUMMARY = "Measure and predict the risk of heads on real features."
 
 _HELP = f"""How large should a frozen representation be when only a linear head on it is trained? For widths p and
 numbers of rows n, the table has the risk of heads over draws of the training rows, with intervals, beside theory: the
-deterministic equivalent of Gaussian rows, of rows whose scale varies (elliptical), and of rows that come in clusters of
-near-copies, all from measured moments. Estimates and choices of width and ridge come from training rows alone. A run is
+deterministic equivalent of Gaussian rows, of rows whose scale varies (elliptical), and of rows like the measured ones,
+near-copies among them (empirical). Estimates and choices of width and ridge come from training rows alone. A run is
 one directory under outputs/probe/runs/.
 
 \b

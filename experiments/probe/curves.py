@@ -67,6 +67,7 @@ class Curve:
                 rows_per_context=config.rows_per_context,
                 label=self.label or str(config.features),
                 seeds=seeds,
+                with_pairs=self.variant == "clustered" and basis is Basis.as_given,
             )
 
         if self.variant == "distinct":

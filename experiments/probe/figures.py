@@ -14,7 +14,7 @@ from lab.core.runs.figures import Drawn, legend_below, new_figure, new_grid
 from lab.experiments.probe.report import layers_of
 from lab.experiments.probe.results import LINES, Point, Results
 
-_DASHES = {"gaussian": ":", "elliptical": "-", "clustered": "--"}
+_DASHES = {"gaussian": ":", "elliptical": "-", "empirical": "--"}
 _LABELS = {"gaussian": "Gaussian"}
 # panels of a row where each is a curve
 _ACROSS = 3
@@ -24,7 +24,7 @@ _MARKS = Caption(
     [
         "Dots: mean risk over draws of the training rows, with intervals of 95 %; at p = n without ridge medians, "
         "which may lie above the panel.",
-        "Solid lines: elliptical theory, dotted: Gaussian, dashed: clustered. Grey: predicting zero.",
+        "Solid lines: elliptical theory, dotted: Gaussian, dashed: empirical. Grey: predicting zero.",
     ]
 )
 

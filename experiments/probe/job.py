@@ -154,8 +154,8 @@ def _theory(pool: Pool, curve: Curve, settings: ProbeConfig) -> Iterator[Row]:
     }
     if curve.states is not None:
         row["states"] = curve.states()
-    if pool.cluster_shares is not None:
-        row["num_clusters"] = int((pool.cluster_shares > 0).sum())
+    if pool.num_clusters is not None:
+        row["num_clusters"] = pool.num_clusters
     if pool.is_class:
         row["guess_accuracy"], row["guess_log_loss"] = guessed(pool)
     yield row

@@ -1,21 +1,19 @@
 """Theory of a curve: lines from the moments of the pool, for every number of rows, width and strength."""
 
-# Letters: s sampled rows, p width, n rows of a draw, k clusters, d features.
+# Letters: s sampled rows, p width.
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from numpy import ndarray
 from scipy import linalg
 
 from lab.core.errors import InputError
 from lab.core.heads.asymptotics import asymptotic_risk, exact_risk, finite_factor
-from lab.core.heads.clustered import Clusters, clustered_risk
 from lab.core.heads.elliptical import elliptical_risk, row_scales
-from lab.core.heads.population import DensePopulation
+from lab.core.heads.empirical import empirical_risk
 from lab.core.heads.sampled_moments import fresh_residuals, fresh_spectrum
 from lab.experiments.probe.pool import Pool
 from lab.experiments.probe.rows import TheoryRow
@@ -53,11 +51,12 @@ class _Width:
         self._pool, self._width = pool, width
         num_rows = pool.shape[0]
         features = pool.features[pool.sample][:, :width]
+        self._features, self._targets = features, pool.targets[pool.sample]
         spectrum = pool.population.spectrum(width)
         leverages = _leverages(features, pool.population.covariance[:width, :width])
         rank = int(np.count_nonzero(spectrum.eigenvalues))
         self._scales = row_scales(leverages, rank)
-        errors = pool.targets[pool.sample] - features @ pool.population.coefficients(width)
+        errors = self._targets - features @ pool.population.coefficients(width)
         squares = np.sum(errors**2, axis=1)
         mean, fitted = float(squares.mean()), max(pool.population.noise_trace(width), 0.0)
         fresh = fresh_residuals(squares, leverages, num_rows)
@@ -98,67 +97,17 @@ class _Width:
         exact = exact_risk(self._spectrum, self._noise, num_train=num_train) if ridge == 0 else None
         if exact is not None:
             row["exact"] = exact.total
-        clustered = self._clustered(num_train, ridge)
-        return row if clustered is None else {**row, "clustered": clustered}
+        empirical = self._empirical(num_train, ridge)
+        return row if empirical is None else {**row, "empirical": empirical}
 
-    def _clustered(self, num_train: int, ridge: float) -> float | None:
-        """The line for rows in clusters; None without any, at p = n, and with ridge, where copies matter little."""
-        pool = self._pool
-        if ridge > 0 or pool.between is None or self._within is None or self._width == num_train:
+    def _empirical(self, num_train: int, ridge: float) -> float | None:
+        """The line for the sampled rows; None at p = n, and with ridge, where the elliptical one is as near."""
+        if ridge > 0 or self._width == num_train:
             return None
         try:
-            clusters = self._clusters(pool.between, pool.leading(0, num_train))
-            return clustered_risk(self._fresh, clusters, self._width, ridge=ridge).total
+            return empirical_risk(self._features, self._targets, num_train=num_train, ridge=ridge).total
         except InputError:
             return None
-
-    @cached_property
-    def _fresh(self) -> DensePopulation:
-        """The moments of this width, with the noise of fresh rows.
-
-        The signal keeps what N rows fit by chance: how much of that is between clusters is not known.
-        """
-        population, width = self._pool.population, self._width
-        more = self._noise - max(population.noise_trace(width), 0.0)
-        covariance, cross = population.covariance[:width, :width], population.cross[:width]
-        return DensePopulation(covariance, cross, population.target_variance + more)
-
-    @cached_property
-    def _within(self) -> Float64[ndarray, " k"] | None:
-        """The scale of every kept row around the mean of its cluster."""
-        pool, width = self._pool, self._width
-        if pool.between is None or pool.cluster_means is None:
-            return None
-        assert pool.kept_clusters is not None, "they come together"
-        sigma = (pool.population.covariance - pool.between.covariance)[:width, :width]
-        scatter = pool.features[:, :width] - pool.cluster_means[:, :width]
-        leverages = _leverages(scatter, sigma)
-        has_pair = np.any(scatter != 0, axis=1)
-        if not has_pair.any():
-            return None
-        leverages /= leverages[pool.sample[has_pair[pool.sample]]].mean()
-        return np.where(has_pair, np.maximum(leverages, 1e-6), 1.0)
-
-    def _clusters(self, between: DensePopulation, rows: Int64[ndarray, " n"]) -> Clusters:
-        pool = self._pool
-        assert pool.kept_clusters is not None, "there are clusters"
-        assert pool.cluster_shares is not None, "there are clusters"
-        assert self._within is not None, "the caller looked"
-        numbers, cluster = np.unique(pool.kept_clusters[rows], return_inverse=True)
-        sampled, scales = pool.kept_clusters[pool.sample], self._within[pool.sample]
-        place = np.searchsorted(numbers, sampled)
-        is_seen = (place < numbers.size) & (numbers[np.minimum(place, numbers.size - 1)] == sampled)
-        counts = np.bincount(place[is_seen], minlength=numbers.size)
-        sums = np.bincount(place[is_seen], weights=scales[is_seen], minlength=numbers.size)
-        other = float(scales[~is_seen].mean()) if (~is_seen).any() else 1.0
-        own = np.where(counts > 0, sums / np.maximum(counts, 1), other)
-        return Clusters(
-            between=between,
-            cluster=cluster,
-            scale=self._within[rows],
-            share=pool.cluster_shares[numbers],
-            fresh_scale=np.append(own, other),
-        )
 
 
 def _rank(pool: Pool, width: int) -> int:

@@ -1,13 +1,12 @@
 """What a probe keeps of its rows: second moments of all of them, and those rows that are drawn.
 
-Rows are read block by block, so that any number of them fits: once for moments and drawn rows, once more for clusters.
+Rows are read block by block, so that any number of them fits: once for moments and drawn rows, once more for pairs.
 """
 
 # Letters: N rows, d features, m outputs, k kept rows, n rows of a draw, c clusters.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -20,8 +19,8 @@ from lab.core.runs.random_streams import Seeds
 from lab.experiments.probe.config import Basis
 from lab.experiments.probe.rows import Block, Rows
 
-# rows whose leverage and residual stand for those of all
-_SAMPLE = 4000
+# rows that stand for all, and numbers in them: 160 MB
+_SAMPLE, _MOST_SAMPLED = (4000, 16_000), 2e7
 # numbers in the sums of clusters: 320 MB
 _MOST_SUMS = 4e7
 # rows, spread over all, among which the nearest other one is looked for
@@ -34,14 +33,12 @@ class Pool:
 
     Attributes:
         population: second moments; targets are in units of their root mean square.
-        between: moments of pairs of different rows of one cluster; None without clusters.
+        between: moments of pairs of different rows of one cluster; None where they were not asked for.
         null_risk: mean square of the targets before that.
         shape: numbers of rows, features and outputs.
         is_class: whether targets are classes.
         features, targets: of kept rows.
-        kept_clusters: of kept rows.
-        cluster_means: of the cluster of each kept row; None without pairs.
-        cluster_shares: of all rows, by number.
+        num_clusters: of all rows; None without clusters.
         draws: kept rows of each draw, context by context.
         sample: kept rows that stand for all.
     """
@@ -53,9 +50,7 @@ class Pool:
     is_class: bool
     features: Float64[ndarray, "k d"]
     targets: Float64[ndarray, "k m"]
-    kept_clusters: Int64[ndarray, " k"] | None
-    cluster_means: Float64[ndarray, "k d"] | None
-    cluster_shares: Float64[ndarray, " c"] | None
+    num_clusters: int | None
     draws: Sequence[Int64[ndarray, " n"]]
     sample: Int64[ndarray, " s"]
 
@@ -76,7 +71,15 @@ class Pool:
 
 
 def make_pool(
-    rows: Rows, *, basis: Basis, num_train: int, num_draws: int, rows_per_context: int, label: str, seeds: Seeds
+    rows: Rows,
+    *,
+    basis: Basis,
+    num_train: int,
+    num_draws: int,
+    rows_per_context: int,
+    label: str,
+    seeds: Seeds,
+    with_pairs: bool = False,
 ) -> Pool:
     """Read rows and draw from them.
 
@@ -88,6 +91,7 @@ def make_pool(
         rows_per_context: T, rows that a draw takes of each of n/T contexts.
         label: of the rows, for errors.
         seeds: of basis and draws.
+        with_pairs: whether to look for the moments of pairs of rows of one cluster.
 
     Raises:
         InputError: if there are too few rows or contexts, or the numbers cannot be squared.
@@ -96,30 +100,27 @@ def make_pool(
     draws = [
         _drawn(rows, num_train, rows_per_context, seeds.numpy("draw", number), label) for number in range(num_draws)
     ]
-    sample = np.sort(seeds.numpy("sample").choice(num_rows, min(_SAMPLE, num_rows), replace=False))
+    most = int(np.clip(_MOST_SAMPLED // sum(rows.shape[1:]), *_SAMPLE))
+    sample = np.sort(seeds.numpy("sample").choice(num_rows, min(most, num_rows), replace=False))
     wanted = np.unique(np.concatenate([*draws, sample]))
     sums = _Sums.of(rows, wanted, label)
     turn = _turn(basis, sums.covariance, seeds.numpy("basis"))
-    pairs = _between(rows, sums, wanted)
+    pairs = _between(rows) if with_pairs else None
     unit = sums.square**0.5
 
     def turned(covariance: Float64[ndarray, "d d"], cross: Float64[ndarray, "d m"], square: float) -> DensePopulation:
         moved = turn.T @ covariance @ turn
         return DensePopulation((moved + moved.T) / 2, turn.T @ cross / unit, square / sums.square)
 
-    clusters = rows.clusters
-    shares = None if clusters is None else np.bincount(clusters) / num_rows
     return Pool(
         population=turned(sums.covariance, sums.cross, sums.square),
-        between=None if pairs is None else turned(*pairs.moments),
+        between=None if pairs is None else turned(*pairs),
         null_risk=sums.square,
         shape=rows.shape,
         is_class=rows.is_class,
         features=sums.features @ turn,
         targets=sums.targets / unit,
-        kept_clusters=None if clusters is None else clusters[wanted],
-        cluster_means=None if pairs is None else pairs.means @ turn,
-        cluster_shares=shares,
+        num_clusters=None if rows.clusters is None else np.unique(rows.clusters).size,
         draws=[np.searchsorted(wanted, draw) for draw in draws],
         sample=np.searchsorted(wanted, sample),
     )
@@ -218,14 +219,7 @@ class _Sums:
         return _Sums(covariance / num_rows, cross / num_rows, square / num_rows, *kept)
 
 
-class _Pairs(NamedTuple):
-    """Moments of pairs of different rows of a cluster, and the mean of the cluster of each kept row."""
-
-    moments: tuple[Float64[ndarray, "d d"], Float64[ndarray, "d m"], float]
-    means: Float64[ndarray, "k d"]
-
-
-def _between(rows: Rows, sums: _Sums, wanted: Int64[ndarray, " k"]) -> _Pairs | None:
+def _between(rows: Rows) -> tuple[Float64[ndarray, "d d"], Float64[ndarray, "d m"], float] | None:
     """Moments of pairs of rows of a cluster; every row counts once, with all others of its cluster.
 
     None if there are no such pairs, or too many clusters for their sums to be kept.
@@ -258,15 +252,11 @@ def _between(rows: Rows, sums: _Sums, wanted: Int64[ndarray, " k"]) -> _Pairs | 
     covariance, cross = (covariance - own) / counted.sum(), (cross - own_cross) / counted.sum()
     # as many directions as there are clusters; the others are slightly negative by chance
     values, vectors = linalg.eigh((covariance + covariance.T) / 2)
-    moments = (
+    return (
         (vectors * np.maximum(values, 0.0)) @ vectors.T,
         cross,
         (square - own_square) / float(counted.sum()),
     )
-    mine = clusters[wanted]
-    # a row without another one of its cluster is that cluster's mean
-    means = np.where((sizes[mine] > 1)[:, None], totals[0][numbers[mine]] / sizes[mine][:, None], sums.features)
-    return _Pairs(moments, means)
 
 
 def _moments(

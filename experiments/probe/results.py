@@ -23,7 +23,7 @@ _CONFIDENCE = 0.95
 NEAR = 5.0
 # of that of predicting zero; below it, a risk is rounding
 _ROUNDING = 1e-12
-LINES = ("gaussian", "elliptical", "clustered")
+LINES = ("gaussian", "elliptical", "empirical")
 ESTIMATES = ("leave_one_out", "gcv", "corr_gcv", "leave_one_context_out")
 # those for several rows of one context
 OF_CONTEXTS = ("corr_gcv", "leave_one_context_out")
@@ -44,7 +44,7 @@ class Point:
         mean: of the draws; their median without ridge next to p = n.
         low, high: interval of 95 % of the mean, Student's; infinite for a median.
         summary: mean or median.
-        lines: gaussian, elliptical, exact, clustered and floor, as far as there are.
+        lines: gaussian, elliptical, exact, empirical and floor, as far as there are.
         estimates: mean over draws of each estimate from training rows; without ridge the median, since a row that
             nearly determines a direction makes one of them as large as it likes.
     """

@@ -124,7 +124,7 @@ class TheoryRow(TypedDict):
         gaussian: deterministic equivalent for Gaussian rows, from the measured spectrum.
         exact: for Gaussian rows at finite n, where there is a closed form.
         elliptical: with the measured scales of rows.
-        clustered: with the measured copies of rows, too; of the minimum-norm head.
+        empirical: of the measured rows themselves; of the minimum-norm head.
     """
 
     kind: Literal["theory"]
@@ -136,7 +136,7 @@ class TheoryRow(TypedDict):
     gaussian: float
     elliptical: float
     exact: NotRequired[float]
-    clustered: NotRequired[float]
+    empirical: NotRequired[float]
 
 
 class CurveRow(TypedDict):

@@ -33,10 +33,12 @@ def write_json(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def write_gguf(path: Path, *, num_layers: int = 1, end: str = TURN_END, add_bos: bool | None = None) -> None:
+def write_gguf(
+    path: Path, *, num_layers: int = 1, end: str = TURN_END, add_bos: bool | None = None, lacks: str = ""
+) -> None:
     """The vocabulary as llama.cpp keeps it, with the token `end` as the end of a text, and random weights.
 
-    With `add_bos` None the file leaves open whether texts are opened by a token.
+    With `add_bos` None the file leaves open whether texts are opened by a token. `lacks` names a tensor to leave out.
     """
     for name in ("transformers", "accelerate"):
         pytest.importorskip(name, reason=f"{name} is not installed")
@@ -80,6 +82,7 @@ def write_gguf(path: Path, *, num_layers: int = 1, end: str = TURN_END, add_bos:
             f"blk.{layer}.ffn_up": (_HIDDEN, _WIDTH),
             f"blk.{layer}.ffn_down": (_WIDTH, _HIDDEN),
         }
+    shapes.pop(lacks, None)
     for name, shape in shapes.items():
         writer.add_tensor(f"{name}.weight", (random.normal(size=shape) / shape[1] ** 0.5).astype(np.float32))
     norms = [f"blk.{layer}.{name}_norm" for layer in range(num_layers) for name in ("attn", "ffn")]
