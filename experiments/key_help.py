@@ -13,6 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from lab.core.dotted_keys import by_dotted_key
+
 _WIDTH, _COLUMN = 78, 27
 # what stands for a key that has no default
 _REQUIRED = "must be given"
@@ -132,7 +134,8 @@ def _options(group: KeyGroup) -> dict[str, dict[str, str]]:
     for name, content in _files_of(group.group).items() if group.group else ():
         has_schema = group.files in content.get("defaults", ())
         if not group.files or has_schema or group.files in content:
-            found[name] = dict(_flat(content if not group.files or has_schema else content[group.files]))
+            own = by_dotted_key(content if not group.files or has_schema else content[group.files])
+            found[name] = {key: _given(value) for key, value in own.items()}
     return found
 
 
@@ -145,13 +148,9 @@ def _files_of(group: str) -> dict[str, dict[str, Any]]:
     return {path.name.removesuffix(".yaml"): yaml.safe_load(path.read_text()) for path in yamls}
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Keys with dots, and values as they are typed."""
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _REQUIRED if value == "???" else _WORDS.get(str(value), str(value))
+def _given(value: object) -> str:
+    """A value of a file as it is typed."""
+    return _REQUIRED if value == "???" else _WORDS.get(str(value), str(value))
 
 
 def _keys_of_field(tree: ast.Module, module: str, field: ast.AnnAssign, text: str) -> Iterator[Key]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from lab.core.dotted_keys import by_dotted_key
 from lab.core.errors import ConfigError
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
@@ -123,23 +124,14 @@ def key_map(model: LanguageModel) -> KeyMap:
 
 def first_difference(one: ModelConfig, other: ModelConfig) -> tuple[str, Any, Any] | None:
     """The first key in which two architectures differ, and its two values; None if they are equal."""
-    ours, theirs = flat(one), flat(other)
+    ours, theirs = _values(one), _values(other)
     for key in [*ours, *(theirs.keys() - ours.keys())]:
         if ours.get(key) != theirs.get(key):
             return key, ours.get(key), theirs.get(key)
     return None
 
 
-def flat(config: ModelConfig) -> dict[str, Any]:
+def _values(config: ModelConfig) -> dict[str, Any]:
     """The values of an architecture by their keys below it, as in `rotary.theta`."""
-    return _flat(asdict(config), "")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            result |= _flat(value, f"{prefix}{key}.")
-        else:
-            result[f"{prefix}{key}"] = value.value if isinstance(value, Enum) else value
-    return result
+    content = by_dotted_key(asdict(config))
+    return {key: value.value if isinstance(value, Enum) else value for key, value in content.items()}

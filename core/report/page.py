@@ -12,11 +12,12 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from lab.core.dotted_keys import by_dotted_key
 from lab.core.errors import RunError
 from lab.core.report.content import Claim, Entry, Findings, HeatMap, Picture, Table, Verdict
 from lab.core.report.differences import differences
 from lab.core.report.pictures import data_uri
-from lab.core.report.recorded import RecordedRun, flat
+from lab.core.report.recorded import RecordedRun
 from lab.core.report.tables import is_number, latex, markdown, numeric_columns, shown
 
 # by which a report is recognised, to be replaced by a later one
@@ -148,7 +149,7 @@ def _section(anchor: str, report: RunReport) -> _Section:
     nested = ("versions", "threads", "backends", "products", "settings", "slurm", "attempts", "earlier")
     for name in nested:
         if isinstance(part := run.provenance.get(name), dict):
-            provenance[name] = ", ".join(f"{key} {value}" for key, value in flat(part).items())
+            provenance[name] = ", ".join(f"{key} {value}" for key, value in by_dotted_key(part).items())
     seeds = run.provenance.get("seeds")
     design = {"seeds": ", ".join(f"{key} {value}" for key, value in seeds.items())} if isinstance(seeds, dict) else {}
     dates = {key: str(run.status[key]) for key in ("started", "updated") if run.status.get(key)}

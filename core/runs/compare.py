@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lab.core.dotted_keys import by_dotted_key
 from lab.core.runs.recorded_study import Result
 
 _ABSENT = "absent"
@@ -49,7 +50,7 @@ class Difference(NamedTuple):
 
 def differing_keys(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[object]]]:
     """Keys of configurations whose values are not all the same, with each value; `absent` where there is none."""
-    flat = [_flat(config) for config in configs]
+    flat = [by_dotted_key(config) for config in configs]
     keys = dict.fromkeys(key for one in flat for key in one)
     found = []
     for key in keys:
@@ -73,13 +74,3 @@ def paired(first: Sequence[Result], second: Sequence[Result]) -> list[Difference
         if other is not None:
             found.append(Difference(result.curve, result.point, result.quantity, result, other))
     return found
-
-
-def _flat(tree: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(tree, Mapping) or not tree:
-        return {prefix: tree}
-    return {
-        key: value
-        for name, part in tree.items()
-        for key, value in _flat(part, f"{prefix}{'.' * bool(prefix)}{name}").items()
-    }

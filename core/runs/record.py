@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Generic, NamedTuple, Self, TypeVar
 
+from lab.core.dotted_keys import by_dotted_key
 from lab.core.errors import RunError
 from lab.core.runs.atomic_files import as_run_error, make_folder, refuse_special, remove_partial_files, write_atomically
 from lab.core.runs.attempts import PROVENANCE, ResumeOn, patch_name, refuse_difference, with_earlier
@@ -169,7 +170,8 @@ class Run(Generic[Row]):
 
     def _refuse_other_config(self, path: Path, config: Mapping[str, object]) -> bool:
         """Whether a configuration differs from the recorded one, in keys in which it may."""
-        known, new = _flat(read_json_object(path, hint=_HINT)), _flat(json.loads(_dump(config)))
+        known = by_dotted_key(read_json_object(path, hint=_HINT))
+        new = by_dotted_key(json.loads(_dump(config)))
         is_other = False
         for key in sorted(known.keys() | new.keys()):
             old_value, new_value = known.get(key, "absent"), new.get(key, "absent")
@@ -329,16 +331,6 @@ def _lock(directory: Path) -> IO[str]:
         file.close()
         raise RunError(f"{directory} is open in another process; wait for it, or start a new run") from error
     return file
-
-
-def _flat(tree: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        key: value
-        for name, part in tree.items()
-        for key, value in _flat(part, f"{prefix}{'.' * bool(prefix)}{name}").items()
-    }
 
 
 def _dump(content: object) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from lab.core.dotted_keys import by_dotted_key
 from lab.core.errors import LabError
 from lab.core.runs.checked_lines import Findings, read
 from lab.core.runs.json_files import json_object_if_there
@@ -141,7 +142,7 @@ def follow(run: Path, tracker: Tracker, *, has_ended: Callable[[], bool], poll_s
     """
     reader, points = Reader(run / "metrics.jsonl"), Points()
     config = json_object_if_there(run / "config.json", hint="put it back")
-    tracker.open(run, dict(_flat(config or {})))
+    tracker.open(run, by_dotted_key(config or {}))
     try:
         while True:
             # asked before it looks: what has ended then has written everything
@@ -163,13 +164,6 @@ def fresh_folder(run: Path, name: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    found: list[tuple[str, object]] = []
-    for key, value in tree.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return found
 
 
 def _main(run: str, name: str, stdin: IO[bytes]) -> None:
