@@ -18,6 +18,9 @@ WAITING = "waiting"
 # characters of a name that is too long for a file system
 _SHOWN = 80
 
+# of the runs that a name is the end of
+_NAMED = 3
+
 
 def outputs_root() -> Path:
     """Where runs are recorded: LAB_OUTPUTS, or outputs/ in the working directory."""
@@ -62,8 +65,10 @@ def find_run(name: str) -> Path:
         near = difflib.get_close_matches(name, [path.name for path in folders], n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise RunError(f"there is no run {name} under {root}; {hint}`lab runs` lists them")
+    names = [path.relative_to(root).as_posix() for path in in_order(matches)]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     raise RunError(
-        f"{name} is the end of {len(matches)} runs, {matches[0].name} and {matches[1].name} among them; give more"
+        f"{name} is the end of {len(names)} runs under {root}: {', '.join(names[:_NAMED])}{more}; give more of the name"
     )
 
 

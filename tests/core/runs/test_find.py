@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.core.errors import RunError
 from lab.core.runs.find import find_run, in_order, is_listed, points_of
 
 
@@ -26,3 +27,22 @@ def test_a_name_as_it_is_listed_is_found_by_its_end(tmp_path: Path, monkeypatch:
         assert find_run(name) == path
     assert not is_listed("distill/runs/20260101-3")
     assert not is_listed("3/0")
+
+
+@pytest.mark.parametrize(
+    ("studies", "shown"),
+    [
+        ("ab", "2 runs under ROOT: a/runs/2026-1, b/runs/2026-1; give more"),
+        ("dbca", "4 runs under ROOT: a/runs/2026-1, b/runs/2026-1, c/runs/2026-1 and 1 more; give more"),
+    ],
+)
+def test_runs_that_end_alike_are_told_apart_by_their_folders(
+    studies: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_OUTPUTS", str(tmp_path))
+    for study in studies:
+        (tmp_path / study / "runs" / "2026-1").mkdir(parents=True)
+    with pytest.raises(RunError) as caught:
+        find_run("2026-1")
+    assert str(caught.value) == f"2026-1 is the end of {shown.replace('ROOT', str(tmp_path))} of the name"
+    assert find_run("a/runs/2026-1") == tmp_path / "a" / "runs" / "2026-1"
