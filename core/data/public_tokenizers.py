@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ class JsonTokenizer:
         # the library raises Exception itself
         except Exception as error:
             raise CheckpointError(f"{path} is not a tokenizer ({_first_line(error)}); copy it again") from None
-        self._num_ids = _num_ids(self._tokenizer)
         self.chat = chat_of_folder(path.parent)
         self._end = end_of_text(path.parent)
 
@@ -59,6 +59,11 @@ class JsonTokenizer:
     def __len__(self) -> int:
         """Ids up to the last that has a text, added tokens included: a vocabulary may have gaps."""
         return self._num_ids
+
+    @cached_property
+    def _num_ids(self) -> int:
+        # of a large vocabulary it takes longer than many answers need; the library itself counts tokens, not ids
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, special tokens in it recognised, none added."""
@@ -94,7 +99,6 @@ class GgufTokenizer(JsonTokenizer):
         from lab.core.models.gguf import read_gguf_tokenizer  # noqa: PLC0415
 
         self._tokenizer, template, tokens = read_gguf_tokenizer(path)
-        self._num_ids = _num_ids(self._tokenizer)
         self.chat = None if template is None else JinjaChat(template, tokens, path.name)
         self._end = dict(tokens).get("eos_token")
 
@@ -184,11 +188,6 @@ class SentencePieceTokenizer:
         if token not in self._added and index == self._model.unk_id():
             raise InputError(f"the tokenizer has no token {token!r}; use a model that was trained with it")
         return int(index)
-
-
-def _num_ids(tokenizer: Any) -> int:
-    """Ids up to the last of a tokenizer of the library tokenizers, which counts tokens itself, not ids."""
-    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
 
 def _added_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, int]:
