@@ -19,7 +19,7 @@ from lab.experiments.distill.teacher import device_of
 from lab.experiments.probe.config import ProbeConfig
 from lab.experiments.probe.curves import Curve, curves_of, refuse_unreadable, widths_of
 from lab.experiments.probe.feature_file import open_features
-from lab.experiments.probe.lines import leverage_sd, theory_rows
+from lab.experiments.probe.lines import TheoryLines
 from lab.experiments.probe.measure import guessed, measured_rows
 from lab.experiments.probe.pool import Pool
 from lab.experiments.probe.rows import CurveRow, Row
@@ -141,7 +141,8 @@ def _refuse_other_states(record: Run[Row], curve: Curve) -> None:
 def _theory(pool: Pool, curve: Curve, settings: ProbeConfig) -> Iterator[Row]:
     """The lines of a curve, and last what is known of its rows."""
     label, widths = curve.label, widths_of(settings, pool.shape[1])
-    yield from theory_rows(pool, label, num_train=settings.num_train, widths=widths, ridge=settings.ridge)
+    lines = TheoryLines(pool)
+    yield from lines.rows(label, num_train=settings.num_train, widths=widths, ridge=settings.ridge)
     row: CurveRow = {
         "kind": "curve",
         "curve": label,
@@ -149,7 +150,7 @@ def _theory(pool: Pool, curve: Curve, settings: ProbeConfig) -> Iterator[Row]:
         "num_features": pool.shape[1],
         "num_outputs": pool.shape[2],
         "null_risk": pool.null_risk,
-        "leverage_sd": leverage_sd(pool),
+        "leverage_sd": lines.leverage_sd(),
         "cosine": pool.cosine(),
     }
     if curve.states is not None:

@@ -4,6 +4,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float64
@@ -22,30 +23,42 @@ from lab.experiments.probe.rows import TheoryRow
 _LEAST_SHARE = 1e-10
 
 
-def theory_rows(
-    pool: Pool, curve: str, *, num_train: Sequence[int], widths: Sequence[int], ridge: Sequence[float]
-) -> Iterator[TheoryRow]:
-    """Every line of a curve, width by width."""
-    for width in widths:
-        lines = _Width(pool, width)
-        for rows in num_train:
-            for strength in ridge:
-                yield lines.row(curve, rows, strength)
+class TheoryLines:
+    """Every line of the rows of a pool, and how much their leverages vary."""
 
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
 
-def leverage_sd(pool: Pool) -> float:
-    """Standard deviation of the leverage at full width, over its mean; that of Gaussian rows is (2/d)^½.
+    def rows(
+        self, curve: str, *, num_train: Sequence[int], widths: Sequence[int], ridge: Sequence[float]
+    ) -> Iterator[TheoryRow]:
+        """Every line of a curve, width by width."""
+        for width in widths:
+            lines = self._whole if width == self._pool.shape[1] else _Width(self._pool, width)
+            for rows in num_train:
+                for strength in ridge:
+                    yield lines.row(curve, rows, strength)
 
-    NaN where the features have as many directions as there are rows: each then has the same leverage.
-    """
-    if _rank(pool, pool.shape[1]) >= pool.shape[0]:
-        return math.nan
-    leverages = _leverages(pool.features[pool.sample], pool.population.covariance)
-    return float(leverages.std() / leverages.mean())
+    def leverage_sd(self) -> float:
+        """Standard deviation of the leverage at full width, over its mean; that of Gaussian rows is (2/d)^½.
+
+        NaN where the features have as many directions as there are rows: each then has the same leverage.
+        """
+        leverages = self._whole.leverages
+        return math.nan if self._whole.rank >= self._pool.shape[0] else float(leverages.std() / leverages.mean())
+
+    @cached_property
+    def _whole(self) -> "_Width":
+        return _Width(self._pool, self._pool.shape[1])
 
 
 class _Width:
-    """What the lines of one width share."""
+    """What the lines of one width share.
+
+    Attributes:
+        leverages: x'Sigma^+ x of the sampled rows.
+        rank: number of directions of the features.
+    """
 
     def __init__(self, pool: Pool, width: int) -> None:
         self._pool, self._width = pool, width
@@ -53,17 +66,17 @@ class _Width:
         features = pool.features[pool.sample][:, :width]
         self._features, self._targets = features, pool.targets[pool.sample]
         spectrum = pool.population.spectrum(width)
-        leverages = _leverages(features, pool.population.covariance[:width, :width])
-        rank = int(np.count_nonzero(spectrum.eigenvalues))
-        self._scales = row_scales(leverages, rank)
+        self.leverages = _leverages(features, pool.population.covariance[:width, :width])
+        self.rank = int(np.count_nonzero(spectrum.eigenvalues))
+        self._scales = row_scales(self.leverages, self.rank)
         errors = self._targets - features @ pool.population.coefficients(width)
         squares = np.sum(errors**2, axis=1)
         mean, fitted = float(squares.mean()), max(pool.population.noise_trace(width), 0.0)
-        fresh = fresh_residuals(squares, leverages, num_rows)
+        fresh = fresh_residuals(squares, self.leverages, num_rows)
         # a sample of rows has another mean than all of them
         self._residuals = fresh * (fitted / mean) if mean > 0 else fresh
         # a head that fits every row leaves nothing to tell noise by
-        self._noise = float(self._residuals.mean()) if rank < num_rows else math.nan
+        self._noise = float(self._residuals.mean()) if self.rank < num_rows else math.nan
         self._spectrum = fresh_spectrum(spectrum, self._noise, num_rows)
 
     def row(self, curve: str, num_train: int, ridge: float) -> TheoryRow:
@@ -108,10 +121,6 @@ class _Width:
             return empirical_risk(self._features, self._targets, num_train=num_train, ridge=ridge).total
         except InputError:
             return None
-
-
-def _rank(pool: Pool, width: int) -> int:
-    return int(np.count_nonzero(pool.population.spectrum(width).eigenvalues))
 
 
 def _leverages(rows: Float64[ndarray, "s p"], covariance: Float64[ndarray, "p p"]) -> Float64[ndarray, " s"]:
