@@ -230,11 +230,24 @@ class ModelFolder:
         """
         load_parts(model, self._keys(model), self._stored(), source=self.path)
 
-    def held(self, model: LanguageModel, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """What the folder would give back for tensors of the model in it: zeros for what nothing reads."""
+    def held(
+        self, model: LanguageModel, state: Mapping[str, Tensor], *, stored_as: Precision | None = None
+    ) -> Mapping[str, Tensor]:
+        """What the folder would give back for tensors of the model in it: zeros for what nothing reads.
+
+        Args:
+            model: in the folder.
+            state: tensors by their names in it.
+            stored_as: the precision to which the folder rounds them; None for the one that they have.
+        """
         keys = self._keys(model)
         public = keys.to_public(state)
-        return keys.to_ours(lambda name: public[name])
+
+        def read(name: str) -> Tensor:
+            tensor = public[name]
+            return tensor if stored_as is None else tensor.to(stored_as.dtype).to(tensor.dtype)
+
+        return keys.to_ours(read)
 
     def other_files(self) -> list[Path]:
         """The files that belong to a student too: tokenizer, licence and so on; none beside a GGUF file.

@@ -1,12 +1,13 @@
 """Load models: the student of a stage, and whatever a name means: a run, a folder, a GGUF file or `shipped`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NoReturn, TypedDict
 
 import torch
+from torch import Tensor
 
 from lab.core.data.prompt_format import TURN_END
 from lab.core.errors import CheckpointError, ConfigError, RunError
@@ -277,13 +278,25 @@ def _copy_exported(
             different.append(name)
     # a stock folder has no place for what nothing reads
     state = student.state_dict()
-    held = folder.held(found, {**theirs, **{name: whole(state[name]) for name in different}}) if different else theirs
-    for name in different:
-        if not theirs[name].equal(held[name]):
-            raise CheckpointError(
-                f"from_run={folder.path}: {name} is not the teacher's; choose a student of this teacher"
-            )
+    expected = {**theirs, **{name: whole(state[name]) for name in different}}
+    held = folder.held(found, expected) if different else theirs
+    different = [name for name in different if not theirs[name].equal(held[name])]
+    if different:
+        _refuse_other_teacher(folder, different[0], theirs, folder.held(found, expected, stored_as=folder.precision))
     with torch.no_grad():
         for name, tensor in own.items():
             if not name.startswith(skipped):
                 assign(tensor, theirs[name])
+
+
+def _refuse_other_teacher(
+    folder: ModelFolder, name: str, theirs: Mapping[str, Tensor], rounded: Mapping[str, Tensor]
+) -> NoReturn:
+    """Refuse a folder without the teacher's tensor `name`; `rounded` has that one in the folder's precision."""
+    if theirs[name].equal(rounded[name]):
+        stored, needed = folder.precision.value, str(theirs[name].dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"from_run={folder.path} holds weights in {stored}, and the teacher's are in {needed} ({name} is rounded); "
+            f"export the student again with --precision {needed}"
+        )
+    raise CheckpointError(f"from_run={folder.path}: {name} is not the teacher's; choose a student of this teacher")

@@ -288,3 +288,12 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(
     before = sorted(tmp_path.rglob("*"))
     check_refused(typed("export", run, dest), *says)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_student_whose_teacher_was_rounded_does_not_go_on(
+    typed: Typed, distilled: Any, root: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "student"
+    assert typed("export", "first", str(folder), "--precision", "bfloat16").code == 0
+    words = ("distill", f"teacher.path={distilled.teacher}", "teacher.hovle=null", "stage=2", f"from_run={folder}")
+    check_refused(typed(*words), f"{folder} holds weights in bfloat16", "with --precision float32")
