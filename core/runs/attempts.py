@@ -90,7 +90,7 @@ def with_earlier(run: Path, provenance: Mapping[str, Any], resume_on: str) -> di
     return {**provenance, **told, EARLIER: [*earlier, before]}
 
 
-def patch_name(run: Path, provenance: Mapping[str, Any], patch: str) -> str | None:
+def patch_name(run: Path, provenance: Mapping[str, Any], patch: bytes) -> str | None:
     """The file for the uncommitted changes of an attempt, an earlier one's if they are the same; None for none."""
     if not patch:
         return None
@@ -99,7 +99,7 @@ def patch_name(run: Path, provenance: Mapping[str, Any], patch: str) -> str | No
         if not path.exists() or number > len(provenance.get(EARLIER, [])):
             return path.name
         refuse_special(path, RunError)
-        if path.read_bytes() == patch.encode():
+        if path.read_bytes() == patch:
             return path.name
     return None
 

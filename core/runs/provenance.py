@@ -54,8 +54,10 @@ def collect(
     products: Mapping[str, str] | None = None,
     compiler: str | None = None,
     processes: Mapping[str, object] | None = None,
-) -> tuple[dict[str, object], str]:
+) -> tuple[dict[str, object], bytes]:
     """Provenance of this process, and the uncommitted changes of its source as a patch (empty if there are none).
+
+    The patch is bytes, as git writes it: files may have any encoding, and any ends of lines.
 
     Args:
         seeds: by their keys.
@@ -69,9 +71,9 @@ def collect(
     """
     source = Path(__file__).resolve().parents[2]
     # an installed copy may lie inside another project's repository
-    is_checkout = _git(source, "rev-parse", "--show-toplevel").strip() == str(source)
-    commit = _git(source, "rev-parse", "HEAD").strip() if is_checkout else ""
-    patch = _git(source, "diff", "HEAD", "--binary") + _new_files(source) if commit else ""
+    is_checkout = os.fsdecode(_git(source, "rev-parse", "--show-toplevel")).strip() == str(source)
+    commit = _git(source, "rev-parse", "HEAD").decode().strip() if is_checkout else ""
+    patch = _git(source, "diff", "HEAD", "--binary") + _new_files(source) if commit else b""
     record: dict[str, object] = {
         "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
         "commit": commit or None,
@@ -145,18 +147,18 @@ def blas() -> str:
     return f"{found['name']} {found['version']}, threads: {threads}"
 
 
-def _new_files(source: Path) -> str:
+def _new_files(source: Path) -> bytes:
     """Untracked source files, as a patch; `git diff` omits them."""
-    names = _git(source, "ls-files", "--others", "--exclude-standard", "-z", "--", *_ROOMS).split("\0")
-    return "".join(_git(source, "diff", "--no-index", "--binary", os.devnull, name, codes=(1,)) for name in names[:-1])
+    names = _git(source, "ls-files", "--others", "--exclude-standard", "-z", "--", *_ROOMS).split(b"\0")
+    return b"".join(
+        _git(source, "diff", "--no-index", "--binary", os.devnull, os.fsdecode(name), codes=(1,)) for name in names[:-1]
+    )
 
 
-def _git(folder: Path, *arguments: str, codes: Sequence[int] = (0,)) -> str:
+def _git(folder: Path, *arguments: str, codes: Sequence[int] = (0,)) -> bytes:
     """Output of git; empty without git or a repository (an installed wheel)."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
-        )
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode in codes else ""
+        return b""
+    return done.stdout if done.returncode in codes else b""

@@ -90,7 +90,7 @@ class Run(Generic[Row]):
         config: Mapping[str, object],
         overrides: Sequence[str],
         provenance: Mapping[str, object],
-        patch: str,
+        patch: bytes,
         sinks: Sequence[str] = (),
         extension: Extension = _NONE,
     ) -> None:
@@ -130,7 +130,7 @@ class Run(Generic[Row]):
         config: Mapping[str, object],
         overrides: Sequence[str],
         provenance: Mapping[str, object],
-        patch: str,
+        patch: bytes,
         resume_on: str,
     ) -> None:
         path, metrics = self.directory / "config.json", self.directory / "metrics.jsonl"

@@ -260,7 +260,7 @@ class Training:
         if sinks not in self._records:
             provenance, _ = collect(seeds={}, backends={}, computed_by=(), settings={})
             directory = self._folder / f"run-{len(self._records)}"
-            self._records[sinks] = self._stack.enter_context(Run[Row](directory, {}, [], provenance, "", sinks))
+            self._records[sinks] = self._stack.enter_context(Run[Row](directory, {}, [], provenance, b"", sinks))
         return self._records[sinks]
 
     def seconds_of_a_checkpoint(self) -> float:

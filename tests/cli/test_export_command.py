@@ -91,7 +91,7 @@ def record_golden(golden: Path, folder: Path) -> None:
     write_meta(checkpoint, meta)
     recorded = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     assert isinstance(recorded, dict)
-    with Run(folder, {str(key): value for key, value in recorded.items()}, overrides, {}, "") as run:
+    with Run(folder, {str(key): value for key, value in recorded.items()}, overrides, {}, b"") as run:
         run.log([{"kind": "done", "unit": node.key}])
 
 

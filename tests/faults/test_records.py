@@ -36,7 +36,7 @@ def rows_of(count: int) -> list[Row]:
 def run_with_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A distillation of eight steps with a checkpoint after six; what the checkpoint holds is read from here."""
     counter = Counter()
-    with Run[Row](folder, {}, [], {}, "") as run:
+    with Run[Row](folder, {}, [], {}, b"") as run:
         run.log(rows_of(8))
     for row in rows_of(6):
         counter.add(row)
@@ -90,7 +90,7 @@ def test_a_distillation_without_rows_that_a_checkpoint_counts_on_is_refused_with
     damage(tmp_path / "metrics.jsonl")
     folders = {"u": tmp_path / "checkpoints" / "u"}
     with (
-        Run[Row](tmp_path, {}, [], {}, "") as run,
+        Run[Row](tmp_path, {}, [], {}, b"") as run,
         pytest.raises(RunError, match=r"put the file back from a copy, or remove .*checkpoints/u to train that again"),
     ):
         keep_what_counts(run, folders)
@@ -99,18 +99,18 @@ def test_a_distillation_without_rows_that_a_checkpoint_counts_on_is_refused_with
 def test_a_line_that_was_doubled_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_with_checkpoint(tmp_path, monkeypatch)
     by_lines(lambda lines: lines[:6] + lines[5:])(tmp_path / "metrics.jsonl")
-    with Run[Row](tmp_path, {}, [], {}, "") as run:
+    with Run[Row](tmp_path, {}, [], {}, b"") as run:
         assert keep_what_counts(run, {"u": tmp_path / "checkpoints" / "u"}) == set()
         assert list(run.rows) == rows_of(6)
 
 
 def test_a_finished_unit_that_has_lost_rows_is_not_finished(tmp_path: Path) -> None:
     ended: list[Row] = [*rows_of(3), {"unit": "u", "kind": "done", "num_rows": 3}]
-    with Run[Row](tmp_path, {}, [], {}, "") as run:
+    with Run[Row](tmp_path, {}, [], {}, b"") as run:
         run.log(ended)
         assert keep_what_counts(run, {"u": tmp_path}) == {"u"}
     by_lines(lambda lines: lines[:1] + lines[2:])(tmp_path / "metrics.jsonl")
-    with Run[Row](tmp_path, {}, [], {}, "") as run:
+    with Run[Row](tmp_path, {}, [], {}, b"") as run:
         assert keep_what_counts(run, {"u": tmp_path}) == set()
         assert list(run.rows) == []
 
@@ -124,48 +124,48 @@ GONE: dict[str, tuple[Damage, str]] = {
 
 @pytest.mark.parametrize(("damage", "words"), GONE.values(), ids=GONE)
 def test_rows_that_are_gone_from_the_end_of_a_run_are_missed(damage: Damage, words: str, tmp_path: Path) -> None:
-    with Run[Row](tmp_path, {}, [], {}, "") as run:
+    with Run[Row](tmp_path, {}, [], {}, b"") as run:
         run.log(rows_of(8))
     damage(tmp_path / "metrics.jsonl")
-    with Run[Row](tmp_path, {}, [], {}, "") as run:
+    with Run[Row](tmp_path, {}, [], {}, b"") as run:
         assert run.damage == f"{tmp_path / 'metrics.jsonl'}: {words}"
-    with Run[Row](tmp_path, {}, [], {}, "") as run:
+    with Run[Row](tmp_path, {}, [], {}, b"") as run:
         assert run.damage is None
 
 
 def test_a_run_whose_lock_was_deleted_is_still_open(tmp_path: Path) -> None:
-    with Run[Row](tmp_path, {}, [], {}, "") as run:
+    with Run[Row](tmp_path, {}, [], {}, b"") as run:
         run.log(rows_of(3))
         (tmp_path / ".lock").unlink()
         with pytest.raises(RunError, match=r"metrics\.jsonl is open in another process"):
-            Run[Row](tmp_path, {}, [], {}, "")
+            Run[Row](tmp_path, {}, [], {}, b"")
         run.log(rows_of(3))
-    with Run[Row](tmp_path, {}, [], {}, "") as run:
+    with Run[Row](tmp_path, {}, [], {}, b"") as run:
         assert len(run.rows) == 6
 
 
 def test_records_of_another_run_are_refused(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     for folder, step in ((ours, 1), (theirs, 2)):
-        with Run[Row](folder, {}, [], {}, "") as run:
+        with Run[Row](folder, {}, [], {}, b"") as run:
             run.log(rows_of(8)[step:])
             run.log(rows_of(step))
     shutil.copy(theirs / "metrics.jsonl", ours / "metrics.jsonl")
     with pytest.raises(RunError, match=r"holds other rows than this run has recorded; put its file back, or remove"):
-        Run[Row](ours, {}, [], {}, "")
+        Run[Row](ours, {}, [], {}, b"")
 
 
 def test_records_that_are_gone_after_a_kill_are_missed(tmp_path: Path) -> None:
-    with Run[Row](tmp_path, {}, [], {}, "") as run:
+    with Run[Row](tmp_path, {}, [], {}, b"") as run:
         run.log(rows_of(8))
     (tmp_path / "metrics.jsonl").unlink()
     (tmp_path / "status.json").write_text('{"status": "running"}')
-    with Run[Row](tmp_path, {}, [], {}, "") as run:
+    with Run[Row](tmp_path, {}, [], {}, b"") as run:
         assert run.damage == f"{tmp_path / 'metrics.jsonl'} is gone"
 
 
 def in_the_middle(folder: Path, delete: Callable[[Path], None]) -> None:
-    with Run(folder, {}, [], {}, "") as run:
+    with Run(folder, {}, [], {}, b"") as run:
         run.log([{"cell": 0}])
         delete(folder)
         run.log([{"cell": 1}])
@@ -185,12 +185,12 @@ def test_what_is_deleted_in_the_middle_ends_the_run_and_is_not_made_anew(
 def test_a_pipe_in_the_place_of_a_file_of_a_run_is_refused_at_once(tmp_path: Path) -> None:
     for name in (".lock", "config.json", "metrics.jsonl"):
         folder = tmp_path / name
-        with Run(folder, {}, [], {}, "") as run:
+        with Run(folder, {}, [], {}, b"") as run:
             run.log([{"cell": 0}])
         (folder / name).unlink()
         os.mkfifo(folder / name)
         with pytest.raises(LabError, match=rf"{name} cannot be read: it is a pipe"):
-            Run(folder, {}, [], {}, "")
+            Run(folder, {}, [], {}, b"")
 
 
 @pytest.fixture(scope="module")

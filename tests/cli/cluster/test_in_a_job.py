@@ -39,7 +39,7 @@ def place(*words: str, key: str = "hydra.run.dir") -> Path:
 def work(directory: Path, *, is_cut_off: bool = False) -> None:
     provenance, _ = collect(seeds={}, backends={}, computed_by=(), settings={})
     try:
-        with Run[dict[str, object]](directory, {}, [], provenance, ""):
+        with Run[dict[str, object]](directory, {}, [], provenance, b""):
             if is_cut_off:
                 raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -94,7 +94,7 @@ def test_the_same_command_again_is_the_next_run_unless_it_was_cut_off(
 def test_a_run_that_is_open_is_left_to_whoever_opened_it(job: Callable[..., None]) -> None:
     first = place()
     provenance, _ = collect(seeds={}, backends={}, computed_by=(), settings={})
-    with Run[dict[str, object]](first, {}, [], provenance, ""):
+    with Run[dict[str, object]](first, {}, [], provenance, b""):
         assert place() != first
 
 

@@ -45,13 +45,13 @@ def changed(key: str, value: object) -> dict[str, Any]:
 def test_what_changes_the_last_digits_is_refused_unless_told_otherwise(
     key: str, value: object, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Run(tmp_path, {"seed": 0}, [], BEFORE, "") as run:
+    with Run(tmp_path, {"seed": 0}, [], BEFORE, b"") as run:
         run.log([{"cell": 0}])
     files = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(RunError, match=rf"other last digits: {said}; .* or with resume_on=different"):
-        Run(tmp_path, {"seed": 0, "resume_on": "same"}, [], changed(key, value), "")
+        Run(tmp_path, {"seed": 0, "resume_on": "same"}, [], changed(key, value), b"")
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
-    with Run(tmp_path, {"seed": 0, "resume_on": "different"}, [], changed(key, value), ""):
+    with Run(tmp_path, {"seed": 0, "resume_on": "different"}, [], changed(key, value), b""):
         pass
     assert "goes on with other last digits (resume_on=different)" in capsys.readouterr().err
     provenance = json.loads((tmp_path / "provenance.json").read_text())
@@ -65,7 +65,7 @@ def test_what_changes_no_number_is_not_said(key: str, value: object) -> None:
 
 
 def test_other_source_code_is_said_and_its_changes_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for commit, patch in (("a" * 40, "one"), ("a" * 40, "one"), ("b" * 40, "two"), ("c" * 40, "")):
+    for commit, patch in (("a" * 40, b"one"), ("a" * 40, b"one"), ("b" * 40, b"two"), ("c" * 40, b"")):
         with Run(tmp_path, {"seed": 0}, [], {**BEFORE, "commit": commit}, patch) as run:
             run.log([{"cell": 0}])
     said = capsys.readouterr().err.splitlines()
@@ -79,11 +79,11 @@ def test_other_source_code_is_said_and_its_changes_are_kept(tmp_path: Path, caps
 
 @pytest.mark.parametrize("content", [None, "{", "[]"])
 def test_a_provenance_that_is_lost_is_no_reason_to_believe(content: str | None, tmp_path: Path) -> None:
-    with Run(tmp_path, {}, [], BEFORE, "") as run:
+    with Run(tmp_path, {}, [], BEFORE, b"") as run:
         run.log([{"cell": 0}])
     path = tmp_path / "provenance.json"
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(RunError, match=r"provenance\.json is missing or damaged.*resume_on=different"):
-        Run(tmp_path, {}, [], BEFORE, "")
-    with Run(tmp_path, {"resume_on": "different"}, [], BEFORE, ""):
+        Run(tmp_path, {}, [], BEFORE, b"")
+    with Run(tmp_path, {"resume_on": "different"}, [], BEFORE, b""):
         pass

@@ -11,7 +11,7 @@ ROWS = [{"n": 1}, {"n": 2}]
 
 
 def opened(folder: Path) -> Run[dict[str, int]]:
-    return Run(folder, {"seed": 0}, [], {}, "")
+    return Run(folder, {"seed": 0}, [], {}, b"")
 
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_clean_checkout_has_a_commit_and_no_patch(repository: Path) -> None:
     record, patch = collect(**COMMON)
     assert len(record["commit"]) == 40
-    assert (record["is_dirty"], patch) == (False, "")
+    assert (record["is_dirty"], patch) == (False, b"")
 
 
 def test_the_patch_holds_changes_and_new_files(repository: Path) -> None:
@@ -51,8 +51,8 @@ def test_the_patch_holds_changes_and_new_files(repository: Path) -> None:
     (repository / "core" / "added.py").write_text("added = 3\n")
     record, patch = collect(**COMMON)
     assert record["is_dirty"]
-    assert "+new = 2" in patch
-    assert "+added = 3" in patch
+    assert b"+new = 2" in patch
+    assert b"+added = 3" in patch
     # collecting changes nothing: the new file is as untracked as it was
     status = subprocess.run(
         ["git", "-C", str(repository), "status", "--porcelain"], capture_output=True, text=True, check=True
@@ -60,16 +60,27 @@ def test_the_patch_holds_changes_and_new_files(repository: Path) -> None:
     assert "?? core/added.py" in status.stdout
 
 
+def test_the_patch_gives_back_files_of_other_encodings_and_ends_of_lines(repository: Path, tmp_path: Path) -> None:
+    latin = {"module.py": "# für\r\nnew = 2\n".encode("latin-1"), os.fsdecode(b"\xfc.py"): b"# \xe9\r\n"}
+    for name, content in latin.items():
+        (repository / "core" / name).write_bytes(content)
+    _, patch = collect(**COMMON)
+    git = ["git", "-C", str(repository)]
+    subprocess.run([*git, "stash", "-q", "-u"], check=True)
+    subprocess.run([*git, "apply", "--whitespace=nowarn"], input=patch, check=True)
+    assert {name: (repository / "core" / name).read_bytes() for name in latin} == latin
+
+
 def test_an_installed_copy_without_a_repository_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "core" / "runs" / "provenance.py"))
     record, patch = collect(**COMMON)
-    assert (record["commit"], record["is_dirty"], patch) == (None, False, "")
+    assert (record["commit"], record["is_dirty"], patch) == (None, False, b"")
 
 
 def test_a_machine_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     record, patch = collect(**COMMON)
-    assert (record["commit"], patch) == (None, "")
+    assert (record["commit"], patch) == (None, b"")
 
 
 def test_what_is_not_installed_has_no_version() -> None:

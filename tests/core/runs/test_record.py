@@ -23,7 +23,7 @@ ROWS = [{"cell": index, "risk": 0.1 * index, "label": "ä, 1"} for index in rang
 
 
 def opened(directory: Path, config: dict[str, Any] = CONFIG) -> Run:
-    return Run(directory, config, ["seed=0"], {"commit": None}, "")
+    return Run(directory, config, ["seed=0"], {"commit": None}, b"")
 
 
 def status(directory: Path) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def test_a_continued_run_finds_its_rows_and_keeps_its_start(tmp_path: Path) -> N
 def extended(directory: Path, **changes: Any) -> Run:
     extension = Extension(grows=frozenset({"draws"}), free=frozenset({"figures"}))
     config = {"seed": 0, "draws": 3, "figures": ["a"]} | changes
-    return Run(directory, config, [f"draws={config['draws']}"], {"commit": None}, "", extension=extension)
+    return Run(directory, config, [f"draws={config['draws']}"], {"commit": None}, b"", extension=extension)
 
 
 def test_a_run_goes_on_with_more_work_and_other_figures_but_never_with_less(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 def run_of(folder: Path, *names: str, **config: Any) -> Run:
-    return Run(folder, {"seed": 0, **config}, [], {}, "", names)
+    return Run(folder, {"seed": 0, **config}, [], {}, b"", names)
 
 
 def files(folder: Path) -> dict[str, bytes]:

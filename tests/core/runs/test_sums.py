@@ -78,7 +78,7 @@ def test_a_file_that_was_changed_on_purpose_is_taken_without_its_line(folder: Pa
 
 
 def test_a_run_that_ended_has_digests_and_one_that_goes_on_has_none(tmp_path: Path) -> None:
-    with Run(tmp_path, {"seed": 0}, [], {}, "") as run:
+    with Run(tmp_path, {"seed": 0}, [], {}, b"") as run:
         run.save_summary(["a"], [[1 / 3]], [])
         assert not (tmp_path / SUMS).exists()
     assert faults(tmp_path) is None
@@ -86,7 +86,7 @@ def test_a_run_that_ended_has_digests_and_one_that_goes_on_has_none(tmp_path: Pa
     (tmp_path / "summary.json").write_text(json.dumps(content).replace("0.3", "0.4"))
     with pytest.raises(RunError, match=r"summary\.json is damaged or was changed"):
         read_json_object(tmp_path / "summary.json", hint="")
-    with Run(tmp_path, {"seed": 0}, [], {}, "") as run:
+    with Run(tmp_path, {"seed": 0}, [], {}, b"") as run:
         assert not (tmp_path / SUMS).exists()
         run.save_summary(["a"], [[1 / 3]], [])
     assert faults(tmp_path) is None

@@ -41,7 +41,7 @@ CURVES = {
 
 
 def run_of(folder: Path, *names: str) -> Run:
-    return Run(folder, {"seed": 0, "stage_1": {"steps": 3}}, [], {}, "", names)
+    return Run(folder, {"seed": 0, "stage_1": {"steps": 3}}, [], {}, b"", names)
 
 
 @pytest.fixture

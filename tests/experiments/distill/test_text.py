@@ -55,7 +55,7 @@ def bench(runner: Any, tmp_path: Path) -> RunContext:
 
 
 def test_a_text_model_goes_through_all_stages(bench: RunContext, tmp_path: Path) -> None:
-    with Run(tmp_path / "run", {}, [], {}, "") as record:
+    with Run(tmp_path / "run", {}, [], {}, b"") as record:
         work_on_students(record, bench, None)
         table = table_rows(record.rows, bench.config)
     results = [row for row in table if row["kind"] == "result"]
