@@ -25,7 +25,7 @@ from lab.cli.sweeps.search import in_own_folders, refuse_missing_plugin, search_
 from lab.core.errors import ConfigError, LabError
 from lab.core.parallel.end import EndedElsewhere
 from lab.core.runs.atomic_files import WRITING_ERRORS, as_run_error
-from lab.core.runs.console import print_directory, quiet
+from lab.core.runs.console import print_directory, quiet, seconds_between_lines
 from lab.core.runs.early_signals import INTERRUPTED, send_held
 from lab.core.runs.find import outputs_root
 from lab.core.runs.signals import EndSignals
@@ -63,7 +63,7 @@ def run_hydra_job(experiment: Experiment, arguments: Sequence[str]) -> None:
             return
         asked = {word for word in arguments if word in _OF_LAB}
         overrides, flags = _parsed(experiment, [word for word in arguments if word not in asked])
-        _refuse_odd_places()
+        _refuse_odd_variables()
         refuse_sweep(here, is_multirun=flags == ["--multirun"])
         if not flags or flags == ["--multirun"]:
             overrides += own_directories(experiment, overrides)
@@ -135,7 +135,7 @@ def check_command(experiment: Experiment, arguments: Sequence[str]) -> None:
         if word in _OF_LAB:
             raise ConfigError(f"{word}: a job runs a command as it stands; leave the flag out")
     overrides, flags = _parsed(experiment, arguments)
-    _refuse_odd_places()
+    _refuse_odd_variables()
     if flags not in ([], ["--multirun"]):
         raise ConfigError(f"{flags[0]}: a job runs a command as it stands; leave the flag out")
     with _hydra():
@@ -155,13 +155,17 @@ def _refuse_no_working_folder() -> None:
         raise ConfigError("the working folder was deleted; go to another one") from error
 
 
-def _refuse_odd_places() -> None:
-    """An empty name would mean the working folder, or the root; and Hydra would expand a part of a name."""
+def _refuse_odd_variables() -> None:
+    """Refuse values of the program's own variables that a run could not use.
+
+    An empty name would mean the working folder, or the root; and Hydra would expand a part of a name.
+    """
     for name in ("LAB_OUTPUTS", "LAB_RUN_DIR"):
         if not os.environ.get(name, name).strip():
             raise ConfigError(f"{name} is empty; give it a folder, or unset it")
         if "${" in os.environ.get(name, ""):
             raise ConfigError(f"{name}={os.environ[name]}: a folder with ${{ in its name cannot hold runs; rename it")
+    seconds_between_lines()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Terminal output of a run: its progress bar, lines in between, and the summary at its end and in `lab show`."""
 
 import itertools
+import math
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from lab.core.errors import ConfigError
 from lab.core.printable import printable
 from lab.core.runs.json_files import Entry
 from lab.core.streams import say
@@ -56,6 +58,9 @@ def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Advance]
     """A progress bar on standard error; in a file or a pipe, a line from time to time instead.
 
     A bar that cannot be shown is said to be missing, and what it is about goes on.
+
+    Raises:
+        ConfigError: as `seconds_between_lines`.
     """
     if _is_quiet.get():
         yield lambda now, words="": None
@@ -96,7 +101,7 @@ class _Lines:
     def __init__(self, title: str, total: int, completed: int) -> None:
         self._title, self._total, self._first = title, total, completed
         self._start = self._last = time.monotonic()
-        self._every = _seconds_between_lines()
+        self._every = seconds_between_lines()
 
     def __call__(self, now: int, words: str = "") -> None:
         time_now = time.monotonic()
@@ -111,15 +116,23 @@ class _Lines:
         say(", ".join(part for part in parts if part))
 
 
-def _seconds_between_lines() -> float:
+def seconds_between_lines() -> float:
+    """Seconds between lines about progress where there is no bar: LAB_PROGRESS_EVERY, or half a minute.
+
+    Raises:
+        ConfigError: if the variable is not a finite number, 0 or more.
+    """
     given = os.environ.get(_VARIABLE)
     if given is None:
         return _LINE_EVERY_S
     try:
         seconds = float(given)
     except ValueError:
-        say(f"{_VARIABLE}={given} is not a number of seconds; a line comes every {_LINE_EVERY_S:g} s")
-        return _LINE_EVERY_S
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ConfigError(
+            f"{_VARIABLE}={given} must be a number of seconds, 0 or more; give one, such as 300, or unset it"
+        )
     return seconds
 
 

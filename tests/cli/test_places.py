@@ -36,6 +36,17 @@ def test_an_interpolation_in_a_name_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interval_that_is_no_number_is_refused_before_anything_is_written(
+    typed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("LAB_PROGRESS_EVERY", "nan")
+    done = typed("hmm-risk", "sweep", "num_train=20")
+    assert done.code == 2
+    assert done.err.startswith("lab: LAB_PROGRESS_EVERY=nan must be a number of seconds")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_goes_on_where_it_is(
     name: str,

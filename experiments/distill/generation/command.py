@@ -15,6 +15,7 @@ from lab.core.models.generation import SamplingConfig
 from lab.core.products import current
 from lab.core.resources import refuse_too_many_threads, usable_cores
 from lab.core.runs.atomic_files import refuse_no_file, refuse_special, write_atomically
+from lab.core.runs.console import seconds_between_lines
 from lab.core.runs.random_streams import Seeds
 from lab.core.streams import say
 from lab.experiments.distill.data import PromptConfig
@@ -105,6 +106,7 @@ def main(request: Request, prompts: Prompts, *, threads: int | None, json_path: 
         # before a large model is loaded
         read_requests(prompts.requests[0])
         refuse_no_answers(prompts.requests[1])
+        seconds_between_lines()
         with _opened(request) as opened:
             respondent = _respondent(opened, request, lambda piece: None)
             seeds, options = Seeds(request.seed), _options(request)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.core.errors import ConfigError
 from lab.core.runs import console
-from lab.core.runs.console import print_directory, print_summary, progress, quiet
+from lab.core.runs.console import print_directory, print_summary, progress, quiet, seconds_between_lines
 
 RUN = Path("/runs/7")
 
@@ -113,7 +114,7 @@ def test_a_pipe_gets_a_line_from_time_to_time_and_no_guess_before_the_first_step
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("given", "lines"), [("5", 2), ("1e9", 0), ("often", 1)])
+@pytest.mark.parametrize(("given", "lines"), [("5", 2), ("0", 2), ("1e9", 0)])
 def test_the_environment_says_how_often(capsys, monkeypatch, given, lines):
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
@@ -122,6 +123,13 @@ def test_the_environment_says_how_often(capsys, monkeypatch, given, lines):
         for now[0] in (6, 12):
             advance(1000)
     assert len(capsys.readouterr().err.splitlines()) == lines
+
+
+@pytest.mark.parametrize("given", ["", "often", "nan", "-1", "inf", "-inf", "5 min"])
+def test_what_is_no_interval_is_refused(monkeypatch, given):
+    monkeypatch.setenv("LAB_PROGRESS_EVERY", given)
+    with pytest.raises(ConfigError, match=rf"^LAB_PROGRESS_EVERY={given} must be a number of seconds, 0 or more; give"):
+        seconds_between_lines()
 
 
 def test_words_leave_a_bar_its_room_in_a_terminal_of_80_columns(monkeypatch):
