@@ -193,7 +193,7 @@ def write_checkpoint(
         CheckpointError: if the folder is in use.
         RunError: if the disk is full or cannot be written.
     """
-    _refuse_used(folder, replace=replace)
+    _refuse_in_use(folder, replace=replace)
     shards = _split(tensors, max_shard_bytes)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -215,10 +215,10 @@ def write_checkpoint(
             write_more(partial)
         write_sums(partial)
         # another one may have been put there meanwhile
-        _refuse_used(folder, replace=replace)
+        _refuse_in_use(folder, replace=replace)
 
 
-def _refuse_used(folder: Path, *, replace: bool) -> None:
+def _refuse_in_use(folder: Path, *, replace: bool) -> None:
     is_used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if is_used and not (replace and folder.is_dir()):
         raise CheckpointError(f"{folder} exists; give a folder that does not, or remove it")

@@ -48,7 +48,7 @@ def main(
         RunError: if there is no such run or no finished student in it, or the folder cannot be written.
     """
     # fail before a large teacher is loaded
-    _refuse_used(folder)
+    _refuse_existing_or_unwritable(folder)
     if layout not in (MMMAMBA, TRANSFORMERS, GGUF):
         raise ConfigError(f"format={layout}: choose from {MMMAMBA}, {TRANSFORMERS}, {GGUF}")
     _refuse_misread(folder, layout)
@@ -107,7 +107,7 @@ def _refuse_misread(folder: Path, layout: str) -> None:
         raise ConfigError(f"{folder} is not UTF-8, as texts in the student are; give another name") from None
 
 
-def _refuse_used(folder: Path) -> None:
+def _refuse_existing_or_unwritable(folder: Path) -> None:
     if folder.exists() or folder.is_symlink():
         raise CheckpointError(f"{folder} exists; give a name that does not, or remove it")
     refuse_unwritable(folder)
