@@ -9,7 +9,7 @@ import typer
 
 from lab.cli.help import RESULTS
 from lab.cli.recorded_runs import config_of, labelled_runs, run_name, study_of
-from lab.cli.run_data import write_json
+from lab.cli.run_data import print_json
 from lab.cli.seed_means import print_means
 from lab.core.errors import ConfigError
 from lab.core.printable import printable
@@ -87,7 +87,7 @@ def print_comparison(
         raise ConfigError(f"--quantity {quantity}: choose from {', '.join(quantities)}")
     keys = differing_keys([config_of(run.directory) for run in runs])
     if as_json:
-        write_json(_content(runs, keys, pairs))
+        print_json(_content(runs, keys, pairs))
     elif as_csv:
         _write_csv(runs, pairs)
     else:

@@ -50,7 +50,7 @@ def add(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
     ) -> None:
         from lab.cli.dispatch import one_line_errors
-        from lab.cli.run_data import write_json
+        from lab.cli.run_data import print_json
 
         with one_line_errors():
             if max_length is not None and teacher is None:
@@ -59,7 +59,7 @@ def add(app: typer.Typer) -> None:
                 module = importlib.import_module("lab.experiments.distill.check_data")
                 found = module.check_conversations(path, image_folder=image_folder, teacher=teacher, limit=max_length)
                 if as_json:
-                    write_json(found.content())
+                    print_json(found.content())
                 else:
                     for line in found.lines():
                         print(printable(line))

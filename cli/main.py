@@ -76,11 +76,11 @@ def runs(
 ) -> None:
     """List recorded runs, newest first: status, age, main result."""
     from lab.cli.dispatch import one_line_errors
-    from lab.cli.run_data import write_json
+    from lab.cli.run_data import print_json
     from lab.cli.tables import listed, print_runs
 
     with one_line_errors(), printed():
-        write_json(listed(study, limit)) if as_json else print_runs(study, limit)
+        print_json(listed(study, limit)) if as_json else print_runs(study, limit)
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -103,13 +103,13 @@ def show(
         if summarised and not as_csv:
             raise ConfigError("--summary chooses the lines of --csv; add that, or leave it out")
         if as_json:
-            from lab.cli.run_data import run_content, write_json
+            from lab.cli.run_data import print_json, run_content
 
-            write_json(run_content(run))
+            print_json(run_content(run))
         elif as_csv:
-            from lab.cli.run_data import write_csv, write_summary_csv
+            from lab.cli.run_data import print_csv, print_summary_csv
 
-            write_summary_csv(run) if summarised else write_csv(run)
+            print_summary_csv(run) if summarised else print_csv(run)
         else:
             from lab.cli.tables import print_run
 

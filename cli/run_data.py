@@ -11,7 +11,7 @@ from lab.core.runs.find import find_run, in_order, run_directories
 from lab.core.runs.json_files import finite, json_object_if_there, read_json_object
 
 
-def write_json(content: object) -> None:
+def print_json(content: object) -> None:
     """Print a value as strict JSON, which has no word for NaN and infinity: they are null."""
     print(json.dumps(finite(content), indent=2, allow_nan=False))
 
@@ -27,7 +27,7 @@ def run_content(name: str) -> dict[str, Any] | list[dict[str, Any]]:
     return _content(directory) if points == [directory] else [_content(point) for point in points]
 
 
-def write_csv(name: str) -> None:
+def print_csv(name: str) -> None:
     """Print the table of a run; of a sweep, those of all its points, with a first column that names the point.
 
     Raises:
@@ -87,7 +87,7 @@ def _summary(summary: dict[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(map(str, columns), row, strict=False)) for row in rows if isinstance(row, list)]
 
 
-def write_summary_csv(name: str) -> None:
+def print_summary_csv(name: str) -> None:
     """Print the summary of a run as CSV, a line for each point with its means and errors; of a sweep, of all points.
 
     Raises:

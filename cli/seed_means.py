@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.cli.recorded_runs import config_of, run_name, study_of
-from lab.cli.run_data import write_json
+from lab.cli.run_data import print_json
 from lab.core.errors import ConfigError, RunError
 from lab.core.printable import printable
 from lab.core.runs.find import find_run, points_of
@@ -48,7 +48,7 @@ def print_means(
     if quantity and quantity not in quantities:
         raise ConfigError(f"--quantity {quantity}: choose from {', '.join(quantities)}")
     if as_json:
-        write_json(
+        print_json(
             {
                 "keys": keys,
                 "left_out": [str(path) for path in left_out],

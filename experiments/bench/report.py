@@ -184,7 +184,7 @@ def _plain(row: Row) -> dict[str, Any]:
     return asdict(row) | {"median_s": row.median_s, "quartiles_s": row.quartiles_s, "is_met": row.is_met}
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_document(path: Path, content: dict[str, Any]) -> None:
     """Write the result file atomically, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

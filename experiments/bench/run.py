@@ -120,7 +120,7 @@ def main(
         report.print_findings(console, conclusion.findings)
     report.print_summary(console, results, conclusion.findings if conclusion else [])
     if json_path is not None:
-        report.write_json(json_path, report.document(name, machine, results, conclusion))
+        report.write_document(json_path, report.document(name, machine, results, conclusion))
         if conclusion is not None and conclusion.draw is not None:
             conclusion.draw(json_path.parent, json_path.stem)
         console.print(f"written: {json_path}", markup=False, highlight=False, soft_wrap=True)

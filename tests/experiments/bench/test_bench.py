@@ -276,7 +276,7 @@ def test_the_result_file_holds_all_times_and_the_machine(tmp_path: Path) -> None
     case = Case("file", "a setting", candidate("ours", lambda: 1.0), [MISSING])
     rows = measured(case)
     path = tmp_path / "new" / "result.json"
-    report.write_json(
+    report.write_document(
         path,
         report.document(
             "hmm-risk", describe(["numpy", "no-such-distribution"]), [Result(case.name, case.setting, rows, 0.0)]
