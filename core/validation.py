@@ -1,4 +1,4 @@
-"""Validation of arguments: each function returns the argument ready for use, or raises an error that says what to do.
+"""Validation of numbers and arrays: each function returns one ready for use, or raises an error that says what to do.
 
 Arrays are returned as float64; int and float32 are cast, complex is refused. Inputs are never modified: read-only and
 non-contiguous arrays are fine.

@@ -11,7 +11,12 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from lab.core.arguments import (
+from lab.core.data.jinja_chat import FIXED_DAY
+from lab.core.errors import ConfigError
+from lab.core.models.decoder import Inputs
+from lab.core.models.generation import SamplingConfig
+from lab.core.products import current
+from lab.core.python_arguments import (
     images_of,
     require_day,
     require_flag,
@@ -21,11 +26,6 @@ from lab.core.arguments import (
     require_text,
     require_whole,
 )
-from lab.core.data.jinja_chat import FIXED_DAY
-from lab.core.errors import ConfigError
-from lab.core.models.decoder import Inputs
-from lab.core.models.generation import SamplingConfig
-from lab.core.products import current
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.generation.answer import Respondent

@@ -1,4 +1,7 @@
-"""Arguments that Python callers give, checked before work: names, types and lists."""
+"""Arguments of functions that Python programs call, such as `lab.load`: types, lists, paths and images.
+
+Numbers and arrays that must have certain values are checked by `core.validation`.
+"""
 
 from collections.abc import Sequence
 from datetime import date, datetime
