@@ -14,6 +14,7 @@ from lab.core.ranges import LARGEST_COUNT, LARGEST_SEED
 from lab.core.streams import printed
 
 # which student of a run
+_SELECTED = "RUN@STAGE:VARIANT:REPLICATE"
 _STAGE_HELP = "Use the student after this stage; 0 is the untrained one. By default the last finished stage."
 _Stage = Annotated[int | None, typer.Option(min=0, max=3, help=_STAGE_HELP)]
 _Variant = Annotated[str | None, typer.Option(help="Label of the student, if the run trained several variants.")]
@@ -72,7 +73,10 @@ def add(app: typer.Typer) -> None:
 
     @app.command(help=_EXPORT, rich_help_panel=MODELS)
     def export(
-        run: Annotated[str, typer.Argument(help="A run of `lab distill`: its directory, or the end of its name.")],
+        run: Annotated[
+            str,
+            typer.Argument(help=f"A run of `lab distill`: its directory, or the end of its name; or {_SELECTED}."),
+        ],
         dest: Annotated[Path, typer.Argument(help="The folder, or .gguf file, to write; it must not exist.")],
         stage: _Stage = None,
         variant: _Variant = None,
@@ -101,7 +105,10 @@ def add(app: typer.Typer) -> None:
 
     @app.command(help=_GENERATE, rich_help_panel=MODELS)
     def generate(
-        model: Annotated[str, typer.Argument(help="The model: a checkpoint folder, a GGUF file, a run, or `shipped`.")],
+        model: Annotated[
+            str,
+            typer.Argument(help=f"A checkpoint folder, a GGUF file, a run, {_SELECTED}, or `shipped`."),
+        ],
         prompt: Annotated[str | None, typer.Option(help="The prompt; <image> marks where an image belongs.")] = None,
         prompt_file: Annotated[
             Path | None, typer.Option(help="A text file with the prompt; - reads standard input.")

@@ -15,7 +15,7 @@ from lab.core.runs.atomic_files import refuse_unwritable
 from lab.experiments.distill.data import tokenizer_of
 from lab.experiments.distill.gguf_export import SUFFIX, gguf_precision_of, refuse_other_names, write_gguf_student
 from lab.experiments.distill.load import kept_of, load_finished, precision_of
-from lab.experiments.distill.selector import StudentSelector
+from lab.experiments.distill.selector import StudentSelector, selected_by
 from lab.experiments.distill.sources import RecordedRun, choose_node, find_recorded
 from lab.experiments.distill.stock_export import write_stock
 from lab.experiments.distill.teacher import SHIPPED, open_teacher
@@ -29,9 +29,9 @@ def main(
     """Write a student of a run.
 
     Args:
-        run_name: its directory, or the end of its name.
+        run_name: its directory, or the end of its name, or RUN@STAGE:VARIANT:REPLICATE.
         folder: must not exist; with `gguf` the name of a file.
-        selector: which of the run's students.
+        selector: which of the run's students, where the name leaves it open.
         layout: `mmmamba`, that of mmMamba's release, `transformers`, a stock architecture, or `gguf`, for llama.cpp.
         precision: of all weights; None for the run's teacher's, in mmMamba's layout for what each tensor has, and for
             F16 in a GGUF file.
@@ -44,7 +44,7 @@ def main(
         CheckpointError: if the folder exists, files of the run or its teacher are missing or damaged, transformers
             does not compute what the student does, or a GGUF file does not hold it.
         ConfigError: if the layout cannot hold the student, there is no such layout or precision, or the name would be
-            that of another model.
+            that of another model; if both the name and `selector` choose a student.
         RunError: if there is no such run or no finished student in it, or the folder cannot be written.
     """
     # fail before a large teacher is loaded
@@ -52,6 +52,7 @@ def main(
     if layout not in (MMMAMBA, TRANSFORMERS, GGUF):
         raise ConfigError(f"format={layout}: choose from {MMMAMBA}, {TRANSFORMERS}, {GGUF}")
     _refuse_misread(folder, layout)
+    run_name, selector = selected_by(run_name, selector)
     if layout == GGUF:
         refuse_other_names(folder)
         in_file = gguf_precision_of(precision)

@@ -156,6 +156,10 @@ def test_one_of_several_students_is_chosen_by_label_and_replicate(typed: Typed, 
         words = ("--variant", label, "--replicate", replicate)
         assert typed("export", "several", str(tmp_path / f"{label}{replicate}"), *words).code == 0
     files = [load_file(tmp_path / f"{label}{replicate}" / "model.safetensors") for label, replicate in asked]
+    check_refused(typed("export", "several@:a:1", str(tmp_path / "named"), "--replicate", "1"), "leave one out")
+    assert typed("export", "several@:a:1", str(tmp_path / "named")).code == 0
+    named = load_file(tmp_path / "named" / "model.safetensors")
+    assert all(named[name].equal(tensor) for name, tensor in files[1].items())
     name = "language_model.model.layers.0.attention.wvkqgdt.weight"
     assert len({tuple(file[name].flatten().tolist()) for file in files}) == 4
 

@@ -81,11 +81,18 @@ def test_an_answer_is_the_likeliest_of_the_batches_of_the_training(
     assert done.out == tokenizer.decode(expected[:-1] if ended else expected) + "\n"
 
 
-def test_a_run_and_its_exported_folder_say_the_same(typed: Typed, exported: Path, images: tuple[Path, Path]) -> None:
+def test_a_run_and_its_exported_folder_say_the_same(
+    typed: Typed, exported: Path, images: tuple[Path, Path], tmp_path: Path
+) -> None:
     asked = ("--prompt", QUESTION, "--image", str(images[1]), *FEW)
     run, folder = typed("generate", "hybrid", *asked), typed("generate", str(exported), *asked)
     assert run.code == folder.code == 0, run.err + folder.err
-    assert run.out == folder.out
+    named = typed("generate", "hybrid@3", *asked, "--json", str(tmp_path / "answer.json"))
+    assert run.out == folder.out == named.out
+    assert json.loads((tmp_path / "answer.json").read_text())["model"] == "hybrid@3"
+    mixed = typed("generate", "hybrid@3", *asked, "--stage", "3")
+    assert mixed.code == 2
+    assert mixed.err.startswith("lab: hybrid@3 chooses a student, and so do --stage")
     seeds = [
         typed("generate", "hybrid", *asked, "--temperature", "5", "--top-p", "0.99", "--seed", seed).out
         for seed in ("1", "1", "2")

@@ -24,7 +24,7 @@ from lab.experiments.distill.generation.chat import chat
 from lab.experiments.distill.generation.request_file import answer_file, read_requests, refuse_no_answers
 from lab.experiments.distill.load import open_model, precision_of
 from lab.experiments.distill.opened_model import OpenedModel, refuse_empty, refuse_unused
-from lab.experiments.distill.selector import StudentSelector
+from lab.experiments.distill.selector import StudentSelector, selected_by
 from lab.experiments.distill.teacher import device_of
 
 # of standard input, in place of a file
@@ -36,8 +36,8 @@ class Request:
     """A model, a prompt and sampling options.
 
     Attributes:
-        model: its name; see `open_model`.
-        selector: which student, if it is a run.
+        model: its name; see `open_model`. Or RUN@STAGE:VARIANT:REPLICATE.
+        selector: which student, if it is a run and its name leaves it open.
         prompt: the question, with a placeholder for each image; a single image needs none.
         images: in the order of the placeholders.
         is_raw: whether the prompt is used verbatim, without the chat template.
@@ -146,7 +146,8 @@ def _opened(request: Request) -> Iterator[OpenedModel]:
     """The model of a request, with its products, until the context is left."""
     current.refuse_unknown(request.products)
     precision = precision_of(request.precision)
-    opened = open_model(request.model, request.selector, device=device_of(request.device), precision=precision)
+    name, selector = selected_by(request.model, request.selector)
+    opened = open_model(name, selector, device=device_of(request.device), precision=precision)
     known = opened.prompt
     system = known.system if request.system is None else request.system
     opened = replace(opened, prompt=PromptConfig(system=system, max_tiles=request.max_tiles or known.max_tiles))

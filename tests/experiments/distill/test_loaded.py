@@ -18,7 +18,7 @@ from lab.core.models.generation import SamplingConfig
 from lab.core.models.text_model import TextModel
 from lab.experiments.distill.generation.command import Request, answer
 from lab.experiments.distill.hidden_states import layers_of, states_behind
-from lab.experiments.distill.selector import StudentSelector, selected
+from lab.experiments.distill.selector import StudentSelector, selected, selected_by
 from reference.text_checkpoint import write_text_checkpoint
 
 QUESTION = "How many pictures show a bag?"
@@ -269,6 +269,17 @@ def test_a_word_says_which_student_of_which_run(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     Path("model@2").mkdir()
     assert selected("model@2") == ("model@2", StudentSelector())
+    # and so may a run
+    Path("outputs/distill/runs/run@2").mkdir(parents=True)
+    assert selected("run@2") == ("run@2", StudentSelector())
+    assert selected("run@2@3") == ("run@2", StudentSelector(stage=3))
+
+
+def test_either_the_word_or_options_choose_a_student() -> None:
+    assert selected_by("445692", StudentSelector(stage=1)) == ("445692", StudentSelector(stage=1))
+    assert selected_by("445692@2:two", StudentSelector()) == ("445692", StudentSelector(2, "two"))
+    with pytest.raises(ConfigError, match="445692@2 chooses a student, and so do --stage, --variant and --replicate"):
+        selected_by("445692@2", StudentSelector(replicate=1))
 
 
 def test_layers_are_numbered_from_either_end() -> None:
