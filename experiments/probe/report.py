@@ -7,7 +7,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lab.core.runs.json_files import Entry
-from lab.experiments.probe.results import ESTIMATES, LINES, NEAR, OF_CONTEXTS, Point, Results, interval
+from lab.experiments.probe.results import (
+    ESTIMATES,
+    LINES,
+    NEAR,
+    OF_CONTEXTS,
+    Point,
+    Results,
+    interval,
+    percent_above,
+)
 from lab.experiments.probe.rows import CurveRow
 
 _COLUMNS = (
@@ -184,6 +193,14 @@ def _of_curve(results: Results, curve: str) -> Iterator[str]:
             f"no floor and no lines at p = {', '.join(map(str, without))}, where a head fits all rows of the pool: "
             "their noise is not known"
         )
+    lost = sorted({point.width for point in results.points if point.curve == curve and _is_without_empirical(point)})
+    if lost:
+        yield f"no empirical line at p = {', '.join(map(str, lost))}, where its equations have no solution"
+
+
+def _is_without_empirical(point: Point) -> bool:
+    is_asked = point.ridge == 0 and point.width != point.num_train and not _is_without_lines(point)
+    return is_asked and "empirical" not in point.lines
 
 
 def _is_without_lines(point: Point) -> bool:
@@ -201,9 +218,20 @@ def _gaps(points: Sequence[Point], *, with_contexts: bool) -> str:
             worst = max(gaps, key=abs)
             shown = _NAMES.get(name, f"{name} line")
             middle = float(np.median(np.abs(gaps)))
-            words.append(f"{shown} off by at most {worst:+.1f} %, median {middle:.1f} %{_beyond(points, name)}")
+            words.append(
+                f"{shown} off by at most {worst:+.1f} %, median {middle:.1f} %{_of_medians(points, name)}"
+                f"{_beyond(points, name)}"
+            )
         words += _without(points, name)
     return ", ".join(words)
+
+
+def _of_medians(points: Sequence[Point], name: str) -> str:
+    """How far median risks lie from a line without ridge: where rows are near-copies, few draws decide on the mean."""
+    if name not in LINES or any(point.ridge > 0 for point in points):
+        return ""
+    gaps = [percent_above(float(np.median(point.risks)), point.lines.get(name, math.nan)) for point in points]
+    return f", from median risks at most {max((gap for gap in gaps if math.isfinite(gap)), key=abs):+.1f} %"
 
 
 def _without(points: Sequence[Point], name: str) -> Iterator[str]:
