@@ -1,9 +1,10 @@
 """What all tests share: one BLAS thread, reproducible properties, an output folder, the command, a small teacher."""
 
-import copy
 import gc
 import json
+import logging
 import os
+import pickle
 import select
 import subprocess
 import sys
@@ -40,7 +41,7 @@ shape_checks.install("lab.core", "lab.experiments")
 ConfigStore.__deepcopy__ = lambda store, _: store
 
 _read = ConfigRepository.load_config
-_files: dict[tuple[str, str, str], ConfigResult] = {}
+_files: dict[tuple[str, str, str], bytes] = {}
 
 
 def _read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
@@ -50,8 +51,8 @@ def _read_once(repository: ConfigRepository, config_path: str) -> ConfigResult |
         return _read(repository, config_path)
     key = source.provider, source.path, config_path
     if key not in _files:
-        _files[key] = _read(repository, config_path)
-    return copy.deepcopy(_files[key])
+        _files[key] = pickle.dumps(_read(repository, config_path))
+    return pickle.loads(_files[key])
 
 
 ConfigRepository.load_config = _read_once
@@ -59,6 +60,10 @@ ConfigRepository.load_config = _read_once
 
 def pytest_collection_finish() -> None:
     """What is loaded by now stays: collections of garbage need not walk through it, and are rare."""
+    # pytest hangs its handlers on each logger that passes no records on, thrice a test: torch has more than forty
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("torch.") and isinstance(logger, logging.Logger):
+            logger.propagate = True
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
     gc.enable()

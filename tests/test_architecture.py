@@ -42,9 +42,15 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+@cache
+def nodes_of(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """Every node: one walk through all files serves all rules."""
+    return tuple(ast.walk(tree))
+
+
 def imported(tree: ast.AST) -> Iterator[str]:
     """Every imported name in full: `from a import b` gives a.b."""
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -106,13 +112,13 @@ def test_no_private_name_crosses_a_module() -> None:
         tree = tree_of(path)
         modules = {
             alias.asname or alias.name
-            for node in ast.walk(tree)
+            for node in nodes_of(tree)
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lab")
             for alias in node.names
         }
         read = [
             ast.unparse(node)
-            for node in ast.walk(tree)
+            for node in nodes_of(tree)
             if isinstance(node, ast.Attribute)
             and node.attr.startswith("_")
             and not node.attr.startswith("__")
@@ -139,7 +145,7 @@ def test_there_is_no_global_random_state() -> None:
 
     def used(path: Path) -> list[str]:
         tree = tree_of(path)
-        names = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+        names = [ast.unparse(node) for node in nodes_of(tree) if isinstance(node, ast.Attribute)]
         return [name for name in names if torch_global.search(name) or numpy_global.match(name)] + [
             name for name in imported(tree) if is_within(name, ("random",))
         ]

@@ -5,7 +5,6 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -31,11 +30,46 @@ def tiny() -> tuple[str, ...]:
     return TINY
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a command said, in this process."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_here(*words: str) -> Said:
+    """A command line as it is typed, in this process, which has loaded torch and Hydra already."""
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+    try:
+        done = CliRunner().invoke(app, list(words))
+    finally:
+        # a Hydra job logs to the output of the command, which is closed now, and to a file
+        for handler in set(root.handlers) - set(before[0]):
+            handler.close()
+        root.handlers[:] = before[0]
+        root.setLevel(before[1])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return Said(done.exit_code, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def typed() -> Callable[..., Said]:
+    """See `run_here`."""
+    return run_here
+
+
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, forked_lab: Callable[..., Any]) -> tuple[Path, str]:
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The output folder of one finished tiny sweep, not to be changed, and what it printed."""
     outputs = tmp_path_factory.mktemp("finished") / "outputs"
-    done = forked_lab("hmm-risk", "sweep", *TINY, cwd=outputs.parent, env={"LAB_OUTPUTS": str(outputs)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(outputs.parent)
+        patch.setenv("LAB_OUTPUTS", str(outputs))
+        done = run_here("hmm-risk", "sweep", *TINY)
     assert done.code == 0, done.err
     return outputs, done.out
 
@@ -46,37 +80,6 @@ def recorded(finished_run: tuple[Path, str], outputs: Path) -> Path:
     subprocess.run(["cp", "-a", str(finished_run[0]), str(outputs)], check=True)
     (folder,) = outputs.glob("hmm_risk/runs/*")
     return folder
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a command said, in this process."""
-
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def typed() -> Callable[..., Said]:
-    """A command line as it is typed, in this process, which has loaded torch and Hydra already."""
-
-    def run(*words: str) -> Said:
-        root = logging.getLogger()
-        before = list(root.handlers), root.level
-        try:
-            done = CliRunner().invoke(app, list(words))
-        finally:
-            # a Hydra job logs to the output of the command, which is closed now, and to a file
-            for handler in set(root.handlers) - set(before[0]):
-                handler.close()
-            root.handlers[:] = before[0]
-            root.setLevel(before[1])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return Said(done.exit_code, done.stdout, done.stderr)
-
-    return run
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ WITH_OPENMP = {
     "delta_step.cpp",
     "divergence.cpp",
     "fused.cpp",
+    "matrix_product.cpp",
     "rows_product.cpp",
     "step.cpp",
 }
