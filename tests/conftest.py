@@ -14,10 +14,16 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig
+
+# a disk takes milliseconds for it, and no test is about a power cut
+os.fsync = lambda descriptor: None
 
 # before numpy or torch is imported: with more threads a busy machine is many times slower
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -56,6 +62,24 @@ def _read_once(repository: ConfigRepository, config_path: str) -> ConfigResult |
 
 
 ConfigRepository.load_config = _read_once
+
+_merge = ConfigLoaderImpl._compose_config_from_defaults_list
+_merged: dict[tuple[str, ...], bytes] = {}
+
+
+def _merge_once(loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+    """What Hydra makes of the same packaged files, before it applies values that are typed: half of its time."""
+    sources = repo.get_sources()
+    if not all(source.scheme() in ("pkg", "structured") for source in sources):
+        return _merge(loader, defaults, repo)
+    key = (repr(defaults), *(f"{source.provider} {source.path}" for source in sources))
+    if key not in _merged:
+        _merged[key] = pickle.dumps(_merge(loader, defaults, repo))
+    merged: DictConfig = pickle.loads(_merged[key])
+    return merged
+
+
+ConfigLoaderImpl._compose_config_from_defaults_list = _merge_once
 
 
 def pytest_collection_finish() -> None:
