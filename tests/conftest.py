@@ -4,7 +4,6 @@ import gc
 import json
 import logging
 import os
-import pickle
 import select
 import subprocess
 import sys
@@ -12,15 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import hypothesis
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository, IConfigRepository
-from hydra.core.config_store import ConfigStore
-from hydra.core.default_element import ResultDefault
-from hydra.core.object_type import ObjectType
-from hydra.plugins.config_source import ConfigResult
-from omegaconf import DictConfig
 
 # a disk takes milliseconds for it, and no test is about a power cut
 os.fsync = lambda descriptor: None
@@ -36,50 +27,22 @@ import shape_checks  # noqa: E402 - loads numpy
 # modules and tests are loaded, which leaves no garbage worth a search
 gc.disable()
 
-# a red build can be repeated; a shared machine makes single examples slow
-hypothesis.settings.register_profile("lab", derandomize=True, deadline=None)
-hypothesis.settings.load_profile("lab")
-
 # before the package is imported
 shape_checks.install("lab.core", "lab.experiments")
 
-# Hydra copies the store of all schemas, which nobody changes, for each composition: half of its time
-ConfigStore.__deepcopy__ = lambda store, _: store
 
-_read = ConfigRepository.load_config
-_files: dict[tuple[str, str, str], bytes] = {}
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Load what tests need, unless this process only hands them out to others, which start seconds earlier then."""
+    if session.config.getoption("dist", "no") != "no" and not hasattr(session.config, "workerinput"):
+        return
+    import hypothesis  # noqa: PLC0415
 
+    import hydra_once  # noqa: PLC0415
 
-def _read_once(repository: ConfigRepository, config_path: str) -> ConfigResult | None:
-    """What Hydra reads of a packaged file, which no test changes; files of a test are read each time."""
-    source = repository._find_object_source(config_path, ObjectType.CONFIG)
-    if source is None or source.scheme() != "pkg":
-        return _read(repository, config_path)
-    key = source.provider, source.path, config_path
-    if key not in _files:
-        _files[key] = pickle.dumps(_read(repository, config_path))
-    return pickle.loads(_files[key])
-
-
-ConfigRepository.load_config = _read_once
-
-_merge = ConfigLoaderImpl._compose_config_from_defaults_list
-_merged: dict[tuple[str, ...], bytes] = {}
-
-
-def _merge_once(loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
-    """What Hydra makes of the same packaged files, before it applies values that are typed: half of its time."""
-    sources = repo.get_sources()
-    if not all(source.scheme() in ("pkg", "structured") for source in sources):
-        return _merge(loader, defaults, repo)
-    key = (repr(defaults), *(f"{source.provider} {source.path}" for source in sources))
-    if key not in _merged:
-        _merged[key] = pickle.dumps(_merge(loader, defaults, repo))
-    merged: DictConfig = pickle.loads(_merged[key])
-    return merged
-
-
-ConfigLoaderImpl._compose_config_from_defaults_list = _merge_once
+    # a red build can be repeated; a shared machine makes single examples slow
+    hypothesis.settings.register_profile("lab", derandomize=True, deadline=None)
+    hypothesis.settings.load_profile("lab")
+    hydra_once.install()
 
 
 def pytest_collection_finish() -> None:
