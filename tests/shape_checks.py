@@ -10,9 +10,14 @@ import sys
 import types
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+from importlib import _bootstrap_external
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import cache_from_source
+from pathlib import Path
 from typing import Any, get_args
+from unittest.mock import patch
 
 import jaxtyping
 from beartype import beartype
@@ -127,14 +132,22 @@ class _Decorate(ast.NodeTransformer):
         return node
 
 
+# a name of its own for what Python keeps of a module with checks, which changes with this file
+_kept_as = functools.partial(
+    cache_from_source, optimization=f"shapes{sha256(Path(__file__).read_bytes()).hexdigest()[:8]}"
+)
+
+
 class _Loader(SourceFileLoader):
     def get_code(self, fullname: str) -> types.CodeType | None:
-        # never from the cache of compiled files, which holds the code without checks
-        path = self.get_filename(fullname)
-        source = self.get_data(path)
-        if b"jaxtyping" not in source:
+        # what is kept under the usual name is the code without checks
+        with patch.object(_bootstrap_external, "cache_from_source", _kept_as):
             return super().get_code(fullname)
-        tree = ast.parse(source, path)
+
+    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> types.CodeType:
+        if b"jaxtyping" not in data:
+            return super().source_to_code(data, path, _optimize=_optimize)
+        tree = ast.parse(data, path)
         return compile(ast.fix_missing_locations(_Decorate(tree).visit(tree)), path, "exec", dont_inherit=True)
 
     def exec_module(self, module: types.ModuleType) -> None:
