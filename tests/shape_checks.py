@@ -132,7 +132,7 @@ class _Decorate(ast.NodeTransformer):
         return node
 
 
-# a name of its own for what Python keeps of a module with checks, which changes with this file
+# the name under which Python keeps a compiled module with checks, which changes with this file
 _kept_as = functools.partial(
     cache_from_source, optimization=f"shapes{sha256(Path(__file__).read_bytes()).hexdigest()[:8]}"
 )
