@@ -9,7 +9,9 @@ from lab.core.dotted_keys import by_dotted_key
 
 NAMES = st.text(alphabet="abc_", min_size=1, max_size=3)
 VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.lists(st.integers(), max_size=2)
-TREES = st.dictionaries(NAMES, st.recursive(VALUES, lambda parts: st.dictionaries(NAMES, parts, max_size=3)))
+TREES = st.dictionaries(
+    NAMES, st.recursive(VALUES, lambda parts: st.dictionaries(NAMES, parts, max_size=3), max_leaves=8), max_size=3
+)
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:
