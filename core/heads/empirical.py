@@ -39,6 +39,8 @@ from lab.core.errors import InputError
 _LEAST_VARIANCE = 1e-10
 # of log d and of V's traces: the line itself is not nearer than a percent
 _PRECISION, _MOST_STEPS, _MEMORY = 1e-4, 300, 4
+# its exponential is finite
+_LARGEST_LOG = 700.0
 # of a row that determines a direction alone, the residual is rounding
 _LARGEST_SHARE = 1 - 1e-9
 
@@ -123,7 +125,7 @@ def _settled(x: Float64[ndarray, "N r"], num_train: int, constant: float, floor:
     """d of every row: a fixed point of logarithms, by Anderson's method, which needs a third of the plain steps."""
 
     def step(log_d: Float64[ndarray, " N"]) -> Float64[ndarray, " N"]:
-        root = _root(x, 1 / (floor + np.exp(log_d)), constant)
+        root = _root(x, 1 / (floor + np.exp(np.minimum(log_d, _LARGEST_LOG))), constant)
         z = linalg.solve_triangular(root, x.T, lower=True, check_finite=False)
         return np.log(np.maximum(np.sum(z**2, axis=0) / num_train, tiny))
 
@@ -133,12 +135,19 @@ def _settled(x: Float64[ndarray, "N r"], num_train: int, constant: float, floor:
     points: list[Float64[ndarray, " N"]] = []
     changes: list[Float64[ndarray, " N"]] = []
     for _ in range(_MOST_STEPS):
-        change = step(log_d) - log_d
+        try:
+            change = step(log_d) - log_d
+        except linalg.LinAlgError:
+            change = np.full_like(log_d, math.inf)
         largest = float(np.abs(change).max())
         if largest < _PRECISION:
             return np.exp(log_d + change)
-        if changes and largest > 2 * float(np.abs(changes[-1]).max()):
-            points, changes = [], []
+        if changes and not largest <= 2 * float(np.abs(changes[-1]).max()):
+            # too far: on from the last point by a plain step
+            log_d, points, changes = points[-1] + changes[-1], [], []
+            continue
+        if not math.isfinite(largest):
+            break
         points, changes = [*points[-_MEMORY:], log_d], [*changes[-_MEMORY:], change]
         log_d = log_d + change
         if len(changes) > 1:

@@ -129,3 +129,16 @@ def test_what_has_no_line_is_refused() -> None:
         empirical_risk(features[:40], targets[:40], num_train=10, ridge=0.0)
     with pytest.raises(InputError, match="all 0"):
         empirical_risk(0 * features, targets, num_train=10, ridge=0.0)
+
+
+@pytest.mark.parametrize("scatter", [1e-2, 1e-5, 0.0])
+@pytest.mark.parametrize(("width", "num_train"), [(8, 20), (16, 20), (30, 20)])
+def test_copies_to_the_last_digits_have_a_line_or_a_reason(scatter: float, width: int, num_train: int) -> None:
+    rng = np.random.default_rng(0)
+    mine = rng.choice(24, 600, p=1 / np.arange(1, 25) / np.sum(1 / np.arange(1, 25)))
+    features = rng.standard_normal((24, WIDTH))[mine] + scatter * rng.standard_normal((600, WIDTH))
+    rows = labelled(features, rng)
+    try:
+        assert empirical_risk(rows[0][:, :width], rows[1], num_train=num_train, ridge=0.0).total > 0
+    except InputError as error:
+        assert "leave this width out" in str(error)
