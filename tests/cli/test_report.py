@@ -101,8 +101,8 @@ def test_all_reference_runs_are_one_page_that_a_browser_shows(typed: Typed, tmp_
     assert (done.code, done.err) == (0, "")
     page = Path("all.html")
     assert len(runs) > 15
-    # each with its figures and tables
-    assert page.stat().st_size < 75_000 * len(runs)
+    # figures are drawn as paths, and a table of a thousand rows is one: more than this is something else
+    assert page.stat().st_size < 150_000 * len(runs)
     assert faults(page.read_text()) == []
     assert "could be read" not in texts(page)
     browser = next(
