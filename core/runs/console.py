@@ -77,7 +77,9 @@ def progress(title: str, total: int, *, completed: int = 0) -> Iterator[Advance]
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    bar = _Bar(*columns, console=console)
+    # the time left is that of the last thousand steps, however long they take: rich's own window of 30 s never holds
+    # two steps of a minute
+    bar = _Bar(*columns, console=console, speed_estimate_period=math.inf)
     task = bar.add_task(title, total=total, completed=completed, words="")
     _try(bar.start, bar)
     try:
@@ -99,19 +101,23 @@ class _Lines:
     """Progress as lines of text; short tasks print none."""
 
     def __init__(self, title: str, total: int, completed: int) -> None:
-        self._title, self._total, self._first = title, total, completed
-        self._start = self._last = time.monotonic()
+        self._title, self._total, self._before = title, total, completed
+        # what is done before the first step, such as reading a model, says nothing about the others
+        self._first: tuple[int, float] | None = None
+        self._last = time.monotonic()
         self._every = seconds_between_lines()
 
     def __call__(self, now: int, words: str = "") -> None:
         time_now = time.monotonic()
+        if self._first is None and now > self._before:
+            self._first = now, time_now
         if time_now - self._last < self._every:
             return
         self._last = time_now
         left = ""
-        # a rate is known only after the first step
-        if now > self._first:
-            left = f"{_duration((self._total - now) * (time_now - self._start) / (now - self._first))} left"
+        if self._first is not None and now > self._first[0]:
+            steps, seconds = now - self._first[0], time_now - self._first[1]
+            left = f"{_duration((self._total - now) * seconds / steps)} left"
         parts = (f"{self._title}: {now:,} of {self._total:,}", words, left)
         say(", ".join(part for part in parts if part))
 

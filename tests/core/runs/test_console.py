@@ -3,12 +3,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from lab.core.errors import ConfigError
 from lab.core.runs import console
 from lab.core.runs.console import print_directory, print_summary, progress, quiet, seconds_between_lines
 
 RUN = Path("/runs/7")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
 
 
 def printed(capsys, *, title="Sweep", columns=("cell", "width"), rows=(), verdict=(), figures=()):
@@ -114,6 +120,31 @@ def test_a_pipe_gets_a_line_from_time_to_time_and_no_guess_before_the_first_step
     assert capsys.readouterr().err == ""
 
 
+def test_what_is_left_is_measured_from_the_first_step_on_not_from_what_comes_before(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    monkeypatch.setenv("LAB_PROGRESS_EVERY", "0")
+    with progress("draws", 52, completed=1) as advance:
+        for now[0], done in ((0, 1), (2160, 2), (2220, 3), (2280, 4)):
+            advance(done)
+    assert capsys.readouterr().err.splitlines() == [
+        "lab: draws: 1 of 52",
+        "lab: draws: 2 of 52",
+        "lab: draws: 3 of 52, 49 min left",
+        "lab: draws: 4 of 52, 48 min left",
+    ]
+
+
+def test_a_bar_says_what_is_left_of_steps_of_minutes_and_leaves_out_what_comes_before(monkeypatch):
+    now, screen = [0.0], Terminal()
+    terminal = Console(file=screen, width=80, force_terminal=True, get_time=lambda: now[0])
+    monkeypatch.setattr(console, "Console", lambda **kwargs: terminal)
+    with progress("draws", 52) as advance:
+        for now[0], done in ((2160, 1), (2220, 2), (2280, 3)):
+            advance(done)
+    assert "0:49:00" in screen.getvalue()
+
+
 @pytest.mark.parametrize(("given", "lines"), [("5", 2), ("0", 2), ("1e9", 0)])
 def test_the_environment_says_how_often(capsys, monkeypatch, given, lines):
     now = [0.0]
@@ -133,10 +164,6 @@ def test_what_is_no_interval_is_refused(monkeypatch, given):
 
 
 def test_words_leave_a_bar_its_room_in_a_terminal_of_80_columns(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     screen, words = Terminal(), "loss 0.0123, learning rate 0.0005, 12,300 tokens/s, validation 0.0131, 1.2 GB"
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", "80")
