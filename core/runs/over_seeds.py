@@ -1,11 +1,12 @@
 """Results of recorded runs as means over seeds: runs whose configurations differ in nothing else belong together."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from lab.core.runs.compare import differing_keys
 from lab.core.runs.recorded_study import Result
+from lab.core.students_t import half_width
 
 SEED = "seed"
 _CONFIDENCE = 0.95
@@ -31,7 +32,7 @@ class SeedMean(NamedTuple):
     Attributes:
         curve, point, quantity: as of `Result`.
         value: the mean over runs; their median, if one of them has no mean.
-        half_width: of the 95 % interval of the mean by Student's t (Biometrika 6, 1908); None for a median, or one run.
+        half_width: of the 95 % interval of the mean by Student's t; None for a median, or one run.
         num_runs: that have the point.
         summary: `mean` or `median`.
     """
@@ -75,12 +76,9 @@ def means(results: Sequence[Sequence[Result]]) -> list[SeedMean]:
 
 
 def _mean(place: tuple[str, str, str], found: Sequence[Result]) -> SeedMean:
-    from scipy.special import stdtrit  # noqa: PLC0415
-
     values = [result.value for result in found]
     if any(result.summary == "median" for result in found):
         return SeedMean(*place, median(values), None, len(values), "median")
     if len(values) < 2:
         return SeedMean(*place, values[0], None, 1, "mean")
-    quantile = float(stdtrit(len(values) - 1, (1 + _CONFIDENCE) / 2))
-    return SeedMean(*place, fmean(values), quantile * stdev(values) / len(values) ** 0.5, len(values), "mean")
+    return SeedMean(*place, fmean(values), half_width(values, _CONFIDENCE), len(values), "mean")

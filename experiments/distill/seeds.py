@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, stdev
+from statistics import fmean
 
-from scipy.special import stdtrit
-
+from lab.core.students_t import half_width
 from lab.experiments.distill.rows import Quantity
 from lab.experiments.distill.summary import Summary
 
@@ -33,11 +32,10 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], confidence: float = _CONFIDENCE) -> Estimate:
-    """The mean of one or more values, with its interval by Student's t (Biometrika 6, 1908)."""
+    """The mean of one or more values, with its interval by Student's t."""
     if len(values) < 2:
         return Estimate(fmean(values), None)
-    quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
-    return Estimate(fmean(values), quantile * stdev(values) / len(values) ** 0.5)
+    return Estimate(fmean(values), half_width(values, confidence))
 
 
 def difference(first: Summary, second: Summary, quantity: Quantity) -> Estimate:

@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
-from scipy import stats
 
+from lab.core.students_t import t_quantile
 from lab.experiments.probe.rows import CurveRow, Row
 
 # Letters: k draws.
@@ -184,4 +184,4 @@ def _point(key: tuple[Any, ...], rows: Sequence[Any], lines: Mapping[str, float]
 def interval(values: Float64[ndarray, " k"]) -> float:
     """Half the width of Student's interval of a mean."""
     error = float(values.std(ddof=1)) / math.sqrt(values.size)
-    return float(stats.t.ppf((1 + _CONFIDENCE) / 2, values.size - 1)) * error
+    return t_quantile(values.size, _CONFIDENCE) * error
