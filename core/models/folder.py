@@ -18,7 +18,7 @@ from lab.core.mixers.spec import mixer_like
 from lab.core.models.checkpoint import CONFIG, StoredTensors, load_weights
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.gguf import read_gguf
+from lab.core.models.gguf import read_gguf_config, read_gguf_tensors
 from lab.core.models.hf_config import Json, load_json
 from lab.core.models.parts import load_parts, refuse_unfit
 from lab.core.models.spec import FamilySpec, build, family_of, family_of_type, key_map, model_types
@@ -56,7 +56,7 @@ class Kind(Enum):
     student = "student"
     """A linear or hybrid student in an exported layout."""
     gguf = "gguf"
-    """A public checkpoint in a GGUF file, whose architecture is known once its weights are read."""
+    """A public checkpoint in a GGUF file."""
 
 
 class ModelFolder:
@@ -99,7 +99,7 @@ class ModelFolder:
     @property
     def content(self) -> Json:
         """What config.json holds; of a GGUF file, the one that transformers makes of it."""
-        return self._gguf[0] if self.kind is Kind.gguf else self._content
+        return read_gguf_config(self.path) if self.kind is Kind.gguf else self._content
 
     @property
     def family(self) -> FamilySpec:
@@ -278,16 +278,12 @@ class ModelFolder:
     def _layout(self) -> StudentLayout | None:
         return StudentLayout.read(self._student, self.path) if self.kind is Kind.student else None
 
-    @cached_property
-    def _gguf(self) -> tuple[Json, Mapping[str, Tensor]]:
-        return read_gguf(self.path)
-
     def _keys(self, model: LanguageModel) -> KeyMap:
         with self._named():
             return layout_in(self._content, model).keys() if self._is_stock else key_map(model)
 
     def _tensors(self) -> Mapping[str, Tensor]:
-        return self._gguf[1] if self.kind is Kind.gguf else self._stored()
+        return read_gguf_tensors(self.path) if self.kind is Kind.gguf else self._stored()
 
     def _stored(self) -> StoredTensors:
         return StoredTensors(self.path, self.family.renamed)

@@ -3,6 +3,9 @@
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,6 +16,7 @@ from torch import Tensor
 
 from lab.core.data.jinja_chat import special_tokens
 from lab.core.errors import CheckpointError
+from lab.core.models.gguf_header import forget_header, parsed_once, version_of
 from lab.core.models.hf_config import Json
 from lab.core.optional_packages import load_package
 from lab.core.silent_transformers import silent
@@ -23,35 +27,60 @@ _OF_READING = {"quantization_config", "_name_or_path"}
 _OF_STUDENTS = "granitehybrid"
 # bytes of magic, version and two counts; enough of a file for its first key; and how a text is marked
 _HEADER, _START, _STRING = 24, 256, 8
+# files whose configuration and tokenizer are kept
+_KEPT = 2
 
 
-def read_gguf(path: Path) -> tuple[Json, Mapping[str, Tensor]]:
-    """The config.json and the dequantised tensors that transformers makes of a GGUF file.
+def read_gguf_config(path: Path) -> Json:
+    """The config.json that transformers makes of a GGUF file; its weights are not read.
 
     Raises:
         BackendError: if transformers, accelerate or gguf is not installed.
-        CheckpointError: if the file is missing, damaged, of a family that transformers cannot read, or lacks a tensor.
+        CheckpointError: if the file is missing, damaged, or of a family that transformers cannot read.
+    """
+    _load_transformers(path)
+    return deepcopy(_config(path, version_of(path)))
+
+
+# commands look at a model several times before they load it
+@lru_cache(maxsize=_KEPT)
+def _config(path: Path, version: tuple[int, ...]) -> Json:
+    transformers = _load_transformers(path)
+    with _alone(path) as folder, silent(transformers):
+        found = transformers.AutoConfig.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
+    return _as_written({key: value for key, value in found.to_dict().items() if key not in _OF_READING})
+
+
+def read_gguf_tensors(path: Path) -> Mapping[str, Tensor]:
+    """The dequantised tensors that transformers makes of a GGUF file, in float32.
+
+    Raises:
+        BackendError: as `read_gguf_config`.
+        CheckpointError: as `read_gguf_config`, and if the file lacks a tensor.
     """
     transformers = _load_transformers(path)
     # where it exists, it must be told not to keep the packed blocks; before, it never did
     options = {}
     if hasattr(transformers, "GgufConfig"):
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    with _alone(path) as folder, silent(transformers):
-        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            gguf_file=path.name,
-            dtype=torch.float32,
-            local_files_only=True,
-            output_loading_info=True,
-            **options,
-        )
+    try:
+        with _alone(path) as folder, silent(transformers):
+            model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                gguf_file=path.name,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+    finally:
+        # what comes before weights is known by now
+        forget_header()
     # transformers draws what a file lacks at random
     for name in ("missing_keys", "mismatched_keys"):
         if loading[name]:
             raise CheckpointError(f"{path} is not whole: {name} {_first(loading[name])}; fetch the file again")
-    content = {key: value for key, value in model.config.to_dict().items() if key not in _OF_READING}
-    return _as_written(content), model.state_dict()
+    return model.state_dict()
 
 
 def _first(keys: Iterable[object]) -> str:
@@ -96,6 +125,12 @@ def write_gguf_tokenizer(path: Path, folder: Path) -> None:
 
 
 def _open_tokenizer(path: Path) -> Any:
+    _load_transformers(path)
+    return _tokenizer(path, version_of(path))
+
+
+@lru_cache(maxsize=_KEPT)
+def _tokenizer(path: Path, version: tuple[int, ...]) -> Any:
     transformers = _load_transformers(path)
     with _alone(path) as folder, silent(transformers):
         return transformers.AutoTokenizer.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
@@ -137,7 +172,8 @@ def _alone(path: Path) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         (Path(folder) / path.name).symlink_to(path.resolve())
         try:
-            yield Path(folder)
+            with parsed_once(import_module("gguf")):
+                yield Path(folder)
         except (OSError, ValueError, RuntimeError, KeyError, struct.error) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             reason = reason.replace(folder, str(path.parent))

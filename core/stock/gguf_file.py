@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lab.core.errors import CheckpointError
+from lab.core.models.gguf_header import parsed_once
 from lab.core.optional_packages import load_package
 from lab.core.runs.atomic_files import path_atomically
 from lab.core.stock.gguf_granitehybrid import Value
@@ -80,7 +81,8 @@ def keys_in(path: Path, prefix: str) -> dict[str, Value]:
     """
     gguf = load_package("gguf", needed_by=FORMAT)
     try:
-        fields = gguf.GGUFReader(path).fields
+        with parsed_once(gguf):
+            fields = gguf.GGUFReader(path).fields
     except (OSError, ValueError, IndexError, KeyError) as error:
         raise CheckpointError(f"{path} cannot be read as GGUF: {error}") from error
     return {name: _value_of(gguf, field) for name, field in fields.items() if name.startswith(prefix)}

@@ -12,7 +12,7 @@ from lab.core.data.prompt_format import TURN_END
 from lab.core.data.tokenizers import WordTokenizer, load_tokenizer
 from lab.core.errors import ConfigError, LabError
 from lab.core.models.folder import ModelFolder
-from lab.core.models.gguf import read_gguf
+from lab.core.models.gguf import read_gguf_config
 from lab.core.stock.gguf_file import keys_in
 from lab.core.stock.gguf_granitehybrid import Value
 from lab.core.stock.gguf_vocabulary import has_chat_template, vocabulary
@@ -153,7 +153,7 @@ def test_a_gguf_teacher_s_keys_are_kept_as_they_are(tmp_path: Path, add_bos: boo
 @pytest.mark.filterwarnings("ignore")
 def test_the_numbers_of_a_gguf_teacher_are_those_that_were_written(tmp_path: Path) -> None:
     write_gguf(tmp_path / "tiny.gguf")
-    content, _ = read_gguf(tmp_path / "tiny.gguf")
+    content = read_gguf_config(tmp_path / "tiny.gguf")
     # in float32 in the file
     assert content["rms_norm_eps"] == 1e-5
     assert str(Path(tempfile.gettempdir())) not in json.dumps(content)
@@ -167,8 +167,8 @@ def test_a_student_s_file_is_known_by_its_first_key(tmp_path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.close()
     with pytest.raises(LabError, match=r"student\.gguf is a granitehybrid, which llama\.cpp runs") as caught:
-        read_gguf(tmp_path / "student.gguf")
+        read_gguf_config(tmp_path / "student.gguf")
     assert "\n" not in str(caught.value)
     (tmp_path / "cut.gguf").write_bytes((tmp_path / "student.gguf").read_bytes()[:30])
     with pytest.raises(LabError, match=r"cut\.gguf"):
-        read_gguf(tmp_path / "cut.gguf")
+        read_gguf_config(tmp_path / "cut.gguf")
