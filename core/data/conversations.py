@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from lab.core.data.bad_samples import BadSample, Place, Reason, reason_of
 from lab.core.data.conversation import encode
-from lab.core.data.conversation_files.kinds import open_file
+from lab.core.data.conversation_files.kinds import open_file, refuse_missing_file
 from lab.core.data.conversation_files.meta import DataSet, data_sets
 from lab.core.data.conversation_files.record import said
 from lab.core.data.conversation_files.spec import ConversationFile
@@ -202,4 +202,15 @@ def _open(options: ConversationsConfig, request: SourceRequest) -> Conversations
     return Conversations(options, split=request.split, tokenizer=request.tokenizer, prompt_format=request.prompt_format)
 
 
-SOURCE = SourceSpec(kind="conversations", options=ConversationsConfig, open=_open)
+def refuse_missing(options: ConversationsConfig) -> None:
+    """Refuse files that do not exist, and a list of data sets that is wrong.
+
+    Raises:
+        InputError: naming the file, or the entry.
+    """
+    for each in data_sets(options.path, options.image_folder):
+        for path in each.files:
+            refuse_missing_file(path)
+
+
+SOURCE = SourceSpec(kind="conversations", options=ConversationsConfig, open=_open, refuse_missing=refuse_missing)

@@ -30,6 +30,8 @@ def files_of(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give a text file, or a folder of them")
     paths = sorted(each for each in path.rglob("*") if each.suffix in _SUFFIXES and each.is_file())
     if not paths:
         raise InputError(

@@ -51,6 +51,8 @@ class SourceSpec:
         options: a dataclass, the schema of these keys.
         open: the samples of one split. Raises ConfigError if the model cannot read them, InputError if a file is
             missing or damaged, or there is no such split.
+        refuse_missing: refuses options that name files which do not exist, and reads none: commands call it before they
+            read a model. Raises InputError.
         has_images: whether every sample shows images, so that a text-only model cannot read them.
         task: of a task that brings its own vocabulary, with which a new teacher can be trained; None for other data.
     """
@@ -58,5 +60,6 @@ class SourceSpec:
     kind: str
     options: type
     open: Callable[[Any, SourceRequest], Source]
+    refuse_missing: Callable[[Any], None] = lambda options: None
     has_images: bool = False
     task: TaskFacts | None = None

@@ -158,4 +158,9 @@ def _open(options: TextConfig, request: SourceRequest) -> Texts:
     return Texts(options, split=request.split, tokenizer=request.tokenizer, image_size=image_size)
 
 
-SOURCE = SourceSpec(kind="text", options=TextConfig, open=_open)
+def _refuse_missing(options: TextConfig) -> None:
+    if options.folder is not None:
+        files_of(options.folder)
+
+
+SOURCE = SourceSpec(kind="text", options=TextConfig, open=_open, refuse_missing=_refuse_missing)

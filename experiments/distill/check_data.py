@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lab.core.data.bad_samples import LeftOut, Reason, reason_of
-from lab.core.data.conversations import Conversations, ConversationsConfig
+from lab.core.data.conversations import Conversations, ConversationsConfig, refuse_missing
 from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
 from lab.core.errors import InputError
 from lab.core.models.config import max_length
@@ -125,13 +125,14 @@ def check_conversations(
     Raises:
         LabError: if the files or the teacher cannot be read at all.
     """
+    config = ConversationsConfig(path=path, image_folder=image_folder, held_out_share=0.0)
+    refuse_missing(config)
     written, longest = PromptFormat(), None
     tokenizer: Tokenizer = _NoWords()
     if teacher is not None:
         folder = ModelFolder(teacher)
         written, tokenizer = prompt_format(PromptConfig(), folder.architecture), folder.tokenizer()
         longest = limit or max_length(folder.architecture)
-    config = ConversationsConfig(path=path, image_folder=image_folder, held_out_share=0.0)
     source = Conversations(config, split="train", tokenizer=tokenizer, prompt_format=written)
     found = Findings(longest)
     for index in source.distinct():

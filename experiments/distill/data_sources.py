@@ -51,6 +51,14 @@ class DataSources:
         default = OnBadSample.skip if self.source.task is None else OnBadSample.refuse
         return self.on_bad_sample or default
 
+    def refuse_missing(self) -> None:
+        """Refuse files that do not exist; none is read.
+
+        Raises:
+            InputError: naming the file.
+        """
+        self.source.refuse_missing(self.options)
+
     @property
     def options(self) -> Any:
         """The options of that source, an object of `source.options`."""

@@ -1,7 +1,7 @@
 """The job of `lab distill`: train, evaluate on held-out data, and report."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -73,12 +73,13 @@ def check(config: "DictConfig", folder: Path | None = None) -> str:
         LabError: naming key or file, value and fix.
     """
     settings = to_typed(config, DistillConfig)
+    settings.data.refuse_missing()
+    # all before a teacher is read
+    source = find_source(settings, recorded_config(config)) if settings.stage in ("2", "3") else None
     context = open_context(settings, folder)
-    if settings.stage in ("2", "3"):
-        source = find_source(settings, recorded_config(config))
-        # of a teacher without numbers nothing can be compared yet
-        if context.fill is None:
-            _refuse_source(context, source)
+    # of a teacher without numbers nothing can be compared yet
+    if source is not None and context.fill is None:
+        _refuse_source(context, source)
     return needs(settings, context.teacher.config, Spread.of_launched(settings.parallel, launched()))
 
 
@@ -198,6 +199,7 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
     _refuse_processes(config)
     device = own_device(device_of(config.device))
     current.refuse(config.products, device, _product_dtypes(config))
+    load: Callable[[], LanguageModel]
     fill = None
     if config.stage == TEACHER:
         task, given = config.data.source.task, config.teacher.architecture
@@ -210,10 +212,8 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
         _refuse_weights(config, given, folder, device)
         words = task.tokenizer(config.prompt.system)
         tokenizer: Tokenizer = words
-        teacher: LanguageModel = new_teacher(
-            given, words, damped=config.teacher.damped, device=device, seed=config.seed
-        )
         architecture: ModelConfig = given
+        load = partial(new_teacher, given, words, damped=config.teacher.damped, device=device, seed=config.seed)
     else:
         is_cut = config.parallel.frozen is Frozen.sharded and launched() is not None
         first = first_device(config.teacher, device, is_cut=is_cut)
@@ -221,15 +221,17 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
         architecture = opened.architecture
         _refuse_weights(config, architecture, folder, device)
         _check_students(config, architecture)
-        tokenizer = tokenizer_of(opened.folder, config.prompt, config.data)
-        teacher = opened.model
-        fill = opened.fill if first.type == "meta" else None
         _backends(config, device)
+        tokenizer = tokenizer_of(opened.folder, config.prompt, config.data)
+        load = partial(getattr, opened, "model")
+        fill = opened.fill if first.type == "meta" else None
     data = Data(config.data, config.prompt, architecture, tokenizer, seed=config.seed, is_packed=config.packing)
     # detect missing, broken or useless files before anything is written
     data.refuse_broken()
     list(data.held_out(1, batch_size=1))
     trained, evaluated = long_samples(config, data)
+    # weights last: reading them takes longer than all of this
+    teacher = load()
     if folder is not None and device.type == "cpu":
         spread = Spread.of_launched(config.parallel, launched())
         refuse_steps_that_do_not_fit(config, architecture, trained, evaluated, spread=spread)

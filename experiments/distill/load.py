@@ -9,6 +9,7 @@ from typing import NoReturn, TypedDict
 import torch
 from torch import Tensor
 
+from lab.core.data.conversation import template_of
 from lab.core.data.prompt_format import TURN_END
 from lab.core.errors import CheckpointError, ConfigError, RunError
 from lab.core.mixers.base import Mixer
@@ -25,7 +26,7 @@ from lab.core.tokenizer import Tokenizer
 from lab.core.train.digests import check_whole, read_meta
 from lab.core.train.state import load_tensors
 from lab.experiments.distill.config import DistillConfig
-from lab.experiments.distill.data import PromptConfig, tokenizer_of
+from lab.experiments.distill.data import PromptConfig, prompt_format, tokenizer_of
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.placement import softmax_layers
 from lab.experiments.distill.selector import StudentSelector
@@ -62,6 +63,11 @@ class FoundModel:
     is_student: bool
     load: Callable[[torch.device, Precision | None], LanguageModel]
 
+    @property
+    def template(self) -> str | None:
+        """As `OpenedModel.template`."""
+        return template_of(self.tokenizer, prompt_format(self.prompt, self.architecture))
+
 
 def open_model(
     name: str, selector: StudentSelector, *, device: torch.device, precision: Precision | None
@@ -97,25 +103,11 @@ def find_model(name: str, selector: StudentSelector) -> FoundModel:
         ConfigError: for an unknown architecture, or a selector for a model that is not a run.
         RunError: if there is no such run, or nothing in it is finished.
     """
-    path = Path(name)
-    folder = ModelFolder(SHIPPED_FOLDER) if name == SHIPPED else ModelFolder.find(path)
-    if folder is not None:
-        if not selector.is_any:
-            raise ConfigError(
-                f"{name} is not a run: stage, variant and replicate choose among a run's students; drop them"
-            )
-        return _in_folder(folder, prompt=None)
-    if os.sep in name and path.is_file():
-        raise CheckpointError(f"{name} is a file; give the folder that it is in, or a GGUF file")
-    if os.sep in name and not path.is_dir() and not is_listed(name):
-        raise CheckpointError(
-            f"{name} does not exist; give the folder of a checkpoint or a run, or the end of its name"
-        )
-    run = find_recorded(name)
+    run = _place_of(name, selector)
+    if isinstance(run, ModelFolder):
+        return _in_folder(run, prompt=None)
     prompt = run.config.prompt
     if run.teacher_folder is not None:
-        if not run.teacher_folder.exists():
-            raise RunError(f"{run.folder} has no finished teacher; resume={run.folder.name} continues it")
         return _in_folder(ModelFolder(run.teacher_folder), prompt=prompt)
     node = choose_node(run, selector)
     # on any device: its weights are loaded with the student's
@@ -128,6 +120,39 @@ def find_model(name: str, selector: StudentSelector) -> FoundModel:
         return model.to((precision or run.config.teacher.precision).dtype)
 
     return FoundModel(teacher.architecture, tokenizer, prompt, frozenset(stop_ids), True, load)
+
+
+def refuse_unknown(name: str, selector: StudentSelector) -> None:
+    """Refuse a name that means no model, before any tokenizer or weights are read.
+
+    Raises:
+        LabError: as `find_model`, for what is seen without reading more than config.json.
+    """
+    found = _place_of(name, selector)
+    if isinstance(found, RecordedRun) and found.teacher_folder is None:
+        choose_node(found, selector)
+
+
+def _place_of(name: str, selector: StudentSelector) -> ModelFolder | RecordedRun:
+    """Where the model is that a name refers to; of a run that trained a teacher, the teacher is there."""
+    path = Path(name)
+    folder = ModelFolder(SHIPPED_FOLDER) if name == SHIPPED else ModelFolder.find(path)
+    if folder is not None:
+        if not selector.is_any:
+            raise ConfigError(
+                f"{name} is not a run: stage, variant and replicate choose among a run's students; drop them"
+            )
+        return folder
+    if os.sep in name and path.is_file():
+        raise CheckpointError(f"{name} is a file; give the folder that it is in, or a GGUF file")
+    if os.sep in name and not path.is_dir() and not is_listed(name):
+        raise CheckpointError(
+            f"{name} does not exist; give the folder of a checkpoint or a run, or the end of its name"
+        )
+    run = find_recorded(name)
+    if run.teacher_folder is not None and not run.teacher_folder.exists():
+        raise RunError(f"{run.folder} has no finished teacher; resume={run.folder.name} continues it")
+    return run
 
 
 def precision_of(name: str | None) -> Precision | None:

@@ -181,6 +181,7 @@ def load(
     require_whole(**_given(max_tiles=max_tiles))
     chosen, place = precision_of(precision), device_of(device)
     found = find_model(*selected(str(model)))
+    refuse_unused(found.template, found.architecture, system=system, max_tiles=max_tiles)
     known = found.prompt
     prompt = PromptConfig(
         system=known.system if system is None else system,
@@ -188,9 +189,7 @@ def load(
     )
     placed = found.load(place, chosen)
     current.settle(placed, [placed.dtype])
-    loaded = LoadedModel(placed, found.tokenizer, prompt, found.stop_ids)
-    refuse_unused(loaded, system=system, max_tiles=max_tiles)
-    return loaded
+    return LoadedModel(placed, found.tokenizer, prompt, found.stop_ids)
 
 
 def _given(**values: object) -> dict[str, object]:

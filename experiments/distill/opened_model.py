@@ -15,6 +15,7 @@ from lab.core.data.jinja_chat import FIXED_DAY
 from lab.core.data.pixels import upright_rgb
 from lab.core.data.tiling import cut_tiles, load_image
 from lab.core.errors import ConfigError, InputError
+from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data import PromptConfig, prompt_format
@@ -30,20 +31,33 @@ def refuse_empty(text: str, images: Sequence[object], *, is_raw: bool) -> None:
         raise InputError("the prompt is empty; give some text")
 
 
-def refuse_unused(opened: "OpenedModel", *, system: str | None, max_tiles: int | None) -> None:
-    """Refuse options of prompts that the model does not use.
+def refuse_pictures(images: Sequence[object], architecture: ModelConfig) -> None:
+    """Refuse pictures for a model that reads text only.
+
+    Raises:
+        InputError: naming the first.
+    """
+    if images and architecture.vision is None:
+        raise InputError(f"image={images[0]}: this model reads text only; leave the images out")
+
+
+def refuse_unused(
+    template: str | None, architecture: ModelConfig, *, system: str | None, max_tiles: int | None
+) -> None:
+    """Refuse options of prompts that a model does not use.
 
     Args:
-        opened: the model.
+        template: of the model.
+        architecture: of the model.
         system: the system message that was asked for.
         max_tiles: the tiles of an image that were asked for.
 
     Raises:
         ConfigError: naming the option.
     """
-    if system and opened.template is None:
+    if system and template is None:
         raise ConfigError(f"system={system[:60]!r}: the model has no chat template to write it with; leave it out")
-    if max_tiles is not None and opened.model.config.vision is None:
+    if max_tiles is not None and architecture.vision is None:
         raise ConfigError(f"max_tiles={max_tiles}: this model reads text only; leave it out")
 
 
@@ -109,8 +123,7 @@ class OpenedModel:
         for turn in turns:
             _refuse_half_characters("prompt", turn)
         architecture = self.model.config
-        if images and architecture.vision is None:
-            raise InputError(f"image={images[0]}: this model reads text only; leave the images out")
+        refuse_pictures(images, architecture)
         written = prompt_format(self.prompt, architecture)
         opened = [_opened(number, image) for number, image in enumerate(images)]
         tiles = [normalize(cut_tiles(image, written), written.colours) for image in opened]

@@ -10,7 +10,7 @@ import torch
 from lab.core.errors import ConfigError
 from lab.experiments.distill.baselines import windows_of_equal_memory, with_window, with_windows
 from lab.experiments.distill.data import PromptConfig
-from lab.experiments.distill.load import FoundModel, find_model
+from lab.experiments.distill.load import FoundModel, find_model, refuse_unknown
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.selector import ALL_REPLICATES, SELECTED, selected
 from lab.experiments.distill.sources import find_recorded
@@ -95,6 +95,17 @@ class Candidate:
         student = Candidate(self.student, Role.model, self.student).open(config, device, None).model
         windows = windows_of_equal_memory(student, teacher.model, num_sinks=config.num_sinks)
         return replace(self, windows=windows)
+
+
+def refuse_unknown_words(config: EvalConfig) -> None:
+    """Refuse words that name no model, before any tokenizer, weights or task are read.
+
+    Raises:
+        LabError: as `find_model`.
+    """
+    for word in (*([] if config.against is None else [config.against]), *config.models):
+        for one in _replicates(word):
+            refuse_unknown(*selected(one))
 
 
 def candidates(config: EvalConfig) -> list[Candidate]:

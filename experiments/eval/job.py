@@ -23,7 +23,7 @@ from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.teacher import device_of, digest
 from lab.experiments.eval.answering import Respondent, have_one_vocabulary
 from lab.experiments.eval.benchmark_task import BenchmarkTask
-from lab.experiments.eval.candidates import Candidate, Role, candidates
+from lab.experiments.eval.candidates import Candidate, Role, candidates, refuse_unknown_words
 from lab.experiments.eval.config import EvalConfig
 from lab.experiments.eval.predictions import names_of, write_predictions
 from lab.experiments.eval.results import score_rows
@@ -114,9 +114,10 @@ def _execute(settings: EvalConfig, recorded: Mapping[str, Any], directory: Path,
 
 def _opened(settings: EvalConfig) -> tuple[list[Candidate], list[Task]]:
     """Models and tasks, as far as they can be checked without weights."""
+    refuse_unknown_words(settings)
+    tasks = [open_task(word, settings) for word in settings.tasks]
     found = candidates(settings)
     known = {candidate.label: candidate.find() for candidate in found if candidate.word == candidate.label}
-    tasks = [open_task(word, settings) for word in settings.tasks]
     for task in tasks:
         for label, model in known.items():
             task.refuse(model, label)

@@ -95,13 +95,13 @@ def curves_of(config: ProbeConfig) -> list[Curve]:
             Curve(variant.replace("_", " ") if several else "", "", 0, variant, lambda: rows)
             for variant in config.variants
         ]
-    models = named_models(config)
     contexts = max(config.num_train) // config.rows_per_context
     if contexts > config.num_contexts:
         raise ConfigError(
             f"num_train={max(config.num_train)} takes rows of {contexts} contexts, num_contexts={config.num_contexts}; "
             "raise that, or rows_per_context"
         )
+    models = named_models(config)
     found = []
     teacher = None
     for named in models:

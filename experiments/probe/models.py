@@ -10,7 +10,7 @@ from lab.core.errors import ConfigError, RunError
 from lab.core.models.config import max_length
 from lab.core.models.folder import Precision
 from lab.experiments.distill.data_sources import DataConfig
-from lab.experiments.distill.load import FoundModel, find_model
+from lab.experiments.distill.load import FoundModel, find_model, refuse_unknown
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.selector import StudentSelector, selected
 from lab.experiments.distill.sources import RecordedRun, choose_node, find_recorded
@@ -58,6 +58,9 @@ def named_models(config: ProbeConfig) -> list[NamedModel]:
     if config.run is not None:
         return _of_run(config, config.run)
     assert config.model is not None, "one of them is given"
+    config.data.refuse_missing()
+    for word in config.model:
+        refuse_unknown(*selected(word))
     return [_named(config, word, find_model(*selected(word)), None) for word in config.model]
 
 
@@ -66,6 +69,7 @@ def _of_run(config: ProbeConfig, name: str) -> list[NamedModel]:
     if run.teacher_folder is not None:
         raise ConfigError(f"run={name} trained a teacher, not a student; give model={run.teacher_folder}")
     data = run.config.data
+    data.refuse_missing()
     teacher = find_model(str(run.config.teacher.path), StudentSelector())
     found = [_named(config, TEACHER, teacher, data)]
     missing: list[str] = []

@@ -99,6 +99,15 @@ def open_file(path: Path, share: float) -> ConversationFile:
         raise _unreadable(path, error) from None
 
 
+def refuse_missing_file(path: Path) -> None:
+    """Refuse a file that cannot be opened.
+
+    Raises:
+        InputError: saying why.
+    """
+    _start_of(path, 1)
+
+
 # a run opens its data again for each stage and split
 @lru_cache(maxsize=4096)
 def _indexed(path: Path, share: float, version: Sequence[int]) -> ConversationFile:

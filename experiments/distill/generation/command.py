@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from lab.core.data.tiling import load_image
 from lab.core.errors import ConfigError, InputError
+from lab.core.models.config import ModelConfig
 from lab.core.models.generation import SamplingConfig
 from lab.core.products import current
 from lab.core.resources import refuse_too_many_threads, usable_cores
@@ -21,9 +24,14 @@ from lab.core.streams import say
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.generation.answer import Report, Respondent
 from lab.experiments.distill.generation.chat import chat
-from lab.experiments.distill.generation.request_file import answer_file, read_requests, refuse_no_answers
-from lab.experiments.distill.load import open_model, precision_of
-from lab.experiments.distill.opened_model import OpenedModel, refuse_empty, refuse_unused
+from lab.experiments.distill.generation.request_file import (
+    answer_file,
+    read_requests,
+    refuse_no_answers,
+    refuse_pictures_of,
+)
+from lab.experiments.distill.load import find_model, precision_of
+from lab.experiments.distill.opened_model import OpenedModel, refuse_empty, refuse_pictures, refuse_unused
 from lab.experiments.distill.selector import StudentSelector, selected_by
 from lab.experiments.distill.teacher import device_of
 
@@ -104,10 +112,10 @@ def main(request: Request, prompts: Prompts, *, threads: int | None, json_path: 
     torch.set_num_threads(threads or usable_cores())
     if prompts.requests is not None:
         # before a large model is loaded
-        read_requests(prompts.requests[0])
+        requests = read_requests(prompts.requests[0])
         refuse_no_answers(prompts.requests[1])
         seconds_between_lines()
-        with _opened(request) as opened:
+        with _opened(request, partial(refuse_pictures_of, requests, prompts.requests[0])) as opened:
             respondent = _respondent(opened, request, lambda piece: None)
             seeds, options = Seeds(request.seed), _options(request)
             rows = prompts.num_rows
@@ -115,7 +123,8 @@ def main(request: Request, prompts: Prompts, *, threads: int | None, json_path: 
         say(line)
         return
     if prompts.is_chat:
-        with _opened(request) as opened:
+        _refuse_missing_images(request)
+        with _opened(request, partial(refuse_pictures, request.images)) as opened:
             chat(_respondent(opened, request, _write), request.images, seeds=Seeds(request.seed), day=_today())
         return
     asked = replace(request, prompt=prompts.text if prompts.text is not None else _text_of(prompts.file))
@@ -136,27 +145,39 @@ def answer(request: Request, write: Callable[[str], None]) -> Report:
         LabError: naming argument or file, value and fix.
     """
     refuse_empty(request.prompt, request.images, is_raw=request.is_raw)
-    with _opened(request) as opened:
+    _refuse_missing_images(request)
+    with _opened(request, partial(refuse_pictures, request.images)) as opened:
         inputs = opened.read(request.prompt, request.images, is_raw=request.is_raw, day=_today())
         return _respondent(opened, request, write).answer(inputs, Seeds(request.seed).torch("generate"))
 
 
 @contextmanager
-def _opened(request: Request) -> Iterator[OpenedModel]:
-    """The model of a request, with its products, until the context is left."""
+def _opened(request: Request, refuse: Callable[[ModelConfig], None]) -> Iterator[OpenedModel]:
+    """The model of a request, with its products, until the context is left.
+
+    Args:
+        request: which model, and how it reads prompts.
+        refuse: what a model of an architecture does not read; called before weights are.
+    """
     current.refuse_unknown(request.products)
-    precision = precision_of(request.precision)
-    name, selector = selected_by(request.model, request.selector)
-    opened = open_model(name, selector, device=device_of(request.device), precision=precision)
-    known = opened.prompt
+    precision, device = precision_of(request.precision), device_of(request.device)
+    found = find_model(*selected_by(request.model, request.selector))
+    refuse_unused(found.template, found.architecture, system=request.system, max_tiles=request.max_tiles)
+    refuse(found.architecture)
+    known = found.prompt
     system = known.system if request.system is None else request.system
-    opened = replace(opened, prompt=PromptConfig(system=system, max_tiles=request.max_tiles or known.max_tiles))
-    refuse_unused(opened, system=request.system, max_tiles=request.max_tiles)
+    prompt = PromptConfig(system=system, max_tiles=request.max_tiles or known.max_tiles)
+    opened = OpenedModel(found.load(device, precision), found.tokenizer, prompt, found.stop_ids)
     with current.using(request.products):
         current.refuse(request.products, next(opened.model.parameters()).device, [opened.model.dtype])
         # measured now, if at all: not while a prompt is timed
         current.settle(opened.model, [opened.model.dtype])
         yield opened
+
+
+def _refuse_missing_images(request: Request) -> None:
+    for image in request.images:
+        load_image(image)
 
 
 def _respondent(opened: OpenedModel, request: Request, write: Callable[[str], None]) -> Respondent:
@@ -193,6 +214,8 @@ def _refuse_mixed(request: Request, prompts: Prompts, json_path: Path | None) ->
         raise ConfigError("--image belongs to one prompt; name images in the lines of --requests")
     if request.is_raw and prompts.is_chat:
         raise ConfigError("--raw leaves out the chat template, which --chat needs; leave one out")
+    if request.is_raw and request.images:
+        raise InputError(f"image={request.images[0]}: a raw prompt is text only; leave the images out")
     if request.is_raw and request.system:
         raise ConfigError("--raw leaves out the chat template, which writes --system; leave one out")
 

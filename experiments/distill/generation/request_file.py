@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.errors import InputError, LabError, RunError
+from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import Inputs
 from lab.core.runs.atomic_files import refuse_no_file, refuse_special, write_atomically
 from lab.core.runs.console import progress
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.generation.answer import Report, Respondent
 from lab.experiments.distill.generation.batch import Asked, answer_all
+from lab.experiments.distill.opened_model import refuse_pictures
 
 _DIGITS = 16
 # of a line of answers: its digest
@@ -134,6 +136,19 @@ def refuse_no_answers(target: Path) -> None:
     refuse_no_file(target)
     if not target.absolute().parent.is_dir():
         raise RunError(f"{target} cannot be written: there is no folder {target.parent}; make it")
+
+
+def refuse_pictures_of(requests: list[FiledRequest], path: Path, architecture: ModelConfig) -> None:
+    """Refuse requests with pictures for a model that reads text only.
+
+    Raises:
+        InputError: naming the first line.
+    """
+    for request in requests:
+        try:
+            refuse_pictures(request.images, architecture)
+        except InputError as error:
+            raise InputError(f"{path}, line {request.number}: {error}") from None
 
 
 class _Prompts:
