@@ -1,6 +1,7 @@
 """Where the prompts of `lab generate` come from: files, standard input, lines of requests, and conversations."""
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -10,13 +11,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from lab.core.models.checkpoint import ONE_FILE
 from lab.core.models.generation import SamplingConfig
 from lab.core.runs.random_streams import Seeds
+from lab.core.runs.sums import SUMS
 from lab.experiments.distill.generation.answer import Respondent
 from lab.experiments.distill.generation.chat import Conversation
 from lab.experiments.distill.load import open_model
 from lab.experiments.distill.selector import StudentSelector
+from reference.text_checkpoint import write_text_checkpoint
 
 Typed = Callable[..., Any]
 QUESTION = "How many pictures show a bag?"
@@ -97,8 +102,33 @@ def test_requests_are_answered_one_by_one_and_go_on_after_a_kill(typed: Typed, t
     assert typed("generate", "hybrid", *words, *sampled).code == 0
     assert texts(several.read_bytes()) == texts(whole)
     refused = ask("--temperature", "4", "--seed", "3", *FEW)
-    assert (refused.code, "answers to other requests, or of another model or options" in refused.err) == (2, True)
+    assert (refused.code, "answers to other requests, or with other options" in refused.err) == (2, True)
     assert texts(answers.read_bytes()) == texts(whole), "nothing is lost"
+
+
+def test_answers_belong_to_the_weights_of_a_model_not_to_its_name(typed: Typed, tmp_path: Path) -> None:
+    one, two = write_text_checkpoint(tmp_path / "one"), tmp_path / "two"
+    shutil.copytree(one, two)
+    requests, answers = tmp_path / "requests.jsonl", tmp_path / "answers.jsonl"
+    requests.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+
+    def ask(model: Path) -> Any:
+        return typed("generate", str(model), "--requests", str(requests), str(answers), *FEW)
+
+    assert ask(one).code == 0
+    whole = answers.read_bytes()
+    answers.write_bytes(whole[: whole.index(b"\n") + 1])
+    done = ask(two)
+    assert (done.code, "2 answers, 1 of them there before" in done.err) == (0, True), done.err
+    tensors = load_file(one / ONE_FILE)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, one / ONE_FILE)
+    (one / SUMS).unlink()
+    refused = ask(one)
+    assert (refused.code, "answers of another model (digest of its weights " in refused.err) == (2, True), refused.err
+    requests.write_text('{"prompt": "b"}\n')
+    # before a model is looked for
+    refused = ask(tmp_path / "none")
+    assert (refused.code, "answers to other requests; give a new file" in refused.err) == (2, True), refused.err
 
 
 @pytest.mark.parametrize(

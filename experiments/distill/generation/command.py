@@ -28,6 +28,7 @@ from lab.experiments.distill.generation.request_file import (
     answer_file,
     read_requests,
     refuse_no_answers,
+    refuse_other_answers,
     refuse_pictures_of,
 )
 from lab.experiments.distill.load import find_model, precision_of
@@ -114,6 +115,7 @@ def main(request: Request, prompts: Prompts, *, threads: int | None, json_path: 
         # before a large model is loaded
         requests = read_requests(prompts.requests[0])
         refuse_no_answers(prompts.requests[1])
+        refuse_other_answers(prompts.requests[1], requests)
         seconds_between_lines()
         with _opened(request, partial(refuse_pictures_of, requests, prompts.requests[0])) as opened:
             respondent = _respondent(opened, request, lambda piece: None)
@@ -191,8 +193,9 @@ def _respondent(opened: OpenedModel, request: Request, write: Callable[[str], No
 
 
 def _options(request: Request) -> dict[str, object]:
-    """What answers depend on besides prompts and images."""
-    return {name: value for name, value in asdict(request).items() if name not in ("prompt", "images")}
+    """What answers depend on besides prompts, images and the model, which is known by its weights."""
+    others = ("prompt", "images", "model", "selector")
+    return {name: value for name, value in asdict(request).items() if name not in others}
 
 
 def _refuse_mixed(request: Request, prompts: Prompts, json_path: Path | None) -> None:

@@ -1,8 +1,9 @@
 """Answers to a file of prompts: JSON lines in, JSON lines out, each written as it is given.
 
 A line of the file is an object with `prompt`, possibly `images`, paths relative to the file, and anything else but
-`image`, which would be meant to be read. A line of the answers holds its number, the request, the answer, and a digest,
-by which damage is found. A command that is typed again goes on behind the last answer.
+`image`, which would be meant to be read. A line of the answers holds its number, the model, by a digest of its weights,
+the request, the answer, and a digest of all that, by which damage is found. A command that is typed again goes on
+behind the last answer, also where the same model has another name; answers of another model are refused.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from lab.core.runs.random_streams import Seeds
 from lab.experiments.distill.generation.answer import Report, Respondent
 from lab.experiments.distill.generation.batch import Asked, answer_all
 from lab.experiments.distill.opened_model import refuse_pictures
+from lab.experiments.distill.teacher import digest
 
 _DIGITS = 16
 # of a line of answers: its digest
@@ -93,11 +95,12 @@ def answer_file(
 
     Raises:
         InputError: if a request cannot be read, or answered: those before it are kept.
-        RunError: if the answers are to other requests or options, or cannot be written.
+        RunError: if the answers are of another model, or to other requests or options, or cannot be written.
     """
     requests = read_requests(path)
+    model = digest(respondent.opened.model)
     asked = [_digest(request, options) for request in requests]
-    num_before = _answered(target, asked)
+    num_before = _answered(target, asked, model)
     begin, num_tokens, next_place = time.perf_counter(), 0, num_before
     prompts = _Prompts(respondent, path, requests, num_before, seeds, day)
     # answers that ended before one above them in the file
@@ -112,6 +115,7 @@ def answer_file(
                 request = requests[next_place]
                 row = {
                     "line": request.number,
+                    "model": model,
                     "asked": asked[next_place],
                     "request": request.content,
                     "answer": content,
@@ -136,6 +140,18 @@ def refuse_no_answers(target: Path) -> None:
     refuse_no_file(target)
     if not target.absolute().parent.is_dir():
         raise RunError(f"{target} cannot be written: there is no folder {target.parent}; make it")
+
+
+def refuse_other_answers(target: Path, requests: list[FiledRequest]) -> None:
+    """Refuse a file of answers to other requests, before a model is read to go on with it.
+
+    Raises:
+        RunError: if it is one, or damaged.
+    """
+    if target.exists():
+        found = [row["request"] for row in _rows(target, _whole_lines(target.read_bytes()))]
+        if found != [request.content for request in requests[: len(found)]]:
+            raise RunError(f"{target} holds answers to other requests; give a new file")
 
 
 def refuse_pictures_of(requests: list[FiledRequest], path: Path, architecture: ModelConfig) -> None:
@@ -231,7 +247,7 @@ def _digest(request: FiledRequest, options: dict[str, Any]) -> str:
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
-def _answered(target: Path, asked: list[str]) -> int:
+def _answered(target: Path, asked: list[str], model: str) -> int:
     """How many of the first requests have an answer; a line that a kill has cut is removed.
 
     Raises:
@@ -240,19 +256,31 @@ def _answered(target: Path, asked: list[str]) -> int:
     if not target.exists():
         return 0
     content = target.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    found = list(_asked(target, whole))
-    if found != asked[: len(found)]:
-        raise RunError(f"{target} holds answers to other requests, or of another model or options; give a new file")
+    whole = _whole_lines(content)
+    found = list(_rows(target, whole))
+    other = next((row["model"] for row in found if row["model"] != model), None)
+    if other is not None:
+        raise RunError(
+            f"{target} holds answers of another model (digest of its weights {other[:_DIGITS]}, of this one's "
+            f"{model[:_DIGITS]}); give a new file"
+        )
+    if [row["asked"] for row in found] != asked[: len(found)]:
+        raise RunError(f"{target} holds answers to other requests, or with other options; give a new file")
     if len(whole) < len(content):
         write_atomically(target, whole)
     return len(found)
 
 
-def _asked(target: Path, content: bytes) -> Iterator[str]:
+def _whole_lines(content: bytes) -> bytes:
+    """Without a line that a kill has cut."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _rows(target: Path, content: bytes) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            asked = str(json.loads(line)["asked"])
+            row = json.loads(line)
+            row = {"model": str(row["model"]), "asked": str(row["asked"]), "request": row["request"]}
         except (ValueError, TypeError, KeyError, RecursionError):
             raise RunError(f"{target}, line {number}: is not an answer of lab generate; give a new file") from None
         if line != _checked(line[:-_END]):
@@ -260,7 +288,7 @@ def _asked(target: Path, content: bytes) -> Iterator[str]:
                 f"{target}, line {number}: was damaged or changed since it was written; put it back, or delete the "
                 "lines from there on to answer them again"
             )
-        yield asked
+        yield row
 
 
 def _checked(body: bytes) -> bytes:
