@@ -11,6 +11,7 @@ from lab.core.models.spec import family_of
 from lab.core.models.vision_language_config import VisionEncoderConfig
 from lab.core.stock.layout import StockLayout
 from lab.core.stock.verify import Agreement
+from lab.experiments.distill.earlier_stages import trained
 from lab.experiments.distill.recorded import load
 from lab.experiments.distill.report import accuracies, recovered
 from lab.experiments.distill.rows import Row
@@ -65,7 +66,7 @@ def model_card(
         "",
         "## Training",
         "",
-        *_recipe(node),
+        *training(run, node),
         "",
         "## Measured",
         "",
@@ -78,19 +79,23 @@ def model_card(
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _recipe(node: StageNode) -> list[str]:
-    path = []
-    at: StageNode | None = node
-    while at is not None:
-        path.append(at)
-        at = at.parent
+def training(run: RecordedRun, node: StageNode) -> list[str]:
+    """A table of the stages of a student, also of those in runs that it went on from, and sentences about these.
+
+    Args:
+        run: of the student.
+        node: its last stage.
+    """
+    path, sentences = trained(run, node)
     lines = ["| stage | steps | batch | learning rate |", "| --- | --- | --- | --- |"]
-    for each in reversed(path):
+    for each in path:
         recipe = each.recipe
-        if recipe is not None:
-            batch = recipe.batch_size * recipe.accumulation
-            lines.append(f"| {each.stage} | {recipe.steps} | {batch} | {recipe.learning_rate:g} |")
-    return lines if len(lines) > 2 else ["None: the layers are as they were initialised from the teacher's attention."]
+        assert recipe is not None, "it was trained"
+        batch = recipe.batch_size * recipe.accumulation
+        lines.append(f"| {each.stage} | {recipe.steps} | {batch} | {recipe.learning_rate:g} |")
+    if not path:
+        return ["None: the layers are as they were initialised from the teacher's attention."]
+    return [*lines, *(["", *sentences] if sentences else [])]
 
 
 def _measured(run: RecordedRun, node: StageNode, selector: StudentSelector) -> list[str]:

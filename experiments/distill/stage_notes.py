@@ -96,7 +96,7 @@ def note_stage(directory: Path, node: StageNode, source: Path | None, student: L
             stage=node.stage,
             replicate=node.replicate,
             source=None if source is None else str(source),
-            digest=None if source is None else _digest(source),
+            digest=None if source is None else digest_of_source(source),
             initialisation=node.student.initialisation.value,
             trained=groups,
             parameters=number,
@@ -172,7 +172,8 @@ def _groups(student: LanguageModel, names: tuple[str, ...]) -> tuple[list[Group]
     return sorted(found, key=lambda group: -group["parameters"]), total
 
 
-def _digest(source: Path) -> str | None:
+def digest_of_source(source: Path) -> str | None:
+    """What `StageNote.digest` is of a checkpoint or a student's folder; None without a list of digests."""
     for name in (META, SUMS):
         if (source / name).exists():
             return file_digest(source / name)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from lab.core.runs.sums import SUMS
 from lab.experiments.distill.load import load_finished
+from lab.experiments.distill.model_card import training
 from lab.experiments.distill.selector import StudentSelector
 from lab.experiments.distill.sources import choose_node, find_recorded
 from lab.experiments.distill.stage_notes import expected_of
@@ -72,6 +74,40 @@ def test_stages_of_one_run_go_on_from_each_other(distilled: Any, typed: Typed) -
     several = typed("show", str(folder.parent / "several")).out
     assert several.count("goes on from") == 2
     assert "2 more stages are in" in several
+
+
+def test_a_model_card_lists_the_stages_of_the_run_before_or_what_is_recorded_of_it(
+    distilled: Any, tmp_path: Path
+) -> None:
+    runs = distilled.root / "distill" / "runs"
+
+    def card_of(folder: Path) -> list[str]:
+        run = find_recorded(str(folder))
+        return training(run, choose_node(run, StudentSelector()))
+
+    def stages_in(lines: list[str]) -> list[str]:
+        return [line.split()[1] for line in lines if line.startswith("| ") and line.split()[1].isdecimal()]
+
+    (note,) = notes(runs / "second")
+    name = note["source"].partition("/runs/")[2]
+    card = card_of(runs / "second")
+    assert stages_in(card) == ["1", "2"]
+    assert card[-1] == f"Stage 2 went on from `{name}`, whose stages are listed too."
+    assert stages_in(card_of(runs / "first")) == ["1"]
+    assert stages_in(card_of(runs / "hybrid")) == ["1", "2", "3"]
+    # the run before is gone
+    folder = tmp_path / "second"
+    shutil.copytree(runs / "second", folder)
+    note["source"] = note["source"].replace("/first/", "/gone/")
+    (folder / SUMS).unlink()
+    (folder / "stages.json").write_text(json.dumps({"expected": None, "stages": [note]}))
+    card = card_of(folder)
+    assert stages_in(card) == ["2"]
+    gone = name.replace("first", "gone")
+    assert card[-1] == (
+        f"Stage 2 went on from `{gone}`, SHA-256 {note['digest'][:12]}…; how that was trained is not recorded here any "
+        "more."
+    )
 
 
 def test_what_one_should_expect_is_what_the_experiment_says() -> None:
