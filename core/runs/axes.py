@@ -1,7 +1,11 @@
 """Axes of figures: plain numbers as ticks of a logarithmic axis, and limits and scales that a reader asks for."""
 
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
@@ -10,10 +14,16 @@ from lab.core.runs.recorded_study import AxesRequest
 _FEWEST_TICKS, _MOST_TICKS = 4, 10
 # multiples of a power of ten that may be ticks, the coarsest first
 _MULTIPLES = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
+# of a digit, over its height
+_DIGIT_WIDTH = 0.64
+_POINTS_AN_INCH = 72
 
 
 def plain_ticks(axis: Axis) -> None:
-    """Plain numbers such as 0.2 as ticks of a logarithmic axis, at least four; over many decades powers of ten."""
+    """Plain numbers such as 0.2 as ticks of a logarithmic axis, at least four; over many decades powers of ten.
+
+    Of these, as many as stand side by side.
+    """
     low, high = sorted(axis.get_view_interval())
     axis.set_minor_formatter(NullFormatter())
     choices = [
@@ -25,15 +35,34 @@ def plain_ticks(axis: Axis) -> None:
         axis.set_major_formatter(LogFormatterSciNotation())
         return
     # the finest that is not too fine
-    ticks = next((ticks for ticks in reversed(choices[:-1]) if len(ticks) <= _MOST_TICKS), choices[0])
+    fine = (ticks for ticks in reversed(choices[:-1]) if len(ticks) <= _MOST_TICKS and _stand_apart(axis, ticks))
+    ticks = next(fine, choices[0])
     if len(ticks) < _FEWEST_TICKS:
         ticks = choices[-1]
     if len(ticks) < _FEWEST_TICKS:
         # within less than a factor of two, as on a linear axis
         locator = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=_FEWEST_TICKS)
         ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
-    axis.set_ticks(ticks, [f"{tick:.6g}" for tick in ticks])
+    axis.set_ticks(ticks, [_label(tick) for tick in ticks])
     axis.set_minor_locator(NullLocator())
+
+
+def _label(tick: float) -> str:
+    return f"{tick:.6g}"
+
+
+def _stand_apart(axis: Axis, ticks: Sequence[float]) -> bool:
+    """Whether the labels of a horizontal logarithmic axis leave half a digit between them."""
+    if not isinstance(axis, XAxis):
+        return True
+    low, high = axis.get_view_interval()
+    size = _DIGIT_WIDTH * float(axis.label.get_fontsize()) / _POINTS_AN_INCH
+    inches = axis.axes.get_window_extent().width / axis.axes.figure.dpi
+    return all(
+        abs(inches * math.log(right / left) / math.log(high / low))
+        >= size * (0.5 + (len(_label(left)) + len(_label(right))) / 2)
+        for left, right in pairwise(ticks)
+    )
 
 
 def set_axes(figure: Figure, request: AxesRequest) -> None:

@@ -1,7 +1,11 @@
 """Ticks of logarithmic axes, and axes that a reader asks for."""
 
+from itertools import pairwise
+
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lab.core.runs.axes import plain_ticks, set_axes
@@ -22,6 +26,21 @@ def test_a_logarithmic_axis_has_at_least_four_ticks(start: float, decades: float
     assert 4 <= len(shown) <= 12
     labels = [label.get_text() for label in axes.yaxis.get_ticklabels()]
     assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize("high", [14.0, 140.0, 14e3])
+@pytest.mark.parametrize("inches", [2.0, 3.0, 6.0])
+def test_labels_below_a_logarithmic_axis_stand_apart(inches: float, high: float) -> None:
+    figure = Figure(figsize=(inches, 2))
+    FigureCanvasAgg(figure).draw()
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    axes.set_xlim(0.007, high)
+    plain_ticks(axes.xaxis)
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.xaxis.get_ticklabels() if label.get_text()]
+    assert len(boxes) >= 4
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_limits_and_scales_change_in_every_panel() -> None:
