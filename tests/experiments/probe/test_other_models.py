@@ -35,13 +35,13 @@ def test_states_of_an_encoder_are_written_as_the_page_says_and_read(
     exec(compile(block, str(PAGE), "exec"), {"__name__": "page"})
 
     with np.load("states.npz") as arrays:
-        assert arrays["features"].shape == arrays["targets"].shape == (70 * 63, 16)
+        assert arrays["features"].shape == arrays["targets"].shape == (70 * 62, 16)
         assert np.mean(arrays["features"] ** 2, axis=1) == pytest.approx(1, abs=1e-5)
-        clusters = arrays["clusters"].reshape(70, 63)
+        clusters = arrays["clusters"].reshape(70, 62)
         assert np.unique(clusters).size == 400
         # rows whose next token is the same have the same target
         before = np.argwhere(clusters[:, 1:] == clusters[0, 1])
-        targets = arrays["targets"].reshape(70, 63, 16)[before[:, 0], before[:, 1]]
+        targets = arrays["targets"].reshape(70, 62, 16)[before[:, 0], before[:, 1]]
         assert len(targets) > 1
         assert np.ptp(targets, axis=0).max() == 0
     run = probe("features=states.npz", "variants=[as_they_are,distinct]", "widths=[4,16]", "num_train=[40]", "folds=0")
