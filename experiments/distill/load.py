@@ -106,6 +106,17 @@ def find_model(name: str, selector: StudentSelector) -> FoundModel:
     run = _place_of(name, selector)
     if isinstance(run, ModelFolder):
         return _in_folder(run, prompt=None)
+    return find_in_run(run, selector)
+
+
+def find_in_run(run: RecordedRun, selector: StudentSelector) -> FoundModel:
+    """The selected student of a run, or the teacher that it trained, without its weights.
+
+    Raises:
+        CheckpointError: as `find_model`.
+        ConfigError: as `find_model`.
+        RunError: if nothing in it is finished.
+    """
     prompt = run.config.prompt
     if run.teacher_folder is not None:
         return _in_folder(ModelFolder(run.teacher_folder), prompt=prompt)

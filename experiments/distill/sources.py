@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lab.core.errors import CheckpointError, ConfigError, RunError
@@ -17,14 +18,14 @@ from lab.core.train.digests import read_meta
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import ALL, TEACHER, DistillConfig
 from lab.experiments.distill.selector import StudentSelector
-from lab.experiments.distill.stage_graph import StageNode, students
+from lab.experiments.distill.stage_graph import StageNode, Student, students
 from lab.experiments.distill.student import DEFAULT_MIXER
 
 # keys of the recorded configuration that must agree between a stage and the run that it starts from
 _COMMON = ("teacher", "student.initialisation", "student.mixer")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RecordedRun:
     """A run of `lab distill`.
 
@@ -35,6 +36,15 @@ class RecordedRun:
 
     folder: Path
     config: DistillConfig
+
+    @cached_property
+    def students(self) -> list[Student]:
+        """Every student of the run; its variants are merged and checked once.
+
+        Raises:
+            ConfigError: for an invalid variant.
+        """
+        return students(self.config)
 
     @property
     def teacher_folder(self) -> Path | None:
@@ -87,7 +97,7 @@ def choose_node(run: RecordedRun, selector: StudentSelector) -> StageNode:
     folder, config = run.folder, run.config
     if config.stage == TEACHER:
         raise RunError(f"{folder} trained a teacher, not a student; its checkpoint folder is {run.teacher_folder}")
-    found = students(config)
+    found = run.students
     labels = list(dict.fromkeys(student.label for student in found))
     if selector.variant is None and len(labels) > 1:
         raise RunError(f"{folder} has {len(labels)} students; choose one with --variant: {', '.join(labels)}")

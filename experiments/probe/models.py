@@ -10,11 +10,10 @@ from lab.core.errors import ConfigError, RunError
 from lab.core.models.config import max_length
 from lab.core.models.folder import Precision
 from lab.experiments.distill.data_sources import DataConfig
-from lab.experiments.distill.load import FoundModel, find_model, refuse_unknown
+from lab.experiments.distill.load import FoundModel, find_in_run, find_model, refuse_unknown
 from lab.experiments.distill.opened_model import OpenedModel
 from lab.experiments.distill.selector import StudentSelector, selected
 from lab.experiments.distill.sources import RecordedRun, choose_node, find_recorded
-from lab.experiments.distill.stage_graph import students
 from lab.experiments.probe.config import ProbeConfig, Target
 
 TEACHER, UNTRAINED = "teacher", "untrained student"
@@ -75,7 +74,7 @@ def _of_run(config: ProbeConfig, name: str) -> list[NamedModel]:
     missing: list[str] = []
     for stage, variants in _stages_of(run, missing).items():
         for variant in variants:
-            student = find_model(name, StudentSelector(stage, variant or None))
+            student = find_in_run(run, StudentSelector(stage, variant or None))
             words = UNTRAINED if stage == 0 else f"after stage {stage}"
             found.append(_named(config, f"{variant}, {words}" if len(variants) > 1 else words, student, data))
     if len(found) == 1:
@@ -91,7 +90,7 @@ def _stages_of(run: RecordedRun, missing: list[str]) -> dict[int, list[str]]:
         missing: why there are no others, which is added to it.
     """
     found: dict[int, dict[str, str]] = {}
-    labels = dict.fromkeys(student.label for student in students(run.config))
+    labels = dict.fromkeys(student.label for student in run.students)
     for stage, label in product(_STAGES, labels):
         try:
             found.setdefault(stage, {}).setdefault(choose_node(run, StudentSelector(stage, label or None)).key, label)
