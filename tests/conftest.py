@@ -1,14 +1,11 @@
 """What all tests share: one BLAS thread, reproducible properties, an output folder, the command, a small teacher."""
 
 import gc
-import json
 import logging
 import os
-import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,6 +20,8 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ["LAB_PROGRESS_EVERY"] = "1e9"
 import drawn  # noqa: E402 - before processes that have to draw the same are started
 import shape_checks  # noqa: E402 - loads numpy
+import warm_commands  # noqa: E402
+from warm_commands import Finished, forked_by  # noqa: E402
 
 # modules and tests are loaded, which leaves no garbage worth a search
 gc.disable()
@@ -78,15 +77,6 @@ def products_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 COMMAND = (sys.executable, "-c", "from lab.cli.start import main; main()")
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The output folder of commands in this test; not made yet."""
@@ -104,8 +94,7 @@ def lab_command() -> tuple[str, ...]:
 @pytest.fixture(scope="session")
 def command_server() -> "Iterator[subprocess.Popen[str]]":
     """A process that has everything loaded; see tests/command_server.py."""
-    words = [sys.executable, str(Path(__file__).with_name("command_server.py"))]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with warm_commands.command_server() as server:
         yield server
 
 
@@ -114,26 +103,7 @@ def forked_lab(
     tmp_path_factory: pytest.TempPathFactory, command_server: "subprocess.Popen[str]"
 ) -> Callable[..., Finished]:
     """Run the command in a forked process, in the folder `cwd`."""
-    streams = tmp_path_factory.mktemp("streams")
-
-    def run(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> Finished:
-        out, err = streams / "out", streams / "err"
-        for path in (out, err):
-            path.write_text("")
-        said = {"out": str(out), "err": str(err)}
-        request = {"arguments": arguments, "cwd": str(cwd), "env": {**os.environ, **(env or {})}, **said}
-        asked, answered = command_server.stdin, command_server.stdout
-        assert asked is not None
-        assert answered is not None
-        print(json.dumps(request), file=asked, flush=True)
-        # seconds, on a machine that has nothing else to do
-        is_over, _, _ = select.select([answered], [], [], 1200)
-        if not is_over:
-            command_server.kill()
-            pytest.fail(f"lab {' '.join(arguments)} does not end; {err.read_text()}")
-        return Finished(int(answered.readline().split()[0]), out.read_text(), err.read_text())
-
-    return run
+    return forked_by(command_server, tmp_path_factory.mktemp("streams"))
 
 
 @pytest.fixture
