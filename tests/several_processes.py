@@ -1,10 +1,12 @@
-"""Runs of `lab distill` in several processes, which torchrun starts, and how far their ends are from each other."""
+"""Runs of `lab distill` in several processes, and how far their ends are from each other."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lab.core.train.state import checkpoints
+from warm_commands import Finished
 
 STAGES = (1, 2, 3)
 # in float64, where what is left of a difference is rounding
@@ -31,24 +34,34 @@ SIZES = (
 
 
 class Launcher:
-    """Starts `lab distill` in this output folder, alone or in several processes."""
+    """Starts `lab distill` in this output folder, alone or in several processes: by torchrun, or forked."""
 
-    def __init__(self, root: Path, command: tuple[str, ...], teacher: Path) -> None:
+    def __init__(
+        self, root: Path, command: tuple[str, ...], teacher: Path, forked_lab: Callable[..., Finished]
+    ) -> None:
         self.root = root
         self._command = command
         self._teacher = teacher
+        self._forked_lab = forked_lab
 
     def words(self, name: str, *overrides: str, steps: int = 20) -> list[str]:
+        return [*self._command, *self._arguments(name, *overrides, steps=steps)]
+
+    def _arguments(self, name: str, *overrides: str, steps: int) -> list[str]:
         lengths = [f"stage_{stage}.steps={steps}" for stage in STAGES]
         place = f"hydra.run.dir={self.root / name}"
-        return [*self._command, "distill", f"teacher.path={self._teacher}", *SIZES, *lengths, place, *overrides]
+        return ["distill", f"teacher.path={self._teacher}", *SIZES, *lengths, place, *overrides]
+
+    @property
+    def _variables(self) -> dict[str, str]:
+        return {"LAB_OUTPUTS": str(self.root), "OMP_NUM_THREADS": "1"}
 
     def start(self, words: list[str], size: int, *, restarts: int = 0) -> "subprocess.Popen[str]":
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
         several = [*torchrun, f"--max-restarts={restarts}", "--no-python"] if size > 1 else []
         return subprocess.Popen(
             [*several, *words],
-            env={**os.environ, "LAB_OUTPUTS": str(self.root), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, **self._variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -56,10 +69,10 @@ class Launcher:
         )
 
     def run(self, name: str, *overrides: str, size: int = 1, steps: int = 20) -> Path:
-        """Run or go on; where it is."""
-        process = self.start(self.words(name, *overrides, steps=steps), size)
-        _, said = process.communicate(timeout=600)
-        assert process.returncode == 0, said
+        """Run or go on, in processes that are forked with everything loaded; where it is."""
+        words = self._arguments(name, *overrides, steps=steps)
+        done = self._forked_lab(*words, cwd=self.root, env=self._variables, ranks=ranks(size))
+        assert done.code == 0, done.err
         return self.root / name
 
     def interrupt(self, name: str, *overrides: str, size: int, steps: int, at: int) -> None:
@@ -71,6 +84,16 @@ class Launcher:
             time.sleep(0.05)
         process.terminate()
         process.communicate(timeout=120)
+
+
+def ranks(size: int) -> list[dict[str, str]]:
+    """The variables of processes that were started together; one is started alone."""
+    if size == 1:
+        return [{}]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
 def newest(run: Path) -> int:

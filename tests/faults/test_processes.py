@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import torch
 from several_processes import Launcher, ends, newest, rows
 
 from drawn import SEED
+from warm_commands import Finished
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +27,13 @@ DDP = "parallel.strategy=ddp"
 
 
 @pytest.fixture(scope="module")
-def launcher(tmp_path_factory: pytest.TempPathFactory, lab_command: tuple[str, ...], teacher: Path) -> Launcher:
-    return Launcher(tmp_path_factory.mktemp("processes"), lab_command, teacher)
+def launcher(
+    tmp_path_factory: pytest.TempPathFactory,
+    lab_command: tuple[str, ...],
+    teacher: Path,
+    forked_lab: Callable[..., Finished],
+) -> Launcher:
+    return Launcher(tmp_path_factory.mktemp("processes"), lab_command, teacher, forked_lab)
 
 
 def children(process: int) -> list[int]:
