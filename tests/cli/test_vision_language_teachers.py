@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+import warm_commands
 from lab.core.models.folder import ModelFolder
+from warm_commands import Finished, forked_by
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
@@ -22,7 +25,18 @@ STUDENTS = {
     "falcon_h1": ["student=linear", "student.mixer.norm_eps=null"],
 }
 
+# what every command on these models loads, which takes longer than most of the commands
+STOCK_MODELS = ("transformers.modeling_utils", "transformers.generation.utils", "transformers.loss.loss_utils")
+
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Finished]]:
+    """Run the command in a forked process that has loaded what is common to the models."""
+    folder = tmp_path_factory.mktemp("commands")
+    with warm_commands.command_server(*STOCK_MODELS) as server:
+        yield partial(forked_by(server, folder), cwd=folder)
 
 
 def conversations(folder: Path, pictures: list[Path]) -> Path:
@@ -41,7 +55,7 @@ def conversations(folder: Path, pictures: list[Path]) -> Path:
 @pytest.mark.parametrize("student", STUDENTS)
 @pytest.mark.parametrize("family", WRITERS)
 def test_a_teacher_is_distilled_and_its_student_is_exported(
-    lab: Any, outputs: Path, tmp_path: Path, family: str, student: str
+    lab: Callable[..., Finished], outputs: Path, tmp_path: Path, family: str, student: str
 ) -> None:
     WRITERS[family](tmp_path / "teacher", text="qwen2")
     pictures = write_pictures(tmp_path / "data")
@@ -50,7 +64,7 @@ def test_a_teacher_is_distilled_and_its_student_is_exported(
     def typed(*words: str) -> str:
         done = lab(*words)
         assert done.code == 0, done.err
-        return str(done.out)
+        return done.out
 
     steps = [f"stage_{stage}.{key}" for stage in (1, 2, 3) for key in ("steps=2", "batch_size=2")]
     typed(
