@@ -1,5 +1,6 @@
 """States on disk are those of the model, computed once; a run is compared stage by stage."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 from lab.core.data.texts import SplitBy, TextConfig
 from lab.core.errors import LabError, RunError
+from lab.core.native.cache import library_folder, user_cache
 from lab.experiments.distill.data_sources import DataConfig
 from lab.experiments.distill.load import open_model
 from lab.experiments.distill.opened_model import OpenedModel
@@ -20,7 +22,11 @@ from lab.experiments.probe.states import StateRequest, States, states_of
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache without states, with the loops that are compiled on this machine."""
+    compiled = user_cache() / "native"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for path in compiled.glob("*.so"):
+        shutil.copy2(path, library_folder())
 
 
 @pytest.fixture(scope="module")
