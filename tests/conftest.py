@@ -1,5 +1,6 @@
 """What all tests share: one BLAS thread, reproducible properties, an output folder, the command, a small teacher."""
 
+import atexit
 import gc
 import logging
 import os
@@ -37,11 +38,21 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     import hypothesis  # noqa: PLC0415
 
     import hydra_once  # noqa: PLC0415
+    import rewritten_once  # noqa: PLC0415
 
     # a red build can be repeated; a shared machine makes single examples slow
     hypothesis.settings.register_profile("lab", derandomize=True, deadline=None)
     hypothesis.settings.load_profile("lab")
     hydra_once.install()
+    if hasattr(session.config, "workerinput"):
+        rewritten_once.rewrite(session.config)
+        # last: a second without it, as everything that is loaded would be taken apart
+        atexit.register(_end_at_once, os.getpid())
+
+
+def _end_at_once(worker: int) -> None:
+    if os.getpid() == worker:
+        os._exit(0)
 
 
 def pytest_collection_finish() -> None:
@@ -53,6 +64,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
     gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    """What is garbage by now warns once: pytest is about to walk through all objects five times to find it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
