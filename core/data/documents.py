@@ -4,9 +4,11 @@ import ast
 import hashlib
 import json
 import sysconfig
+from collections import deque
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -136,9 +138,14 @@ def documents_of_python() -> tuple[str, ...]:
 
 
 def _docstrings(tree: ast.Module) -> Iterator[str]:
-    """The docstrings of a module and of everything in it, dedented."""
-    for node in ast.walk(tree):
+    """The docstrings of a module and of everything in it, dedented; outer ones first."""
+    waiting: deque[Any] = deque([tree])
+    while waiting:
+        node = waiting.popleft()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
             if text:
                 yield text
+        # definitions stand in statements alone, which are few beside the expressions
+        for part in ("body", "handlers", "orelse", "finalbody", "cases"):
+            waiting += getattr(node, part, ())

@@ -20,7 +20,9 @@ class Characters:
     def encode(self, text: str) -> list[int]:
         ids: list[int] = []
         for piece in _SPECIAL.split(text):
-            ids += [self.id_of(token) for token in ([piece] if piece in SPECIAL_TOKENS else piece)]
+            ids += (
+                [self.id_of(piece)] if piece in SPECIAL_TOKENS else [len(SPECIAL_TOKENS) + ord(each) for each in piece]
+            )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
