@@ -19,6 +19,7 @@ from lab.core.decoding import instructions as steps
 from lab.core.decoding.order import OrderOfSteps
 from lab.core.decoding.program import Clock, HasLength, NoProgramError, Program, refuse_what_has_no_loop
 from lab.core.mixers.norm import RmsNorm
+from lab.core.models.embedding import Embedding
 from lab.core.products.linear import Linear
 
 
@@ -95,7 +96,7 @@ class Writer:
 
     def embed(self, table: nn.Embedding) -> Float[Tensor, "B I"]:
         """The embeddings of the tokens."""
-        refuse_another(table, nn.Embedding)
+        refuse_another(table, Embedding)
         x = self._buffer("stream", table.embedding_dim)
         step = steps.Embed(
             tokens=self._tokens.data_ptr(),

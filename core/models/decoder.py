@@ -20,6 +20,7 @@ from lab.core.mixers.rotary import Rotary
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.config import DecoderConfig, ModelConfig
 from lab.core.models.decoding_state import DecodingState
+from lab.core.models.embedding import Embedding
 from lab.core.models.swiglu import SwiGlu
 from lab.core.operators.packing import Packing
 from lab.core.products.linear import Linear, linear
@@ -150,7 +151,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, layer_class: type[DecoderLayer] = DecoderLayer) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = DecoderStack(config, layer_class)
         self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
         # a tied head shares the weight of the embedding

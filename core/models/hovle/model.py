@@ -28,6 +28,7 @@ from lab.core.models.decoder import (
     refuse_unknown_tokens,
 )
 from lab.core.models.decoding_state import DecodingState
+from lab.core.models.embedding import Embedding
 from lab.core.models.hovle.config import HovleConfig
 from lab.core.operators.packing import Packing
 from lab.core.products.linear import Linear
@@ -67,7 +68,7 @@ class HolisticEmbedding(nn.Module):
         size = config.embedding.hidden_size
         merged_size = size * config.vision.shuffle_factor**2
         self.vision = PatchEmbedding(config.vision, size)
-        self.tokens = nn.Embedding(config.embedding.vocab_size, size)
+        self.tokens = Embedding(config.embedding.vocab_size, size)
         self.projector = nn.Sequential(Linear(merged_size, size), nn.GELU(), Linear(size, size))
         self.layers = DecoderStack(config.embedding)
 
