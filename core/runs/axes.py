@@ -13,7 +13,9 @@ from lab.core.runs.recorded_study import AxesRequest
 
 _FEWEST_TICKS, _MOST_TICKS = 4, 10
 # multiples of a power of ten that may be ticks, the coarsest first
-_MULTIPLES = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
+_MULTIPLES = ((1,), (1, 3), (1, 2, 5))
+# where these are too few, the finest first
+_FINE_MULTIPLES = ((1, 1.5, 2, 3, 5, 7), (1, 2, 3, 5))
 # of a digit, over its height
 _DIGIT_WIDTH = 0.64
 _POINTS_AN_INCH = 72
@@ -22,27 +24,32 @@ _POINTS_AN_INCH = 72
 def plain_ticks(axis: Axis) -> None:
     """Plain numbers such as 0.2 as ticks of a logarithmic axis, at least four; over many decades powers of ten.
 
-    Of these, as many as stand side by side.
+    Below a narrow panel fewer, so that they stand apart.
     """
     low, high = sorted(axis.get_view_interval())
     axis.set_minor_formatter(NullFormatter())
-    choices = [
-        [m * 10.0**e for e in range(-12, 13) for m in multiples if low <= m * 10.0**e <= high]
-        for multiples in _MULTIPLES
-    ]
+    choices, fine_choices = (
+        [
+            [m * 10.0**e for e in range(-12, 13) for m in multiples if low <= m * 10.0**e <= high]
+            for multiples in several
+        ]
+        for several in (_MULTIPLES, _FINE_MULTIPLES)
+    )
     if len(choices[1]) > _MOST_TICKS:
         axis.set_major_locator(LogLocator())
         axis.set_major_formatter(LogFormatterSciNotation())
         return
     # the finest that is not too fine
-    fine = (ticks for ticks in reversed(choices[:-1]) if len(ticks) <= _MOST_TICKS and _stand_apart(axis, ticks))
-    ticks = next(fine, choices[0])
+    fitting = (ticks for ticks in reversed(choices) if len(ticks) <= _MOST_TICKS and _stand_apart(axis, ticks))
+    ticks = next(fitting, choices[0])
     if len(ticks) < _FEWEST_TICKS:
-        ticks = choices[-1]
-    if len(ticks) < _FEWEST_TICKS:
-        # within less than a factor of two, as on a linear axis
-        locator = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=_FEWEST_TICKS)
-        ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
+        finer = [choice for choice in fine_choices if len(choice) >= _FEWEST_TICKS]
+        if not finer:
+            # within less than a factor of two, as on a linear axis
+            locator = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], min_n_ticks=_FEWEST_TICKS)
+            finer = [[tick for tick in locator.tick_values(low, high) if low <= tick <= high]]
+        few = ticks if len(ticks) > 1 else finer[-1]
+        ticks = next((choice for choice in finer if _stand_apart(axis, choice)), few)
     axis.set_ticks(ticks, [_label(tick) for tick in ticks])
     axis.set_minor_locator(NullLocator())
 

@@ -28,18 +28,18 @@ def test_a_logarithmic_axis_has_at_least_four_ticks(start: float, decades: float
     assert len(set(labels)) == len(labels)
 
 
-@pytest.mark.parametrize("high", [14.0, 140.0, 14e3])
+@pytest.mark.parametrize(("low", "high"), [(0.007, 14.0), (0.007, 140.0), (0.007, 14e3), (22.0, 440.0)])
 @pytest.mark.parametrize("inches", [2.0, 3.0, 6.0])
-def test_labels_below_a_logarithmic_axis_stand_apart(inches: float, high: float) -> None:
+def test_labels_below_a_logarithmic_axis_stand_apart(inches: float, low: float, high: float) -> None:
     figure = Figure(figsize=(inches, 2))
     FigureCanvasAgg(figure).draw()
     axes = figure.subplots()
     axes.set_xscale("log")
-    axes.set_xlim(0.007, high)
+    axes.set_xlim(low, high)
     plain_ticks(axes.xaxis)
     figure.canvas.draw()
     boxes = [label.get_window_extent() for label in axes.xaxis.get_ticklabels() if label.get_text()]
-    assert len(boxes) >= 4
+    assert len(boxes) >= 3
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
