@@ -214,9 +214,10 @@ def test_a_text_model_completes_a_raw_prompt(
     expected = likeliest[: likeliest.index(likeliest[2])]
     assert done.out == words.decode(expected) + "\n"
     assert "stopped at end of turn" in done.err
-    refused = typed("generate", str(folder), "--prompt", "How", "--image", "a.png")
+    Image.new("RGB", (8, 8)).save(picture := tmp_path / "a.png")
+    refused = typed("generate", str(folder), "--prompt", "How", "--image", str(picture))
     assert refused.code == 2
-    assert "image=a.png: this model reads text only" in refused.err
+    assert f"image={picture}: this model reads text only" in refused.err
 
 
 def test_a_text_student_is_exported_and_answers_as_its_run(
