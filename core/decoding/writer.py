@@ -1,7 +1,6 @@
 """Writes the program of a model: each part of the model appends the steps that compute it.
 
-A part that is not what it seems (another class, a hook, weights of another dtype) is refused, and with it the whole
-program: torch's layers then compute the model.
+A part that is not what it seems (class, hook, dtype of weights) is refused: torch's layers then compute the model.
 """
 
 # Letters: B batch, I inputs, O outputs, H heads, G key/value heads, P head_dim, C channels and R rows of a packed layer
