@@ -73,8 +73,11 @@ def risk_by_ridge(results: Results) -> Drawn | None:
 def _by_width(results: Results, curve: str, size: int) -> dict[str, list[Point]]:
     points = results.of_curve(curve, size)
     widths = dict.fromkeys(point.width for point in points)
-    best = [min((p for p in points if p.width == width), key=lambda point: point.mean) for width in widths]
-    return {"no ridge": [point for point in points if point.ridge == 0], "best ridge": best}
+    found = {"no ridge": [point for point in points if point.ridge == 0]}
+    if any(point.ridge > 0 for point in points):
+        at = [[point for point in points if point.width == width] for width in widths]
+        found["best ridge"] = [min(some, key=lambda point: point.mean) for some in at]
+    return found
 
 
 def _by_ridge(results: Results, curve: str) -> dict[str, list[Point]]:

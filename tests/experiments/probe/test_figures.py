@@ -11,13 +11,13 @@ from lab.experiments.probe.results import Results
 CURVES, SIZES, WIDTHS = [f"layer {number}" for number in range(1, 6)], (20, 40), (10, 19, 20, 21, 60)
 
 
-def results() -> Results:
+def results(strengths: tuple[float, ...] = (0.0, 1.0)) -> Results:
     table: list[Any] = []
     for curve in CURVES:
         table.append({"kind": "curve", "curve": curve})
         for size in SIZES:
             for width in WIDTHS:
-                for ridge in (0.0, 1.0):
+                for ridge in strengths:
                     head = {"curve": curve, "num_train": size, "width": width, "ridge": ridge}
                     line = math.inf if width == size and ridge == 0 else 2.0
                     table.append({"kind": "theory", "gaussian": line, "elliptical": line, **head})
@@ -37,6 +37,13 @@ def test_every_curve_and_n_has_a_panel() -> None:
     assert [axes.get_ylabel() for axes in figure.figure.axes if axes.get_ylabel()] == CURVES
     shown = set(zip(figure.columns["curve"], figure.columns["num_train"], strict=True))
     assert shown == {(curve, size) for curve in CURVES for size in SIZES}
+
+
+def test_heads_without_ridge_alone_are_not_called_the_best() -> None:
+    for strengths, names in (((0.0, 1.0), {"no ridge", "best ridge"}), ((0.0,), {"no ridge"})):
+        figure = drawn("risk_by_width", results(strengths))
+        assert figure is not None
+        assert set(figure.figure.axes[0].get_legend_handles_labels()[1]) & {"no ridge", "best ridge"} == names
 
 
 def test_no_line_leads_across_the_threshold_and_medians_there_do_not_flatten_the_panel() -> None:
