@@ -102,7 +102,7 @@ class _Lines:
 
     def __init__(self, title: str, total: int, completed: int) -> None:
         self._title, self._total, self._before = title, total, completed
-        # what is done before the first step, such as reading a model, says nothing about the others
+        # reading a model and the like, before the first step, does not tell how long the others take
         self._first: tuple[int, float] | None = None
         self._last = time.monotonic()
         self._every = seconds_between_lines()

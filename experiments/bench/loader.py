@@ -23,7 +23,8 @@ from lab.experiments.bench.loader_problem import (
     of_photographs,
     write_photographs,
 )
-from lab.experiments.bench.train_problem import Training, TrainSetting
+from lab.experiments.bench.train_problem import Training
+from lab.experiments.bench.train_setting import TrainSetting
 from lab.experiments.distill.loader import Loader
 from lab.experiments.distill.loss_mask import LossMask
 

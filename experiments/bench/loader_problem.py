@@ -22,7 +22,7 @@ from lab.core.models.config import max_length
 from lab.core.models.decoder import LanguageModel
 from lab.core.runs.random_streams import Seeds
 from lab.experiments.bench.architectures import architecture_of
-from lab.experiments.bench.train_problem import Opened
+from lab.experiments.bench.train_setting import Opened
 from lab.experiments.distill.data import PromptConfig, prompt_format
 from lab.experiments.distill.tasks.picture_questions import picture_questions_tokenizer
 from lab.experiments.distill.teacher import new_teacher

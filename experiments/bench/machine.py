@@ -87,6 +87,30 @@ def busy_seconds() -> float:
     return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
 
 
+def own_seconds() -> float:
+    """Processor time of this process and all below it, those that have ended among them; NaN as `busy_seconds`."""
+    children: dict[int, list[int]] = {}
+    seconds: dict[int, float] = {}
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = place.read_text().rpartition(")")[2].split()
+        except OSError:
+            # it has ended meanwhile
+            continue
+        process = int(place.parent.name)
+        children.setdefault(int(fields[1]), []).append(process)
+        # its own, and that of the children that it has waited for
+        seconds[process] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    if os.getpid() not in seconds:
+        return math.nan
+    total, found = 0.0, [os.getpid()]
+    while found:
+        process = found.pop()
+        total += seconds[process]
+        found += children.get(process, [])
+    return total
+
+
 def event_clock(run: Callable[[], Any], calls: int) -> float:
     """Seconds of `calls` consecutive calls on a CUDA device, between two events in its stream.
 

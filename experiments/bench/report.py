@@ -73,7 +73,7 @@ def print_machine(console: Console, machine: dict[str, Any]) -> None:
     threads = ", ".join(f"{name}: {count}" for name, count in machine["threads"].items())
     accelerator = f"{machine['accelerator']}; " if machine["accelerator"] else ""
     console.print(f"{machine['processor']}; {accelerator}{machine['system']}; Python {machine['python']}; {versions}")
-    console.print(f"threads ({threads}); everything was timed in one process, {machine['placement']}")
+    console.print(f"threads ({threads}); candidates took turns, {machine['placement']}")
 
 
 def print_threads(console: Console, machine: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from lab.experiments.bench import report
 from lab.experiments.bench.case_table import print_case
 from lab.experiments.bench.findings import Conclusion
 from lab.experiments.bench.harness import Case, Result, Row, Status, measure
-from lab.experiments.bench.machine import busy_seconds, describe, every_core, one_core
+from lab.experiments.bench.machine import busy_seconds, describe, every_core, one_core, own_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ BENCHMARKS = {
         (*_MODEL, "lengths"),
     ),
     "probe": Benchmark("lab.experiments.bench.probe", one_core, "bound to one core where the system can do that"),
+    "processes": Benchmark("lab.experiments.bench.processes", every_core, "with one thread in each process"),
     "products": Benchmark("lab.experiments.bench.products", every_core, "with a torch thread on each core"),
     "ssd": Benchmark("lab.experiments.bench.ssd", every_core, "with a torch thread on each core"),
     "train": Benchmark("lab.experiments.bench.train", every_core, "with a torch thread on each core"),
@@ -138,10 +139,10 @@ def _run(
                 case = cases.send(rows)
         except StopIteration as end:
             return results, end.value
-        started, busy_s = time.perf_counter(), busy_seconds() - time.process_time()
+        started, busy_s = time.perf_counter(), busy_seconds() - own_seconds()
         with console.status(f"{case.name}: comparing, then timing"):
             rows = measure(case, repeats=repeats, budget_s=_BUDGET_S, shortest_repeat_s=_SHORTEST_REPEAT_S)
-        other_cores = (busy_seconds() - time.process_time() - busy_s) / (time.perf_counter() - started)
+        other_cores = (busy_seconds() - own_seconds() - busy_s) / (time.perf_counter() - started)
         if case.is_brief:
             report.print_line(console, case, rows)
         else:

@@ -26,7 +26,8 @@ from lab.experiments.bench.peak import measure_peak
 from lab.experiments.bench.rates import MachinePeak, Work
 from lab.experiments.bench.shares import share_findings
 from lab.experiments.bench.train_operations import training_operations
-from lab.experiments.bench.train_problem import SMOLLM2, Training, TrainSetting
+from lab.experiments.bench.train_problem import Training
+from lab.experiments.bench.train_setting import SMOLLM2, TrainSetting
 from lab.experiments.distill.config import Recipe
 from lab.experiments.distill.loader import Loader
 

@@ -1,7 +1,5 @@
 """The problem of `lab bench train`: the same steps bare, and in the loop of `lab distill` with all that is around."""
 
-# Letters: B batch, T tokens.
-
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,81 +9,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lab.core.data.batch import Batch
-from lab.core.data.chat_template import Conversation
-from lab.core.data.picture_format import IMAGENET
 from lab.core.data.sample import Sample
 from lab.core.data.stream import Batches, Source, Stream
-from lab.core.mixers.rotary import RotaryConfig
-from lab.core.models.config import DecoderConfig, max_length
-from lab.core.models.decoder import LanguageModel
+from lab.core.mixers.base import Mixer
+from lab.core.parallel.layout import Layout
 from lab.core.runs.provenance import collect
 from lab.core.runs.random_streams import Seeds
 from lab.core.runs.record import Run
 from lab.core.train.loop import TrainedStep, Validation, fit
 from lab.core.train.optim import adamw
 from lab.core.train.state import Resumable, TrainingState
-from lab.experiments.bench.architectures import architecture_of
-from lab.experiments.bench.teachers import picture_source, picture_teacher, text_teacher
+from lab.experiments.bench.train_setting import Opened, TrainSetting, open_setting
 from lab.experiments.distill.config import Recipe
 from lab.experiments.distill.loader import Loader, loaded
 from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.objectives import BatchSource, Objective, autocast_of, objective_of
+from lab.experiments.distill.recorded_training import shared
 from lab.experiments.distill.rows import Row
 from lab.experiments.distill.student import StudentConfig, build_student, own_tensors, set_trainable, trainable_names
 
 _CPU = torch.device("cpu")
-SMOLLM2 = "smollm2"
 _UNIT = "bench"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSetting:
-    """The teacher, and the sizes of a training.
-
-    Attributes:
-        teacher: `hovle_2p6b` or `smollm2`: layers of their language models, on random tokens; `hovle_tiny`: the whole
-            model, on the built-in task.
-        num_layers: of the language model.
-        batch_size: B.
-        steps: of a call.
-        num_tokens: T of random tokens; None if the task determines it.
-        vocab_size: of the language model; None for the teacher's own.
-        is_packed: whether the samples of a batch stand behind each other in one row.
-        loss_mask: the name of a `LossMask`: positions that enter the loss.
-    """
-
-    teacher: str
-    num_layers: int
-    batch_size: int
-    steps: int
-    num_tokens: int | None = None
-    vocab_size: int | None = None
-    is_packed: bool = False
-    loss_mask: str = LossMask.all.value
-
-    def __str__(self) -> str:
-        what = f"{self.num_tokens:,} random tokens" if self.num_tokens else "prompts of the built-in task"
-        return (
-            f"float32, widths of {self.teacher}, {self.num_layers} layers of the language model, batch "
-            f"{self.batch_size}, {what}; {self.steps} steps with AdamW"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class RandomTokens:
-    """Sequences of random tokens, the same for every process, without end."""
-
-    num_tokens: int
-    vocab_size: int
-
-    def __getitem__(self, index: int) -> Sample:
-        ids = Seeds(0).numpy("bench train", index).integers(self.vocab_size, size=self.num_tokens, dtype=np.int64)
-        return Sample(np.empty((0, 1, 1, 3), np.uint8), Conversation(ids, ids, ids, ()), (), IMAGENET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +45,6 @@ class Repeated:
 
     def __getitem__(self, index: int) -> Sample:
         return self.source[index % self.num_samples]
-
-
-Opened = tuple[LanguageModel, Source, int]
-"""A frozen teacher, what its training reads, and the most tokens of a sample."""
 
 
 class _Waiting:
@@ -142,7 +86,14 @@ class Training:
         batch: the first.
     """
 
-    def __init__(self, setting: TrainSetting, stage: int, folder: Path, opened: Opened | None = None) -> None:
+    def __init__(
+        self,
+        setting: TrainSetting,
+        stage: int,
+        folder: Path,
+        opened: Opened | None = None,
+        layout: Layout | None = None,
+    ) -> None:
         """Build student and batches.
 
         Args:
@@ -150,10 +101,13 @@ class Training:
             stage: 1, 2 or 3.
             folder: below which runs are recorded.
             opened: what is trained on what; None for what the setting says.
+            layout: over the processes that share the loop; None for one process.
         """
         self.setting, self.stage, self._folder = setting, stage, folder
-        self.teacher, source, most_tokens = _opened(setting) if opened is None else opened
-        repeated = Repeated(source, setting.steps * setting.batch_size)
+        self._layout = laid_out = Layout() if layout is None else layout
+        self.teacher, source, most_tokens = open_setting(setting) if opened is None else opened
+        num_batches = setting.steps * setting.accumulation
+        repeated = Repeated(source, num_batches * setting.batch_size)
         self._stream = partial(
             Stream,
             repeated,
@@ -162,18 +116,23 @@ class Training:
             seed=0,
             is_packed=setting.is_packed,
         )
-        self.student = build_student(self.teacher, StudentConfig(), seeds=Seeds(0))
+
+        def place(mixer: Mixer) -> None:
+            laid_out.place(mixer, autocast=False)
+
+        self.student = build_student(self.teacher, StudentConfig(), seeds=Seeds(0), finish=place)
         names = trainable_names(self.student, stage, train_decay=False)
         self._trained = set_trainable(self.student, names)
         self._start = {name: tensor.detach().clone() for name, tensor in self._trained.items()}
         self._recipe = Recipe(
             steps=setting.steps,
             batch_size=setting.batch_size,
+            accumulation=setting.accumulation,
             evaluate_every=setting.steps,
             loss_mask=LossMask(setting.loss_mask),
         )
         stream = self._stream()
-        self._batches = [stream.next_batch() for _ in range(setting.steps)]
+        self._batches = [stream.next_batch() for _ in range(num_batches)]
         self.batch = self._batches[0]
         self.waits: list[float] = []
         self.recordings: list[float] = []
@@ -203,9 +162,11 @@ class Training:
         """The losses of steps with batches that are there already: objective, clipping, AdamW and nothing else."""
         state, objective = self._begin(self._stream()), self.objective()
         losses = []
-        for batch in self._batches:
+        several = self.setting.accumulation
+        for first in range(0, len(self._batches), several):
             state.optimizer.zero_grad(set_to_none=True)
-            losses.append(objective(batch, scale=1.0)["loss"])
+            parts = [objective(each, scale=1 / several)["loss"] for each in self._batches[first : first + several]]
+            losses.append(sum(parts) / several)
             # a norm is rounded by the order of its parts: as in the loop
             trained = [each for group in state.optimizer.param_groups for each in group["params"]]
             torch.nn.utils.clip_grad_norm_(trained, self._recipe.gradient_clip)
@@ -250,8 +211,15 @@ class Training:
         """The batches of all calls with one loader."""
         key = loader, processes
         if key not in self._feeds:
-            number = self.setting.steps * self.setting.batch_size
-            made = loaded(self._stream(), loader, num_samples=number, device=_CPU, processes=processes)
+            setting, ranks = self.setting, self._layout.ranks
+            number = setting.steps * ranks.share(setting.accumulation) * setting.batch_size
+            made = loaded(
+                shared(ranks, self._stream(), self._recipe),
+                loader,
+                num_samples=number,
+                device=_CPU,
+                processes=processes,
+            )
             self._feeds[key] = self._stack.enter_context(made)
         return self._feeds[key]
 
@@ -294,7 +262,7 @@ class Training:
         )
         made = TrainingState if is_saved else _WithoutCheckpoints
         tensors: Mapping[str, Tensor] = own_tensors(self.student)
-        return made(tensors=tensors, optimizer=optimizer, data=data)
+        return made(tensors=tensors, optimizer=optimizer, data=data, layout=self._layout)
 
 
 def _row_of(done: TrainedStep) -> Row:
@@ -310,29 +278,3 @@ def _row_of(done: TrainedStep) -> Row:
         "gradient_norm": done["gradient_norm"],
         "seconds": done["seconds"],
     }
-
-
-def _opened(setting: TrainSetting) -> Opened:
-    if setting.num_tokens is None:
-        teacher, tokenizer = picture_teacher(setting.teacher, setting.num_layers)
-        return teacher, picture_source(teacher, tokenizer), max_length(teacher.config)
-    widths = _smollm2() if setting.teacher == SMOLLM2 else architecture_of(setting.teacher).decoders[-1]
-    generator = Seeds(0).torch("bench train")
-    teacher = text_teacher(widths, num_layers=setting.num_layers, vocab_size=setting.vocab_size, generator=generator)
-    return teacher, RandomTokens(setting.num_tokens, teacher.config.decoders[-1].vocab_size), setting.num_tokens
-
-
-def _smollm2() -> DecoderConfig:
-    """SmolLM2-135M, as its config.json says."""
-    return DecoderConfig(
-        num_layers=30,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_heads=9,
-        num_kv_heads=3,
-        head_dim=64,
-        vocab_size=49152,
-        rms_norm_eps=1e-5,
-        tie_output=True,
-        rotary=RotaryConfig(theta=1e5, max_length=8192),
-    )

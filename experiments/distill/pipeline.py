@@ -105,7 +105,9 @@ def work_on_teacher(record: Run[Row], context: RunContext) -> None:
     recipe, evaluation = context.config.stage_teacher, context.config.evaluation
     model = context.teacher.requires_grad_(True)
     tensors = dict(model.named_parameters())
-    stream = shared(context, context.data.stream(NEW_TEACHER, batch_size=recipe.batch_size, has_lessons=True), recipe)
+    stream = shared(
+        context.layout.ranks, context.data.stream(NEW_TEACHER, batch_size=recipe.batch_size, has_lessons=True), recipe
+    )
     held_out = context.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
     state = training_state(context, tensors, tensors, recipe, stream, {"steps": recipe.steps})
     state.load_newest(folder)
@@ -177,7 +179,7 @@ def _train(
         autocast=autocast_of(recipe, context.device),
     )
     whole_stream = context.data.stream("stage", node.stage, node.replicate, batch_size=recipe.batch_size)
-    stream = shared(context, whole_stream, recipe)
+    stream = shared(context.layout.ranks, whole_stream, recipe)
     held_out = context.data.held_out(evaluation.num_validation_batches, batch_size=evaluation.batch_size)
     facts: CheckpointFacts = {
         "stage": node.stage,

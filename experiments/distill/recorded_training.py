@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lab.core.data.bad_samples import LeftOut
 from lab.core.data.share import SharedStream
 from lab.core.data.stream import Batches, Stream
+from lab.core.parallel.ranks import Ranks
 from lab.core.runs.console import progress
 from lab.core.runs.record import Run
 from lab.core.train.loop import TrainConfig, TrainedStep, Validation, fit
@@ -52,9 +53,8 @@ def training_state(
     return TrainingState(tensors=tensors, optimizer=optimizer, data=stream, facts=facts, layout=context.layout)
 
 
-def shared(context: RunContext, stream: Stream, recipe: TrainConfig) -> Stream | SharedStream:
-    """What this process reads of a stream."""
-    ranks = context.layout.ranks
+def shared(ranks: Ranks, stream: Stream, recipe: TrainConfig) -> Stream | SharedStream:
+    """What this process, one of some or alone, reads of a stream."""
     if ranks.size == 1:
         return stream
     sizes = {"num_total": recipe.accumulation, "batch_size": recipe.batch_size}

@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -15,6 +17,7 @@ from lab.experiments.bench.machine import (
     every_core,
     load_optional,
     one_core,
+    own_seconds,
 )
 
 
@@ -46,6 +49,19 @@ def test_work_of_this_process_is_seen_in_that_of_the_machine() -> None:
         pass
     # the account is in hundredths of a second
     assert busy_seconds() - before >= 0.08
+
+
+@pytest.mark.skipif(math.isnan(own_seconds()), reason="reads Linux's account of processor time")
+def test_work_of_processes_below_this_one_is_its_own_before_and_after_their_end() -> None:
+    work = "import time\nwhile time.process_time() < 0.2: pass\nprint(flush=True)\ninput()"
+    before = own_seconds()
+    with subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        working = own_seconds()
+        assert working - before >= 0.18
+        process.communicate(b"\n")
+    assert own_seconds() >= working
 
 
 @pytest.mark.gpu

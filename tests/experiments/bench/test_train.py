@@ -9,7 +9,8 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from lab.experiments.bench.train_operations import training_operations
-from lab.experiments.bench.train_problem import SMOLLM2, Training, TrainSetting
+from lab.experiments.bench.train_problem import Training
+from lab.experiments.bench.train_setting import SMOLLM2, TrainSetting
 from lab.experiments.distill.loader import Loader
 
 # longer than a quick test may take
