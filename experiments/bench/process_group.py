@@ -100,6 +100,15 @@ class ProcessGroup:
         Raises:
             RunError: if one of them fails.
         """
+        self.begin()
+        return self.ended()
+
+    def begin(self) -> None:
+        """Begin with the steps, which go on while this process does.
+
+        Raises:
+            RunError: if one of the processes has failed.
+        """
         for rank, process in enumerate(self._processes):
             assert process.stdin is not None, "it has a pipe"
             try:
@@ -107,6 +116,13 @@ class ProcessGroup:
                 process.stdin.flush()
             except BrokenPipeError:
                 raise self._failure(rank) from None
+
+    def ended(self) -> list[float]:
+        """The losses of the steps that `begin` began.
+
+        Raises:
+            RunError: if one of the processes fails.
+        """
         answers = [self._answer(rank) for rank in range(len(self._processes))]
         found: list[float] = json.loads(answers[0])
         return found

@@ -9,7 +9,7 @@ writes them; validations are not part of it.
 
 import tempfile
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,7 @@ from lab.experiments.bench.rates import MachinePeak, Work
 from lab.experiments.bench.shares import share_findings
 from lab.experiments.bench.train_operations import training_operations
 from lab.experiments.bench.train_problem import Training
-from lab.experiments.bench.train_setting import SMOLLM2, TrainSetting
+from lab.experiments.bench.train_setting import SMOLLM2, TrainPlan, TrainSetting
 from lab.experiments.distill.config import Recipe
 from lab.experiments.distill.loader import Loader
 
@@ -42,20 +42,7 @@ _TOLERANCE = 1e-6
 _BUDGET_S = 60.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Sizes of the benchmark.
-
-    Attributes:
-        settings: by name.
-        stages: of each, by the same name.
-    """
-
-    settings: dict[str, TrainSetting]
-    stages: dict[str, tuple[int, ...]]
-
-
-_QUICK = Plan(
+_QUICK = TrainPlan(
     settings={
         "HoVLE's widths": TrainSetting(teacher="hovle_tiny", num_layers=2, batch_size=1, steps=2, num_tokens=64),
         "SmolLM2": TrainSetting(teacher=SMOLLM2, num_layers=1, batch_size=1, steps=2, num_tokens=32, vocab_size=512),
@@ -63,7 +50,7 @@ _QUICK = Plan(
     },
     stages={"HoVLE's widths": _STAGES, "SmolLM2": (3,), "tiny teacher": (3,)},
 )
-_FULL = Plan(
+_FULL = TrainPlan(
     settings={
         "HoVLE's widths": TrainSetting(
             teacher="hovle_2p6b", num_layers=4, batch_size=1, steps=2, num_tokens=1024, vocab_size=32768

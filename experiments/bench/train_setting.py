@@ -69,6 +69,19 @@ class RandomTokens:
         return Sample(np.empty((0, 1, 1, 3), np.uint8), Conversation(ids, ids, ids, ()), (), IMAGENET)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainPlan:
+    """Sizes of a benchmark of trainings.
+
+    Attributes:
+        settings: by name.
+        stages: of each, by the same name.
+    """
+
+    settings: dict[str, TrainSetting]
+    stages: dict[str, tuple[int, ...]]
+
+
 Opened = tuple[LanguageModel, Source, int]
 """A frozen teacher, what its training reads, and the most tokens of a sample."""
 

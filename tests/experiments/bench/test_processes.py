@@ -11,7 +11,7 @@ import pytest
 from lab.core.errors import RunError
 from lab.core.parallel.config import Strategy
 from lab.experiments.bench.process_group import ProcessGroup
-from lab.experiments.bench.processes import DDP, FSDP, ONE
+from lab.experiments.bench.processes import APART, DDP, FSDP, ONE
 from lab.experiments.bench.train_problem import Training
 from lab.experiments.bench.train_setting import SMOLLM2, TrainSetting
 
@@ -50,5 +50,5 @@ def test_the_quick_benchmark_runs_from_the_command_to_the_file(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     content = json.loads(path.read_text(encoding="utf-8"))
     [case] = content["cases"]
-    assert {row["candidate"]: row["status"] for row in case["rows"]} == dict.fromkeys((DDP, FSDP, ONE), "timed")
+    assert {row["candidate"]: row["status"] for row in case["rows"]} == dict.fromkeys((DDP, FSDP, ONE, APART), "timed")
     assert all(finding["value"] > 0 for finding in content["findings"])
