@@ -125,9 +125,11 @@ def _settled(x: Float64[ndarray, "N r"], num_train: int, constant: float, floor:
     """d of every row: a fixed point of logarithms, by Anderson's method, which needs a third of the plain steps."""
 
     def step(log_d: Float64[ndarray, " N"]) -> Float64[ndarray, " N"]:
-        root = _root(x, 1 / (floor + np.exp(np.minimum(log_d, _LARGEST_LOG))), constant)
-        z = linalg.solve_triangular(root, x.T, lower=True, check_finite=False)
-        return np.log(np.maximum(np.sum(z**2, axis=0) / num_train, tiny))
+        # a point that is too far is given up below, by what is not finite there
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            root = _root(x, 1 / (floor + np.exp(np.minimum(log_d, _LARGEST_LOG))), constant)
+            z = linalg.solve_triangular(root, x.T, lower=True, check_finite=False)
+            return np.log(np.maximum(np.sum(z**2, axis=0) / num_train, tiny))
 
     tiny = np.finfo(float).tiny
     lengths = np.maximum(np.sum(x**2, axis=1), tiny)

@@ -26,6 +26,10 @@ from lab.core.errors import InputError
 from lab.core.heads.decompositions import default_rank_tolerance
 
 
+class CrossRangeError(InputError):
+    """Targets are correlated with features that do not vary: no rows have such moments, but for rounding."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spectrum:
     """Feature covariance in its eigenbasis, and the signal along each direction.
@@ -251,7 +255,7 @@ class DensePopulation(Population):
         """B_p = Sigma_p^+ E[x y']_1:p, cached: a sweep needs it for every draw.
 
         Raises:
-            InputError: if features without variance are correlated with the targets.
+            CrossRangeError: if features without variance are correlated with the targets.
         """
         if width not in self._known:
             self._known[width] = self._solved(width)
@@ -280,7 +284,7 @@ class DensePopulation(Population):
         # no target correlates with what does not vary: beyond rounding this is another law's cross covariance
         unseen, rank = float(np.abs(along[~is_varying]).max(initial=0.0)), int(is_varying.sum())
         if unseen > math.sqrt(tolerance) * float(np.abs(along).max(initial=0.0)):
-            raise InputError(
+            raise CrossRangeError(
                 f"covariance has rank {rank} in its first {width} features, but cross is not in its range (off by "
                 f"{unseen:.3g}): no targets have it; give E[x y'] of the same rows, or raise the covariance's diagonal"
             )

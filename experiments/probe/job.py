@@ -1,12 +1,14 @@
 """The job of `lab probe`: theory and draws of every curve, recorded one by one, then table, figures and verdict."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lab.core.errors import RunError
+from lab.core.heads.population import CrossRangeError
 from lab.core.hydra_schema import in_run_directory, resolved, to_typed
 from lab.core.products import current
 from lab.core.resources import refuse_too_many_threads, usable_cores
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _EXTENSION = Extension(free=frozenset({"figures"}))
 # rounding of a perfect fit is far nearer to zero
 _LEAST_RISK = -1e-6
+_TOO_DIFFERENT = "its features differ too much in size for float64; subtract their means, or scale columns to one size"
 _PACKAGES = ("numpy", "scipy", "torch", "pyarrow", "safetensors")
 
 
@@ -122,7 +125,8 @@ def _work(record: Run[Row], settings: ProbeConfig, curves: Sequence[Curve]) -> N
             _refuse_other_states(record, curve)
             for label, draw in todo:
                 rows = _theory(pool, curve, settings) if draw is None else _draw(pool, label, draw, settings)
-                record.log(list(rows))
+                with _rounding_refused(label or str(settings.features)):
+                    record.log(list(rows))
                 record.flush()
                 num_done += 1
                 advance(num_done)
@@ -185,8 +189,21 @@ def _refuse_rounding(row: Row, name: str) -> None:
     if row["kind"] == "measured" and row["risk"] < _LEAST_RISK:
         raise RunError(
             f"{name}: the head of p = {row['width']}, ridge {row['ridge']:g} has the risk {row['risk']:.3g}, below "
-            "zero: its features differ too much in size for float64; subtract their means, or scale columns to one size"
+            f"zero: {_TOO_DIFFERENT}"
         )
+
+
+@contextmanager
+def _rounding_refused(name: str) -> Iterator[None]:
+    """Moments of the same rows contradict each other only where they hold rounding alone: say so, not how to give them.
+
+    Raises:
+        RunError: for such features.
+    """
+    try:
+        yield
+    except CrossRangeError as error:
+        raise RunError(f"{name}: only rounding is left of its covariance: {_TOO_DIFFERENT}") from error
 
 
 def _unit(row: Row) -> tuple[str, int | None]:

@@ -141,3 +141,13 @@ def test_copies_to_the_last_digits_have_a_line_or_a_reason(scatter: float, width
     rows = labelled(features, rng)
     with suppress(InputError):
         assert empirical_risk(rows[0][:, :width], rows[1], num_train=num_train, ridge=0.0).total > 0
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e4, 1e5])
+def test_a_mean_that_is_far_larger_than_the_rest_gives_a_line_or_a_reason_without_warnings(offset: float) -> None:
+    rng = np.random.default_rng(0)
+    features = offset + rng.standard_normal((160, WIDTH))
+    targets = features[:, :OUTPUTS] + rng.standard_normal((160, OUTPUTS))
+    for width in (2, 10, 19, 21, 30, WIDTH):
+        with suppress(InputError):
+            assert empirical_risk(features[:, :width], targets, num_train=20, ridge=0.0).total > 0
