@@ -128,10 +128,13 @@ def _largest_frozen(decoder: DecoderConfig) -> int:
 def bytes_per_token(config: DistillConfig, architecture: ModelConfig, name: str) -> float:
     """What a training step of a stage, by the name of its block, keeps for each token."""
     if name == "stage_3" and config.parallel.activation_checkpointing:
-        # the inputs of all layers, and everything of the one that is computed again
+        # the inputs of all layers, everything of the one that is computed again, and about as much once more, which
+        # allocators keep of the layers before: what they freed seldom fits
         inputs = sum(decoder.num_layers * decoder.hidden_size for decoder in architecture.decoders)
+        more_states = config.student.mixer.states_per_head - 1
+        kept = max(_layer_floats(decoder) + _mixer_floats(decoder, more_states) for decoder in architecture.decoders)
         one = max(_layer_floats(decoder) for decoder in architecture.decoders)
-        floats = _kept_floats(config, architecture, per_layer=True) + inputs + one
+        floats = _kept_floats(config, architecture, per_layer=True) + inputs + one + kept
     else:
         floats = _kept_floats(config, architecture, per_layer=name in ("stage_1", "stage_2"))
     return floats * dtype_of(config).itemsize

@@ -103,13 +103,13 @@ def test_what_is_gathered_counts_with_its_gradient_and_twice() -> None:
 
 
 def test_layers_that_are_computed_again_keep_their_inputs() -> None:
-    """Per token: what one layer keeps, and 16 numbers for each of the two; without, what both layers keep."""
+    """Per token: what one layer keeps, twice, and 16 numbers for each of the two; without, what both layers keep."""
     passing = 2.6 * 32 + 4 * 16 + 2.6 * 16 + 17 * 16
     mixer, others = 13 * 16 + 2.6 * 16, 3.3 * 16 + 2.6 * 32
     logits = 24 * 10 * 8
     for overrides, floats in (
         ((), passing + 2 * (mixer + others)),
-        (("parallel.activation_checkpointing=true",), passing + mixer + others + 2 * 16),
+        (("parallel.activation_checkpointing=true",), passing + 2 * (mixer + others) + 2 * 16),
     ):
         config = composed("stage_3.batch_size=2", *overrides)
         found = batch_bytes(config, SMALL, "stage_3", 4, Spread())
