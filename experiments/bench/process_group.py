@@ -23,6 +23,7 @@ from lab.core.parallel.link import Link
 from lab.core.parallel.processes import joined, layout
 from lab.core.processes import end_with
 from lab.core.products import current as products
+from lab.experiments.bench.machine import ONE_THREAD
 from lab.experiments.bench.train_problem import Training
 from lab.experiments.bench.train_setting import TrainSetting
 from lab.experiments.distill.loader import Loader
@@ -30,8 +31,6 @@ from lab.experiments.distill.loader import Loader
 _MODULE = "lab.experiments.bench.process_group"
 _HOST = "127.0.0.1"
 _SECONDS_TO_END = 30
-# one thread each, as jobs have them
-_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class ProcessGroup:
@@ -57,7 +56,7 @@ class ProcessGroup:
             self._processes.append(
                 subprocess.Popen(
                     [sys.executable, "-m", _MODULE, request],
-                    env={**os.environ, **_THREADS, **place, **ranks},
+                    env={**os.environ, **ONE_THREAD, **place, **ranks},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
