@@ -20,7 +20,7 @@ if `lab distill` would take the files, leaving out what is faulty, and 2 otherwi
 
 \b
 Examples:
-  lab data check chats.jsonl --teacher FOLDER
+  lab data check chats.jsonl --teacher shipped
   lab data check meta.json --teacher FOLDER --max-length 8192 --json
 """
 
@@ -38,8 +38,11 @@ def add(app: typer.Typer) -> None:
             Path | None, typer.Option(help="Folder of the images; by default that of the file.")
         ] = None,
         teacher: Annotated[
-            Path | None,
-            typer.Option(help="A checkpoint folder, whose tokenizer counts; by default nothing is counted."),
+            str | None,
+            typer.Option(
+                help="Whose tokenizer counts: a checkpoint folder, a GGUF file, a run, or `shipped`; by default "
+                "nothing is counted."
+            ),
         ] = None,
         max_length: Annotated[
             int | None,

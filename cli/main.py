@@ -159,7 +159,7 @@ def bench(
         str,
         typer.Argument(
             help="What to time: hmm-risk, probe, products, decode, long-context, answer-speed, ssd, delta-rule, "
-            "distill, train or loader."
+            "distill, train, processes or loader."
         ),
     ],
     repeats: Annotated[

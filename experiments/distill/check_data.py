@@ -13,9 +13,10 @@ from lab.core.data.conversations import Conversations, ConversationsConfig, refu
 from lab.core.data.prompt_format import IMAGE_CONTEXT, PromptFormat
 from lab.core.errors import InputError
 from lab.core.models.config import max_length
-from lab.core.models.folder import ModelFolder
 from lab.core.tokenizer import Tokenizer
-from lab.experiments.distill.data import LEAST_USABLE, PromptConfig, prompt_format
+from lab.experiments.distill.data import LEAST_USABLE, prompt_format
+from lab.experiments.distill.load import find_model
+from lab.experiments.distill.selector import selected
 
 
 class _NoWords:
@@ -112,15 +113,15 @@ class Findings:
 
 
 def check_conversations(
-    path: Path, *, image_folder: Path | None = None, teacher: Path | None = None, limit: int | None = None
+    path: Path, *, image_folder: Path | None = None, teacher: str | None = None, limit: int | None = None
 ) -> Findings:
     """Read every sample once.
 
     Args:
         path: as data.conversations.path.
         image_folder: as data.conversations.image_folder.
-        teacher: a checkpoint folder, whose tokenizer counts tokens; None to check everything but lengths.
-        limit: tokens that a sample may have; None for the context length of the teacher.
+        teacher: a model as `find_model` takes it, whose tokenizer counts tokens; None to check everything but lengths.
+        limit: tokens that a sample may have; None for what the teacher's run allowed, or else its context length.
 
     Raises:
         LabError: if the files or the teacher cannot be read at all.
@@ -130,9 +131,9 @@ def check_conversations(
     written, longest = PromptFormat(), None
     tokenizer: Tokenizer = _NoWords()
     if teacher is not None:
-        folder = ModelFolder(teacher)
-        written, tokenizer = prompt_format(PromptConfig(), folder.architecture), folder.tokenizer()
-        longest = limit or max_length(folder.architecture)
+        model = find_model(*selected(teacher))
+        written, tokenizer = prompt_format(model.prompt, model.architecture), model.tokenizer
+        longest = limit or model.prompt.max_length or max_length(model.architecture)
     source = Conversations(config, split="train", tokenizer=tokenizer, prompt_format=written)
     found = Findings(longest)
     for index in source.distinct():

@@ -42,6 +42,26 @@ def test_without_a_teacher_everything_but_lengths_is_checked(tmp_path: Path) -> 
     assert (found.num_samples, found.tokens, found.max_length) == (20, [], None)
 
 
+def test_a_teacher_is_named_as_for_other_commands(tmp_path: Path) -> None:
+    path, _ = write_corpus(tmp_path, num_samples=20, num_of_each=1)
+    by_folder = check_conversations(path, teacher=str(SHIPPED_FOLDER))
+    assert check_conversations(path, teacher="shipped") == by_folder
+
+
+def test_of_a_run_its_own_prompt_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = write_corpus(tmp_path, num_samples=20, num_of_each=1)
+    monkeypatch.setenv("LAB_OUTPUTS", str(tmp_path / "outputs"))
+    short = ["stage_1.steps=1", "stage_1.batch_size=1", "evaluation.num_batches=1", "evaluation.batch_size=1"]
+    prompt = ["prompt.max_length=300", "prompt.system=Which colour"]
+    done = CliRunner().invoke(app, ["distill", "stage=1", *short, *prompt, "figures=[]", "teacher.path=null"])
+    assert done.exit_code == 0, done.output
+    (run,) = (tmp_path / "outputs" / "distill" / "runs").iterdir()
+    by_shipped, by_run = (check_conversations(path, teacher=name) for name in ("shipped", str(run)))
+    assert (by_shipped.max_length, by_run.max_length) == (512, 300)
+    # the run's system message stands before every sample
+    assert min(by_run.tokens) > min(by_shipped.tokens)
+
+
 def test_a_list_of_data_sets_is_read_once_whatever_it_repeats(tmp_path: Path) -> None:
     write_corpus(tmp_path, num_samples=20, num_of_each=1)
     (tmp_path / "meta.json").write_text(json.dumps({"a": {"annotation": "corpus.jsonl", "repeat_time": 2.5}}))

@@ -17,6 +17,7 @@ from lab.cli.main import app
 from lab.core.mixers.spec import mixers
 from lab.core.models.config import DecoderConfig, VisionConfig
 from lab.core.models.families import TeacherBase
+from lab.experiments.bench.run import BENCHMARKS
 from lab.experiments.distill.config import DistillConfig, EvaluationConfig, Recipe
 from lab.experiments.distill.data import PromptConfig
 from lab.experiments.distill.data_sources import data_sources
@@ -83,6 +84,11 @@ for words in json.loads(sys.argv[1]):
 def test_the_commands_are_those_that_are_documented() -> None:
     listed = re.findall(r"^  ([a-z-]+)  ", help_of().partition("Experiments:")[2], flags=re.MULTILINE)
     assert sorted(listed) == NAMES
+
+
+def test_every_benchmark_is_named() -> None:
+    named = help_of("bench").partition("What to time: ")[2].partition(".")[0]
+    assert sorted(set(re.findall(r"[a-z]+(?:-[a-z]+)*", named)) - {"or"}) == sorted(BENCHMARKS)
 
 
 def test_commands_stand_in_sections() -> None:
