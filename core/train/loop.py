@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict
 
-import torch
-
 from lab.core.errors import ConfigError, RunError
-from lab.core.parallel.layout import whole
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.core.train.interruption import Interruption
-from lab.core.train.optim import warmup_stable_decay
+from lab.core.train.optim import clip_gradients, warmup_stable_decay
 from lab.core.train.state import TrainingState
 
 
@@ -177,7 +174,7 @@ def _one_step(state: TrainingState, step: Step, config: TrainConfig, name: str) 
     metrics = {key: value if key == "tokens" else value / config.accumulation for key, value in sums.items()}
     parameters = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
     layout.finish_gradients(parameters)
-    norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)))
+    norm = clip_gradients(parameters, config.gradient_clip)
     if not math.isfinite(metrics["loss"]) or not math.isfinite(norm):
         raise RunError(
             f"{name}, step {state.step + 1}: the loss is {metrics['loss']:g} and its gradient's norm {norm:g}; lower "

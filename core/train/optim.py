@@ -1,11 +1,13 @@
-"""AdamW with its parameter groups, and the warmup-stable-decay schedule."""
+"""AdamW with its parameter groups, clipping, and the warmup-stable-decay schedule."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import AdamW
 
 from lab.core.errors import InputError
+from lab.core.parallel.layout import whole
 
 
 def adamw(
@@ -14,7 +16,8 @@ def adamw(
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) with weight decay on matrices only.
 
     Zero is not a neutral value for a norm weight, a decay rate (`A_log`) or a step size (`dt_bias`), and biases are
-    customarily excluded: exactly these have fewer than two axes.
+    customarily excluded: exactly these have fewer than two axes. A step reads and writes each number once (`fused`):
+    torch's other loops, which pass over all of them eight times, took five times as long on a CPU.
 
     Args:
         parameters: the trained tensors, by name.
@@ -30,7 +33,21 @@ def adamw(
     matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
     others = [parameter for parameter in parameters.values() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=betas)
+    return AdamW([group for group in groups if group["params"]], lr=learning_rate, betas=betas, fused=True)
+
+
+def clip_gradients(parameters: Sequence[Tensor], longest: float) -> float:
+    """Scale all gradients together so that they are not longer than `longest`; those that are not stay as they are.
+
+    Returns:
+        Their Euclidean norm over all tensors before that; those without a gradient do not count.
+    """
+    norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    found = float(whole(norm))
+    # torch multiplies by 1 there, which is a pass over all gradients
+    if not found <= longest:
+        clip_grads_with_norm_(parameters, longest, norm)
+    return found
 
 
 def warmup_stable_decay(step: int, *, steps: int, warmup: float, decay: float) -> float:

@@ -21,7 +21,7 @@ from lab.core.runs.provenance import collect
 from lab.core.runs.random_streams import Seeds
 from lab.core.runs.record import Run
 from lab.core.train.loop import TrainedStep, Validation, fit
-from lab.core.train.optim import adamw
+from lab.core.train.optim import adamw, clip_gradients
 from lab.core.train.state import Resumable, TrainingState
 from lab.experiments.bench.train_setting import Opened, TrainSetting, open_setting
 from lab.experiments.distill.config import Recipe
@@ -131,6 +131,12 @@ class Training:
             evaluate_every=setting.steps,
             loss_mask=LossMask(setting.loss_mask),
         )
+        self._optimizer = adamw(
+            self._trained,
+            learning_rate=self._recipe.learning_rate,
+            weight_decay=self._recipe.weight_decay,
+            betas=(self._recipe.beta1, self._recipe.beta2),
+        )
         stream = self._stream()
         self._batches = [stream.next_batch() for _ in range(num_batches)]
         self.batch = self._batches[0]
@@ -169,7 +175,7 @@ class Training:
             losses.append(sum(parts) / several)
             # a norm is rounded by the order of its parts: as in the loop
             trained = [each for group in state.optimizer.param_groups for each in group["params"]]
-            torch.nn.utils.clip_grad_norm_(trained, self._recipe.gradient_clip)
+            clip_gradients(trained, self._recipe.gradient_clip)
             state.optimizer.step()
         return losses
 
@@ -253,16 +259,13 @@ class Training:
             for name, tensor in self._trained.items():
                 tensor.copy_(self._start[name])
                 tensor.grad = None
-        recipe = self._recipe
-        optimizer = adamw(
-            self._trained,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            betas=(recipe.beta1, recipe.beta2),
-        )
+            # in memory that was there before, as from the second step of a training on
+            for moments in self._optimizer.state.values():
+                for tensor in moments.values():
+                    tensor.zero_()
         made = TrainingState if is_saved else _WithoutCheckpoints
         tensors: Mapping[str, Tensor] = own_tensors(self.student)
-        return made(tensors=tensors, optimizer=optimizer, data=data, layout=self._layout)
+        return made(tensors=tensors, optimizer=self._optimizer, data=data, layout=self._layout)
 
 
 def _row_of(done: TrainedStep) -> Row:

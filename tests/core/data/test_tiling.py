@@ -64,6 +64,8 @@ def test_a_picture_is_stretched_to_its_grid_by_bicubic_interpolation() -> None:
 def test_pixels_are_normalised_with_the_statistics_of_imagenet() -> None:
     tiles = np.zeros((1, 2, 2, 3), np.uint8)
     tiles[0, 0, 1] = (255, 51, 102)
+    # as the pixels of a picture of Pillow's
+    tiles.setflags(write=False)
     pixels = normalize(tiles)
     assert pixels.shape == (1, 3, 2, 2)
     assert pixels.dtype == torch.float32
