@@ -5,11 +5,13 @@ the latter, such as `<IMG_CONTEXT>`, stand in `added_tokens.json` and `tokenizer
 vocabulary in a GGUF file what `tokenizer.json` would hold.
 """
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ class JsonTokenizer:
         # the library raises Exception itself
         except Exception as error:
             raise CheckpointError(f"{path} is not a tokenizer ({_first_line(error)}); copy it again") from None
+        _whole_texts(self._tokenizer)
         self.chat = chat_of_folder(path.parent)
         self._end = end_of_text(path.parent)
 
@@ -50,11 +53,25 @@ class JsonTokenizer:
         """See `Fingerprinted`."""
         return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
-    @property
+    @cached_property
     def bos_id(self) -> int | None:
         """The id that the file puts in front of every text, if any."""
-        ids = self._tokenizer.encode("").ids
-        return ids[0] if ids else None
+        # what is put behind a text, such as the end that models of embeddings read, stands alone here too
+        if not self._tokenizer.encode("").ids:
+            return None
+        encoding = next(self._encodings_of_something(), None)
+        # tokens that are of no text have no number of one
+        opened = encoding is not None and encoding.sequence_ids[0] is None
+        return encoding.ids[0] if opened else None
+
+    def _encodings_of_something(self) -> Iterator[Any]:
+        """Texts with at least one token of their own, encoded with the tokens that are added to every text."""
+        # a letter may be no token, and a list of words then raises Exception itself
+        for text in chain("a", self._tokenizer.get_vocab(with_added_tokens=True)):
+            with contextlib.suppress(Exception):
+                encoding = self._tokenizer.encode(text)
+                if any(number is not None for number in encoding.sequence_ids):
+                    yield encoding
 
     def __len__(self) -> int:
         """Ids up to the last that has a text, added tokens included: a vocabulary may have gaps."""
@@ -99,6 +116,7 @@ class GgufTokenizer(JsonTokenizer):
         from lab.core.models.gguf import read_gguf_tokenizer  # noqa: PLC0415
 
         self._tokenizer, template, tokens = read_gguf_tokenizer(path)
+        _whole_texts(self._tokenizer)
         self.chat = None if template is None else JinjaChat(template, tokens, path.name)
         self._end = dict(tokens).get("eos_token")
 
@@ -131,9 +149,8 @@ class SentencePieceTokenizer:
                 f"{path} is not a sentencepiece model ({_first_line(error)}); copy it again"
             ) from None
         settings = _object_if_there(path.with_name("tokenizer_config.json"))
-        self.bos_id: int | None = self._model.bos_id() if settings.get("add_bos_token", True) else None
-        # the library's word for none is -1
-        self.eos_id: int | None = self._model.eos_id() if self._model.eos_id() >= 0 else None
+        self.bos_id: int | None = _index(self._model.bos_id()) if settings.get("add_bos_token", True) else None
+        self.eos_id: int | None = _index(self._model.eos_id())
         self.chat = chat_of_folder(path.parent)
         self._added = _added_tokens(path.parent, settings)
         self._names = {index: token for token, index in self._added.items()}
@@ -188,6 +205,17 @@ class SentencePieceTokenizer:
         if token not in self._added and index == self._model.unk_id():
             raise InputError(f"the tokenizer has no token {token!r}; use a model that was trained with it")
         return int(index)
+
+
+def _whole_texts(tokenizer: Any) -> None:
+    """Drop how a file cuts and fills texts: settings of the batches that its model was trained on, not of the model."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+
+
+def _index(given: int) -> int | None:
+    """An id that sentencepiece gives: its word for none is -1."""
+    return given if given >= 0 else None
 
 
 def _added_tokens(folder: Path, settings: dict[str, Any]) -> dict[str, int]:

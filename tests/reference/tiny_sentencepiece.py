@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 
-def sentencepiece_model(text: str, *, vocab_size: int, user_defined_symbols: Sequence[str] = ()) -> bytes:
-    """The contents of a tokenizer.model; the test is skipped where sentencepiece is not installed."""
+def sentencepiece_model(text: str, *, vocab_size: int, user_defined_symbols: Sequence[str] = (), **more: int) -> bytes:
+    """The contents of a tokenizer.model, with other options of training in `more`; the test is skipped where sentencepiece is not installed."""
     sentencepiece: Any = pytest.importorskip("sentencepiece")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -23,5 +23,6 @@ def sentencepiece_model(text: str, *, vocab_size: int, user_defined_symbols: Seq
         normalization_rule_name="identity",
         user_defined_symbols=list(user_defined_symbols),
         minloglevel=3,
+        **more,
     )
     return model.getvalue()

@@ -81,6 +81,55 @@ def test_a_file_may_say_that_there_is_no_beginning(tmp_path: Path) -> None:
     assert load_tokenizer(tmp_path).bos_id is None
 
 
+def test_a_sentencepiece_model_without_a_beginning_puts_none_in_front(tmp_path: Path) -> None:
+    model = sentencepiece_model("which bag is it?", vocab_size=290, bos_id=-1, eos_id=1, unk_id=0)
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    assert load_tokenizer(tmp_path).bos_id is None
+
+
+CUT_OR_FILLED = {
+    "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+    "padding": {
+        "strategy": {"Fixed": 99},
+        "direction": "Left",
+        "pad_to_multiple_of": None,
+        "pad_id": 5,
+        "pad_type_id": 0,
+        "pad_token": "!",
+    },
+}
+
+
+@pytest.mark.parametrize("setting", CUT_OR_FILLED)
+def test_what_a_file_says_of_batches_neither_cuts_nor_fills_texts(setting: str, tmp_path: Path) -> None:
+    write_json(tmp_path)
+    plain = load_tokenizer(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {setting: CUT_OR_FILLED[setting]}))
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.encode(TEXT), tokenizer.bos_id) == (plain.encode(TEXT), plain.bos_id)
+    assert isinstance(tokenizer, Fingerprinted)
+    assert isinstance(plain, Fingerprinted)
+    # ids on disk that were made of texts cut short are not taken for these
+    assert tokenizer.digest == plain.digest
+
+
+@pytest.mark.parametrize(("single", "opens"), [("$A </s>", False), ("<s> $A </s>", True), ("$A", False)])
+@pytest.mark.parametrize("model", ["bytes", "words"])
+def test_only_what_stands_in_front_of_a_text_opens_it(single: str, opens: bool, model: str, tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    if model == "words":
+        made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "</s>": 1, "bag": 2}, "[UNK]"))
+    else:
+        write_json(tmp_path)
+        made = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+        made.add_special_tokens(["</s>"])
+    ids = [(token, made.token_to_id(token)) for token in ("<s>", "</s>")]
+    made.post_processor = tokenizers.processors.TemplateProcessing(single=single, special_tokens=ids)
+    made.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).bos_id == (made.token_to_id("<s>") if opens else None)
+
+
 def test_the_files_say_what_ends_a_text(folder: Path) -> None:
     is_json = (folder / "tokenizer.json").exists()
     # sentencepiece has an end in its model, the library tokenizers a name beside it
