@@ -20,6 +20,7 @@ from lab.core.errors import ConfigError
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
 from lab.core.models.hf_config import Json
+from lab.core.models.output_head import with_stored_head
 from lab.core.models.stock_vision import StockVision
 from lab.core.models.tensor_names import KeyMap
 
@@ -42,7 +43,7 @@ class FamilySpec:
         stock_vision: a model to how a stock architecture of transformers reads its images, or a refusal; None for text
             only.
         with_files: a config.json and its folder to the same with what other files say of the architecture; None where
-            config.json says all.
+            config.json says all, but for an output head of a text model (`with_stored_head`).
         renamed: a tensor's name in a checkpoint to the one that `names` has for it; None where there is one way to
             write it.
     """
@@ -67,7 +68,9 @@ class FamilySpec:
             CheckpointError: if a file that it needs besides is missing or damaged.
             ConfigError: as `read`.
         """
-        return self.read(content if self.with_files is None else self.with_files(content, folder))
+        if self.with_files is not None:
+            return self.read(self.with_files(content, folder))
+        return with_stored_head(self.read(content), folder)
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """A config.json that describes an architecture.

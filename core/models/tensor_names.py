@@ -19,6 +19,9 @@ from lab.core.models.text_model import DecoderModel
 LayerRules = Callable[[DecoderLayer, str, str], list[TensorRule]]
 MixerRules = Callable[[Mixer, str, str], list[TensorRule]]
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+"""Llama's names of the embedding of tokens and of the output head."""
+
 # ends of names of tensors that follow from config.json
 DERIVED = ("rotary_emb.inv_freq",)
 
@@ -71,13 +74,14 @@ def same_names(module: nn.Module, public: str, ours: str) -> list[TensorRule]:
 def text_names(model: DecoderModel, layer: LayerRules | None = None) -> KeyMap:
     """The names of Llama, which other families use with other layers: `layer`."""
     rules = (
-        *renamed("model", "llm", {"embed_tokens.weight": "tokens.weight", "norm.weight": "norm.weight"}),
+        TensorRule((EMBEDDING,), ("llm.tokens.weight",)),
+        *renamed("model", "llm", {"norm.weight": "norm.weight"}),
         *layer_rules(model.llm.layers, "model.layers", "llm.layers", llama_layer if layer is None else layer),
     )
-    head = "lm_head.weight"
     if model.llm.output is None:
-        return KeyMap(rules, ignored=(*DERIVED, head))
-    return KeyMap((*rules, TensorRule((head,), ("llm.output.weight",))))
+        # one that a checkpoint has all the same is the embedding again; see `with_stored_head`
+        return KeyMap(rules, ignored=(*DERIVED, HEAD))
+    return KeyMap((*rules, TensorRule((HEAD,), ("llm.output.weight",))))
 
 
 def llama_layer(layer: DecoderLayer, public: str, ours: str) -> list[TensorRule]:
