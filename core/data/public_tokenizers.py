@@ -61,8 +61,7 @@ class JsonTokenizer:
             return None
         encoding = next(self._encodings_of_something(), None)
         # tokens that are of no text have no number of one
-        opened = encoding is not None and encoding.sequence_ids[0] is None
-        return encoding.ids[0] if opened else None
+        return None if encoding is None or encoding.sequence_ids[0] is not None else encoding.ids[0]
 
     def _encodings_of_something(self) -> Iterator[Any]:
         """Texts with at least one token of their own, encoded with the tokens that are added to every text."""

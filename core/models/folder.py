@@ -18,7 +18,7 @@ from lab.core.mixers.spec import mixer_like
 from lab.core.models.checkpoint import CONFIG, StoredTensors, load_weights
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.gguf import read_gguf_config, read_gguf_tensors
+from lab.core.models.gguf import read_gguf_config, read_gguf_ends, read_gguf_tensors
 from lab.core.models.hf_config import Json, load_json
 from lab.core.models.parts import load_parts, refuse_unfit
 from lab.core.models.spec import FamilySpec, build, family_of, family_of_type, key_map, model_types
@@ -156,22 +156,19 @@ class ModelFolder:
         return load_tokenizer(self.path)
 
     def stop_ids(self, tokenizer: Tokenizer) -> frozenset[int]:
-        """The end of a turn, and what config.json and generation_config.json, also beside a GGUF file, call the end.
+        """The end of a turn, and what config.json and generation_config.json, or a GGUF file, call the end.
 
-        Of a GGUF file, also the end of a text that it names.
+        Files beside a GGUF file may be another model's.
         """
-        folder = self.path.parent if self.kind is Kind.gguf else self.path
-        files = [load_json(folder / GENERATION_CONFIG)] if (folder / GENERATION_CONFIG).is_file() else []
-        if self.kind is not Kind.gguf:
-            files.append(self.content)
-        elif (folder / CONFIG).is_file():
-            files.append(load_json(folder / CONFIG))
         found: set[Any] = set()
         # the tokenizer of a text model need not know turns
         with contextlib.suppress(InputError):
             found.add(tokenizer.id_of(TURN_END))
         if self.kind is Kind.gguf:
-            found.add(tokenizer.eos_id)
+            found |= {tokenizer.eos_id, *read_gguf_ends(self.path)}
+            return frozenset(index for index in found if index is not None)
+        path = self.path / GENERATION_CONFIG
+        files = [*([load_json(path)] if path.is_file() else []), self.content]
         for content in files:
             for section in (content, *(value for value in content.values() if isinstance(value, dict))):
                 end = section.get("eos_token_id")

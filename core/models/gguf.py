@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lab.core.data.jinja_chat import special_tokens
 from lab.core.errors import CheckpointError
+from lab.core.models.gguf_facts import DIVISORS, GgufFacts, facts_of, with_scaling
 from lab.core.models.gguf_header import forget_header, parsed_once, version_of
 from lab.core.models.hf_config import Json
 from lab.core.optional_packages import load_package
@@ -48,7 +49,25 @@ def _config(path: Path, version: tuple[int, ...]) -> Json:
     transformers = _load_transformers(path)
     with _alone(path) as folder, silent(transformers):
         found = transformers.AutoConfig.from_pretrained(folder, gguf_file=path.name, local_files_only=True)
-    return _as_written({key: value for key, value in found.to_dict().items() if key not in _OF_READING})
+    content = {key: value for key, value in found.to_dict().items() if key not in _OF_READING}
+    return _as_written(with_scaling(path, content, _facts(path, version)))
+
+
+def read_gguf_ends(path: Path) -> frozenset[int]:
+    """The ids that a GGUF file calls the end of a text, of a turn and of a message.
+
+    Raises:
+        BackendError: as `read_gguf_config`.
+        CheckpointError: as `read_gguf_config`.
+    """
+    _load_transformers(path)
+    return _facts(path, version_of(path)).ends
+
+
+@lru_cache(maxsize=_KEPT)
+def _facts(path: Path, version: tuple[int, ...]) -> GgufFacts:
+    with _alone(path) as folder:
+        return facts_of(import_module("gguf").GGUFReader(folder / path.name))
 
 
 def read_gguf_tensors(path: Path) -> Mapping[str, Tensor]:
@@ -73,6 +92,7 @@ def read_gguf_tensors(path: Path) -> Mapping[str, Tensor]:
                 output_loading_info=True,
                 **options,
             )
+            _refuse_unread(path, model, import_module("gguf").GGUFReader(folder / path.name))
     finally:
         # what comes before weights is known by now
         forget_header()
@@ -81,6 +101,21 @@ def read_gguf_tensors(path: Path) -> Mapping[str, Tensor]:
         if loading[name]:
             raise CheckpointError(f"{path} is not whole: {name} {_first(loading[name])}; fetch the file again")
     return model.state_dict()
+
+
+def _refuse_unread(path: Path, model: Any, reader: Any) -> None:
+    """Refuse tensors that transformers leaves out of a model without a word, such as biases that its class has not."""
+    gguf = import_module("gguf")
+    facts = facts_of(reader)
+    architecture = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == facts.architecture)
+    known = gguf.get_tensor_name_map(architecture, facts.keys["block_count"])
+    read = {known.get_name(name, try_suffixes=(".weight", ".bias")) for name in model.state_dict()}
+    unread = {name for name in facts.tensors if name not in read and name != DIVISORS}
+    if unread:
+        raise CheckpointError(
+            f"{path} holds {_first(unread)}, which transformers has no place for in this architecture; give the folder "
+            "that the file was made of"
+        )
 
 
 def _first(keys: Iterable[object]) -> str:

@@ -1,6 +1,7 @@
 """A byte-level tokenizer as Hugging Face keeps it, and a small Llama with the same vocabulary as a GGUF file."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,11 +35,18 @@ def write_json(folder: Path) -> None:
 
 
 def write_gguf(
-    path: Path, *, num_layers: int = 1, end: str = TURN_END, add_bos: bool | None = None, lacks: str = ""
+    path: Path,
+    *,
+    num_layers: int = 1,
+    end: str = TURN_END,
+    add_bos: bool | None = None,
+    lacks: str = "",
+    more: Callable[[Any], None] = lambda writer: None,
 ) -> None:
     """The vocabulary as llama.cpp keeps it, with the token `end` as the end of a text, and random weights.
 
-    With `add_bos` None the file leaves open whether texts are opened by a token. `lacks` names a tensor to leave out.
+    With `add_bos` None the file leaves open whether texts are opened by a token. `lacks` names a tensor to leave out;
+    `more` gets the writer, for other keys and tensors.
     """
     for name in ("transformers", "accelerate"):
         pytest.importorskip(name, reason=f"{name} is not installed")
@@ -88,6 +96,7 @@ def write_gguf(
     norms = [f"blk.{layer}.{name}_norm" for layer in range(num_layers) for name in ("attn", "ffn")]
     for name in ("output_norm", *norms):
         writer.add_tensor(f"{name}.weight", random.uniform(0.5, 1.5, _WIDTH).astype(np.float32))
+    more(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

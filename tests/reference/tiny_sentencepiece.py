@@ -8,7 +8,10 @@ import pytest
 
 
 def sentencepiece_model(text: str, *, vocab_size: int, user_defined_symbols: Sequence[str] = (), **more: int) -> bytes:
-    """The contents of a tokenizer.model, with other options of training in `more`; the test is skipped where sentencepiece is not installed."""
+    """The contents of a tokenizer.model; `more` are options of training.
+
+    The test is skipped where sentencepiece is not installed.
+    """
     sentencepiece: Any = pytest.importorskip("sentencepiece")
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
