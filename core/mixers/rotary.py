@@ -98,6 +98,11 @@ class RotaryConfig:
             raise ConfigError("rotary.kind=longrope needs short_factors and long_factors")
 
     @property
+    def depends_on_length(self) -> bool:
+        """Whether the angles of all tokens depend on the length of the sequence; see `Rotary`."""
+        return self.kind in (RotaryKind.dynamic, RotaryKind.longrope)
+
+    @property
     def longest(self) -> int | None:
         """The longest sequence that may be asked for; None: any, since the angles adapt."""
         if self.kind is RotaryKind.dynamic:

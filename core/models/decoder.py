@@ -331,15 +331,16 @@ def draw_weight(name: str, tensor: Tensor, *, generator: torch.Generator, std: f
         tensor.normal_(std=std, generator=generator)
 
 
-def refuse_unknown_tokens(tokens: Int[Tensor, "B T"], vocab_size: int) -> None:
+def refuse_unknown_tokens(tokens: Int[Tensor, "B T"], vocab_size: int, *, is_start: bool = False) -> None:
     """Refuse ids of a prompt that have no embedding; on a GPU they would end the process.
 
-    A single token is the model's own answer and is not looked at: a GPU would have to wait for it at every step.
+    A single token on a GPU, which would have to wait for it at every step of an answer, is looked at only if
+    `is_start` says that it begins a sequence.
 
     Raises:
         InputError: naming the first id.
     """
-    if tokens.shape[1] == 1:
+    if tokens.shape[1] == 1 and tokens.device.type != "cpu" and not is_start:
         return
     is_unknown = (tokens < 0) | (tokens >= vocab_size)
     if is_unknown.any():

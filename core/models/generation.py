@@ -2,6 +2,7 @@
 
 # Letters: V vocabulary.
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lab.core.errors import ConfigError, InputError
+from lab.core.mixers.rotary import Rotary
 from lab.core.mixers.softmax import SoftmaxAttention
 from lab.core.models.decoder import Inputs, LanguageModel
 from lab.core.models.decoding_state import DecodingState
@@ -81,9 +83,20 @@ def generate(
 
 
 def choose(logits: Float[Tensor, " V"], sampling: SamplingConfig, generator: torch.Generator) -> int:
-    """The next token."""
+    """The next token.
+
+    Raises:
+        InputError: if there is no likeliest one, since a score is NaN or infinite.
+    """
+    likeliest = int(logits.argmax())
+    # to argmax, NaN is the largest number
+    if not math.isfinite(logits[likeliest]):
+        raise InputError(
+            f"the scores of the next token hold NaN or infinity in {logits.dtype}: what the layers compute overflows; "
+            "take a checkpoint that is not damaged, in a dtype whose numbers reach further"
+        )
     if sampling.temperature == 0:
-        return int(logits.argmax())
+        return likeliest
     probs = next_token_distribution(logits, sampling).cpu()
     return int(torch.multinomial(probs, 1, generator=generator))
 
@@ -139,11 +152,12 @@ def refuse_too_long(model: LanguageModel, lengths: Sequence[int], num_rows: int,
 
 
 def depends_on_room(model: LanguageModel) -> bool:
-    """Whether scores depend on the room of a state: dynamic rotary embeddings stretch with the longest sequence."""
-    mixers = [layer.layer.mixer for layer in model.mixer_layers()]
-    return any(
-        isinstance(mixer, SoftmaxAttention) and mixer.rotary is not None and mixer.longest is None for mixer in mixers
-    )
+    """Whether scores depend on the room of a state: some rotary embeddings change with the length of the sequence.
+
+    They do so in every mixer that has one, softmax attention or not.
+    """
+    rotaries = [getattr(layer.layer.mixer, "rotary", None) for layer in model.mixer_layers()]
+    return any(isinstance(rotary, Rotary) and rotary.config.depends_on_length for rotary in rotaries)
 
 
 def longest_answer(model: LanguageModel, prompt: Inputs) -> int | None:

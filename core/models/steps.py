@@ -49,6 +49,8 @@ class Steps:
         Raises:
             InputError: as `LanguageModel.hidden`; the state may then hold a part of the prompt.
         """
+        if self.state.length == 0:
+            _refuse_unknown(self.model, self.state, inputs)
         if self._program is not None and _is_token(inputs) and self._program.has_room():
             return self._program.run(inputs.tokens)
         return read(self.model, self.state, inputs)
@@ -62,10 +64,15 @@ def read(model: LanguageModel, state: DecodingState, inputs: Inputs) -> Float[Te
         InputError: as `LanguageModel.hidden`; the state may then hold a part of the prompt.
     """
     # before the state has taken in anything
-    refuse_unknown_tokens(inputs.tokens, model.input_embedding.num_embeddings)
+    _refuse_unknown(model, state, inputs)
     for piece in pieces(inputs, model.config.vision):
         hidden = model.hidden(piece, state)[:, -1:]
     return model.logits(hidden)[:, 0]
+
+
+def _refuse_unknown(model: LanguageModel, state: DecodingState, inputs: Inputs) -> None:
+    count = model.input_embedding.num_embeddings
+    refuse_unknown_tokens(inputs.tokens, count, is_start=state.length == 0)
 
 
 def program_of(

@@ -1,5 +1,6 @@
 """Greedy tokens are those of the full forward pass, draws follow the law that was asked for, text comes in pieces."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from lab.core.data.public_tokenizers import JsonTokenizer
 from lab.core.data.tokenizers import SPECIAL_TOKENS, WordTokenizer
 from lab.core.errors import ConfigError, InputError
+from lab.core.mixers.gated_deltanet import GatedDeltaNetOptions
 from lab.core.mixers.mamba2 import Mamba2Options
 from lab.core.mixers.rotary import RotaryConfig, RotaryKind
 from lab.core.mixers.softmax import SoftmaxAttention
@@ -23,6 +25,7 @@ from lab.core.models.generation import (
     TextStream,
     allocate,
     choose,
+    depends_on_room,
     generate,
     longest_answer,
     next_token_distribution,
@@ -150,6 +153,39 @@ def test_the_longer_of_two_sequences_decides() -> None:
 def test_mamba2_and_dynamic_angles_have_no_end() -> None:
     assert longest_answer(drawn(LAYERS["linear"]), prompt_of("pre", length=100)) is None
     assert longest_answer(drawn(LAYERS["teacher"], rotary=DYNAMIC), prompt_of("pre", length=100)) is None
+
+
+@pytest.mark.parametrize("kind", RotaryKind)
+@pytest.mark.parametrize("keeps", [None, False, True])
+def test_scores_depend_on_the_room_where_angles_do(kind: RotaryKind, keeps: bool | None) -> None:
+    """Of softmax attention (`keeps` is None), and of a linear mixer that keeps its rotary embedding or does not."""
+    scaled: dict[str, Any] = {"original_length": 32} if kind in (RotaryKind.llama3, RotaryKind.yarn) else {}
+    if kind is RotaryKind.longrope:
+        scaled = {"original_length": 32, "short_factors": [1.0] * 4, "long_factors": [2.0] * 4}
+    model = drawn((), rotary=RotaryConfig(theta=10000.0, max_length=NATIVE, kind=kind, **scaled))
+    if keeps is not None:
+        for layer in model.mixer_layers():
+            assert isinstance(layer.layer.mixer, SoftmaxAttention)
+            layer.layer.mixer = mixer_like(layer.layer.mixer, GatedDeltaNetOptions(rotary=keeps))
+    assert depends_on_room(model) == (keeps is not False and kind in (RotaryKind.dynamic, RotaryKind.longrope))
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingConfig(temperature=1.0)])
+def test_scores_that_are_not_finite_are_refused(score: float, sampling: SamplingConfig) -> None:
+    logits = torch.tensor([0.0, score, 1.0])
+    with pytest.raises(InputError, match=r"scores of the next token hold NaN or infinity in torch\.float32"):
+        choose(logits, sampling, torch.Generator())
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_a_single_token_without_an_embedding_is_refused(is_compiled: bool) -> None:
+    model = drawn(LAYERS["hybrid"])
+    steps = Steps(model, model.allocate_state(1, max_length=9))
+    if not is_compiled:
+        steps._program = None
+    with pytest.raises(InputError, match="tokens hold 50 but ids must lie in"):
+        steps.logits(Inputs(tokens=torch.tensor([[50]])))
 
 
 def test_a_prompt_that_is_too_long_is_refused() -> None:
