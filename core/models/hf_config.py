@@ -4,7 +4,7 @@ Public files carry dozens of keys that have nothing to do with the mathematics; 
 change the mathematics in a way that is not implemented here is refused by name.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -197,7 +197,10 @@ def read_windows(section: Section, *, window: int | None, if_unlisted: Iterable[
 
 def read_qwen_windows(top: Section) -> dict[str, Any]:
     """`read_windows` for Qwen2 and Qwen3: without `layer_types`, the layers from `max_window_layers` on."""
-    window = top.whole("sliding_window", default=4096) if top.flag("use_sliding_window") else None
+    # transformers' window where config.json has no such key; null means none
+    top = Section({"sliding_window": 4096, **top.content}, top.prefix)
+    is_windowed = top.flag("use_sliding_window") and top.has("sliding_window")
+    window = top.whole("sliding_window") if is_windowed else None
     first = top.whole("max_window_layers", at_least=0, default=28)
     return read_windows(top, window=window, if_unlisted=range(first, top.whole("num_hidden_layers")))
 
@@ -218,7 +221,9 @@ def refuse_windows(section: Section) -> None:
         ConfigError: naming the key.
     """
     section.accept_only(use_sliding_window=False)
-    types: Sequence[object] = section.content.get("layer_types") or ()
+    types = section.content.get("layer_types") or []
+    if not isinstance(types, list):
+        raise ConfigError(f"{section.prefix}layer_types={types} must be a list of kinds of layers")
     for i, layer_type in enumerate(types):
         if layer_type != FULL:
             raise ConfigError(f"layer_types[{i}]={layer_type} is not implemented, only {FULL}")

@@ -49,7 +49,7 @@ def read_rotary(
     name = "rope_parameters" if section.has("rope_parameters") else "rope_scaling"
     scaling = section.section(name) if section.has(name) else Section({}, f"{section.prefix}{name}.")
     written = scaling.content.get("rope_type") or scaling.content.get("type") or "default"
-    kind = _KINDS.get((aliases or {}).get(written, written))
+    kind = _KINDS.get((aliases or {}).get(written, written)) if isinstance(written, str) else None
     if kind is None or kind not in kinds:
         known = ", ".join(name for name, kind in _KINDS.items() if kind in kinds)
         raise ConfigError(f"{scaling.prefix}type={written} is not implemented, only {known}")

@@ -14,7 +14,7 @@ from lab.core.models.hovle import config as hovle
 from lab.core.models.hovle.config import HovleConfig
 from lab.core.models.llama import config as llama
 from lab.core.models.llama.config import LlamaConfig
-from lab.core.models.qwen2 import SPEC
+from lab.core.models.qwen2 import SPEC, Qwen2Config
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
@@ -154,9 +154,20 @@ def test_qwen2_has_biases_on_queries_keys_and_values() -> None:
     assert SPEC.read(LLAMA | {"model_type": "qwen2", "sliding_window": 4096, "use_sliding_window": False}).qkv_bias
 
 
+@pytest.mark.parametrize(("window", "expected"), [({}, 4096), ({"sliding_window": None}, None)])
+def test_qwen2_has_its_usual_window_only_where_the_key_is_missing(
+    window: dict[str, None], expected: int | None
+) -> None:
+    config = SPEC.read(LLAMA | {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 1} | window)
+    assert isinstance(config, Qwen2Config)
+    assert config.window == expected
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
+        ("layer_types", 5, "layer_types=5 must be a list"),
+        ("rope_scaling", {"rope_type": ["linear"], "factor": 2.0}, "rope_scaling.type=['linear'] is not implemented"),
         ("attention_bias", 1, "attention_bias=1 must be true or false"),
         ("hidden_act", "gelu", "hidden_act=gelu is not implemented, only silu"),
         ("use_sliding_window", True, "use_sliding_window=True is not implemented"),
