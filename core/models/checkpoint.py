@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from lab.core.runs.atomic_files import as_run_error, folder_atomically
 from lab.core.runs.json_files import write_json
 from lab.core.runs.sums import write_sums
 from lab.core.runs.tensor_files import write_tensors
+from lab.core.streams import say
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -36,7 +38,7 @@ class StoredTensors(Mapping[str, Tensor]):
         Raises:
             CheckpointError: if a file is missing or damaged, or the index does not fit the files.
         """
-        indexed = _read_index(folder)
+        indexed = None if _is_one_file(folder) else _read_index(folder)
         self._files = {
             path: _open(path) for path in sorted({folder / ONE_FILE} if indexed is None else {*indexed.values()})
         }
@@ -106,7 +108,9 @@ def load_weights(
 
     def checked(name: str) -> Tensor:
         tensor = stored[name]
-        refuse_another_kind(source, name, tuple(tensor.shape), expected[name], tensor.dtype, tensor.is_floating_point())
+        # numbers of a byte mean nothing without the scales that are kept beside them
+        is_floating = tensor.is_floating_point() and tensor.dtype.itemsize > 1
+        refuse_another_kind(source, name, tuple(tensor.shape), expected[name], tensor.dtype, is_floating)
         refuse_not_finite(source, name, tensor)
         # copied: what safetensors gives is the file itself, mapped into memory
         return tensor.to(device=device, dtype=dtype, copy=True)
@@ -222,6 +226,20 @@ def _refuse_in_use(folder: Path, *, replace: bool) -> None:
     is_used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     if is_used and not (replace and folder.is_dir()):
         raise CheckpointError(f"{folder} exists; give a folder that does not, or remove it")
+
+
+def _is_one_file(folder: Path) -> bool:
+    """Whether a folder has the tensors in one file, which transformers prefers to shards beside it."""
+    is_one = (folder / ONE_FILE).is_file()
+    if is_one and (folder / INDEX).exists():
+        _say_what_is_left(folder)
+    return is_one
+
+
+# a folder is opened several times
+@cache
+def _say_what_is_left(folder: Path) -> None:
+    say(f"{folder} has both {ONE_FILE}, which is read, and {INDEX}, whose files are left; remove one of the two")
 
 
 def _read_index(folder: Path) -> dict[str, Path] | None:

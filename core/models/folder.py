@@ -32,7 +32,16 @@ from lab.core.tokenizer import Tokenizer
 GENERATION_CONFIG = "generation_config.json"
 # key of an exported config.json: how prompts were written in training
 PROMPT = "prompt"
-_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf")
+# weights of any framework: none of them are the student's
+_KINDS = (
+    *("safetensors", "bin", "pt", "pth", "ckpt", "pkl", "pickle", "npz", "npy", "gguf", "ggml", "h5", "keras", "pb"),
+    *("msgpack", "ot", "onnx", "onnx_data", "onnx.data", "tflite", "mlmodel", "engine", "pdparams", "llamafile"),
+)
+_WEIGHTS = tuple(f".{kind}{end}" for kind in _KINDS for end in ("", ".index.json", ".index", ".meta"))
+# of a checkpoint of TensorFlow
+_WEIGHTS_WITHIN = ".ckpt.data-"
+# says of the teacher what is not true of a student
+_CARD = "README.md"
 
 
 class Precision(Enum):
@@ -134,10 +143,22 @@ class ModelFolder:
 
     @property
     def precision(self) -> Precision:
-        """The dtype that config.json names; float32 if it names none, or one that models cannot be loaded in."""
+        """The dtype that config.json names; float32 if it names none, or one that models cannot be loaded in.
+
+        Where parts of the model have dtypes of their own, the widest.
+
+        Raises:
+            ConfigError: if a dtype is no name.
+        """
         content = {} if self.kind is Kind.gguf else self.content
-        named = content.get("torch_dtype") or content.get("dtype")
-        return Precision(named) if named in Precision.__members__ else Precision.float32
+        key = "torch_dtype" if content.get("torch_dtype") else "dtype"
+        named = content.get(key)
+        every = list(named.values()) if isinstance(named, dict) else [named]
+        for each in every:
+            if each is not None and not isinstance(each, str):
+                raise ConfigError(f"{self.path / CONFIG}: {key}={named} must be the name of a dtype, such as bfloat16")
+        found = [Precision[each] if each in Precision.__members__ else Precision.float32 for each in every]
+        return max(found, key=lambda precision: precision.dtype.itemsize, default=Precision.float32)
 
     @property
     def prompt(self) -> Mapping[str, Any]:
@@ -159,21 +180,26 @@ class ModelFolder:
         """The end of a turn, and what config.json and generation_config.json, or a GGUF file, call the end.
 
         Files beside a GGUF file may be another model's.
+
+        Raises:
+            ConfigError: if what a file calls the end is no id.
         """
-        found: set[Any] = set()
+        found: set[int] = set()
         # the tokenizer of a text model need not know turns
         with contextlib.suppress(InputError):
             found.add(tokenizer.id_of(TURN_END))
         if self.kind is Kind.gguf:
-            found |= {tokenizer.eos_id, *read_gguf_ends(self.path)}
-            return frozenset(index for index in found if index is not None)
-        path = self.path / GENERATION_CONFIG
-        files = [*([load_json(path)] if path.is_file() else []), self.content]
-        for content in files:
+            end = set() if tokenizer.eos_id is None else {tokenizer.eos_id}
+            return frozenset(found | end | read_gguf_ends(self.path))
+        for name in (GENERATION_CONFIG, CONFIG):
+            content = load_json(self.path / name) if (self.path / name).is_file() else {}
             for section in (content, *(value for value in content.values() if isinstance(value, dict))):
                 end = section.get("eos_token_id")
-                found.update(end if isinstance(end, list) else [end])
-        return frozenset(index for index in found if isinstance(index, int))
+                for index in end if isinstance(end, list) else [] if end is None else [end]:
+                    if not isinstance(index, int) or isinstance(index, bool):
+                        raise ConfigError(f"{self.path / name}: eos_token_id={end} must be an id or a list of ids")
+                    found.add(index)
+        return frozenset(found)
 
     def load(self, *, device: torch.device, dtype: torch.dtype, options: MixerOptions | None = None) -> LanguageModel:
         """The model, frozen and in evaluation mode.
@@ -249,6 +275,8 @@ class ModelFolder:
     def other_files(self) -> list[Path]:
         """The files that belong to a student too: tokenizer, licence and so on; none beside a GGUF file.
 
+        Neither weights of any framework nor the model card.
+
         Raises:
             CheckpointError: if one is damaged, or a link that leads elsewhere: a copy would hold whatever is there.
         """
@@ -258,7 +286,7 @@ class ModelFolder:
         files = [
             path
             for path in sorted(self.path.iterdir())
-            if path.is_file() and path.name not in (CONFIG, SUMS) and _is_no_weights(path.name)
+            if path.is_file() and path.name not in (CONFIG, SUMS, _CARD) and _is_no_weights(path.name)
         ]
         whole = self.path.resolve()
         # the cache of Hugging Face keeps snapshots/COMMIT/FILE as links to blobs/DIGEST
@@ -300,4 +328,4 @@ class ModelFolder:
 
 
 def _is_no_weights(name: str) -> bool:
-    return not name.endswith(_WEIGHTS)
+    return not name.lower().endswith(_WEIGHTS) and _WEIGHTS_WITHIN not in name.lower()

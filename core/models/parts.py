@@ -11,8 +11,8 @@ from lab.core.models.decoder import draw_weight
 from lab.core.models.tensor_names import KeyMap
 from lab.core.parallel.layout import assign, own_part, rows_of
 
-# the first letters of dtypes of floats in the headers of safetensors
-_FLOATS = ("F", "BF")
+# floats of more than a byte in the headers of safetensors
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 def refuse_unfit(model: nn.Module, keys: KeyMap, stored: StoredTensors, *, source: Path) -> None:
@@ -29,7 +29,7 @@ def refuse_unfit(model: nn.Module, keys: KeyMap, stored: StoredTensors, *, sourc
     """
     for name, shape in expected_shapes(model, keys, stored, source=source).items():
         found, dtype = stored.described(name)
-        refuse_another_kind(source, name, found, shape, dtype, dtype.startswith(_FLOATS))
+        refuse_another_kind(source, name, found, shape, dtype, dtype in _FLOATS)
 
 
 def load_parts(model: nn.Module, keys: KeyMap, stored: StoredTensors, *, source: Path) -> None:

@@ -63,7 +63,7 @@ class StudentLayout:
         """
         known = _student_types()
         model_type = content.get("model_type")
-        if model_type not in known:
+        if not isinstance(model_type, str) or model_type not in known:
             raise ConfigError(
                 f"model_type={model_type} is not implemented for students, only TEACHER_MIXER with a teacher of "
                 f"{', '.join(model_types())} and a mixer of {', '.join((*mixers(), _ATTENTION))}"

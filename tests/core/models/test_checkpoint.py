@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import CheckpointError, ConfigError
 from lab.core.models.checkpoint import CONFIG, INDEX, ONE_FILE, StoredTensors, write_checkpoint
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.folder import ModelFolder
+from lab.core.models.folder import ModelFolder, Precision
 from lab.core.models.spec import key_map
 from lab.core.runs.sums import SUMS
 
@@ -123,6 +124,44 @@ def test_a_config_that_is_no_json(copy: Path) -> None:
     assert "config.json is not valid JSON" in refused(copy)
 
 
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ("bfloat16", Precision.bfloat16),
+        ("float16", Precision.float32),
+        ({"text_config": "bfloat16", "": "float32"}, Precision.float32),
+        ({"": "bfloat16"}, Precision.bfloat16),
+    ],
+)
+def test_the_dtype_that_a_config_names(copy: Path, named: object, expected: Precision) -> None:
+    content = json.loads((copy / CONFIG).read_text())
+    (copy / CONFIG).write_text(json.dumps(content | {"torch_dtype": named}))
+    assert ModelFolder(copy).precision is expected
+
+
+@pytest.mark.parametrize("named", [["bfloat16"], {"": ["bfloat16"]}, 16])
+def test_a_dtype_that_is_no_name(copy: Path, named: object) -> None:
+    (copy / CONFIG).write_text(json.dumps({"dtype": named}))
+    with pytest.raises(ConfigError, match=r"config\.json: dtype=.* must be the name of a dtype"):
+        ModelFolder(copy).precision  # noqa: B018
+
+
+@pytest.mark.parametrize("name", [CONFIG, "generation_config.json"])
+@pytest.mark.parametrize("end", [[[1]], "</s>", [1.5], True])
+def test_an_end_that_is_no_id(copy: Path, name: str, end: object) -> None:
+    (copy / name).write_text(json.dumps({"llm_config": {"eos_token_id": end}}))
+    with pytest.raises(ConfigError, match=rf"{name}: eos_token_id=.* must be an id or a list of ids"):
+        ModelFolder(copy).stop_ids(WordTokenizer(["bag"]))
+
+
+@pytest.mark.parametrize("model_type", [["llama"], {"llama": 1}])
+def test_a_model_type_of_a_student_that_is_no_text(copy: Path, model_type: object) -> None:
+    content = {"model_type": model_type, "layers_block_type": ["mha"]}
+    (copy / CONFIG).write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="is not implemented for students"):
+        ModelFolder(copy).architecture  # noqa: B018
+
+
 def test_an_unknown_model_type(copy: Path) -> None:
     (copy / CONFIG).write_text('{"model_type": "mamba"}')
     with pytest.raises(ConfigError, match=r"model_type=mamba is not implemented, only .*llama, .*mistral"):
@@ -132,6 +171,17 @@ def test_an_unknown_model_type(copy: Path) -> None:
 def test_missing_weights(copy: Path) -> None:
     (copy / ONE_FILE).unlink()
     assert f"{ONE_FILE} is missing and there is no {INDEX}" in refused(copy)
+
+
+def test_one_file_is_read_rather_than_shards_beside_it(
+    golden: Path, sharded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ones = {name: torch.ones_like(tensor) for name, tensor in load_file(golden / ONE_FILE).items()}
+    save_file(ones, sharded / ONE_FILE)
+    stored = StoredTensors(sharded)
+    assert stored[WQKV].equal(ones[WQKV])
+    StoredTensors(sharded)
+    assert capsys.readouterr().err.count(f"has both {ONE_FILE}, which is read, and {INDEX}, whose files are left") == 1
 
 
 def test_a_missing_shard(sharded: Path) -> None:
@@ -203,9 +253,12 @@ def test_weights_that_are_not_finite(copy: Path, value: float) -> None:
     assert f"{WQKV} holds NaN or infinity" in refused(copy)
 
 
-def test_quantised_weights(copy: Path) -> None:
-    rewritten(copy, **{WQKV: load_file(copy / ONE_FILE)[WQKV].to(torch.int8)})
-    assert f"{WQKV} has dtype torch.int8; quantised weights are not implemented" in refused(copy)
+@pytest.mark.parametrize(("dtype", "stored"), [(torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3")])
+def test_quantised_weights(copy: Path, dtype: torch.dtype, stored: str) -> None:
+    rewritten(copy, **{WQKV: load_file(copy / ONE_FILE)[WQKV].to(dtype)})
+    assert f"{WQKV} has dtype {dtype}; quantised weights are not implemented" in refused(copy)
+    with pytest.raises(CheckpointError, match=f"has dtype {stored}; quantised weights are not implemented"):
+        ModelFolder(copy).unloaded(dtype=torch.float32)
 
 
 def test_weights_of_another_model(teacher: LanguageModel, golden: Path, copy: Path) -> None:

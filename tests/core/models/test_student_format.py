@@ -120,11 +120,20 @@ def test_implementations_may_be_named(released_folder: Path) -> None:
     assert chosen == {"reference"}
 
 
-def test_files_of_the_teacher_are_carried_over_but_for_its_weights(
+def test_files_of_the_teacher_are_carried_over_but_for_its_weights_and_its_card(
     student: LanguageModel, teacher_folder: Path, tmp_path: Path
 ) -> None:
+    for name in (
+        "tf_model.h5",
+        "tf_model.h5.index.json",
+        "flax_model.msgpack",
+        "rust_model.ot",
+        "Model.ONNX",
+        "a.ckpt",
+    ):
+        (teacher_folder / name).write_bytes(b"weights")
     write_student(tmp_path / "out", student, teacher=ModelFolder(teacher_folder))
-    carried = ["README.md", "generation_config.json", "tokenization_internlm2.py", "tokenizer.model"]
+    carried = ["generation_config.json", "tokenization_internlm2.py", "tokenizer.model"]
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == sorted([*carried, "tokenizer_config.json", CONFIG, ONE_FILE, SUMS])
     for name in carried:
