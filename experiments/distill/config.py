@@ -102,7 +102,8 @@ class DistillConfig:
     stages: Any = field(default_factory=lambda: [1, 2, 3])
     """stage=all: which stages, in ascending order; an empty list evaluates the untrained student."""
     from_run: str | None = None
-    """stage=2 and stage=3: the run to start from; null: the newest finished run of the same teacher."""
+    """stage=2 and stage=3: the run to start from; null: the newest finished run of the same teacher. A run that is
+    resumed keeps the one that it began with."""
     teacher: TeacherConfig = MISSING
     student: StudentConfig = field(default_factory=StudentConfig)
     data: DataConfig = MISSING

@@ -47,9 +47,9 @@ from lab.experiments.distill.placement import softmax_layers
 from lab.experiments.distill.process_memory import Spread
 from lab.experiments.distill.rows import Row
 from lab.experiments.distill.run_context import RunContext
-from lab.experiments.distill.sources import find_source, source_checkpoint
-from lab.experiments.distill.stage_graph import nodes, students
-from lab.experiments.distill.stage_notes import note_expected
+from lab.experiments.distill.stage_graph import StageNode, nodes, students
+from lab.experiments.distill.stage_notes import note_expected, note_starts
+from lab.experiments.distill.starts import find_starts, waiting_checkpoints
 from lab.experiments.distill.teacher import device_of, digest, first_device, new_teacher, open_teacher
 
 if TYPE_CHECKING:
@@ -75,21 +75,22 @@ def check(config: "DictConfig", folder: Path | None = None) -> str:
     settings = to_typed(config, DistillConfig)
     settings.data.refuse_missing()
     # all before a teacher is read
-    source = find_source(settings, recorded_config(config)) if settings.stage in ("2", "3") else None
+    starts = find_starts(settings, recorded_config(config), folder)
+    waiting = waiting_checkpoints(settings, starts, folder)
     context = open_context(settings, folder)
     # of a teacher without numbers nothing can be compared yet
-    if source is not None and context.fill is None:
-        _refuse_source(context, source)
+    if context.fill is None:
+        _refuse_sources(context, waiting)
     return needs(settings, context.teacher.config, Spread.of_launched(settings.parallel, launched()))
 
 
-def _refuse_source(context: RunContext, source: Path) -> None:
-    """Refuse a run to start from whose students are not those of this one's stage."""
-    teacher_digest = digest(context.teacher)
-    for node in nodes(students(context.config)):
+def _refuse_sources(context: RunContext, waiting: Sequence[tuple[StageNode, Path]]) -> None:
+    """Refuse checkpoints to start from whose students are not those of this run's stage."""
+    teacher_digest = digest(context.teacher) if waiting else ""
+    for node, path in waiting:
         student_of(
             node,
-            source_checkpoint(source, node),
+            path,
             teacher=context.teacher,
             teacher_digest=teacher_digest,
             config=context.config,
@@ -136,11 +137,11 @@ def _work(
 ) -> float:
     """Everything behind the checks; of several processes, the first one records and reports."""
     ranks = context.layout.ranks
-    source = ranks.of_first(partial(find_source, settings, recorded)) if settings.stage in ("2", "3") else None
+    starts = ranks.of_first(partial(find_starts, settings, recorded, directory))
     if settings.stage != TEACHER:
         context.layout.place_teacher(context.teacher, context.fill)
-        if source is not None and context.fill is not None:
-            _refuse_source(context, source)
+        if context.fill is not None:
+            _refuse_sources(context, ranks.of_first(partial(waiting_checkpoints, settings, starts, directory)))
     # all compute products alike: the others choose what the first has measured
     settle = partial(current.settle, context.teacher, _product_dtypes(settings))
     products = ranks.of_first(lambda: settle(attempts.recorded(directory, "products")))
@@ -164,10 +165,11 @@ def _work(
         if ranks.is_first:
             say_missing_loops(missing)
             note_expected(record.directory, list(overrides))
+            note_starts(record.directory, starts)
         if settings.stage == TEACHER:
             work_on_teacher(record, context)
         else:
-            work_on_students(record, context, source)
+            work_on_students(record, context, starts)
         # behind this, none waits for the others
         ranks.gathered(None)
         return _report(record, settings) if ranks.is_first else math.nan

@@ -5,7 +5,7 @@ up to the newest checkpoint and continues from there.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypedDict
@@ -27,9 +27,9 @@ from lab.experiments.distill.recorded_training import loaded_for, recorded_fit, 
 from lab.experiments.distill.recorded_units import keep_what_counts
 from lab.experiments.distill.rows import Origin, Row, joined
 from lab.experiments.distill.run_context import RunContext
-from lab.experiments.distill.sources import source_checkpoint
 from lab.experiments.distill.stage_graph import StageNode, nodes, students
-from lab.experiments.distill.stage_notes import note_stage
+from lab.experiments.distill.stage_notes import Start, note_stage
+from lab.experiments.distill.starts import checkpoint_at
 from lab.experiments.distill.student import own_tensors, set_trainable, trainable_names
 from lab.experiments.distill.teacher import digest, write_teacher
 
@@ -53,8 +53,8 @@ class CheckpointFacts(TypedDict, total=False):
     teacher: str
 
 
-def work_on_students(record: Run[Row], context: RunContext, source: Path | None) -> None:
-    """Evaluate the baselines, then train and evaluate every student; `source` is the start of a single stage.
+def work_on_students(record: Run[Row], context: RunContext, starts: Mapping[str, Start]) -> None:
+    """Evaluate the baselines, then train and evaluate every student; `starts` is from `find_starts`.
 
     Raises:
         RunError: if a loss is not finite, or the disk is full.
@@ -71,7 +71,7 @@ def work_on_students(record: Run[Row], context: RunContext, source: Path | None)
             continue
         title = f"{number} of {len(todo)}: " + (f"stage {node.stage}" if node.stage else "untrained")
         origin: Origin = {"unit": node.key, "stage": node.stage, "replicate": node.replicate}
-        student = _starting_student(record, context, node, source, teacher_digest)
+        student = _starting_student(record, context, node, starts, teacher_digest)
         num_before = 0
         if node.recipe is not None:
             num_before = _train(record, context, node, student, teacher_digest, origin, title)
@@ -127,10 +127,10 @@ def work_on_teacher(record: Run[Row], context: RunContext) -> None:
 
 
 def _starting_student(
-    record: Run[Row], context: RunContext, node: StageNode, source: Path | None, teacher_digest: str
+    record: Run[Row], context: RunContext, node: StageNode, starts: Mapping[str, Start], teacher_digest: str
 ) -> LanguageModel:
     """The student as left by the previous stage, laid out over the processes."""
-    path = context.layout.ranks.of_first(partial(_start, record, node, source))
+    path = context.layout.ranks.of_first(partial(_start, record, node, starts))
     student = student_of(
         node,
         path,
@@ -144,14 +144,13 @@ def _starting_student(
     return student
 
 
-def _start(record: Run[Row], node: StageNode, source: Path | None) -> Path | None:
+def _start(record: Run[Row], node: StageNode, starts: Mapping[str, Start]) -> Path | None:
     """The checkpoint from which a stage begins; None where there is none, or one of the stage itself."""
     # a checkpoint of this stage is loaded later, with the rest of the training state
     if node.recipe is None or checkpoints(_folder(record, node)):
         return None
     if node.parent is None:
-        assert source is not None, "a student that is not initialised here starts from another run"
-        return source_checkpoint(source, node)
+        return checkpoint_at(starts.get(node.key), node, record.directory)
     return None if node.parent.recipe is None else checkpoints(_folder(record, node.parent))[-1]
 
 

@@ -108,7 +108,7 @@ def choose_node(run: RecordedRun, selector: StudentSelector) -> StageNode:
     if not 0 <= selector.replicate < config.replicates:
         raise RunError(f"replicate={selector.replicate}: {folder} has {config.replicates}, numbered from 0")
     (student,) = [one for one in found if (one.label, one.replicate) == (label, selector.replicate)]
-    done = _done(folder)
+    done = done_units(folder)
     finished = [node for node in student.path if node.key in done]
     if selector.stage is not None:
         chosen = [node for node in finished if node.stage == selector.stage]
@@ -225,8 +225,8 @@ def _typed(recorded: dict[str, object], folder: Path) -> DistillConfig:
         raise RunError(f"{folder}/config.json is of another version of lab, or damaged: {reason}") from error
 
 
-def _done(folder: Path) -> set[str]:
-    """Units of work recorded as done; lines that are damaged or cut off are ignored."""
+def done_units(folder: Path) -> set[str]:
+    """Units of work of a run that are recorded as done; lines that are damaged or cut off are ignored."""
     path = folder / "metrics.jsonl"
     refuse_special(path, RunError)
     try:

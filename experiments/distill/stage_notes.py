@@ -1,10 +1,13 @@
 """What each stage goes on from, what it trains, and the loss at its start: logged, and kept in stages.json of the run.
 
+For a run that starts from another one, the file also says what each of its students starts from, before any begins.
+
 `lab show` prints the words of the file, and has all of it as JSON.
 """
 
 import json
 import logging
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
@@ -38,6 +41,18 @@ class Group(TypedDict):
     name: str
     parameters: int
     share: float
+
+
+class Start(TypedDict):
+    """What a student starts from, in another run or in a folder.
+
+    Attributes:
+        source: the checkpoint or student folder.
+        digest: as `StageNote.digest`.
+    """
+
+    source: str
+    digest: str | None
 
 
 class StageNote(TypedDict):
@@ -104,7 +119,7 @@ def note_stage(directory: Path, node: StageNode, source: Path | None, student: L
             words=[],
         )
         note["words"] = _words(note)
-        _write(directory, [*notes, note])
+        _write(directory, stages=[*notes, note])
     for line in note["words"]:
         _log.info(line)
 
@@ -120,7 +135,7 @@ def note_start_loss(directory: Path, unit: str, loss: float) -> None:
         if note["unit"] == unit:
             note["start_loss"] = loss
             note["words"] = _words(note)
-            _write(directory, notes)
+            _write(directory, stages=notes)
             _log.info(note["words"][-1])
 
 
@@ -130,11 +145,26 @@ def read_notes(directory: Path) -> list[StageNote]:
     Raises:
         RunError: if stages.json is damaged.
     """
-    path = directory / NOTES
-    if not path.exists():
-        return []
-    content = read_json_object(path, hint="remove it, and the stages that are still to come are recorded")
-    return cast("list[StageNote]", content.get("stages", []))
+    return cast("list[StageNote]", _content(directory).get("stages", []))
+
+
+def read_starts(directory: Path) -> dict[str, Start]:
+    """What each student of a run starts from in other runs, by its unit; empty before the run has begun.
+
+    Raises:
+        RunError: if stages.json is damaged.
+    """
+    return cast("dict[str, Start]", _content(directory).get("starts", {}))
+
+
+def note_starts(directory: Path, starts: Mapping[str, Start]) -> None:
+    """Record what each student starts from, so that a run which goes on takes the same ones.
+
+    Raises:
+        RunError: if stages.json is damaged, or cannot be written.
+    """
+    if starts and not read_starts(directory):
+        _write(directory, starts=dict(starts))
 
 
 def expected_of(overrides: list[str]) -> str | None:
@@ -157,7 +187,7 @@ def note_expected(directory: Path, overrides: list[str]) -> None:
     """Record what the experiment's file says one should expect, if one was chosen."""
     expected = expected_of(overrides)
     if expected is not None:
-        _write(directory, read_notes(directory), expected)
+        _write(directory, expected=expected)
 
 
 def _groups(student: LanguageModel, names: tuple[str, ...]) -> tuple[list[Group], int]:
@@ -195,8 +225,13 @@ def _words(note: StageNote) -> list[str]:
     return lines
 
 
-def _write(directory: Path, notes: list[StageNote], expected: str | None = None) -> None:
+def _content(directory: Path) -> dict[str, object]:
     path = directory / NOTES
-    before = read_json_object(path, hint="remove it").get("expected") if path.exists() else None
-    content = {"expected": expected if expected is not None else before, "stages": notes}
-    write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    hint = "remove it, and the stages that are still to come are recorded"
+    return read_json_object(path, hint=hint) if path.exists() else {}
+
+
+def _write(directory: Path, **parts: object) -> None:
+    """Write the file with some of its parts replaced."""
+    content = {"expected": None, "stages": [], **_content(directory), **parts}
+    write_atomically(directory / NOTES, json.dumps(content, indent=2, allow_nan=False) + "\n")

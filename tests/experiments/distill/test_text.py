@@ -56,7 +56,7 @@ def bench(runner: Any, tmp_path: Path) -> RunContext:
 
 def test_a_text_model_goes_through_all_stages(bench: RunContext, tmp_path: Path) -> None:
     with Run(tmp_path / "run", {}, [], {}, b"") as record:
-        work_on_students(record, bench, None)
+        work_on_students(record, bench, {})
         table = table_rows(record.rows, bench.config)
     results = [row for row in table if row["kind"] == "result"]
     assert [row["model"] for row in results] == ["teacher", "teacher, window 32 + 4", *["student"] * 4]
