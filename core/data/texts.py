@@ -148,9 +148,9 @@ def _store(folder: Path | None, tokenizer: Tokenizer) -> TokenStore:
     if folder is None:
         documents = documents_of_python()
         digest = hashlib.sha256("\0".join(documents).encode()).hexdigest()
-        return token_store(documents, [digest], tokenizer)
+        return token_store(lambda: documents, [digest], tokenizer)
     digests = [f"{path.suffix} {digest_of(path)}" for path in files_of(folder)]
-    return token_store(documents_in(folder), digests, tokenizer)
+    return token_store(lambda: documents_in(folder), digests, tokenizer)
 
 
 def _open(options: TextConfig, request: SourceRequest) -> Texts:

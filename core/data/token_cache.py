@@ -13,7 +13,7 @@ import hashlib
 import math
 import shutil
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -80,11 +80,15 @@ def _mapped(path: Path) -> ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def token_store(documents: Iterable[str], digests: Sequence[str], tokenizer: Tokenizer) -> TokenStore:
+# what could not be written: made once in a process for both splits and all stages, and only the last one is held
+_held: dict[Path, TokenStore] = {}
+
+
+def token_store(documents: Callable[[], Iterable[str]], digests: Sequence[str], tokenizer: Tokenizer) -> TokenStore:
     """The ids of documents: those on disk, or else newly made ones, which are written there.
 
     Args:
-        documents: read only if their ids are not on disk.
+        documents: all of them from the first on, whenever it is called; not called if their ids are on disk.
         digests: of all that the documents are made of, in their order.
         tokenizer: of the model; with one that has no digest, and where the disk cannot be written, ids stay in memory.
 
@@ -92,21 +96,33 @@ def token_store(documents: Iterable[str], digests: Sequence[str], tokenizer: Tok
         InputError: if a document cannot be read, or not be written in the tokenizer's words.
     """
     if not isinstance(tokenizer, Fingerprinted):
-        return _in_memory(documents, tokenizer)
+        return _in_memory(documents(), tokenizer)
     key = hashlib.sha256(repr((_VERSION, tokenizer.digest, tokenizer.eos_id, *digests)).encode()).hexdigest()[:32]
-    parent = user_cache() / "tokens"
+    folder = user_cache() / "tokens" / key
+    if folder in _held:
+        return _held[folder]
     try:
-        parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # another process may be making the same ids
-        with _alone(parent / f"{key}.lock"):
-            found = _read(parent / key)
-            if found is None:
-                _write(parent / key, documents, tokenizer)
-                found = _read(parent / key)
+        return _on_disk(folder, documents, tokenizer)
     except (OSError, RunError) as error:
-        say(f"token ids are kept in memory, since {parent} cannot be written: {error}")
-        found = None
-    return _in_memory(documents, tokenizer) if found is None else found
+        say(f"token ids are kept in memory, since {folder.parent} cannot be written: {error}")
+    # what was read of the documents for the file is lost with it
+    found = _in_memory(documents(), tokenizer)
+    _held.clear()
+    _held[folder] = found
+    return found
+
+
+def _on_disk(folder: Path, documents: Callable[[], Iterable[str]], tokenizer: Tokenizer) -> TokenStore:
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # another process may be making the same ids
+    with _alone(folder.with_suffix(".lock")):
+        found = _read(folder)
+        if found is None:
+            _write(folder, documents(), tokenizer)
+            found = _read(folder)
+    if found is None:
+        raise RunError(f"{folder} cannot be read as it was written")
+    return found
 
 
 def _read(folder: Path) -> TokenStore | None:

@@ -1,8 +1,10 @@
 """Plain text: every token asked about once, splits that share no document, and what cannot be read named."""
 
+import errno
 import json
 import pickle
 import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from lab.core.data.stream import Stream
 from lab.core.data.texts import SplitBy, TextConfig, Texts
 from lab.core.data.tokenizers import WordTokenizer
 from lab.core.errors import ConfigError, InputError
+from lab.core.tokenizer import Tokenizer
 
 LETTERS = [chr(ord("a") + index) for index in range(26)]
 TOKENIZER = WordTokenizer(["\n", *LETTERS])
@@ -268,3 +271,35 @@ def test_where_nothing_can_be_kept_ids_are_in_memory(
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     assert joined(texts(folder, "train")) == expected
     assert "token ids are kept in memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", ["full", "changed"])
+def test_of_a_text_that_cannot_be_written_nothing_is_lost(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    for number in range(30):
+        (tmp_path / f"{number}.txt").write_text(f"text {number}" * 20)
+    config = TextConfig(folder=tmp_path, held_out_share=0.3)
+    encoded = token_cache._encoded
+
+    def full(documents: Iterable[str], tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, int]]:
+        for number, each in enumerate(encoded(documents, tokenizer)):
+            if number == 20:
+                monkeypatch.setattr(token_cache, "_encoded", encoded)
+                raise OSError(errno.ENOSPC, "No space left on device")
+            yield each
+
+    def lengths() -> list[int]:
+        return [len(Texts(config, split=split, tokenizer=Llama(), image_size=28)) for split in ("train", "test")]
+
+    if fault == "full":
+        monkeypatch.setattr(token_cache, "_encoded", full)
+    else:
+        monkeypatch.setattr(token_cache, "_read", lambda folder: None)
+    found = lengths()
+    assert capsys.readouterr().err.count("token ids are kept in memory") == 1
+    monkeypatch.undo()
+    token_cache._held.clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "other"))
+    assert lengths() == found
+    assert (cache / "other").exists()
