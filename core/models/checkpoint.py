@@ -90,6 +90,7 @@ def load_weights(
     source: Path,
     device: torch.device,
     dtype: torch.dtype,
+    keeps_wider: bool = False,
 ) -> None:
     """Give a model, built on the meta device, the weights of a checkpoint.
 
@@ -100,6 +101,7 @@ def load_weights(
         source: named in errors.
         device: of the weights.
         dtype: of the weights.
+        keeps_wider: whether those that are stored in a wider dtype keep it.
 
     Raises:
         CheckpointError: naming the first tensor that is missing, unknown, of a wrong shape, no floats or not finite.
@@ -113,7 +115,8 @@ def load_weights(
         refuse_another_kind(source, name, tuple(tensor.shape), expected[name], tensor.dtype, is_floating)
         refuse_not_finite(source, name, tensor)
         # copied: what safetensors gives is the file itself, mapped into memory
-        return tensor.to(device=device, dtype=dtype, copy=True)
+        ours = torch.promote_types(dtype, tensor.dtype) if keeps_wider else dtype
+        return tensor.to(device=device, dtype=ours, copy=True)
 
     model.load_state_dict(keys.to_ours(checked), assign=True)
 

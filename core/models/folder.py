@@ -201,13 +201,21 @@ class ModelFolder:
                     found.add(index)
         return frozenset(found)
 
-    def load(self, *, device: torch.device, dtype: torch.dtype, options: MixerOptions | None = None) -> LanguageModel:
+    def load(
+        self,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        options: MixerOptions | None = None,
+        keeps_wider: bool = False,
+    ) -> LanguageModel:
         """The model, frozen and in evaluation mode.
 
         Args:
             device: of the weights.
             dtype: of the weights.
             options: whose `kernels` compute a student's mixers; None for the best that can run.
+            keeps_wider: whether weights that are stored in a wider dtype keep it, as what is trained further does.
 
         Raises:
             BackendError: if an implementation that is asked for by name cannot run there.
@@ -225,7 +233,8 @@ class ModelFolder:
                 if ours is not None:
                     layer.layer.mixer = mixer_like(layer.layer.mixer, ours, where=f"{self.path}: {layer.name}")
         keys = self._keys(model)
-        load_weights(model, keys, self._tensors(), source=self.path, device=device, dtype=dtype)
+        stored, source = self._tensors(), self.path
+        load_weights(model, keys, stored, source=source, device=device, dtype=dtype, keeps_wider=keeps_wider)
         if self._is_stock and (self.path / EXACT).exists():
             read_exact(self.path / EXACT, model)
         model.choose_backends()

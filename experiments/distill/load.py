@@ -296,12 +296,13 @@ def _copy_exported(
     if cut_modules(teacher):
         say(f"from_run={folder.path}: each process reads an exported student as a whole before it keeps its part")
     weight = next(teacher.parameters())
-    found = folder.load(device=weight.device, dtype=weight.dtype)
-    theirs = found.state_dict()
-    own = own_tensors(student)
+    # what was trained is in float32 also beside a teacher in bfloat16
+    found = folder.load(device=weight.device, dtype=weight.dtype, keeps_wider=True)
+    trained, state, own = found.state_dict(), student.state_dict(), own_tensors(student)
+    theirs = {name: tensor.to(state[name].dtype) if name in state else tensor for name, tensor in trained.items()}
     skipped = tuple(f"{layer.name}.mixer." for layer in student.mixer_layers() if layer.index in kept)
     different = []
-    for name, tensor in student.state_dict().items():
+    for name, tensor in state.items():
         if name.startswith(skipped):
             continue
         if name not in theirs or theirs[name].shape != tensor.shape:
@@ -313,7 +314,6 @@ def _copy_exported(
         if name not in own and not theirs[name].equal(whole(tensor)):
             different.append(name)
     # a stock folder has no place for what nothing reads
-    state = student.state_dict()
     expected = {**theirs, **{name: whole(state[name]) for name in different}}
     held = folder.held(found, expected) if different else theirs
     different = [name for name in different if not theirs[name].equal(held[name])]
@@ -322,7 +322,7 @@ def _copy_exported(
     with torch.no_grad():
         for name, tensor in own.items():
             if not name.startswith(skipped):
-                assign(tensor, theirs[name])
+                assign(tensor, trained[name])
 
 
 def _refuse_other_teacher(
