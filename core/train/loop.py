@@ -71,7 +71,8 @@ class TrainConfig:
     gradient_clip: float = 5.0
     """Maximum gradient norm."""
     autocast: bool = False
-    """Whether matrix products run in bfloat16; weights and accumulations keep their dtype."""
+    """Whether matrix products run in bfloat16; trained weights and accumulations are in float32. A teacher in bfloat16
+    needs it."""
     log_every: int = 1
     """Steps between recorded rows."""
     evaluate_every: int = 100

@@ -11,10 +11,8 @@ import torch
 
 from lab.core.errors import ConfigError
 from lab.core.hydra_schema import in_run_directory, resolved, to_typed
-from lab.core.mixers.spec import mixer_like
 from lab.core.models.config import ModelConfig
 from lab.core.models.decoder import LanguageModel
-from lab.core.models.spec import build
 from lab.core.native.build import compiler_version
 from lab.core.native.fallback import say_missing_loops
 from lab.core.operators.backends import Backend, resolve
@@ -41,16 +39,15 @@ from lab.experiments.distill.estimate import (
     refuse_weights_that_do_not_fit,
 )
 from lab.experiments.distill.load import student_of
-from lab.experiments.distill.loss_mask import LossMask
 from lab.experiments.distill.pipeline import work_on_students, work_on_teacher
-from lab.experiments.distill.placement import softmax_layers
 from lab.experiments.distill.process_memory import Spread
 from lab.experiments.distill.rows import Row
 from lab.experiments.distill.run_context import RunContext
-from lab.experiments.distill.stage_graph import StageNode, nodes, students
+from lab.experiments.distill.stage_graph import StageNode
 from lab.experiments.distill.stage_notes import note_expected, note_starts
 from lab.experiments.distill.starts import find_starts, waiting_checkpoints
 from lab.experiments.distill.teacher import device_of, digest, first_device, new_teacher, open_teacher
+from lab.experiments.distill.unfit_students import refuse_unfit
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -222,7 +219,7 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
         opened = open_teacher(config.teacher, device=first, seed=config.seed)
         architecture = opened.architecture
         _refuse_weights(config, architecture, folder, device)
-        _check_students(config, architecture)
+        refuse_unfit(config, architecture)
         _backends(config, device)
         tokenizer = tokenizer_of(opened.folder, config.prompt, config.data)
         load = partial(getattr, opened, "model")
@@ -261,21 +258,6 @@ def _refuse_weights(
         free = None if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
         spread = Spread.of_launched(config.parallel, launched())
         refuse_weights_that_do_not_fit(config, architecture, folder, free=free, spread=spread)
-
-
-def _check_students(config: DistillConfig, architecture: ModelConfig) -> None:
-    """Refuse students that do not fit this teacher, before its weights are loaded."""
-    is_hd = architecture.vision is not None and architecture.vision.reads_every_patch
-    layers = build(architecture).mixer_layers()
-    for node in nodes(students(config)):
-        softmax_layers(node.student.hybrid, len(layers))
-        for layer in layers:
-            mixer_like(layer.layer.mixer, node.student.mixer, where=f"the teacher's {layer.name}")
-        if node.recipe is not None and node.stage < 3 and is_hd and node.recipe.loss_mask is LossMask.answers:
-            raise ConfigError(
-                f"stage_{node.stage}.loss_mask=answers: with pixel shuffle `post` the first layers read patches, among "
-                "which answers have no place; choose non_padding or all"
-            )
 
 
 def _backends(config: DistillConfig, device: torch.device) -> dict[str, Backend]:

@@ -223,6 +223,10 @@ def test_a_run_trained_on_other_weights_under_the_same_path_is_refused(runner: R
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (
+            ["stage=all", "teacher.precision=bfloat16", "stage_1.autocast=true"],
+            r"stage_2\.autocast=false beside teacher\.precision=bfloat16: .*give stage_2\.autocast=true",
+        ),
         (["stage=5"], r"stage=5: choose from teacher, 1, 2, 3, all"),
         (["stage=all", "stages=[2,1]"], r"stages=.*in ascending order"),
         (["stage=1", "from_run=x"], r"from_run=x: only stage=2 and stage=3"),
