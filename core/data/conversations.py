@@ -11,6 +11,7 @@ from jaxtyping import Integer, UInt8
 from numpy import ndarray
 
 from lab.core.data.bad_samples import BadSample, Place, Reason, reason_of
+from lab.core.data.contents import Content, contents_of
 from lab.core.data.conversation import encode
 from lab.core.data.conversation_files.kinds import open_file, refuse_missing_file
 from lab.core.data.conversation_files.meta import DataSet, data_sets
@@ -213,4 +214,17 @@ def refuse_missing(options: ConversationsConfig) -> None:
             refuse_missing_file(path)
 
 
-SOURCE = SourceSpec(kind="conversations", options=ConversationsConfig, open=_open, refuse_missing=refuse_missing)
+def _contents(options: ConversationsConfig) -> dict[str, Content]:
+    # a list of data sets decides too how often each is read
+    lists = [] if options.path.is_dir() else [options.path]
+    files = [path for each in data_sets(options.path, options.image_folder) for path in each.files]
+    return contents_of([*lists, *files])
+
+
+SOURCE = SourceSpec(
+    kind="conversations",
+    options=ConversationsConfig,
+    open=_open,
+    refuse_missing=refuse_missing,
+    contents=_contents,
+)

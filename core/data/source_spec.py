@@ -1,9 +1,10 @@
 """What the project knows of a data source: one `SourceSpec` in the source's own file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lab.core.data.contents import Content, contents_in_options
 from lab.core.data.prompt_format import PromptFormat
 from lab.core.data.stream import Source
 from lab.core.data.tokenizers import WordTokenizer
@@ -53,6 +54,8 @@ class SourceSpec:
             missing or damaged, or there is no such split.
         refuse_missing: refuses options that name files which do not exist, and reads none: commands call it before they
             read a model. Raises InputError.
+        contents: what the files hold from which the samples are made, by their names: a run goes on only with the same.
+            Those that an option names, unless given; pictures that samples name are not among them. Raises InputError.
         has_images: whether every sample shows images, so that a text-only model cannot read them.
         task: of a task that brings its own vocabulary, with which a new teacher can be trained; None for other data.
     """
@@ -61,5 +64,6 @@ class SourceSpec:
     options: type
     open: Callable[[Any, SourceRequest], Source]
     refuse_missing: Callable[[Any], None] = lambda options: None
+    contents: Callable[[Any], Mapping[str, Content]] = contents_in_options
     has_images: bool = False
     task: TaskFacts | None = None

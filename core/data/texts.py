@@ -5,6 +5,7 @@ reference, and the docstrings of the standard library.
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Int64
 from numpy import ndarray
 
 from lab.core.data.chat_template import IGNORED, Conversation
+from lab.core.data.contents import Content, contents_of
 from lab.core.data.documents import digest_of, documents_in, documents_of_python, files_of
 from lab.core.data.picture_format import IMAGENET
 from lab.core.data.sample import Sample
@@ -146,11 +148,21 @@ def _by_document(config: TextConfig, lengths: Int64[ndarray, " n"], held_out: Bo
 
 def _store(folder: Path | None, tokenizer: Tokenizer) -> TokenStore:
     if folder is None:
-        documents = documents_of_python()
-        digest = hashlib.sha256("\0".join(documents).encode()).hexdigest()
-        return token_store(lambda: documents, [digest], tokenizer)
+        return token_store(documents_of_python, [_content_of_python()["digest"]], tokenizer)
     digests = [f"{path.suffix} {digest_of(path)}" for path in files_of(folder)]
     return token_store(lambda: documents_in(folder), digests, tokenizer)
+
+
+def _content_of_python() -> Content:
+    content = "\0".join(documents_of_python()).encode()
+    return Content(path=os.path.dirname(os.__file__), bytes=len(content), digest=hashlib.sha256(content).hexdigest())
+
+
+def _contents(options: TextConfig) -> dict[str, Content]:
+    if options.folder is None:
+        return {"the documentation of Python": _content_of_python()}
+    # read already, for the token ids
+    return contents_of(files_of(options.folder), digest_of)
 
 
 def _open(options: TextConfig, request: SourceRequest) -> Texts:
@@ -163,4 +175,4 @@ def _refuse_missing(options: TextConfig) -> None:
         files_of(options.folder)
 
 
-SOURCE = SourceSpec(kind="text", options=TextConfig, open=_open, refuse_missing=_refuse_missing)
+SOURCE = SourceSpec(kind="text", options=TextConfig, open=_open, refuse_missing=_refuse_missing, contents=_contents)

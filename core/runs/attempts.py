@@ -18,6 +18,10 @@ from lab.core.streams import say
 PROVENANCE, EARLIER = "provenance.json", "earlier"
 # a setting of a process that follows from how many there are on a machine
 _THREADS = "threads"
+# recorded of studies that read files
+_DATA = "data"
+# characters of a digest that a message shows
+_SHOWN = 12
 # differences that a message names
 _NAMED = 3
 
@@ -43,6 +47,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         # as many cores as there were are shared by more or fewer
         theirs.pop(_THREADS, None)
         ours.pop(_THREADS, None)
+    if _DATA in before and _DATA in now:
+        theirs |= _contents(before)
+        ours |= _contents(now)
     return [
         f"{name} is {ours.get(name, 'not used')}, was {theirs.get(name, 'not used')}"
         for name in dict.fromkeys([*ours, *theirs])
@@ -71,7 +78,8 @@ def refuse_difference(run: Path, provenance: Mapping[str, Any], resume_on: str) 
     what = f"{'; '.join(found[:_NAMED])}{more}"
     if resume_on != ResumeOn.different:
         raise RunError(
-            f"{run} would go on with other last digits: {what}; resume it where it began, or with resume_on=different"
+            f"{run} would go on with other last digits: {what}; resume it where it began, with the data of then, or "
+            "with resume_on=different"
         )
     say(f"{run} goes on with other last digits (resume_on=different): {what}")
 
@@ -114,6 +122,14 @@ def _deciding(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for part, words in (("settings", ""), ("backends", ""), ("products", "products of ")):
         for name, value in provenance.get(part, {}).items():
             yield f"{words}{name}", str(value)
+
+
+def _contents(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What each file of the data holds, by its name; where it lies makes no difference."""
+    return {
+        name: f"{content['bytes']:,} bytes (SHA-256 {content['digest'][:_SHOWN]}…)"
+        for name, content in provenance[_DATA].items()
+    }
 
 
 def _say_other_processes(run: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

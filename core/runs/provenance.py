@@ -54,6 +54,7 @@ def collect(
     products: Mapping[str, str] | None = None,
     compiler: str | None = None,
     processes: Mapping[str, object] | None = None,
+    data: Mapping[str, Mapping[str, object]] | None = None,
 ) -> tuple[dict[str, object], bytes]:
     """Provenance of this process, and the uncommitted changes of its source as a patch (empty if there are none).
 
@@ -68,6 +69,8 @@ def collect(
         products: what computes the products of linear layers, by dtype; None for a study without such layers.
         compiler: of the loops, if they are compiled.
         processes: how many work on the run together, and how; None for one.
+        data: of each file that samples are made from, by its name: `path`, `bytes` and `digest`; None where a
+            configuration holds all data.
     """
     source = Path(__file__).resolve().parents[2]
     # an installed copy may lie inside another project's repository
@@ -95,6 +98,8 @@ def collect(
         record["compiler"] = compiler
     if processes is not None:
         record["processes"] = dict(processes)
+    if data is not None:
+        record["data"] = {name: dict(content) for name, content in data.items()}
     job = job_label()
     if job is not None:
         record["slurm"] = {"job": job, "restarts": restart_count()}

@@ -4,11 +4,13 @@ Every file in core/data or experiments/distill/tasks that defines `SOURCE` is a 
 it. Nothing else lists the sources.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lab.core.data.bad_samples import OnBadSample
+from lab.core.data.contents import Content
 from lab.core.data.source_spec import SourceSpec
 from lab.core.errors import ConfigError
 from lab.core.specs import specs_in
@@ -58,6 +60,14 @@ class DataSources:
             InputError: naming the file.
         """
         self.source.refuse_missing(self.options)
+
+    def contents(self) -> Mapping[str, Content]:
+        """What the files hold from which the samples are made; see `SourceSpec.contents`.
+
+        Raises:
+            InputError: naming the file.
+        """
+        return self.source.contents(self.options)
 
     @property
     def options(self) -> Any:

@@ -153,6 +153,7 @@ def _work(
         products=products,
         compiler=compiler_version() if context.device.type == "cpu" and not missing else None,
         processes=_processes(settings, ranks),
+        data=settings.data.contents() if ranks.is_first else None,
     )
     content = {**recorded, "resume_on": settings.resume_on.value}
     record: Run[Row] = Follower[Row](directory)

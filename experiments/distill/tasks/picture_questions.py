@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
+from lab.core.data.contents import Content, contents_of
 from lab.core.data.conversation import encode
 from lab.core.data.prompt_format import IMAGE_MARK, PromptFormat
 from lab.core.data.sample import Sample
@@ -195,10 +196,16 @@ def _open(options: PictureQuestionsConfig, request: SourceRequest) -> PictureQue
     )
 
 
+def _contents(options: PictureQuestionsConfig) -> dict[str, Content]:
+    folders = [folder for folder in (options.garments, options.digits) if folder is not None]
+    return contents_of([path for folder in folders for path in sorted(folder.glob("*-ubyte*")) if path.is_file()])
+
+
 SOURCE = SourceSpec(
     kind="picture_questions",
     options=PictureQuestionsConfig,
     open=_open,
+    contents=_contents,
     has_images=True,
     task=TaskFacts(tokenizer=picture_questions_tokenizer, chance=chance_by_kind),
 )

@@ -21,6 +21,7 @@ BEFORE: dict[str, Any] = {
     "settings": {"device": "cpu", "threads": "2"},
     "backends": {"ssd": "chunked"},
     "products": {"float32": "torch everywhere"},
+    "data": {"chats.jsonl": {"path": "/data/chats.jsonl", "bytes": 1200, "digest": "ab" * 32}},
 }
 
 
@@ -39,6 +40,12 @@ def changed(key: str, value: object) -> dict[str, Any]:
         ("settings.threads", "1", "threads is 1, was 2"),
         ("settings.OPENBLAS_CORETYPE", "Haswell", "OPENBLAS_CORETYPE is Haswell, was not used"),
         ("backends.ssd", "chunked, in torch", "ssd is chunked, in torch, was chunked"),
+        (
+            "data",
+            {"chats.jsonl": {"path": "/data/chats.jsonl", "bytes": 1300, "digest": "cd" * 32}},
+            r"chats\.jsonl is 1,300 bytes \(SHA-256 cdcdcdcdcdcd…\), was 1,200 bytes \(SHA-256 abababababab…\)",
+        ),
+        ("data", {}, r"chats\.jsonl is not used, was 1,200 bytes \(SHA-256 abababababab…\)"),
         ("products.float32", "onednn", "products of float32 is onednn, was torch everywhere"),
     ],
 )
@@ -59,7 +66,15 @@ def test_what_changes_the_last_digits_is_refused_unless_told_otherwise(
     assert provenance["earlier"] == [{**BEFORE, "patch": None}]
 
 
-@pytest.mark.parametrize(("key", "value"), [("host", "two"), ("versions.matplotlib", "3.10"), ("threads", {})])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("host", "two"),
+        ("versions.matplotlib", "3.10"),
+        ("threads", {}),
+        ("data", {"chats.jsonl": {"path": "/elsewhere/chats.jsonl", "bytes": 1200, "digest": "ab" * 32}}),
+    ],
+)
 def test_what_changes_no_number_is_not_said(key: str, value: object) -> None:
     assert differences(BEFORE, changed(key, value)) == []
 

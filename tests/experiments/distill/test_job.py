@@ -22,6 +22,7 @@ from lab.core.runs.sums import SUMS
 from lab.core.train.digests import read_meta, write_meta
 from lab.core.train.state import checkpoints
 from lab.experiments.distill.config import DistillConfig
+from lab.experiments.distill.data_sources import DataSources
 from lab.experiments.distill.job import check
 from lab.experiments.distill.teacher import digest, load_teacher
 
@@ -99,8 +100,8 @@ def test_a_run_that_was_cut_off_ends_like_one_that_was_not(
     check_equal(runner.folder("cut"), whole.folder("all"))
 
 
-def test_another_choice_of_products_than_before_is_refused_unless_told_otherwise(
-    runner: Runner, whole: Runner, capsys: pytest.CaptureFixture[str]
+def test_other_products_or_data_than_before_are_refused_unless_told_otherwise(
+    runner: Runner, whole: Runner, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = runner.folder("again")
     shutil.copytree(whole.folder("all"), folder)
@@ -121,6 +122,10 @@ def test_another_choice_of_products_than_before_is_refused_unless_told_otherwise
     assert says in capsys.readouterr().err
     with pytest.raises(RunError, match="products=auto, not torch"):
         runner.run("again", "stage=all", "products=torch")
+    content = {"chats.jsonl": {"path": "/chats.jsonl", "bytes": 3, "digest": "ab"}}
+    monkeypatch.setattr(DataSources, "contents", lambda self: content)
+    with pytest.raises(RunError, match=r"chats\.jsonl is 3 bytes .*, was not used; .*with the data of then"):
+        runner.run("again", "stage=all")
 
 
 @pytest.mark.slow
