@@ -5,9 +5,11 @@ reference, and the docstrings of the standard library.
 """
 
 import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +26,17 @@ from lab.core.data.stream import SPLITS
 from lab.core.data.token_cache import TokenStore, token_store
 from lab.core.errors import InputError
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
+from lab.core.streams import say
 from lab.core.tokenizer import Tokenizer
 from lab.core.validation import number_in_unit_interval
 
 # Letters: n documents, T tokens of a piece, S side of a tile in pixels.
 
 _KIND = "next token"
+# between the share of the tokens that is asked for and that of the documents which a hash has chosen
+_FACTOR = 3.0
+
+_log = logging.getLogger(__name__)
 
 
 class SplitBy(Enum):
@@ -52,7 +59,8 @@ class TextConfig:
     """Share of the text that training never sees."""
     split_by: SplitBy | None = None
     """document (chosen by a hash, so they stay the same when files are added), or position (the end of the text is held
-    out); null: document, but position where one of the splits had no piece then."""
+    out); null: document, but position where one of the splits had no piece then, or was three times as large or small
+    as asked for, since some documents are much larger than others."""
 
     def __post_init__(self) -> None:
         number_in_unit_interval("held_out_share", self.held_out_share)
@@ -88,7 +96,8 @@ class Texts:
         self._store = _store(config.folder, tokenizer)
         held_out = self._store.held_out(config.held_out_share)
         is_test = split == "test"
-        if _by_document(config, self._lengths, held_out, self._length):
+        by_document = _by_document(config, self._lengths, held_out, self._length)
+        if by_document:
             self._choose(held_out == is_test)
             self._first, self._num_pieces = 0, int(self._ends[-1]) // self._length
         else:
@@ -97,6 +106,7 @@ class Texts:
             num_test = max(1, round(config.held_out_share * num_pieces)) if num_pieces > 1 else 0
             self._first = num_pieces - num_test if is_test else 0
             self._num_pieces = num_test if is_test else num_pieces - num_test
+        _say_split(config, self._lengths, held_out, by_document=by_document)
         if not self._num_pieces:
             raise InputError(
                 f"{config.folder or 'the documentation of Python'} holds {int(self._ends[-1])} tokens of the split "
@@ -143,7 +153,45 @@ class Texts:
 def _by_document(config: TextConfig, lengths: Int64[ndarray, " n"], held_out: Bool[ndarray, " n"], length: int) -> bool:
     if config.split_by is not None:
         return config.split_by is SplitBy.document
-    return all(lengths[held_out == is_test].sum() >= length for is_test in (False, True))
+    return _is_as_asked(config, lengths, held_out) and all(
+        lengths[held_out == is_test].sum() >= length for is_test in (False, True)
+    )
+
+
+def _is_as_asked(config: TextConfig, lengths: Int64[ndarray, " n"], held_out: Bool[ndarray, " n"]) -> bool:
+    """Whether both splits have about the share of the tokens that was asked for, if documents are held out."""
+    found = _share(lengths, held_out)
+    asked = config.held_out_share
+    return all(want <= _FACTOR * have <= _FACTOR**2 * want for want, have in ((asked, found), (1 - asked, 1 - found)))
+
+
+def _share(lengths: Int64[ndarray, " n"], held_out: Bool[ndarray, " n"]) -> float:
+    return float(lengths[held_out].sum() / max(lengths.sum(), 1))
+
+
+def _say_split(
+    config: TextConfig, lengths: Int64[ndarray, " n"], held_out: Bool[ndarray, " n"], *, by_document: bool
+) -> None:
+    """Log how a text is divided; say it where documents are not, or not evenly, divided as asked for."""
+    num_tokens, share = int(lengths.sum()), _share(lengths, held_out)
+    place = config.folder or "the documentation of Python"
+    asked, whole = f"held_out_share={config.held_out_share:g}", f"{num_tokens:,} tokens in {len(lengths):,} documents"
+    if by_document:
+        words = f"{place}: of {whole}, {int(lengths[held_out].sum()):,} ({share:.1%}) are held out, by document"
+        hint = f", not {asked}; split_by=position holds out the end of the text"
+    else:
+        words = f"{place}: of {whole}, the last {config.held_out_share:.1%} are held out"
+        hint = f", since whole documents would be {share:.1%}; split_by=document holds those out"
+    is_odd = (
+        len(lengths) > 1 and config.split_by is not SplitBy.position and not _is_as_asked(config, lengths, held_out)
+    )
+    _say_once(f"{words}{hint}" if is_odd else words, is_odd)
+
+
+# both splits, and every stage of a run, open the same text
+@lru_cache
+def _say_once(words: str, is_odd: bool) -> None:
+    (say if is_odd else _log.info)(words)
 
 
 def _store(folder: Path | None, tokenizer: Tokenizer) -> TokenStore:

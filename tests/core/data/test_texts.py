@@ -303,3 +303,25 @@ def test_of_a_text_that_cannot_be_written_nothing_is_lost(
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "other"))
     assert lengths() == found
     assert (cache / "other").exists()
+
+
+def test_documents_of_very_different_lengths_are_split_by_position(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    candidates = (" b" * 2000 + " c" * number for number in range(999))
+    large = next(text for text in candidates if is_held_out(text.encode(), 0.1))
+    (tmp_path / "large.txt").write_text(large)
+    for letter in LETTERS:
+        (tmp_path / f"{letter}.txt").write_text(f"{letter} " * 20)
+
+    def shares(**keys: object) -> float:
+        train, test = (len(texts(tmp_path, split, held_out_share=0.1, **keys)) for split in ("train", "test"))
+        return test / (train + test)
+
+    assert shares() == pytest.approx(0.1, abs=0.01)
+    said = capsys.readouterr().err
+    assert said.count("the last 10.0% are held out, since whole documents would be") == 1
+    assert shares(split_by=SplitBy.document) > 0.7
+    assert "held_out_share=0.1; split_by=position holds out the end of the text" in capsys.readouterr().err
+    assert shares(split_by=SplitBy.position) == pytest.approx(0.1, abs=0.01)
+    assert not capsys.readouterr().err
