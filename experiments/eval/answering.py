@@ -30,14 +30,14 @@ class Answer(NamedTuple):
         text: without the end of the turn.
         stopped_at, end_token: see `AnswerRow`.
         num_prompt_tokens: those of images included.
-        num_new_tokens: the end of the turn included.
+        ids: the tokens, the end of the turn included.
     """
 
     text: str
     stopped_at: str
     end_token: int | None
     num_prompt_tokens: int
-    num_new_tokens: int
+    ids: tuple[int, ...]
 
 
 class Likelihood(NamedTuple):
@@ -95,7 +95,7 @@ class Respondent:
         try:
             room = longest_answer(model, prompt)
         except InputError:
-            return Answer("", "too long", None, 0, 0)
+            return Answer("", "too long", None, 0, ())
         limit = max_new_tokens if room is None else min(room, max_new_tokens)
         if self.is_whole:
             ids = self._whole(prompt, limit)
@@ -105,7 +105,7 @@ class Respondent:
         at_limit = "max_new_tokens" if limit == max_new_tokens else "the model's length"
         stopped_at = "end of turn" if is_ended else at_limit if len(ids) == limit else "an image token"
         text = self.opened.tokenizer.decode(ids[:-1] if is_ended else ids)
-        return Answer(text.strip(), stopped_at, ids[-1] if is_ended else None, prompt.tokens.shape[1], len(ids))
+        return Answer(text.strip(), stopped_at, ids[-1] if is_ended else None, prompt.tokens.shape[1], tuple(ids))
 
     def tokens(self, prompt: Inputs, limit: int, sampling: SamplingConfig, generator: torch.Generator) -> Iterator[int]:
         """An answer of at most `limit` tokens, step by step, the end of the turn included; see `generate`."""

@@ -1,6 +1,7 @@
 """A benchmark in a file: generated answers, and their divergence from the teacher's."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from lab.core.benchmarks.mmbench import ROTATED
 from lab.core.benchmarks.placing import place_images
@@ -9,8 +10,9 @@ from lab.core.benchmarks.source import QuestionSource
 from lab.core.benchmarks.spec import Benchmark
 from lab.core.benchmarks.totals import counts_of
 from lab.core.data.prompt_format import IMAGE_MARK
-from lab.core.errors import ConfigError, InputError
+from lab.core.errors import ConfigError, InputError, RunError
 from lab.core.models.decoder import Inputs
+from lab.core.models.generation import longest_answer
 from lab.experiments.distill.load import FoundModel
 from lab.experiments.eval.answering import Compared, Respondent, compared, followed_by
 from lab.experiments.eval.config import EvalConfig
@@ -77,20 +79,19 @@ class BenchmarkTask:
             "stopped_at": answer.stopped_at,
             "end_token": answer.end_token,
             "num_prompt_tokens": answer.num_prompt_tokens,
-            "num_new_tokens": answer.num_new_tokens,
+            "num_new_tokens": len(answer.ids),
             "hit": mark.hit,
             "says_yes": mark.says_yes,
         }
-        if teacher is None or answer.stopped_at == "too long" or earlier[place]["stopped_at"] == "too long":
+        if respondent.label == self._config.against:
+            row["answer_ids"] = list(answer.ids)
+        if teacher is None:
             return row
-        with_teacher = teacher.prompt(text, shown, max_tiles=self._max_tiles)
-        ids = teacher.opened.tokenizer.encode(earlier[place]["prediction"])
-        ids += [] if earlier[place]["end_token"] is None else [earlier[place]["end_token"]]
-        vision = teacher.opened.model.config.vision
-        # an untrained model may answer with tokens that stand for images, which cannot be read without these
-        if not ids or (vision is not None and vision.image_token_id in ids):
-            return row
-        near = _compared(respondent, teacher, prompt, with_teacher, ids)
+        ids = _ids_of(earlier[place], teacher.label, self.word)
+        reason = _not_compared(respondent, teacher, prompt, ids)
+        if reason is not None:
+            return {**row, "not_compared": reason}
+        near = _compared(respondent, teacher, prompt, teacher.prompt(text, shown, max_tiles=self._max_tiles), ids)
         return {**row, "kl": near.kl, "agreeing": near.agreeing, "num_compared": near.num_compared}
 
     def measured(self, rows: Rows) -> list[Measured]:
@@ -136,6 +137,38 @@ def _unit(benchmark: Benchmark, name: str) -> str:
     """Points are sums of shares, all other scores are shares."""
     is_share = name.startswith(("accuracy", "plain", "yes rate", "precision", "recall", "F1"))
     return "%" if is_share else benchmark.unit
+
+
+def _ids_of(row: Mapping[str, Any], teacher: str, word: str) -> Sequence[int]:
+    """The tokens of an answer of the teacher: its text, encoded again, may be other ones.
+
+    Raises:
+        RunError: if they were not recorded.
+    """
+    if "answer_ids" not in row:
+        raise RunError(
+            f"{word}: the tokens of {teacher}'s answers, which others are compared over, are not in this run, which an "
+            "earlier version of lab began; start a new one"
+        )
+    found: Sequence[int] = row["answer_ids"]
+    return found
+
+
+def _not_compared(respondent: Respondent, teacher: Respondent, prompt: Inputs, ids: Sequence[int]) -> str | None:
+    """Why a model cannot be compared with its teacher over the tokens of an answer; None if it can."""
+    if not ids:
+        return "the teacher gave no answer"
+    vision = teacher.opened.model.config.vision
+    # an untrained model may answer with tokens that stand for images, which cannot be read without these
+    if vision is not None and vision.image_token_id in ids:
+        return "the teacher's answer has a token that stands for an image"
+    try:
+        room = longest_answer(respondent.opened.model, prompt)
+    except InputError:
+        room = 0
+    if room is not None and len(ids) > room:
+        return "the question with the teacher's answer is longer than the model reads"
+    return None
 
 
 def _compared(

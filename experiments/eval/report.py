@@ -1,10 +1,12 @@
 """Report of an evaluation: one table of all models, and what it says in sentences."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import cast
 
 from lab.core.runs.json_files import Entry
 from lab.experiments.eval.config import EvalConfig
+from lab.experiments.eval.divergence import KL
 from lab.experiments.eval.results import wins_and_ties
 from lab.experiments.eval.rows import Row, ScoreRow
 from lab.experiments.eval.seeds import is_mean, replicates
@@ -25,7 +27,7 @@ _COLUMNS = (
     "to",
     "n",
 )
-LOWER_IS_BETTER = frozenset(("cross-entropy", "perplexity", "bits per byte", "KL to the teacher"))
+LOWER_IS_BETTER = frozenset(("cross-entropy", "perplexity", "bits per byte", KL))
 
 
 def summary_table(table: Sequence[Row]) -> tuple[list[str], list[list[Entry]]]:
@@ -121,6 +123,13 @@ def _left_out(table: Sequence[Row]) -> Iterator[str]:
     words = {"too long": "prompts were longer than the model reads, and count as not answered"}
     for (task, model, stopped_at), number in ends.items():
         yield f"{task}: {model}: {number} {words.get(stopped_at, f'answers ended at {stopped_at}')}"
+    reasons = Counter(
+        (row["task"], row["model"], row["not_compared"])
+        for row in table
+        if row["kind"] == "answer" and "not_compared" in row
+    )
+    for (task, model, reason), number in reasons.items():
+        yield f"{task}: {model}: {number} questions are not in the {KL}: {reason}"
 
 
 def _method(table: Sequence[Row], config: EvalConfig) -> str:

@@ -72,10 +72,12 @@ class AnswerRow(Sample):
         num_prompt_tokens: those of images included; 0 if the prompt did not fit.
         num_new_tokens: the end of the turn included.
         hit, says_yes: the mark; 0 where a judge gives it.
+        answer_ids: of the teacher: the tokens of its answer, the end of the turn included.
         kl: of an answered question with a teacher: the sum of KL(teacher || model) over the tokens of the teacher's
             answer and its end, in nats.
         agreeing: how many of these tokens the model finds likeliest, as the teacher did.
         num_compared: how many there are.
+        not_compared: with a teacher: why there is nothing of these three.
     """
 
     kind: Literal["answer"]
@@ -93,9 +95,11 @@ class AnswerRow(Sample):
     num_new_tokens: int
     hit: float
     says_yes: float
+    answer_ids: NotRequired[list[int]]
     kl: NotRequired[float]
     agreeing: NotRequired[int]
     num_compared: NotRequired[int]
+    not_compared: NotRequired[str]
 
 
 class ChoiceRow(Sample):
