@@ -129,6 +129,14 @@ class Respondent:
             ids.append(int(self.scores(followed_by(prompt, ids), 1)[-1].argmax()))
         return ids
 
+    def can_read(self, prompt: Inputs, ids: Sequence[int]) -> bool:
+        """Whether a prompt with tokens behind it, of which the last is not read, is no longer than the model reads."""
+        try:
+            room = longest_answer(self.opened.model, prompt)
+        except InputError:
+            return False
+        return room is None or len(ids) <= room
+
     @torch.no_grad()
     def scores(self, inputs: Inputs, number: int) -> Float[Tensor, "n V"]:
         """The scores of the tokens that follow the last `number` positions of a sequence, of ids that have a text."""

@@ -1,18 +1,18 @@
 """A benchmark in a file: generated answers, and their divergence from the teacher's."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lab.core.benchmarks.mmbench import ROTATED
 from lab.core.benchmarks.placing import place_images
-from lab.core.benchmarks.question import Answered, Mark
+from lab.core.benchmarks.question import Answered, Mark, Question
 from lab.core.benchmarks.source import QuestionSource
 from lab.core.benchmarks.spec import Benchmark
 from lab.core.benchmarks.totals import counts_of
 from lab.core.data.prompt_format import IMAGE_MARK
 from lab.core.errors import ConfigError, InputError, RunError
 from lab.core.models.decoder import Inputs
-from lab.core.models.generation import longest_answer
+from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.load import FoundModel
 from lab.experiments.eval.answering import Compared, Respondent, compared, followed_by
 from lab.experiments.eval.config import EvalConfig
@@ -162,11 +162,7 @@ def _not_compared(respondent: Respondent, teacher: Respondent, prompt: Inputs, i
     # an untrained model may answer with tokens that stand for images, which cannot be read without these
     if vision is not None and vision.image_token_id in ids:
         return "the teacher's answer has a token that stands for an image"
-    try:
-        room = longest_answer(respondent.opened.model, prompt)
-    except InputError:
-        room = 0
-    if room is not None and len(ids) > room:
+    if not respondent.can_read(prompt, ids):
         return "the question with the teacher's answer is longer than the model reads"
     return None
 
@@ -181,8 +177,21 @@ def _compared(
     return compared(our_scores, their_scores)
 
 
-def refuse_words(file: QuestionSource, found: FoundModel, word: str, label: str) -> None:
+def refuse_words(
+    file: QuestionSource,
+    found: FoundModel,
+    word: str,
+    label: str,
+    encode_more: Callable[[Question, Tokenizer], object] = lambda question, tokenizer: None,
+) -> None:
     """Refuse a model that sees no images where they are asked about, or does not know the words of the first questions.
+
+    Args:
+        file: with the questions.
+        found: the model.
+        word: the task as it was typed.
+        label: of the model.
+        encode_more: encodes what is not in the prompt; an InputError says that it cannot be.
 
     Raises:
         LabError: naming the question.
@@ -193,5 +202,6 @@ def refuse_words(file: QuestionSource, found: FoundModel, word: str, label: str)
         question = file[place]
         try:
             found.tokenizer.encode(file.benchmark.prompt(question).replace(IMAGE_MARK, ""))
+            encode_more(question, found.tokenizer)
         except InputError as error:
             raise InputError(f"{word}: question {question.index} for {label}: {error}") from None

@@ -5,6 +5,7 @@ The logarithm of an option's probability is taken as it is, or divided by its nu
 less likely (as lm-evaluation-harness's `acc` and `acc_norm`).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from lab.core.benchmarks.question import Answered, Mark, Question
 from lab.core.benchmarks.spec import Benchmark
 from lab.core.benchmarks.totals import counts_of
 from lab.core.errors import InputError
+from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.load import FoundModel
 from lab.experiments.eval.answering import Respondent
 from lab.experiments.eval.benchmark_task import refuse_words
@@ -31,6 +33,9 @@ def _prompt(question: Question) -> str:
 
 
 def _check(question: Question) -> str | None:
+    blank = next((letter for letter, text in question.options.items() if not text.strip()), None)
+    if blank is not None:
+        return f"has only spaces in option {blank}; give it a text, or leave it empty"
     if question.answer in question.options:
         return None
     # an option that is not there is never the likeliest
@@ -68,7 +73,7 @@ class LikelihoodTask:
 
     def refuse(self, found: FoundModel, label: str) -> None:
         """See `Task.refuse`."""
-        refuse_words(self._file, found, self.word, label)
+        refuse_words(self._file, found, self.word, label, _encoded)
 
     def size(self, respondent: Respondent | None) -> int:
         """See `Task.size`."""
@@ -81,10 +86,12 @@ class LikelihoodTask:
             text, shown = place_images(_prompt(question), images)
             max_tiles = self._config.max_tiles or _LIKELIHOOD.max_tiles
             prompt = respondent.prompt(text, shown, max_tiles=max_tiles)
-            encoded = {letter: respondent.opened.tokenizer.encode(text) for letter, text in question.options.items()}
+            encoded = _encoded(question, respondent.opened.tokenizer)
         except InputError as error:
             raise InputError(f"{self._file.path}: question {question.index}: {error}") from None
-        found = {letter: respondent.log_likelihood(prompt, ids).value for letter, ids in encoded.items()}
+        found: dict[str, float] = {}
+        if all(respondent.can_read(prompt, ids) for ids in encoded.values()):
+            found = {letter: respondent.log_likelihood(prompt, ids).value for letter, ids in encoded.items()}
         per_byte = {letter: value / len(question.options[letter].encode()) for letter, value in found.items()}
         return {
             "kind": "choice",
@@ -95,8 +102,8 @@ class LikelihoodTask:
             "category": question.category,
             "l2_category": question.l2_category,
             "split": question.split,
-            "hit": float(max(found, key=found.__getitem__) == question.answer),
-            "hit_per_byte": float(max(per_byte, key=per_byte.__getitem__) == question.answer),
+            "hit": _hit(found, question),
+            "hit_per_byte": _hit(per_byte, question),
             "log_likelihoods": list(found.values()),
         }
 
@@ -108,6 +115,28 @@ class LikelihoodTask:
         """See `Task.chance`."""
         asked = zip(self._file.questions(), range(self.size(None)), strict=False)
         return _measured([_LIKELIHOOD.answered(one, choice_guess(one)) for (one, _), _ in asked], ACCURACY)
+
+
+def _encoded(question: Question, tokenizer: Tokenizer) -> dict[str, list[int]]:
+    """The tokens of each option, by its letter.
+
+    Raises:
+        InputError: naming the option, if it cannot be encoded, or has none.
+    """
+    found = {}
+    for letter, text in question.options.items():
+        try:
+            found[letter] = tokenizer.encode(text)
+        except InputError as error:
+            raise InputError(f"option {letter}: {error}") from None
+        if not found[letter]:
+            raise InputError(f"option {letter}, {text!r}, has no token in the model's vocabulary; give another text")
+    return found
+
+
+def _hit(values: Mapping[str, float], question: Question) -> float:
+    """1 if the right option is the likeliest; 0 otherwise, and where the model could not read them."""
+    return float(bool(values) and max(values, key=values.__getitem__) == question.answer)
 
 
 _METHODS = (("hit", ACCURACY), ("hit_per_byte", _PER_BYTE))

@@ -123,6 +123,11 @@ def _left_out(table: Sequence[Row]) -> Iterator[str]:
     words = {"too long": "prompts were longer than the model reads, and count as not answered"}
     for (task, model, stopped_at), number in ends.items():
         yield f"{task}: {model}: {number} {words.get(stopped_at, f'answers ended at {stopped_at}')}"
+    unread = Counter(
+        (row["task"], row["model"]) for row in table if row["kind"] == "choice" and not row["log_likelihoods"]
+    )
+    for (task, model), number in unread.items():
+        yield f"{task}: {model}: {number} questions with an option were longer than the model reads, and count as wrong"
     reasons = Counter(
         (row["task"], row["model"], row["not_compared"])
         for row in table

@@ -109,7 +109,8 @@ class ChoiceRow(Sample):
         index, category, l2_category, split: as in an answer.
         hit: whether the right option is the likeliest.
         hit_per_byte: whether it is, with the logarithm divided by the number of bytes.
-        log_likelihoods: of the options, in the order of their letters.
+        log_likelihoods: of the options, in the order of their letters; none if the question with one of them is longer
+            than the model reads, which counts as not answered.
     """
 
     kind: Literal["choice"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lab.core.errors import InputError
 from lab.experiments.distill.load import find_model
 from lab.experiments.distill.selector import StudentSelector
 from reference.text_checkpoint import write_text_checkpoint
@@ -60,3 +61,36 @@ def test_a_teachers_answer_is_compared_by_its_tokens_and_left_out_where_a_model_
     # with the same length, all are compared
     ablated = Path(f"{longer}, images ablated")
     assert [row["num_compared"] for row in samples(run, ablated)] == [row["num_new_tokens"] for row in theirs]
+
+
+def test_a_choice_that_is_longer_than_the_model_reads_counts_as_wrong(
+    evaluated: Evaluated, tmp_path: Path, checkpoints: tuple[Path, Path]
+) -> None:
+    shorter = checkpoints[1]
+    # of the second, only the longest option does not fit
+    rows = [("What", "dog"), ("What", "y" * 150), ("x" * 200, "dog")]
+    path = write_tsv(
+        tmp_path / "choices.tsv",
+        [{"index": str(i), "question": text, "answer": "A", "A": "a", "B": b} for i, (text, b) in enumerate(rows)],
+    )
+    run = evaluated("run", str(shorter), f"likelihood:{path}")
+    assert [len(row["log_likelihoods"]) for row in samples(run, shorter)] == [2, 0, 0]
+    assert [row["hit"] + row["hit_per_byte"] for row in samples(run, shorter)][1:] == [0, 0]
+    assert "2 questions with an option were longer than the model reads, and count as wrong" in sentences(run)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (" ", "choices.tsv: row 1, with index 7, has only spaces in option B"),
+        # this tokenizer leaves it out
+        ("\N{ZERO WIDTH SPACE}", r"question 7 for .*: option B.*"),
+    ],
+)
+def test_an_option_without_a_token_is_named(
+    option: str, says: str, evaluated: Evaluated, tmp_path: Path, teacher: Path
+) -> None:
+    row = {"index": "7", "question": "How many pictures show a bag?", "answer": "A", "A": "two", "B": option}
+    path = write_tsv(tmp_path / "choices.tsv", [row])
+    with pytest.raises(InputError, match=says):
+        evaluated("run", str(teacher), f"likelihood:{path}")
