@@ -130,7 +130,7 @@ class PieceRow(Sample):
         document: number of the document.
         nll: minus the logarithm of their probability, in nats.
         num_tokens: how many.
-        num_bytes: of the document, in its first piece; 0 in the others.
+        num_bytes: of the document's tokens that are predicted, all in its first piece; 0 in the others.
         kl, agreeing, num_compared: as in an answer, for the tokens of the text; only with a teacher of the same
             vocabulary.
     """

@@ -2,11 +2,13 @@
 
 The first window of a document predicts all of its tokens but the first; each later one moves on by `stride` tokens and
 predicts those, so that every token is predicted once, the later ones with at least context - stride tokens before them.
-Documents are cut for each model by its own tokenizer: between vocabularies, bits per byte can be compared.
+Documents are cut for each model by its own tokenizer: between vocabularies, bits per byte can be compared. Their bytes
+are those of the predicted tokens: where no token opens a sequence, the first one of a document is not predicted.
 """
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +35,8 @@ from lab.experiments.eval.task import Measured, Rows
 
 # the documentation that comes with Python, the part that `data=text` holds out
 PYTHON = "python"
+# tokens of one byte, of which the longest character has as many
+_MOST_SHARING = 4
 _UNITS = {"cross-entropy": "nats a token", "perplexity": "", "bits per byte": "bits"}
 
 
@@ -110,13 +114,21 @@ class TextTask:
             "document": piece.document,
             "nll": float(nll(scores, window[-piece.num_predicted :]).double().sum()),
             "num_tokens": piece.num_predicted,
-            "num_bytes": 0 if piece.start else len(self._documents[piece.document].encode()),
+            "num_bytes": 0 if piece.start else self._num_bytes(piece.document, respondent.opened.tokenizer),
         }
         if teacher is None:
             return row
         theirs = teacher.scores(inputs, piece.num_predicted)
         near = compared(scores, theirs)
         return {**row, "kl": near.kl, "agreeing": near.agreeing, "num_compared": near.num_compared}
+
+    def _num_bytes(self, document: int, tokenizer: Tokenizer) -> int:
+        """Bytes of a document whose tokens are predicted: all, but those of a first token that nothing opens."""
+        text = self._documents[document]
+        known = (
+            0 if tokenizer.bos_id is not None else bytes_of_first(text, self.cut(tokenizer).ids_of[document], tokenizer)
+        )
+        return len(text.encode()) - known
 
     def measured(self, rows: Rows) -> list[Measured]:
         """See `Task.measured`."""
@@ -159,6 +171,28 @@ class TextTask:
                 before, stop = stop, min(stop + stride, len(ids))
                 pieces.append(Piece(document, stop - context, stop, stop - before))
         return Cut(ids_of, pieces)
+
+
+def bytes_of_first(text: str, ids: Sequence[int], tokenizer: Tokenizer) -> int:
+    """How many bytes of a text its first token stands for, with spaces before it that have no token.
+
+    A character that several tokens share is divided evenly among them.
+
+    Args:
+        text: that was encoded.
+        ids: its tokens.
+        tokenizer: that encoded it.
+    """
+    bare = text.lstrip()
+    for number in range(1, min(len(ids), _MOST_SHARING) + 1):
+        piece = tokenizer.decode(ids[:number])
+        if piece and text.startswith(piece):
+            return len(piece.encode()) // number
+        # some tokenizers have no token for a first space, or give none back
+        if piece.strip() and bare.startswith(piece.lstrip()):
+            return (len(text.encode()) - len(bare[len(piece.lstrip()) :].encode())) // number
+    # its text is not in the document, as where a tokenizer has one case only
+    return len(tokenizer.decode(ids[:1]).encode())
 
 
 def _documents(name: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,8 @@ from lab.core.runs.parquet import read_table
 from lab.experiments.distill.load import open_model
 from lab.experiments.distill.selector import StudentSelector
 from lab.experiments.eval.config import EvalConfig
-from lab.experiments.eval.text_task import TextTask
+from lab.experiments.eval.text_task import TextTask, bytes_of_first
+from reference.characters import Characters
 from reference.toy_evaluation import write_tsv
 
 Evaluated = Callable[..., Path]
@@ -42,7 +43,8 @@ def test_cross_entropy_is_that_of_each_token_with_its_window(evaluated: Evaluate
     total, number, num_bytes = 0.0, 0, 0
     for text in (TEXT, "What is framed in red? a bag."):
         ids = opened.tokenizer.encode(text)
-        num_bytes += len(text.encode())
+        # nothing stands before the first word, which is not predicted
+        num_bytes += len(text.encode()) - len(text.split(maxsplit=1)[0])
         for place in range(1, len(ids)):
             # the first window predicts tokens 1 to 15, each later one the five behind those before
             stop = 16 if place < 16 else min(len(ids), 16 + 5 * ((place - 16) // 5 + 1))
@@ -99,3 +101,38 @@ def test_options_are_chosen_by_their_likelihood(evaluated: Evaluated, tmp_path: 
     names = scores(run)
     assert names["chance", "accuracy"] == pytest.approx(100 / 3)
     assert (str(teacher), "accuracy per byte") in names
+
+
+class Bytes(Characters):
+    """A token for each byte; those of a part of a character have no text of their own."""
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode(errors="replace")
+
+
+class Bare(Characters):
+    """One without a token for a space in front, as in SentencePiece."""
+
+    def encode(self, text: str) -> list[int]:
+        return super().encode(text.lstrip())
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "text", "size"),
+    [
+        (Characters(), "ab", 1),
+        (Characters(), "\N{EURO SIGN}b", 3),
+        (Characters(), " b", 1),
+        (Bytes(), "ab", 1),
+        (Bytes(), "\N{EURO SIGN}b", 1),
+        (Bytes(), "\N{GRINNING FACE}", 1),
+        (Bare(), "  ab", 3),
+    ],
+)
+def test_the_bytes_of_a_first_token_are_those_that_are_not_predicted(
+    tokenizer: Characters, text: str, size: int
+) -> None:
+    assert bytes_of_first(text, tokenizer.encode(text), tokenizer) == size
