@@ -72,6 +72,17 @@ class RiskTheory(TheoryKey):
 
 
 @final
+class DiscreteTheory(RiskTheory):
+    """Gaussian reference of a discrete problem.
+
+    Attributes:
+        num_directions: in which the features vary: p, or fewer where they span less than their width.
+    """
+
+    num_directions: int
+
+
+@final
 class GaussianTheory(RiskTheory):
     """Theory of a linear-Gaussian problem.
 
@@ -167,7 +178,7 @@ class RiskResult(MeasuredRisk):
     fixed_problem_excess: float
 
 
-Theory = ClassTheory | RiskTheory | GaussianTheory
+Theory = ClassTheory | DiscreteTheory | GaussianTheory
 Measured = MeasuredRisk | TestedRisk | MeasuredClasses
 Row = Theory | Measured
 # measured columns joined with those of theory: which ones depends on the problems of the run

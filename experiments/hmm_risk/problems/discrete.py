@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lab.core.heads.asymptotics import asymptotic_risk
 from lab.core.heads.conditional_risk import conditional_risk
+from lab.core.heads.decompositions import default_rank_tolerance
 from lab.core.heads.factor_covariance import FactorCovariance
 from lab.core.heads.population import Spectrum
 from lab.core.hmm.discrete import DiscreteHmm
@@ -31,11 +32,11 @@ from lab.experiments.hmm_risk.problems.labelling import NUM_JUDGED, Labelling, b
 from lab.experiments.hmm_risk.problems.problem import seeds_of_problem
 from lab.experiments.hmm_risk.rows import (
     ClassTheory,
+    DiscreteTheory,
     Measured,
     MeasuredClasses,
     MeasuredKey,
     MeasuredRisk,
-    RiskTheory,
     Theory,
     TheoryKey,
 )
@@ -160,14 +161,14 @@ class DiscreteRows(CellWork):
                 rows.append(no_risk)
                 continue
             _, _, noise_trace = self._moments(width)
-            risk = asymptotic_risk(
-                self._spectrum(width), noise_trace, num_train=self.cell.num_train, ridge=float(ridge)
-            )
+            spectrum = self._spectrum(width)
+            risk = asymptotic_risk(spectrum, noise_trace, num_train=self.cell.num_train, ridge=float(ridge))
             _, _, full_noise = self._moments(self.cell.widths[-1])
             misspecification = self._scale * (noise_trace - full_noise)
             signal = 1 - noise_trace
-            risks: RiskTheory = {
+            risks: DiscreteTheory = {
                 **key,
+                "num_directions": int(np.count_nonzero(spectrum.eigenvalues)),
                 "snr": signal / noise_trace if noise_trace else np.inf,
                 "noise_floor": self._scale * noise_trace,
                 "misspecification": misspecification,
@@ -251,7 +252,9 @@ class DiscreteRows(CellWork):
         dense, coefficients, _ = self._moments(width)
         assert isinstance(dense, np.ndarray), "only lifted features have noise"
         eigenvalues, vectors = linalg.eigh(dense)
-        return Spectrum(np.maximum(eigenvalues, 0.0), np.sum((vectors.T @ coefficients) ** 2, axis=1))
+        # next-token distributions span at most S directions, and states that are alike fewer: the rest is rounding
+        is_varying = eigenvalues > default_rank_tolerance(width, width) * eigenvalues[-1]
+        return Spectrum(np.where(is_varying, eigenvalues, 0.0), np.sum((vectors.T @ coefficients) ** 2, axis=1))
 
     def _posteriors(self, stream: str, num_sequences: int) -> Float64[ndarray, "N S"]:
         return self._hmm.filter_last(self._tokens(stream, num_sequences)).numpy()

@@ -34,8 +34,10 @@ def _points(data: FigureData, quantities: Sequence[str]) -> list[str]:
     sentences = [f"Dots: means; bars: {bars}{one}."]
     if not all(curve.has_mean.all() for curve in data.curves):
         words = "medians, with bars from the 10 to the 90 % quantile"
+        has_tiny = any(curve.ridge != "0" and (curve.is_near & ~curve.has_mean).any() for curve in data.curves)
+        ridge = "without ridge or with a tiny one" if has_tiny else "without ridge"
         sentences.append(
-            f"Hollow markers: {words}, where a mean estimates nothing: within three rows of p = n without ridge, and "
+            f"Hollow markers: {words}, where a mean estimates nothing: within three rows of p = n {ridge}, and "
             "where single draws decide it."
         )
         if len(data.curves) > 1:

@@ -21,7 +21,17 @@ Part = TypeVar("Part")
 
 # columns that are the same for all draws of a problem, besides those of theory
 _SHARED = frozenset(
-    {"gamma", "width", "context_length", "snr", "noise_floor", "misspecification", "null_risk", "labellings_rejected"}
+    {
+        "gamma",
+        "width",
+        "context_length",
+        "snr",
+        "noise_floor",
+        "misspecification",
+        "null_risk",
+        "num_directions",
+        "labellings_rejected",
+    }
 )
 _THEORY = "theory_"
 _MEASURED = (*MEASURED_QUANTITIES, "test_risk")
@@ -48,6 +58,7 @@ class Curve:
         z: distances in two-level standard errors of paired differences, NaN where there is no mean: `exact`, the excess
             risk from the exact finite-n line of the same problem; `test`, the error on test rows from the exact risk
             of the same draw; and the name of a quantity, from its baseline.
+        is_near: whether the features vary in about as many directions as there are rows; see `tails`.
         has_mean: False where only quantiles are meaningful; see `tails`.
         is_reference: whether the theory is only a Gaussian reference, not a prediction for these data.
         problem_is_drawn: whether anything but the rows is random.
@@ -69,6 +80,7 @@ class Curve:
     floor: Float64[ndarray, " k"]
     baseline: dict[str, Float64[ndarray, " k"]]
     z: dict[str, Float64[ndarray, " k"]]
+    is_near: Bool[ndarray, " k"]
     has_mean: Bool[ndarray, " k"]
     is_reference: bool
     problem_is_drawn: bool
@@ -148,7 +160,11 @@ class _Points:
             values = dict.fromkeys(quantities(RiskResult), np.empty((num_points, num_problems, 0)))
         spreads = {name: spread(block) for name, block in values.items()}
         is_risk = "excess_risk" in values
-        has_mean = ~(self._is_near() | is_heavy(values["excess_risk"])) if is_risk else ~is_heavy(values["log_loss"])
+        is_near = self._is_near(shared)
+        if is_risk:
+            has_mean = ~(np.any(is_near & self._has_no_ridge(shared), axis=1) | is_heavy(values["excess_risk"]))
+        else:
+            has_mean = ~is_heavy(values["log_loss"])
         middle = {name: shared[name].mean(axis=1) for name in shared}
         words = [label] if label else []
         if several_ridges:
@@ -169,6 +185,7 @@ class _Points:
             floor=_column(middle, "noise_floor", num_points),
             baseline=_baselines(middle, spreads),
             z={name: np.where(has_mean, found.z, np.nan) for name, found in _differences(values, shared).items()},
+            is_near=np.any(is_near, axis=1),
             has_mean=has_mean,
             is_reference=self._is_reference,
             problem_is_drawn=self._problem_is_drawn,
@@ -177,10 +194,31 @@ class _Points:
             labellings_rejected=int(np.nansum(shared.get("labellings_rejected", np.zeros((1, 1)))[0])),
         )
 
-    def _is_near(self) -> Bool[ndarray, " k"]:
-        """Where the minimum-norm head has no mean; the error of one that classifies is bounded."""
-        sizes = sorted(self._points)
-        return np.array([self._ridge == "0" and abs(n - width) <= NO_MEAN_WITHIN for n, width, _ in sizes])
+    def _is_near(self, shared: Mapping[str, Float64[ndarray, "k K"]]) -> Bool[ndarray, "k K"]:
+        """Around n directions the minimum-norm head has no mean; the error of one that classifies is bounded."""
+        widths = shared["width"]
+        directions = shared.get("num_directions", widths)
+        # a row that was recorded without the column
+        directions = np.where(np.isnan(directions), widths, directions)
+        return np.asarray(np.abs(self._num_train() - directions) <= NO_MEAN_WITHIN)
+
+    def _has_no_ridge(self, shared: Mapping[str, Float64[ndarray, "k K"]]) -> Bool[ndarray, "k K"]:
+        """Without a ridge, or with one so small that it leaves hardly a row more free than the width does.
+
+        A mean with such a ridge is that of rare draws: those whose smallest eigenvalue is below the ridge.
+        """
+        if self._ridge == "0":
+            return np.ones(shared["width"].shape, dtype=bool)
+        if "theory_variance" not in shared:
+            return np.zeros(shared["width"].shape, dtype=bool)
+        floor = shared["noise_floor"]
+        with np.errstate(invalid="ignore"):
+            # the variance of theory is floor df / (n - df), of which n - df rows are free: without ridge, n - p
+            free = self._num_train() * floor / (floor + shared["theory_variance"])
+        return np.asarray(free < NO_MEAN_WITHIN + 1)
+
+    def _num_train(self) -> Float64[ndarray, "k 1"]:
+        return np.array([[float(num_train)] for num_train, _, _ in sorted(self._points)])
 
 
 class Curves:

@@ -13,8 +13,9 @@ sum as well.
 Measured on the figures of the study with one problem each: none of 814 points with Gaussian features fires, while
 posteriors do at 18 of 60 points, with shares of 27 to 85 % of 30 draws and P(g) from 3e-3 to 7e-23. A sample may hide a
 tail by chance, so a known one is not left to the test: within three rows of p = n the minimum-norm head has no mean, or
-one of infinite variance (inverse Wishart moments). Classes are judged by their log-loss alone, since their errors are
-bounded.
+one of infinite variance (inverse Wishart moments). With a ridge there is a mean; where the ridge is so small that it
+leaves less than a fourth row free there, it is that of rare draws, whose smallest eigenvalue is below the ridge.
+Classes are judged by their log-loss alone, since their errors are bounded.
 """
 
 # Letters: k points, K problems, R draws of the rows of each, N draws in all.
@@ -25,7 +26,8 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray
 
-# Within this many rows of p = n the mean of the minimum-norm head's risk, or its variance, is infinite.
+# Within this many rows of p = n the mean of the minimum-norm head's risk, or its variance, is infinite; p counts the
+# directions in which the features vary.
 NO_MEAN_WITHIN = 3
 
 _ACCIDENT = 0.01

@@ -10,7 +10,6 @@ from lab.experiments.hmm_risk.dependent_rows.finite_size import LARGEST_CORRECTI
 from lab.experiments.hmm_risk.results.curves import CurveShape, Point, curve_shape
 from lab.experiments.hmm_risk.results.report import CLEARLY, root_mean_square
 from lab.experiments.hmm_risk.results.summary import Curve
-from lab.experiments.hmm_risk.results.tails import NO_MEAN_WITHIN
 
 # near the threshold the asymptotic line is too low by (n - p)/(n - p - 1), and single draws spread over decades
 _NEAR, _CLOSE = (0.8, 1.25), (0.9, 1.1)
@@ -179,8 +178,7 @@ def _reference(curve: Curve) -> list[str]:
     """Factors between what is measured, means or medians, and the Gaussian reference."""
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = curve.centre("excess_risk") / curve.theory["excess_risk"]
-    near = np.abs(curve.x["width"] - curve.x["width"] / curve.x["gamma"]) <= NO_MEAN_WITHIN
-    known = np.isfinite(factor) & ~near
+    known = np.isfinite(factor) & ~curve.is_near
     parts = []
     for word, kind in (("means", known & curve.has_mean), ("medians", known & ~curve.has_mean)):
         if kind.any():

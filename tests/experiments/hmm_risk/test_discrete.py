@@ -92,3 +92,19 @@ def test_strengths_that_differ_in_their_last_digits_are_two() -> None:
         ("0.1", 0.1),
         ("0.10000001", 0.10000001),
     }
+
+
+def test_only_directions_in_which_features_vary_count() -> None:
+    # next-token distributions of 3 states span 3 of 20 directions: theory of p = 3, and its threshold is at n = 3
+    for num_train in (4, 12):
+        rows = table(
+            hmm=DiscreteConfig(num_states=[3], num_tokens=20),
+            representation=RepresentationConfig(name=RepresentationName.next_token_distribution),
+            task=TaskConfig(name=TaskName.next_token),
+            num_train=num_train,
+        )
+        assert {row["num_directions"] for row in rows} == {3}
+        assert rows[0]["theory_variance"] == pytest.approx(rows[0]["noise_floor"] * 3 / (num_train - 3), rel=1e-9)
+        (curve,) = curves(rows)
+        assert curve.is_near.tolist() == [num_train == 4]
+        assert not (curve.has_mean & curve.is_near).any()

@@ -50,3 +50,20 @@ def test_points_are_ordered_by_width_and_gaps_are_taken_where_there_is_a_mean() 
     assert gap[[0, 2]].tolist() == [0.0, 9.0]
     assert math.isnan(gap[1])
     assert curve.null_excess.tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("width", "ridge", "variance", "has_mean"),
+    [
+        # n = 10, floor 0.5: the variance 0.5 df / (10 - df) leaves 10 - df rows free
+        (10, "1e-12", 1e6, False),
+        (10, "1e-12", math.inf, False),
+        (7, "1e-12", 0.5 * 7 / 3 - 1e-9, False),
+        (10, "0.1", 0.5 * 5 / 5, True),
+        (6, "1e-12", 0.5 * 6 / 4, True),
+    ],
+)
+def test_next_to_p_equal_to_n_a_tiny_ridge_is_as_none(width: int, ridge: str, variance: float, has_mean: bool) -> None:
+    rows = [row(width, replicate, 1.0, ridge=ridge, theory_variance=variance) for replicate in (0, 1)]
+    (curve,) = curves(rows)
+    assert curve.has_mean.tolist() == [has_mean]
