@@ -15,7 +15,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         labels: the class of each row.
-        probs: the probability of each class.
+        probs: the probability of each class; those of a row sum to one.
     """
 
     labels: Int64[ndarray, " n"]

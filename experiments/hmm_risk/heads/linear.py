@@ -11,7 +11,8 @@ from numpy import ndarray
 from lab.core.heads.linear_head import LinearHead
 from lab.experiments.hmm_risk.head_spec import Classifier, HeadSpec, Prediction
 
-# A linear head's scores are not probabilities: clip them so that a miss costs at most 7 nats of log-loss.
+# A linear head's scores are not probabilities: they are clipped, so that a miss costs at most 7 nats of log-loss with
+# two classes, and divided by their sum, since the constant guess they are compared with is a probability.
 _LEAST_PROBABILITY = 1e-3
 
 
@@ -34,7 +35,8 @@ def fit_classes(
 
     def predict(test: Float64[ndarray, "n p"]) -> Prediction:
         scores = head.predict(test)
-        return Prediction(scores.argmax(axis=1), np.clip(scores, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY))
+        probs = np.clip(scores, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+        return Prediction(scores.argmax(axis=1), probs / probs.sum(axis=1, keepdims=True))
 
     return Classifier(predict, head.weight_norm, head.rank, "svd")
 
