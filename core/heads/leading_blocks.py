@@ -109,7 +109,13 @@ class LeadingBlocks:
         return self._risks(found, num_train)
 
     def best_risks(self, *, num_train: int) -> BlockRisks:
-        """The risk at every width for its strength λ ≥ 0 of lowest risk; λ to about 1e-3 of itself."""
+        """The risk at every width for its strength λ ≥ 0 of lowest risk; λ to about 1e-3 of itself.
+
+        Without signal it is infinite, as in `asymptotics.optimal_ridge`.
+        """
+        has_signal = self._aligned() > 0
+        if not has_signal.any():
+            return self._zeros()
         found, lowest, without_gain = _Found.empty(self.widths.size), np.full(self.widths.size, np.inf), 0
         everywhere = np.ones(self.widths.size, dtype=bool)
         log_kappa = self._largest_best(num_train)
@@ -133,19 +139,34 @@ class LeadingBlocks:
             log_kappa = float(tried[2])
         best, without = self._risks(found, num_train), self.risks(num_train=num_train, ridge=0.0)
         is_none = without.excess <= best.excess
+        choices, silent = [~has_signal & (without.excess > 0), is_none], self._zeros()
         return BlockRisks(
-            ridges=np.where(is_none, 0.0, best.ridges),
-            kappa=np.where(is_none, without.kappa, best.kappa),
-            bias=np.where(is_none, without.bias, best.bias),
-            variance=np.where(is_none, without.variance, best.variance),
+            ridges=np.select(choices, [silent.ridges, np.zeros_like(best.ridges)], best.ridges),
+            kappa=np.select(choices, [silent.kappa, without.kappa], best.kappa),
+            bias=np.select(choices, [silent.bias, without.bias], best.bias),
+            variance=np.select(choices, [silent.variance, without.variance], best.variance),
         )
+
+    def _zeros(self) -> BlockRisks:
+        """The risk of the head that predicts zero, which is best without signal."""
+        infinite = np.full(self.widths.size, np.inf)
+        return BlockRisks(infinite, infinite, self.signal, np.zeros(self.widths.size))
+
+    def _aligned(self) -> Float64[ndarray, " w"]:
+        """The squared norm of c_p."""
+        return np.asarray(np.cumsum(np.sum(self._cross**2, axis=1))[self.widths - 1])
 
     def _largest_best(self, num_train: int) -> float:
         """Bound of log κ above which the risk rises to that of predicting zero, as in `asymptotics.optimal_ridge`."""
         squares = np.cumsum(np.cumsum(self._covariance**2, axis=0), axis=1).diagonal()[self.widths - 1]
-        aligned = np.cumsum(np.sum(self._cross**2, axis=1))[self.widths - 1]
-        spread = (self.noise_trace + self.signal) * squares / (num_train * aligned)
-        return math.log(max(float(spread.max()), float(np.trace(self._covariance)))) + _SPAN
+        aligned = self._aligned()
+        with np.errstate(divide="ignore", over="ignore"):
+            spread = (self.noise_trace + self.signal) * squares / (num_train * aligned)
+        # without signal the risk falls to that of predicting zero without end
+        return (
+            math.log(max(float(spread[np.isfinite(spread)].max(initial=0.0)), float(np.trace(self._covariance))))
+            + _SPAN
+        )
 
     def _excess(self, span: "_Span", log_kappa: Float64[ndarray, " w"], num_train: int) -> Float64[ndarray, " w"]:
         """The excess risk at a κ of each width; infinite where λ would be negative."""

@@ -24,7 +24,7 @@ from scipy.linalg import lapack
 
 from lab.core import validation
 from lab.core.errors import InputError
-from lab.core.heads.decompositions import default_rank_tolerance
+from lab.core.heads.decompositions import default_rank_tolerance, thin_svd
 from lab.core.heads.factor_population import FactorPopulation
 from lab.core.heads.min_norm_above_n import WideGram
 from lab.core.heads.population import DiagonalPopulation, ModePopulation, Population
@@ -81,7 +81,7 @@ def nested_risk(
         features: X; the rows are independent draws of the population.
         population: second moments of features and targets.
         widths: p, each from 1 to d.
-        ridge: lambda of (X'X + n lambda I)^-1 X'Y; 0 is the minimum-norm head.
+        ridge: lambda of (X'X + n lambda I)^-1 X'Y; 0 is the minimum-norm head, infinity the head that predicts zero.
         rtol: fraction of the largest singular value below which one counts as zero; None for each width's
             `default_rank_tolerance`.
 
@@ -101,7 +101,8 @@ def nested_risk(
     result = NestedRisk(np.empty(shape), np.empty(shape), np.empty(shape), np.empty(len(widths), np.int64), ())
     methods = [""] * len(widths)
     zero = [column for column, strength in enumerate(ridge) if strength == 0]
-    positive = [column for column, strength in enumerate(ridge) if strength > 0]
+    positive = [column for column, strength in enumerate(ridge) if 0 < strength < np.inf]
+    silent = [column for column, strength in enumerate(ridge) if strength == np.inf]
     if zero:
         _minimum_norm(matrix, population, widths, tolerances, result, methods, zero)
     if positive:
@@ -113,6 +114,12 @@ def nested_risk(
             result.squared_weight_norm[row, positive] = risks.squared_weight_norm
             if not zero:
                 result.rank[row], methods[row] = risks.rank, "spectrum"
+    if silent:
+        result.bias[:, silent] = np.array([[population.signal(width)] for width in widths])
+        result.variance[:, silent] = result.squared_weight_norm[:, silent] = 0.0
+        if not zero and not positive:
+            for row, width in enumerate(widths):
+                result.rank[row], methods[row] = thin_svd(matrix[:, :width], rtol=tolerances[row]).rank, "svd"
     norm = result.squared_weight_norm / unit**2
     return NestedRisk(result.bias, result.variance, norm, result.rank, tuple(methods))
 
@@ -227,5 +234,5 @@ def _check(
     if len(ridge) == 0:
         raise InputError("ridge is empty; give at least one strength, 0 for the minimum-norm head")
     for strength in ridge:
-        if not 0 <= strength < np.inf:
-            raise InputError(f"ridge contains {strength}, expected finite numbers of 0 or more")
+        if not strength >= 0:
+            raise InputError(f"ridge contains {strength}, expected numbers of 0 or more")

@@ -155,7 +155,13 @@ class IndependentRows(CellWork):
         num_outputs = self.problem.population.num_outputs(width)
         targets = train.targets[:, :num_outputs]
         tolerance = rank_tolerance(self.cell, width)
-        head = LinearHead.fit(train.features[:, :width], targets, ridge=ridge, rtol=tolerance)
+        head = LinearHead.fit(
+            train.features[:, :width],
+            # without signal the best strength is infinite: the head that targets of zero give
+            np.zeros_like(targets) if np.isinf(ridge) else targets,
+            ridge=0.0 if np.isinf(ridge) else ridge,
+            rtol=tolerance,
+        )
         risk = monte_carlo_risk(head, test.features[:, :width], test.targets[:, :num_outputs])
         scale = self.scale(width)
         return {"test_risk": scale * risk.mean, "test_standard_error": scale * risk.standard_error}

@@ -51,6 +51,18 @@ def test_every_width_has_its_best_strength(decay: float, noise: float) -> None:
         assert found.bias[place] == pytest.approx(best.risk.bias, rel=2e-3)
 
 
+@pytest.mark.parametrize("num_silent", [8, 45])
+def test_without_signal_the_head_that_predicts_zero_is_best(num_silent: int) -> None:
+    rows = population(decay=0.5)
+    cross = np.where(np.arange(45)[:, None] < num_silent, 0, rows.cross)
+    rows = DensePopulation(rows.covariance, cross, 100 * rows.target_variance)
+    found = LeadingBlocks(rows, WIDTHS).best_risks(num_train=NUM_TRAIN)
+    for place, width in enumerate(WIDTHS):
+        best = optimal_ridge(rows.spectrum(width), rows.noise_trace(width), num_train=NUM_TRAIN)
+        assert math.isinf(best.strength) == math.isinf(found.ridges[place]) == (width <= num_silent)
+        assert found.excess[place] == pytest.approx(best.risk.excess, rel=1e-6)
+
+
 def test_a_width_against_fifty_digits() -> None:
     rows, width = population(decay=1.5), 30
     found = LeadingBlocks(rows, [width]).risks(num_train=NUM_TRAIN, ridge=0.0)

@@ -164,3 +164,18 @@ def test_grids_that_mean_nothing_are_refused(widths: tuple[int, ...], ridge: tup
     population = populations()["factors"]
     with pytest.raises(InputError, match=word):
         nested_risk(draw(population), population, widths, ridge=ridge, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", populations())
+@pytest.mark.parametrize("others", [(), (0.0,), (0.1,)])
+def test_an_infinite_ridge_is_the_head_that_predicts_zero(name: str, others: tuple[float, ...]) -> None:
+    population, widths = populations()[name], (3, 40, 150)
+    features = draw(population)
+    found = nested_risk(features, population, widths, ridge=(*others, np.inf), rtol=None)
+    np.testing.assert_array_equal(found.bias[:, -1], [population.signal(width) for width in widths])
+    assert not found.variance[:, -1].any()
+    assert not found.squared_weight_norm[:, -1].any()
+    assert found.rank.tolist() == [3, 40, 40]
+    # the limit of large strengths
+    large = nested_risk(features, population, widths, ridge=(1e12,), rtol=None)
+    np.testing.assert_allclose(found.excess[:, -1], large.excess[:, 0], rtol=1e-6)

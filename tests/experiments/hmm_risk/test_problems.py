@@ -1,5 +1,6 @@
 """The rows that a problem draws have the second moments that it states, at every width."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -151,3 +152,22 @@ def test_draws_differ_between_replicates_and_between_training_and_test() -> None
     for first in range(4):
         for second in range(first):
             assert not np.any(draws[first] == draws[second])
+
+
+def test_without_signal_the_best_head_predicts_zero() -> None:
+    # the next token of a state without memory is noise, of variance 1 for each output
+    config = HmmRiskConfig(
+        hmm=LinearGaussianConfig(state_dim=3, spectral_radius=0.0),
+        num_train=12,
+        num_test=8,
+        widths=[5, 20],
+        ridge=["optimal", 0.0],
+        observation_noise=0.5,
+    )
+    (cell,) = expand(config)
+    work = build_work(cell)
+    best, *_ = work.theory()
+    assert (best["ridge_strength"], best["ridge"]) == (math.inf, "optimal")
+    rows = [row for row in work.measure(0) if row["ridge"] == "optimal"]
+    assert [(row["bias"], row["variance"], row["weight_norm"]) for row in rows] == [(0, 0, 0)] * 2
+    assert rows[0]["test_risk"] == rows[1]["test_risk"] > 0
