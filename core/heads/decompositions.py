@@ -4,7 +4,7 @@ Everything is in float64. Near p = n the smallest singular values approach zero 
 formed for the minimum-norm head: that would square the condition number.
 """
 
-# Letters: n rows, p features, k = min(n, p), r rank.
+# Letters: n rows, p features, k = min(n, p) or columns of a factor, r rank.
 
 import warnings
 from typing import NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Real
 from numpy import ndarray
 from scipy import linalg
+from scipy.linalg import lapack
 
 from lab.core import validation
 from lab.core.errors import InputError
@@ -23,6 +24,9 @@ _SMALL_BUT_KEPT = 1e-8
 # A Gram matrix gives squared singular values to within machine epsilon times its norm: if every n lambda is above this
 # fraction of it, filtered quantities keep ten digits.
 _GRAM_IS_ENOUGH = 1e-6
+
+# ||R||_F^2 ||R^-1||_F^2 beyond which columns are nearly dependent
+_LARGEST_CONDITION = 1e20
 
 
 class Svd(NamedTuple):
@@ -86,6 +90,19 @@ def thin_svd(features: Real[ndarray, "n p"], *, rtol: float) -> Svd:
             stacklevel=2,
         )
     return Svd(left[:, :rank], singular[:rank], right[:rank])
+
+
+def num_independent(triangle: Float64[ndarray, "k k"]) -> int:
+    """How many leading columns are far from linearly dependent, from their upper triangular factor."""
+    diagonal = np.abs(np.diag(triangle))
+    kept = int(np.argmax(diagonal == 0)) if (diagonal == 0).any() else diagonal.size
+    if kept == 0:
+        return 0
+    inverse, _ = lapack.dtrtri(triangle[:kept, :kept])
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.cumsum(np.sum(triangle[:kept, :kept] ** 2, axis=0)) * np.cumsum(np.sum(inverse**2, axis=0))
+    is_bad = ~(squares < _LARGEST_CONDITION)
+    return int(np.argmax(is_bad)) if is_bad.any() else kept
 
 
 def right_spectrum(features: Real[ndarray, "n p"], *, smallest_ridge: float, rtol: float) -> RightSpectrum:

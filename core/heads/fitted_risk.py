@@ -12,7 +12,8 @@ of H * ZZ'. The smoother S = Q_1 Q_1' gives what estimates the risk from trainin
 leave-one-out, and their forms for rows that come in contexts: CorrGCV (Atanasov, Zavatone-Veth and Pehlevan, arXiv
 2408.04607), where the block of S of a context is its mean over contexts, and leave-one-context-out.
 
-Minimum-norm heads with p >= n use K = X_p X_p', whose inverse stands for the limit of (I - S) / (n lambda).
+Minimum-norm heads with p >= n use K = X_p X_p', whose inverse stands for the limit of (I - S) / (n lambda). A row that
+determines a direction alone, with dependent rows or without, has its leave-one-out error from `rows_left_out`.
 """
 
 # Letters: n rows, d features, D those of the population, m outputs, p width, w widths, r ridge strengths, g contexts,
@@ -30,15 +31,16 @@ from scipy.linalg import blas, lapack
 from lab.core import validation
 from lab.core.errors import InputError
 from lab.core.heads.contexts_left_out import context_left_out, contexts_left_out
-from lab.core.heads.decompositions import default_rank_tolerance, thin_svd
+from lab.core.heads.decompositions import default_rank_tolerance, num_independent, thin_svd
 from lab.core.heads.population import DensePopulation
+from lab.core.heads.rows_left_out import rows_left_out
 
-# ||R||_F^2 ||R^-1||_F^2 beyond which, and condition of K below which, a width is solved by SVD
-_LARGEST_CONDITION, _LEAST_RECIPROCAL = 1e20, 1e-10
+# condition of K below which a width is solved by SVD, and that of a mean block of I - S below which it is singular
+_LEAST_RECIPROCAL = 1e-10
 # ||X||_F^2 / (n lambda) below which X'X + n lambda I has a factor to eight digits and more
 _LARGEST_OF_GRAM = 1e8
-# a smoother whose trace leaves less than this share of the rows interpolates
-_INTERPOLATES = 1e-9
+# 1 - h of a row, below which it is rounding of what is solved for all widths at once
+_LEAST_FREE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class FittedRisk:
     Attributes:
         risk: on the population's rows.
         train: on the training rows.
-        leave_one_out: exact leave-one-out error of the training rows; NaN where a row alone determines a direction.
+        leave_one_out: exact leave-one-out error of the training rows: of heads of the same kind fitted without each.
         gcv: generalized cross-validation, for independent rows.
         corr_gcv: the same for rows in contexts; `gcv` with one row a context.
         leave_one_context_out: see `contexts_left_out`; `leave_one_out` with one row a context. NaN where a context
@@ -130,7 +132,7 @@ def _fill(found: FittedRisk, column: int, draw: _Draw, widths: Sequence[int], st
     wide = _Interpolating(draw) if strength == 0 else None
     for row in np.argsort(widths):
         width = widths[row]
-        if width <= num_solved:
+        if width <= num_solved and not np.isnan(every[2][width - 1]):
             values = [numbers[width - 1] for numbers in every]
         elif wide is not None and width >= num_rows:
             values = wide.at(width)
@@ -144,7 +146,10 @@ def _fill(found: FittedRisk, column: int, draw: _Draw, widths: Sequence[int], st
 def _every_width(
     draw: _Draw, limit: int, strength: float, widths: Sequence[int]
 ) -> tuple[list[Float64[ndarray, " p"]], int]:
-    """The six numbers of every width up to `limit`, the last only at `widths`, and up to which width to trust them."""
+    """The six numbers of every width up to `limit`, the last only at `widths`, and up to which width to trust them.
+
+    Leave-one-out error is NaN where a row may determine a direction alone.
+    """
     triangle, kept = _triangle(draw, limit, strength)
     if kept == 0:
         return [], 0
@@ -166,7 +171,7 @@ def _every_width(
     hats = np.cumsum(basis**2, axis=1)
     trace, total = hats.sum(axis=0) / num_rows, squared.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        alone = np.mean(squared / (1 - hats) ** 2, axis=0)
+        alone = np.where(hats.max(axis=0) < 1 - _LEAST_FREE, np.mean(squared / (1 - hats) ** 2, axis=0), np.nan)
         gcv = total / num_rows / (1 - trace) ** 2
         size = draw.rows_per_context
         if size == 1:
@@ -195,7 +200,7 @@ def _triangle(draw: _Draw, limit: int, strength: float) -> tuple[Float64[ndarray
         stacked = np.asfortranarray(np.vstack([stacked, np.sqrt(penalty) * np.eye(limit)]))
     factored, _, _, _ = lapack.dgeqrf(stacked, overwrite_a=False)
     triangle = np.asfortranarray(np.triu(factored[:limit]))
-    kept = _num_independent(triangle)
+    kept = num_independent(triangle)
     return triangle[:kept, :kept], kept
 
 
@@ -206,25 +211,16 @@ def _corrected(
     along: Float64[ndarray, " p"],
     draw: _Draw,
 ) -> Float64[ndarray, " p"]:
-    """Squared residuals over the square of the mean block of I - S: its two eigenvalues, along and across a context."""
+    """Squared residuals over the square of the mean block of I - S: its two eigenvalues, along and across a context.
+
+    NaN where one of them is rounding: rows of a context with the same features leave nothing along it.
+    """
     size = draw.rows_per_context
-    corrected = between / along**2
-    if size > 1:
-        corrected = corrected + (total - between) / ((size * own - along) / (size - 1)) ** 2
-    return corrected
-
-
-def _num_independent(triangle: Float64[ndarray, "k k"]) -> int:
-    """How many leading columns are far from linearly dependent."""
-    diagonal = np.abs(np.diag(triangle))
-    kept = int(np.argmax(diagonal == 0)) if (diagonal == 0).any() else diagonal.size
-    if kept == 0:
-        return 0
-    inverse, _ = lapack.dtrtri(triangle[:kept, :kept])
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.cumsum(np.sum(triangle[:kept, :kept] ** 2, axis=0)) * np.cumsum(np.sum(inverse**2, axis=0))
-    is_bad = ~(squares < _LARGEST_CONDITION)
-    return int(np.argmax(is_bad)) if is_bad.any() else kept
+    if size == 1:
+        return between / along**2
+    across = (size * own - along) / (size - 1)
+    is_known = np.minimum(along, across) > _LEAST_RECIPROCAL * np.maximum(along, across)
+    return np.where(is_known, between / along**2 + (total - between) / across**2, np.nan)
 
 
 def _nested(products: Float64[ndarray, "k k"]) -> Float64[ndarray, " k"]:
@@ -268,7 +264,8 @@ class _Interpolating:
         weights = inverse @ self._draw.targets
         risk = self._draw.target_variance - 2 * float(np.sum(weights * self._explained))
         risk += float(np.sum(weights * (self._weighted @ weights)))
-        return [risk, 0.0, *_of_inverse(inverse, weights, self._draw, 0.0)]
+        alone = float(np.mean(np.sum(weights**2, axis=1) / np.diag(inverse) ** 2))
+        return [risk, 0.0, *_of_inverse(inverse, weights, alone, self._draw, 0.0)]
 
     def _grow(self, width: int) -> None:
         """Add the columns up to a width to X X', X Sigma X' and X C."""
@@ -283,19 +280,17 @@ class _Interpolating:
 
 
 def _of_inverse(
-    inverse: Float64[ndarray, "n n"], weights: Float64[ndarray, "n m"], draw: _Draw, strength: float
+    inverse: Float64[ndarray, "n n"], weights: Float64[ndarray, "n m"], alone: float, draw: _Draw, strength: float
 ) -> list[float]:
-    """The estimates of a head that interpolates: I - S and its residuals in the limit, up to scale."""
+    """The estimates of a head from I - S and its residuals, or the same multiple of both; alone is leave-one-out."""
     num_rows, own = inverse.shape[0], np.diag(inverse)
     squared = np.sum(weights**2, axis=1)
     size = draw.rows_per_context
     along = float(np.einsum("iaib->", inverse.reshape(-1, size, num_rows // size, size))) / num_rows
     total, mean_own = np.array([squared.sum()]), np.array([own.mean()])
     between = np.array([np.sum(draw.context_sums(weights) ** 2)])
-    # a row that alone determines a direction is fitted exactly, and has no leave-one-out error
     with np.errstate(divide="ignore", invalid="ignore"):
         corrected = _corrected(total, between, mean_own, np.array([along]), draw)
-        alone = float(np.mean(squared / own**2))
         return [
             alone,
             float(total[0] / num_rows / mean_own[0] ** 2),
@@ -305,27 +300,29 @@ def _of_inverse(
 
 
 def _by_svd(draw: _Draw, width: int, strength: float) -> list[float]:
-    """The six numbers of a width whose features are nearly dependent."""
+    """The six numbers of a width whose features are nearly dependent, or in which a row is alone with a direction."""
     features, targets = draw.features[:, :width], draw.targets
     num_rows = features.shape[0]
     if not features.any():
         zero = float(np.mean(np.sum(targets**2, axis=1)))
         return [draw.target_variance, zero, zero, zero, zero, zero]
     svd = thin_svd(features, rtol=10 * default_rank_tolerance(num_rows, width))
-    gain = svd.singular / (svd.singular**2 + num_rows * strength)
+    penalty = num_rows * strength
+    gain = svd.singular / (svd.singular**2 + penalty)
     weight = svd.right.T @ (gain[:, None] * (svd.left.T @ targets))
     risk = draw.target_variance - 2 * float(np.sum(weight * draw.cross[:width]))
     risk += float(np.sum(weight * (draw.covariance[:width, :width] @ weight)))
-    if svd.rank == num_rows and strength == 0:
-        inverse = (svd.left / svd.singular**2) @ svd.left.T
-        return [risk, 0.0, *_of_inverse(inverse, inverse @ targets, draw, strength)]
-    smoother = (svd.left * (gain * svd.singular)) @ svd.left.T
-    rest = np.eye(num_rows) - smoother
-    if np.trace(rest) < _INTERPOLATES * num_rows:
-        return [risk, 0.0, np.nan, np.nan, np.nan, np.nan]
+    alone = rows_left_out(svd, targets, penalty)
+    inverse = (svd.left / (svd.singular**2 + penalty)) @ svd.left.T
+    if svd.rank == num_rows:
+        # I - S is n lambda times this, which stays known where n lambda is next to nothing
+        weights = inverse @ targets
+        train = penalty**2 * float(np.sum(weights**2)) / num_rows
+        return [risk, train, *_of_inverse(inverse, weights, alone, draw, strength)]
+    rest = np.eye(num_rows) - svd.left @ svd.left.T + penalty * inverse
     residual = rest @ targets
     # a rank above n - T leaves I - S one below T, and so every block of it singular
-    return [risk, float(np.sum(residual**2)) / num_rows, *_of_inverse(rest, residual, draw, strength)]
+    return [risk, float(np.sum(residual**2)) / num_rows, *_of_inverse(rest, residual, alone, draw, strength)]
 
 
 def _check(

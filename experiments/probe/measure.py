@@ -64,8 +64,6 @@ def measured_rows(
             features, targets, widths, ridge, folds, rows_per_context, seeds.numpy("folds", draw, num_train)
         )
     for how, estimate in estimates.items():
-        if not np.isfinite(estimate).any():
-            continue
         chosen = divmod(int(np.nanargmin(estimate)), len(ridge))
         yield {
             "kind": "choice",
@@ -110,11 +108,18 @@ def cross_validated(
 
 
 def _estimate(fitted: FittedRisk, rows_per_context: int) -> tuple[str, Float64[ndarray, "w r"]]:
-    """Name and values: the error of contexts that are left out, and CorrGCV where no head of a draw has one."""
-    left = fitted.leave_one_context_out
+    """Name and values of what a draw is chosen by.
+
+    The error of rows, or of contexts, that are left out. Where no head of a draw has that of contexts: CorrGCV, and GCV
+    where the rows of a context have the same features and leave CorrGCV undefined, too.
+    """
     if rows_per_context == 1:
-        return "leave_one_out", left
-    return ("leave_one_context_out", left) if np.isfinite(left).any() else ("corr_gcv", fitted.corr_gcv)
+        return "leave_one_out", fitted.leave_one_out
+    if np.isfinite(fitted.leave_one_context_out).any():
+        return "leave_one_context_out", fitted.leave_one_context_out
+    if np.isfinite(fitted.corr_gcv).any():
+        return "corr_gcv", fitted.corr_gcv
+    return "gcv", fitted.gcv
 
 
 def _classified(pool: Pool, draw: int, rows: Int64[ndarray, " n"], width: int, strength: float) -> tuple[float, float]:

@@ -235,13 +235,19 @@ def _of_medians(points: Sequence[Point], name: str) -> str:
 
 
 def _without(points: Sequence[Point], name: str) -> Iterator[str]:
-    """The widths at which there is no error of contexts left out."""
-    widths = sorted({point.width for point in points if math.isnan(point.estimates.get(name, 0.0))})
-    if name == "leave_one_context_out" and widths:
+    """The widths at which an estimate from training rows is not known or infinite."""
+    unknown = sorted({point.width for point in points if math.isnan(point.estimates.get(name, 0.0))})
+    infinite = sorted({point.width for point in points if math.isinf(point.estimates.get(name, 0.0))})
+    # runs of earlier versions have fewer estimates
+    if unknown and name == "leave_one_context_out":
         yield (
-            f"no {_NAMES[name]} error at p = {', '.join(map(str, widths))}, where one context alone determines a "
+            f"no {_NAMES[name]} error at p = {', '.join(map(str, unknown))}, where one context alone determines a "
             "direction"
         )
+    elif unknown and len(unknown) < len({point.width for point in points}):
+        yield f"no {_NAMES[name]} at p = {', '.join(map(str, unknown))}"
+    if infinite:
+        yield f"{_NAMES[name]} infinite at p = {', '.join(map(str, infinite))}"
 
 
 def _beyond(points: Sequence[Point], name: str) -> str:

@@ -98,8 +98,8 @@ class ChoiceRow(TypedDict):
     """A width and a ridge strength chosen from the training rows of a draw.
 
     Attributes:
-        how: leave_one_out; where a draw has several rows of one context leave_one_context_out, or corr_gcv if no head
-            of the draw has that; or cross_validation with folds of the same rows.
+        how: leave_one_out; where a draw has several rows of one context leave_one_context_out, corr_gcv if no head of
+            the draw has that, or gcv if none has either; or cross_validation with folds of the same rows.
         width, ridge: what it chose.
         risk: of that head.
         best: the lowest risk of the draw, in hindsight.

@@ -149,6 +149,22 @@ def test_a_choice_is_named_for_the_estimate_that_made_it(
         assert any("no leave-one-context-out error at p = 20, where one context" in sentence for sentence in verdict)
 
 
+def test_every_draw_has_a_choice_and_is_done(
+    probe: Run, results_of: Callable[[Path], Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # copies of rows, and rows of a context with the same features
+    features = np.repeat(FEATURES[:300], 10, axis=0)
+    np.savez(path := tmp_path / "rows.npz", features=features, targets=TARGETS, groups=np.arange(3000) // 10)
+    for size, how in ((1, "leave_one_out"), (10, "gcv")):
+        words = (f"features={path}", f"rows_per_context={size}", "widths=[40]", "ridge=[0]", "folds=0", "figures=[]")
+        folder = probe(*words, name=how)
+        (choice,) = results_of(folder).choices
+        assert (choice.how, choice.costs.size) == (how, 3)
+        with monkeypatch.context() as patch:
+            patch.setattr("lab.experiments.probe.job._draw", pytest.fail)
+            probe(*words, name=how)
+
+
 def test_a_finished_probe_is_reported_and_its_figures_are_drawn_again(
     probe: Run, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
