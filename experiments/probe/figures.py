@@ -12,7 +12,7 @@ from lab.core.runs.captions import Caption
 from lab.core.runs.curve_styles import CurveStyle, curve_styles
 from lab.core.runs.figures import Drawn, legend_below, new_figure, new_grid
 from lab.experiments.probe.report import layers_of
-from lab.experiments.probe.results import LINES, Point, Results
+from lab.experiments.probe.results import LINES, Point, Results, lowest
 
 _DASHES = {"gaussian": ":", "elliptical": "-", "empirical": "--"}
 _LABELS = {"gaussian": "Gaussian"}
@@ -22,7 +22,8 @@ _ACROSS = 3
 _HEADROOM = 2.5
 _MARKS = Caption(
     [
-        "Dots: mean risk over draws of the training rows, with intervals of 95 %; at p = n without ridge medians, "
+        "Dots: mean risk over draws of the training rows, with intervals of 95 %; at p = n without ridge, or with "
+        "next to none, medians, "
         "which may lie above the panel.",
         "Solid lines: elliptical theory, dotted: Gaussian, dashed: empirical. Grey: predicting zero.",
     ]
@@ -76,7 +77,7 @@ def _by_width(results: Results, curve: str, size: int) -> dict[str, list[Point]]
     found = {"no ridge": [point for point in points if point.ridge == 0]}
     if any(point.ridge > 0 for point in points):
         at = [[point for point in points if point.width == width] for width in widths]
-        found["best ridge"] = [min(some, key=lambda point: point.mean) for some in at]
+        found["best ridge"] = [lowest(some) for some in at]
     return found
 
 
@@ -103,7 +104,7 @@ def _panel(axes: Axes, series: dict[str, list[Point]], x: str) -> list[Point]:
 
 def _limit(row: Sequence[Axes], points: Sequence[Point]) -> None:
     """Keep what lies next to p = n, up to thousands, from flattening all else in a row of panels."""
-    away = [point.mean for point in points if point.is_away or point.ridge > 0]
+    away = [point.mean for point in points if point.is_away or (point.ridge > 0 and point.summary == "mean")]
     if away:
         row[0].set_ylim(top=min(_HEADROOM * max(away), row[0].get_ylim()[1]))
 

@@ -250,7 +250,7 @@ def _report(record: Run[Row], settings: ProbeConfig, curves: Sequence[Curve]) ->
     from lab.core.runs.figures import draw_figures  # noqa: PLC0415
     from lab.experiments.probe.figures import drawn  # noqa: PLC0415
     from lab.experiments.probe.report import headline, summary_table, verdict  # noqa: PLC0415
-    from lab.experiments.probe.results import Results  # noqa: PLC0415
+    from lab.experiments.probe.results import Results, lowest  # noqa: PLC0415
 
     table = _in_order(record.rows, curves)
     write_table(record.folder() / "table.parquet", table)
@@ -262,4 +262,4 @@ def _report(record: Run[Row], settings: ProbeConfig, curves: Sequence[Curve]) ->
     record.set_headline(settings.title, headline(results))
     print_summary(settings.title, header, body, sentences, paths)
     print_directory(record.directory)
-    return min(point.mean for point in results.points if point.curve == curves[-1].label)
+    return lowest([point for point in results.points if point.curve == curves[-1].label]).mean

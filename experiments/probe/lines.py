@@ -87,6 +87,7 @@ class _Width:
                 "curve": curve,
                 "num_train": num_train,
                 "width": self._width,
+                "rank": self.rank,
                 "ridge": ridge,
                 "floor": math.nan,
                 "gaussian": math.nan,
@@ -99,6 +100,7 @@ class _Width:
             "curve": curve,
             "num_train": num_train,
             "width": self._width,
+            "rank": self.rank,
             "ridge": ridge,
             "floor": self._noise,
             "gaussian": gaussian.total,
@@ -114,8 +116,8 @@ class _Width:
         return row if empirical is None else {**row, "empirical": empirical}
 
     def _empirical(self, num_train: int, ridge: float) -> float | None:
-        """The line for the sampled rows; None at p = n, and with ridge, where the elliptical one is as near."""
-        if ridge > 0 or self._width == num_train:
+        """The line for the sampled rows; None at rank = n, and with ridge, where the elliptical one is as near."""
+        if ridge > 0 or self.rank == num_train:
             return None
         try:
             return empirical_risk(self._features, self._targets, num_train=num_train, ridge=ridge).total

@@ -15,7 +15,7 @@ from lab.experiments.probe.results import (
     Point,
     Results,
     interval,
-    percent_above,
+    lowest,
 )
 from lab.experiments.probe.rows import CurveRow
 
@@ -64,7 +64,7 @@ def summary_table(results: Results) -> tuple[list[str], list[list[Entry]]]:
             for width in _shown_widths(points):
                 mine = [point for point in points if point.width == width]
                 shown = [point for point in mine if point.ridge == 0]
-                best = min(mine, key=lambda point: point.mean)
+                best = lowest(mine)
                 for point in [*shown, *([best] if best.ridge else [])]:
                     lines.append(_line(point, results, with_classes=with_classes))
     columns = [*_COLUMNS, *(_NAMES[name] for name in OF_CONTEXTS if results.has_contexts)]
@@ -76,7 +76,7 @@ def _shown_widths(points: Sequence[Point]) -> list[int]:
     if len(widths) <= _MOST_WIDTHS:
         return widths
     places = {round(place) for place in np.linspace(0, len(widths) - 1, _MOST_WIDTHS - 1)}
-    best = min(points, key=lambda point: point.mean).width
+    best = lowest(points).width
     return sorted({best, *(widths[place] for place in places)})
 
 
@@ -147,8 +147,9 @@ def verdict(results: Results) -> list[str]:
     draws = results.points[0].risks.size
     sentences.append(
         f"risks are over that of predicting zero; intervals of 95 %: Student's, over {draws} draws; next to p = n "
-        "without ridge medians, without interval; a gap is how far what is measured lies above a line, or an estimate "
-        "from training rows above what is measured (without ridge a median over draws above a median)"
+        "without ridge, or with next to none, medians, without interval; a gap is how far what is measured lies above "
+        "a line, or an estimate from training rows above what is measured (without ridge a median over draws above a "
+        "median)"
     )
     return sentences
 
@@ -199,7 +200,7 @@ def _of_curve(results: Results, curve: str) -> Iterator[str]:
 
 
 def _is_without_empirical(point: Point) -> bool:
-    is_asked = point.ridge == 0 and point.width != point.num_train and not _is_without_lines(point)
+    is_asked = point.ridge == 0 and point.rank != point.num_train and not _is_without_lines(point)
     return is_asked and "empirical" not in point.lines
 
 
@@ -230,8 +231,8 @@ def _of_medians(points: Sequence[Point], name: str) -> str:
     """How far median risks lie from a line without ridge: where rows are near-copies, few draws decide on the mean."""
     if name not in LINES or any(point.ridge > 0 for point in points):
         return ""
-    gaps = [percent_above(float(np.median(point.risks)), point.lines.get(name, math.nan)) for point in points]
-    return f", from median risks at most {max((gap for gap in gaps if math.isfinite(gap)), key=abs):+.1f} %"
+    gaps = [gap for point in points if not math.isnan(gap := point.median_gap(name))]
+    return f", from median risks at most {max(gaps, key=abs):+.1f} %"
 
 
 def _without(points: Sequence[Point], name: str) -> Iterator[str]:
@@ -255,20 +256,23 @@ def _beyond(points: Sequence[Point], name: str) -> str:
     if name not in LINES:
         return ""
     number = sum(point.is_beyond(name, NEAR) for point in points)
-    return f" ({number} of {len(points)} points beyond {NEAR:g} % with all of their interval)" if number else ""
+    with_line = sum(not math.isnan(point.gap(name)) for point in points)
+    return f" ({number} of {with_line} points beyond {NEAR:g} % with all of their interval)" if number else ""
 
 
 def _best_ridge(results: Results, curve: str, num_train: int, width: int) -> float:
     mine = [point for point in results.of_curve(curve, num_train) if point.width == width]
-    return min(mine, key=lambda point: point.mean).ridge
+    return lowest(mine).ridge
 
 
 def _steps(results: Results, curve: str, num_train: int, width: int) -> int:
     """Grid steps between the ridge that is best by the elliptical line and the measured one."""
     mine = [point for point in results.of_curve(curve, num_train) if point.width == width]
     mine.sort(key=lambda point: point.ridge)
-    measured = int(np.argmin([point.mean for point in mine]))
-    return abs(measured - int(np.argmin([point.lines["elliptical"] for point in mine])))
+    return abs(
+        [point.ridge for point in mine].index(lowest(mine).ridge)
+        - int(np.argmin([point.lines["elliptical"] for point in mine]))
+    )
 
 
 def _classes(results: Results, curve: object) -> str:

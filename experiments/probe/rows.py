@@ -120,6 +120,7 @@ class TheoryRow(TypedDict):
     """Lines at a width and strength, in the unit of the measured risk; NaN with as many directions as rows of the pool.
 
     Attributes:
+        rank: number of directions of the features.
         floor: risk of the best head of this width.
         gaussian: deterministic equivalent for Gaussian rows, from the measured spectrum.
         exact: for Gaussian rows at finite n, where there is a closed form.
@@ -131,6 +132,7 @@ class TheoryRow(TypedDict):
     curve: str
     num_train: int
     width: int
+    rank: int
     ridge: float
     floor: float
     gaussian: float

@@ -25,7 +25,7 @@ def results(strengths: tuple[float, ...] = (0.0, 1.0)) -> Results:
                     risk = 5000.0 if width == size and ridge == 0 else 2.0 + ridge
                     for draw in range(3):
                         table.append({"kind": "measured", "draw": draw, "risk": risk + draw / 10, "gcv": 1.0, **head})
-                        table[-1]["corr_gcv"] = 1.0
+                        table[-1] |= {"corr_gcv": 1.0, "train": 0.5}
     return Results.of(table)
 
 
