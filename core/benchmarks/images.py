@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from lab.core.benchmarks.question import is_missing
-from lab.core.data.pixels import FORMATS
+from lab.core.data.pixels import FORMATS, fault_of
 from lab.core.data.tiling import read_image
 from lab.core.errors import InputError
 
@@ -71,8 +71,13 @@ def _check(source: io.BytesIO | Path, name: str) -> Image.Image:
     try:
         with Image.open(source, formats=FORMATS) as image:
             return image
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{name} is not an image that can be read ({error}); put a whole one in its place") from None
+    except MemoryError:
+        raise
+    # a damaged file raises whatever its format's reader met first
+    except Exception as error:
+        raise InputError(
+            f"{name} is not an image that can be read ({fault_of(error)}); put a whole one in its place"
+        ) from None
 
 
 def _listed(cell: str) -> list[str]:

@@ -18,6 +18,7 @@ class Reason(Enum):
     """Why a sample cannot be used; the values are what tables say."""
 
     missing_image = "missing image"
+    unreadable_image = "unreadable image"
     empty_image = "empty image file"
     no_image = "no image"
     cut_image = "cut image"

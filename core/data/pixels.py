@@ -1,12 +1,38 @@
 """A picture as it is meant to be seen: upright, with eight bits a colour, in RGB, whatever its file holds."""
 
+import re
+import warnings
+
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
 # Pillow knows forty more, some of which run another program (EPS) or are rarely met and rarely tested
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _ORIENTATION = 0x0112
+# what turns a picture upright, by its EXIF entry
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _WHITE_OF_16_BITS = 65535
+# how Python writes an object that has no text of its own
+_OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
+
+
+def ignore_warnings_of_pillow() -> None:
+    """From now on, what Pillow warns of is not printed: entries of EXIF that are damaged, pictures that are large.
+
+    Such a picture is read whole or refused, and a file of conversations has thousands.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+ignore_warnings_of_pillow()
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -18,8 +44,10 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: if there is no way from its mode to RGB.
     """
-    if _is_turned(image):
-        image = ImageOps.exif_transpose(image)
+    method = _turn(image)
+    if method is not None:
+        # `exif_transpose` writes all other entries again, too, and fails at one of another type than its tag has
+        image = image.transpose(method)
     if image.mode.startswith("I") or image.mode == "F":
         return _eight_bits(image).convert("RGB")
     # colours that are multiplied by their opacity, and palettes with several transparent entries
@@ -29,12 +57,21 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return (image if middle is None else image.convert(middle)).convert("RGB")
 
 
-def _is_turned(image: Image.Image) -> bool:
+def fault_of(error: Exception) -> str:
+    """What an error of Pillow says, without the name of the file and the address of an object, which is random."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"its content is none of {', '.join(FORMATS)}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return _OBJECT.sub("it", str(error)) or type(error).__name__
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        return image.getexif().get(_ORIENTATION, 1) != 1
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     # a damaged entry raises whatever its reader met; the picture itself is whole
     except Exception:
-        return False
+        return None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -4,6 +4,7 @@ The grid of tiles that comes closest to the picture's aspect ratio is chosen amo
 (InternVL 1.5, arXiv 2404.16821, section 3.3; HoVLE and mmMamba use it unchanged).
 """
 
+from errno import ENAMETOOLONG
 from functools import lru_cache
 from os import SEEK_END
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 
 from lab.core.data.bad_samples import BadSample, Reason
 from lab.core.data.picture_format import Fit, PictureConfig
-from lab.core.data.pixels import FORMATS, upright_rgb
+from lab.core.data.pixels import FORMATS, fault_of, upright_rgb
 from lab.core.data.prompt_format import PromptFormat
 from lab.core.errors import InputError
 from lab.core.runs.atomic_files import refuse_special
@@ -25,6 +26,8 @@ from lab.core.runs.atomic_files import refuse_special
 
 # of a picture that is enlarged as a whole before its middle is cut out: 256 MiB; one of 1 x 2000 would take gigabytes
 _MOST_ENLARGED = 2**26
+# letters of a name in a message: it may be the Base64 of a whole picture
+_LONGEST_NAME = 200
 
 
 def choose_grid(width: int, height: int, prompt_format: PromptFormat) -> tuple[int, int]:
@@ -95,7 +98,8 @@ def load_image(path: Path) -> Image.Image:
         InputError: if the file is missing, or is not an image that can be read to its end.
     """
     refuse_special(path, InputError)
-    return read_image(path, str(path))
+    name, half = str(path), _LONGEST_NAME // 2
+    return read_image(path, name if len(name) <= _LONGEST_NAME else f"{name[:half]}…{name[-half:]}")
 
 
 def read_image(source: Path | IO[bytes], name: str) -> Image.Image:
@@ -114,16 +118,25 @@ def read_image(source: Path | IO[bytes], name: str) -> Image.Image:
         raise BadSample(f"{name} does not exist; give the path of an image", Reason.missing_image) from None
     except Image.DecompressionBombError:
         raise BadSample(f"{name} has more pixels than is safe to read; scale it down", Reason.too_many_pixels) from None
+    except MemoryError:
+        raise
     # a damaged file raises whatever its format's reader met first
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:
+        # errors of Pillow itself have no number
+        if isinstance(error, OSError) and error.errno is not None:
+            cure = ", or a data: URL for its content" if error.errno == ENAMETOOLONG else " that may be read"
+            raise BadSample(
+                f"{name} cannot be opened ({fault_of(error)}); give the path of an image{cure}",
+                Reason.unreadable_image,
+            ) from None
         reason = Reason.cut_image if is_known else Reason.empty_image if _is_empty(source) else Reason.no_image
-        raise BadSample(f"{name} is not an image that can be read ({error}); give a PNG or JPEG file", reason) from None
+        raise BadSample(
+            f"{name} is not an image that can be read ({fault_of(error)}); give a PNG or JPEG file", reason
+        ) from None
 
 
 def _is_empty(source: Path | IO[bytes]) -> bool:
-    if isinstance(source, Path):
-        return source.is_file() and not source.stat().st_size
-    return source.seek(0, SEEK_END) == 0
+    return source.stat().st_size == 0 if isinstance(source, Path) else source.seek(0, SEEK_END) == 0
 
 
 @lru_cache

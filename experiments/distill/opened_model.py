@@ -12,7 +12,7 @@ from torch import Tensor
 from lab.core.data.batch import normalize
 from lab.core.data.conversation import encode, template_of
 from lab.core.data.jinja_chat import FIXED_DAY
-from lab.core.data.pixels import upright_rgb
+from lab.core.data.pixels import fault_of, upright_rgb
 from lab.core.data.tiling import cut_tiles, load_image
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import ModelConfig
@@ -158,6 +158,10 @@ def _opened(number: int, image: Path | Image.Image) -> Image.Image:
         return load_image(image)
     try:
         return upright_rgb(image)
+    except MemoryError:
+        raise
     # Image.open reads pixels only now: a damaged file raises whatever its format's reader met first
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(f"images[{number}] cannot be read ({error}); give an image that Pillow can load") from None
+    except Exception as error:
+        raise InputError(
+            f"images[{number}] cannot be read ({fault_of(error)}); give an image that Pillow can load"
+        ) from None

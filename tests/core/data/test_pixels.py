@@ -1,6 +1,8 @@
 """Pictures are read as they are meant to be seen."""
 
 import io
+import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from lab.core.data.pixels import upright_rgb
+from lab.core.data.bad_samples import BadSample, Reason
+from lab.core.data.pixels import fault_of, ignore_warnings_of_pillow, upright_rgb
 from lab.core.data.tiling import load_image, read_image
 
 NOISE = np.random.default_rng(0).integers(0, 256, (5, 9, 3), dtype=np.uint8)
@@ -68,6 +71,54 @@ def test_a_photograph_is_turned_as_its_camera_says(orientation: int, tmp_path: P
 def test_damaged_exif_leaves_the_picture() -> None:
     image = stored(Image.fromarray(NOISE), "png", exif=b"Exif\0\0no entries at all")
     np.testing.assert_array_equal(np.asarray(image), NOISE)
+
+
+def jpeg_with(*entries: tuple[int, int, bytes]) -> io.BytesIO:
+    """A picture of 9 x 5 pixels with the orientation 6, and other entries: tag, type, four bytes."""
+    written = [(0x0112, 3, struct.pack("<HH", 6, 0)), *entries]
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(written))
+    exif += b"".join(struct.pack("<HHL", tag, kind, 1) + value for tag, kind, value in written) + bytes(4)
+    Image.fromarray(NOISE).save(buffer := io.BytesIO(), "JPEG", exif=exif)
+    return buffer
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [(0x011A, 2, b"7\0\0\0"), (0x0128, 2, b"2\0\0\0"), (0x0128, 8, b"\xfe\xff\0\0"), (0x0100, 9, b"\xfb\xff\xff\xff")],
+    ids=["a text as a resolution", "a text as a unit", "a negative unit", "a negative width"],
+)
+def test_entries_of_the_wrong_type_leave_the_picture_upright(entry: tuple[int, int, bytes]) -> None:
+    assert read_image(jpeg_with(entry), "photo").size == (5, 9)
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("no"), struct.error("no"), AttributeError("no"), IndexError(), KeyError(1)]
+)
+def test_whatever_a_damaged_picture_raises_it_is_a_bad_sample(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(image: Image.Image) -> None:
+        raise error
+
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", load)
+    with pytest.raises(BadSample, match="photo is not an image that can be read") as raised:
+        read_image(jpeg_with(), "photo")
+    assert raised.value.reason is Reason.cut_image
+
+
+def test_an_error_is_the_same_in_every_process() -> None:
+    with pytest.raises(BadSample, match=r"\(its content is none of BMP, GIF, .*, WEBP\); give a PNG"):
+        read_image(io.BytesIO(b"<html>"), "image 1")
+    assert fault_of(ValueError(f"cannot read {io.BytesIO()}")) == "cannot read it"
+
+
+def test_warnings_of_pillow_are_not_printed() -> None:
+    Image.fromarray(NOISE).save(buffer := io.BytesIO(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.resetwarnings()
+        ignore_warnings_of_pillow()
+        assert read_image(buffer, "photo").size == (9, 5)
+    assert caught == []
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV"])

@@ -1,6 +1,7 @@
 """Tiles are those of the public code, and a file that is not an image is refused by name."""
 
 import json
+from errno import EACCES
 from io import BytesIO
 from pathlib import Path
 
@@ -119,6 +120,21 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
         load_image(tmp_path / "photo.png")
     with pytest.raises(InputError, match="it is a folder"):
         load_image(tmp_path)
+
+
+def test_a_name_that_cannot_be_opened_is_a_bad_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the Base64 of a picture without `data:` before it
+    with pytest.raises(BadSample, match=r"A…A+ cannot be opened \(File name too long\); .* data: URL") as raised:
+        load_image(tmp_path / ("A" * 6000))
+    assert len(str(raised.value)) < 400
+    assert raised.value.reason is Reason.unreadable_image
+
+    def forbid(*_: object, **__: object) -> None:
+        raise PermissionError(EACCES, "Permission denied", "photo.png")
+
+    monkeypatch.setattr(Image, "open", forbid)
+    with pytest.raises(BadSample, match=r"photo\.png cannot be opened \(Permission denied\); give the path"):
+        load_image(tmp_path / "photo.png")
 
 
 def test_an_image_of_far_too_many_pixels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
