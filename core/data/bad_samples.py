@@ -24,6 +24,7 @@ class Reason(Enum):
     cut_image = "cut image"
     too_many_pixels = "too many pixels"
     too_narrow = "too narrow image"
+    unknown_white = "greys without a white"
     wrong_json = "wrong JSON"
     wrong_conversation = "wrong conversation"
     too_many_marks = "too many image marks"

@@ -20,8 +20,14 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _WHITE_OF_16_BITS = 65535
+# by which floats leave their range where a picture was resized
+_OVERSHOOT = 0.01
 # how Python writes an object that has no text of its own
 _OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
+
+
+class UnknownWhiteError(ValueError):
+    """A grey picture of 32 bits that leaves open which value is white; the message begins with a verb."""
 
 
 def ignore_warnings_of_pillow() -> None:
@@ -42,6 +48,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     colour: what is trained on is what the public code of InternVL shows its models.
 
     Raises:
+        UnknownWhiteError: if integers are not from 0 to 65,535, or floats not from 0 to 1 or 255, or not finite.
         ValueError: if there is no way from its mode to RGB.
     """
     method = _turn(image)
@@ -77,15 +84,21 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 def _eight_bits(image: Image.Image) -> Image.Image:
     """A grey picture of 16 or 32 bits, or of floats, with 8 bits: white is the largest value of its kind.
 
-    In 32 bits often fewer are used: 255 is white if no pixel exceeds it, then 65535. Floats are from 0 to 1, or to 255
-    if a pixel exceeds 1.
+    In 32 bits fewer are used: 255 is white if no pixel exceeds it, else 65535. Floats are from 0 to 1, or to 255 if a
+    pixel exceeds 1.
     """
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
-    if image.mode == "F":
-        white = 1.0 if values.max(initial=0) <= 1 else 255.0
-    elif image.mode == "I":
-        largest = values.max(initial=0)
-        white = next(limit for limit in (255, _WHITE_OF_16_BITS, 2**31 - 1) if largest <= limit)
+    values = np.asarray(image).astype(np.float64)
+    lowest, largest = float(values.min(initial=0)), float(values.max(initial=0))
+    if image.mode.startswith("I;"):
+        whites: tuple[int, ...] = (_WHITE_OF_16_BITS,)
+        tolerance = 0.0
     else:
-        white = _WHITE_OF_16_BITS
+        whites, tolerance = ((1, 255), _OVERSHOOT) if image.mode == "F" else ((255, _WHITE_OF_16_BITS), 0.0)
+    white = next((each for each in whites if largest <= each * (1 + tolerance)), 0)
+    # a comparison with what is not a number is false
+    if not (white and lowest >= -tolerance * white):
+        raise UnknownWhiteError(
+            f"has greys from {lowest:g} to {largest:g}, of which it does not say what white is; "
+            f"scale them to {' or '.join(map(str, whites))}, or store 8 bits"
+        )
     return Image.fromarray(np.rint(np.clip(values / white, 0, 1) * 255).astype(np.uint8))

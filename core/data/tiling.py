@@ -17,7 +17,7 @@ from PIL import Image
 
 from lab.core.data.bad_samples import BadSample, Reason
 from lab.core.data.picture_format import Fit, PictureConfig
-from lab.core.data.pixels import FORMATS, fault_of, upright_rgb
+from lab.core.data.pixels import FORMATS, UnknownWhiteError, fault_of, upright_rgb
 from lab.core.data.prompt_format import PromptFormat
 from lab.core.errors import InputError
 from lab.core.runs.atomic_files import refuse_special
@@ -118,6 +118,8 @@ def read_image(source: Path | IO[bytes], name: str) -> Image.Image:
         raise BadSample(f"{name} does not exist; give the path of an image", Reason.missing_image) from None
     except Image.DecompressionBombError:
         raise BadSample(f"{name} has more pixels than is safe to read; scale it down", Reason.too_many_pixels) from None
+    except UnknownWhiteError as error:
+        raise BadSample(f"{name} {error}", Reason.unknown_white) from None
     except MemoryError:
         raise
     # a damaged file raises whatever its format's reader met first

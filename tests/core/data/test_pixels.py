@@ -45,14 +45,30 @@ def test_a_gradient_of_16_bits_keeps_its_mean() -> None:
     ("values", "expected"),
     [
         (np.array([[0, 7, 255]], np.int32), [0, 7, 255]),
-        (np.array([[-5, 257, 65535]], np.int32), [0, 1, 255]),
-        (np.array([[0, 2**30, 2**31 - 1]], np.int32), [0, 128, 255]),
-        (np.array([[0, 0.5, 1, np.nan]], np.float32), [0, 128, 255, 0]),
-        (np.array([[0, 2, 254.6, 300]], np.float32), [0, 2, 255, 255]),
+        (np.array([[0, 257, 65535]], np.int32), [0, 1, 255]),
+        (np.array([[-0.001, 0.5, 1, 1.001]], np.float32), [0, 128, 255, 255]),
+        (np.array([[0, 2, 254.6, 256]], np.float32), [0, 2, 255, 255]),
     ],
 )
 def test_greys_of_32_bits_are_scaled_by_what_they_use(values: Any, expected: list[int]) -> None:
     assert grey(upright_rgb(Image.fromarray(values))) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (np.array([[0, 70000]], np.int32), "has greys from 0 to 70000, of which .*; scale them to 255 or 65535"),
+        (np.array([[-5, 257]], np.int32), "has greys from -5 to 257"),
+        (np.array([[0, 4000]], np.float32), "has greys from 0 to 4000, of which .*; scale them to 1 or 255"),
+        (np.array([[-0.5, 0.5]], np.float32), "has greys from -0.5 to 0.5"),
+        (np.array([[0.5, np.inf]], np.float32), "has greys from 0 to inf"),
+        (np.array([[0.5, np.nan]], np.float32), "has greys from nan to nan"),
+    ],
+)
+def test_greys_whose_white_is_not_known_are_a_bad_sample(values: Any, says: str) -> None:
+    with pytest.raises(BadSample, match=f"picture {says}") as raised:
+        stored(Image.fromarray(values), "tiff")
+    assert raised.value.reason is Reason.unknown_white
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
