@@ -145,7 +145,8 @@ def _section(anchor: str, report: RunReport) -> _Section:
         _add(figures, picture, command, faults)
     for picture in findings.pictures:
         _add(figures, picture, shlex.join(["lab", "report", str(run.directory)]), faults)
-    provenance = {key: str(run.provenance[key]) for key in _PROVENANCE if run.provenance.get(key) is not None}
+    given = {key: run.provenance[key] for key in _PROVENANCE if key in run.provenance}
+    provenance = {key: "not known" if value is None else str(value) for key, value in given.items()}
     nested = ("versions", "threads", "backends", "products", "settings", "slurm", "attempts", "earlier")
     for name in nested:
         if isinstance(part := run.provenance.get(name), dict):

@@ -148,7 +148,7 @@ def _processes(provenance: Mapping[str, Any]) -> str:
 
 def _say_other_code(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     theirs, ours = (
-        (record.get("commit"), record.get("is_dirty"), record.get("versions", {}).get("ssm-lab"))
+        (record.get("commit"), record.get("is_dirty", False), record.get("versions", {}).get("ssm-lab"))
         for record in (before, now)
     )
     if theirs != ours:
@@ -158,4 +158,6 @@ def _say_other_code(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 def _code(code: tuple[Any, ...]) -> str:
     commit, is_dirty, version = code
     name = f"commit {str(commit)[:8]}" if commit else f"version {version}"
+    if is_dirty is None and commit:
+        return f"{name}, with changes that are not known"
     return f"{name} with changes" if is_dirty else name

@@ -3,13 +3,13 @@
 import os
 import platform
 import socket
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from lab.core.runs.slurm import job_label, restart_count
+from lab.core.runs.source_state import source_state
 
 _PACKAGES = (
     "ssm-lab",
@@ -26,8 +26,6 @@ _PACKAGES = (
     "matplotlib",
     "pyarrow",
 )
-# folders whose files determine what a run computes
-_ROOMS = ("api", "cli", "conf", "core", "experiments")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # in the order in which a library looks at them
 _BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
@@ -58,7 +56,7 @@ def collect(
 ) -> tuple[dict[str, object], bytes]:
     """Provenance of this process, and the uncommitted changes of its source as a patch (empty if there are none).
 
-    The patch is bytes, as git writes it: files may have any encoding, and any ends of lines.
+    What git does not say is None in the provenance; see `source_state`.
 
     Args:
         seeds: by their keys.
@@ -72,15 +70,11 @@ def collect(
         data: of each file that samples are made from, by its name: `path`, `bytes` and `digest`; None where a
             configuration holds all data.
     """
-    source = Path(__file__).resolve().parents[2]
-    # an installed copy may lie inside another project's repository
-    is_checkout = os.fsdecode(_git(source, "rev-parse", "--show-toplevel")).strip() == str(source)
-    commit = _git(source, "rev-parse", "HEAD").decode().strip() if is_checkout else ""
-    patch = _git(source, "diff", "HEAD", "--binary") + _new_files(source) if commit else b""
+    commit, is_dirty, patch = source_state(Path(__file__).resolve().parents[2])
     record: dict[str, object] = {
         "command": " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
-        "commit": commit or None,
-        "is_dirty": bool(patch),
+        "commit": commit,
+        "is_dirty": is_dirty,
         "python": platform.python_version(),
         "versions": {name: version for name in _PACKAGES if (version := installed_version(name)) is not None},
         "host": socket.gethostname(),
@@ -150,20 +144,3 @@ def blas() -> str:
         (os.environ[name] for name in _BLAS_VARIABLES if name in os.environ), f"each of {os.cpu_count()} cores"
     )
     return f"{found['name']} {found['version']}, threads: {threads}"
-
-
-def _new_files(source: Path) -> bytes:
-    """Untracked source files, as a patch; `git diff` omits them."""
-    names = _git(source, "ls-files", "--others", "--exclude-standard", "-z", "--", *_ROOMS).split(b"\0")
-    return b"".join(
-        _git(source, "diff", "--no-index", "--binary", os.devnull, os.fsdecode(name), codes=(1,)) for name in names[:-1]
-    )
-
-
-def _git(folder: Path, *arguments: str, codes: Sequence[int] = (0,)) -> bytes:
-    """Output of git; empty without git or a repository (an installed wheel)."""
-    try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return b""
-    return done.stdout if done.returncode in codes else b""

@@ -102,3 +102,12 @@ def test_a_provenance_that_is_lost_is_no_reason_to_believe(content: str | None, 
         Run(tmp_path, {}, [], BEFORE, b"")
     with Run(tmp_path, {"resume_on": "different"}, [], BEFORE, b""):
         pass
+
+
+def test_source_code_whose_changes_are_not_known_is_not_said_to_be_clean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for is_dirty in (False, None):
+        with Run(tmp_path, {"seed": 0}, [], {**BEFORE, "commit": "a" * 40, "is_dirty": is_dirty}, b"") as run:
+            run.log([{"cell": 0}])
+    assert "commit aaaaaaaa, with changes that are not known, before: commit aaaaaaaa\n" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 import pytest
 
-from lab.core.runs import provenance
+from lab.core.runs import provenance, source_state
 from lab.core.runs.provenance import blas, collect, installed_version, instructions, processor_name
 
 COMMON: dict[str, Any] = {"seeds": {}, "backends": {}, "computed_by": ["numpy"], "settings": {}}
@@ -77,10 +77,77 @@ def test_an_installed_copy_without_a_repository_has_no_commit(tmp_path: Path, mo
     assert (record["commit"], record["is_dirty"], patch) == (None, False, b"")
 
 
-def test_a_machine_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
+# settings of a user, and of who calls lab, each of which changes what `git diff` prints
+_SETTINGS = {
+    "diff.external": "true",
+    "color.ui": "always",
+    "diff.noprefix": "true",
+    "diff.mnemonicPrefix": "true",
+    "diff.context": "0",
+    "diff.orderFile": "missing",
+    "status.showUntrackedFiles": "no",
+    "core.quotePath": "true",
+}
+_VARIABLES = {
+    "GIT_EXTERNAL_DIFF": "true",
+    "GIT_DIFF_OPTS": "--unified=0",
+    "GIT_DIR": "/nowhere",
+    "GIT_INDEX_FILE": "/nowhere/index",
+    # a checkout of another user
+    "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1",
+}
+
+
+@pytest.mark.parametrize("name", [*_SETTINGS, *_VARIABLES])
+def test_the_patch_applies_whatever_settings_git_has(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    whole = {"module.py": "".join(f"line = {number}\n" for number in range(20)), "für.py": "added = 3\n"}
+    for file, text in whole.items():
+        (repository / "core" / file).write_text(text)
+    with monkeypatch.context() as setting:
+        if name in _SETTINGS:
+            setting.setenv("GIT_CONFIG_COUNT", "1")
+            setting.setenv("GIT_CONFIG_KEY_0", name)
+            setting.setenv("GIT_CONFIG_VALUE_0", _SETTINGS[name])
+        else:
+            setting.setenv(name, _VARIABLES[name])
+        record, patch = collect(**COMMON)
+    assert (record["is_dirty"], len(record["commit"])) == (True, 40)
+    git = ["git", "-C", str(repository)]
+    subprocess.run([*git, "stash", "-q", "-u"], check=True)
+    subprocess.run([*git, "apply"], input=patch, check=True)
+    assert {file: (repository / "core" / file).read_text() for file in whole} == whole
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (None, "git cannot be started"),
+        ("exec sleep 9", "git rev-parse took longer than 0.1 s"),
+        ("echo fatal: of an odd format >&2; exit 128", "fatal: of an odd format"),
+    ],
+)
+def test_what_git_does_not_say_is_not_known(
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    program: str | None,
+    reason: str,
+) -> None:
+    if program is None:
+        monkeypatch.setenv("PATH", "")
+    else:
+        (tmp_path / "git").write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / "git").chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(source_state, "_LONGEST_S", 0.1)
     record, patch = collect(**COMMON)
-    assert (record["commit"], patch) == (None, b"")
+    assert (record["commit"], record["is_dirty"], patch) == (None, None, b"")
+    said = capsys.readouterr().err
+    assert said.startswith("lab: the commit is not recorded: ")
+    assert reason in said
 
 
 def test_what_is_not_installed_has_no_version() -> None:
