@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lab.cli.help import RESULTS
-from lab.cli.recorded_runs import config_of, labelled_runs, run_name, study_of
+from lab.cli.recorded_runs import config_of, labelled_runs, run_name, say_unfinished, study_of
 from lab.cli.run_data import print_json
 from lab.cli.seed_means import print_means
 from lab.core.errors import ConfigError
@@ -79,6 +79,7 @@ def print_comparison(
     runs = labelled_runs(names)
     if len(runs) < 2:
         raise ConfigError(f"{names[0]} is one run; name two or more, or a sweep with several points")
+    say_unfinished(run.directory for run in runs)
     study = study_of(runs, experiments)
     results = [study.results(run.directory) for run in runs]
     pairs = [paired(results[0], other) for other in results[1:]]

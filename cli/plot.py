@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from lab.cli.help import RESULTS
-from lab.cli.recorded_runs import config_of, labelled_runs, study_of
+from lab.cli.recorded_runs import config_of, labelled_runs, say_unfinished, study_of
 from lab.core.errors import ConfigError
 from lab.core.printable import printable
 from lab.core.streams import printed
@@ -112,6 +112,7 @@ def draw_and_save(names: Sequence[str], options: PlotOptions, experiments: Seque
         if word not in _FORMATS:
             raise ConfigError(f"--format {word}: choose from {', '.join(_FORMATS)}")
     runs = labelled_runs(names)
+    say_unfinished(run.directory for run in runs)
     study = study_of(runs, experiments)
     figures = options.figures or _of_run(runs[0], study)
     for name in figures:

@@ -1,13 +1,14 @@
 """Recorded runs for commands that take several: where they are, what tells them apart, and whose study they are of."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lab.core.errors import RunError
-from lab.core.runs.find import find_run, outputs_root, points_of
-from lab.core.runs.json_files import read_json, read_json_object
+from lab.core.runs.find import find_run, outputs_root, points_of, run_state
+from lab.core.runs.json_files import json_object_or_none, read_json, read_json_object
+from lab.core.streams import say
 from lab.experiments.key_help import keys_of
 from lab.experiments.spec import Experiment
 
@@ -64,6 +65,16 @@ def study_of(runs: "Sequence[LabelledRun]", experiments: Sequence[Experiment]) -
             )
     module, _, name = found[0].recorded.partition(":")
     return cast("RecordedStudy", getattr(importlib.import_module(module), name))
+
+
+def say_unfinished(directories: Iterable[Path]) -> None:
+    """Say which of some runs have a table although they are not finished: it may be of fewer draws than they are of."""
+    for directory in directories:
+        status = json_object_or_none(directory / "status.json")
+        state = "finished" if status is None else run_state(directory, status)
+        if state != "finished" and (directory / "table.parquet").exists():
+            goes_on = f"resume={directory.name} goes on with it"
+            say(f"{run_name(directory)} is {state}, and its table may be of an earlier attempt; {goes_on}")
 
 
 def config_of(directory: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lab.cli.recorded_runs import say_unfinished
 from lab.core.errors import RunError
 from lab.core.runs.find import find_run, in_order, run_directories
 from lab.core.runs.json_files import finite, json_object_if_there, read_json_object
@@ -24,6 +25,7 @@ def run_content(name: str) -> dict[str, Any] | list[dict[str, Any]]:
     """
     directory = find_run(name)
     points = _points(directory)
+    say_unfinished(points)
     return _content(directory) if points == [directory] else [_content(point) for point in points]
 
 
@@ -40,6 +42,7 @@ def print_csv(name: str) -> None:
 
     directory = find_run(name)
     points = _points(directory)
+    say_unfinished(points)
     tables = [read_table(point) for point in points]
     if points != [directory]:
         names = [point.relative_to(directory).as_posix() for point in points]
@@ -95,6 +98,7 @@ def print_summary_csv(name: str) -> None:
     """
     directory = find_run(name)
     points = _points(directory)
+    say_unfinished(points)
     lines: list[dict[str, Any]] = []
     for point in points:
         of_sweep = {} if points == [directory] else {"point": point.relative_to(directory).as_posix()}

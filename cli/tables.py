@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lab.cli.recorded_runs import say_unfinished
 from lab.cli.sweeps.leaving import waiting_jobs
 from lab.core.errors import RunError
 from lab.core.printable import printable
@@ -88,6 +89,7 @@ def print_run(name: str) -> None:
     if not path.exists():
         state = run_state(directory, status)
         raise RunError(f"{directory} is {state} and has no table yet; resume={directory.name} goes on with it")
+    say_unfinished([directory])
     summary = read_json_object(path, hint=f"resume={directory.name} writes it again")
     try:
         figures = sorted((directory / "figures").glob("*.p[nd][gf]"))

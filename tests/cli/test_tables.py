@@ -51,6 +51,23 @@ def test_a_run_is_shown_as_it_ended(typed: Typed, recorded: Path, finished_run: 
     assert str(recorded / "table.parquet") in done.out
 
 
+@pytest.mark.parametrize("words", ["show", "show --csv", "show --csv --summary", "show --json", "plot", "compare"])
+def test_a_table_of_a_run_that_is_not_finished_is_said_to_be_of_before(
+    typed: Typed, recorded: Path, tmp_path: Path, words: str
+) -> None:
+    command, *flags = words.split()
+    more = [str(recorded)] if command == "compare" else ["--out", str(tmp_path)] if command == "plot" else []
+    copy = shutil.copytree(recorded, recorded.parent / "copy")
+    names = [str(copy), *more, *flags]
+    assert "earlier attempt" not in typed(command, *names).err
+    status = json.loads((copy / "status.json").read_text())
+    (copy / "status.json").write_text(json.dumps(status | {"status": "interrupted"}))
+    (copy / SUMS).unlink()
+    done = typed(command, *names)
+    line = "lab: copy is interrupted, and its table may be of an earlier attempt; resume=copy goes on with it\n"
+    assert (done.code, done.err) == (0, line)
+
+
 def test_the_summary_is_printed_as_numbers_in_full_precision(recorded: Path, capfd: pytest.CaptureFixture[str]) -> None:
     show(str(recorded), as_csv=True, summarised=True)
     lines = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))

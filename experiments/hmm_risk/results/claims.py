@@ -12,6 +12,7 @@ from lab.core.errors import RunError
 from lab.core.report.content import Claim, Findings, Verdict, share_verdict
 from lab.core.report.recorded import RecordedRun
 from lab.experiments.hmm_risk.results.claim_curves import ClaimCurve, claim_curves, known, with_interval
+from lab.experiments.hmm_risk.results.table_draws import TableDraws, table_draws
 
 # around p = n: a peak in it is the one of the theory, and asymptotic lines are accurate outside the wider range
 _AT_THRESHOLD = (0.9, 1.12)
@@ -60,39 +61,48 @@ def findings(run: RecordedRun) -> Findings:
     table, _ = run.summary
     curves = [] if table is None else claim_curves(table.columns, table.rows)
     faults: list[str] = []
+    draws = _draws(run, faults)
     if any(curve.has("accuracy") for curve in curves):
         claims = list(_about_classes(curves))
     else:
-        is_reference = _has_reference_only(run, faults)
-        claims = list(_about_risk(curves, is_reference=is_reference, num_draws=_num_independent(run)))
-    keys = {"num_train": "rows", "replicates": "draws of the rows", "problems": "draws of the HMM", "num_test": "test"}
-    design = {name: str(run.config[key]) for key, name in keys.items() if run.config.get(key) is not None}
-    figures, drawn = [path.stem for path in run.figures], _drawn(run)
+        is_reference = draws is not None and _has_reference_only(run, faults)
+        num_draws = 0 if draws is None else draws.independent
+        claims = list(_about_risk(curves, is_reference=is_reference, num_draws=num_draws))
+    figures, drawn = [path.stem for path in run.figures], _drawn(run, draws)
     claims = [
         replace(claim, figure=_figure_of(claim.figure, figures), evidence=f"{claim.evidence}{drawn}")
         for claim in claims
     ]
-    return Findings(claims=claims, design=design, faults=faults)
+    return Findings(claims=claims, design=_design(run, draws), faults=faults)
 
 
-def _num_independent(run: RecordedRun) -> int:
-    """Draws between which a standard error is taken: of the HMM, or of the rows if there is one HMM."""
-    problems, draws = run.config.get("problems"), run.config.get("replicates")
-    if isinstance(problems, int) and problems > 1:
-        return problems
-    return draws if isinstance(draws, int) else 0
+def _draws(run: RecordedRun, faults: list[str]) -> TableDraws | None:
+    """The draws in the table; None if it cannot be read."""
+    try:
+        draws = table_draws(run.directory)
+    except RunError as error:
+        faults.append(str(error))
+        return None
+    if not draws.are_those_of(run.config):
+        resumed = f"resume={run.directory.name} goes on with it"
+        faults.append(f"its table is of an earlier attempt, with {draws}; {resumed}")
+    return draws
 
 
-def _drawn(run: RecordedRun) -> str:
+def _design(run: RecordedRun, draws: TableDraws | None) -> dict[str, str]:
+    """Numbers of rows and draws, in words; of draws, those that there are."""
+    keys = {"num_train": "rows", "replicates": "draws of the rows", "problems": "draws of the HMM", "num_test": "test"}
+    found = {} if draws is None else {"replicates": draws.replicates, "problems": draws.problems}
+    given = {**run.config, **found}
+    return {name: str(given[key]) for key, name in keys.items() if given.get(key) is not None}
+
+
+def _drawn(run: RecordedRun, draws: TableDraws | None) -> str:
     """What a number is made of: draws, problems and seeds."""
-    draws, problems = run.config.get("replicates"), run.config.get("problems")
-    if not draws:
+    if draws is None or draws.replicates == "0":
         return ""
-    text = f" {draws} draws of the rows"
-    if isinstance(problems, int) and problems > 1:
-        text += f" for each of {problems} draws of the HMM"
     seed = run.config.get("seed")
-    return f"{text}{'' if seed is None else f', seed {seed}'}; ± is two standard errors."
+    return f" {draws}{'' if seed is None else f', seed {seed}'}; ± is two standard errors."
 
 
 def _figure_of(quantity: str, figures: Sequence[str]) -> str:

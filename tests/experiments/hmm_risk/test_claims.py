@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from lab.core.report.content import Verdict
 from lab.core.report.recorded import RecordedRun
@@ -34,9 +36,22 @@ def run_of(folder: Path, *curves: dict[str, Any], reference: bool = False, **con
     (folder / "figures").mkdir()
     (folder / "figures" / "excess_risk.png").write_bytes(b"")
     (folder / "summary.json").write_text(json.dumps({"columns": names, "rows": rows, "verdict": []}))
-    (folder / "config.json").write_text(json.dumps({"num_train": 100, "replicates": 20, "num_test": None, **config}))
-    pq.write_table(pa.table({"gaussian_reference": [reference]}), folder / "table.parquet")
+    config = {"num_train": 100, "replicates": 20, "problems": 1, "num_test": None, **config}
+    (folder / "config.json").write_text(json.dumps(config))
+    write_draws(folder, config["problems"], config["replicates"], reference=reference)
     return RecordedRun(folder, "run")
+
+
+def write_draws(folder: Path, problems: int, replicates: int, *, reference: bool = False) -> None:
+    """A table with these draws; of theory alone without replicates."""
+    rows = list(product(range(problems), range(max(replicates, 1))))
+    columns = {
+        "curve": [""] * len(rows),
+        "problem": [problem for problem, _ in rows],
+        "gaussian_reference": [reference] * len(rows),
+    }
+    drawn = {"replicate": [replicate for _, replicate in rows]} if replicates else {}
+    pq.write_table(pa.table({**columns, **drawn}), folder / "table.parquet")
 
 
 def verdicts(run: RecordedRun) -> dict[str, tuple[Verdict, str]]:
@@ -146,6 +161,37 @@ def test_a_statement_says_what_the_run_found(tmp_path: Path) -> None:
         assert claim.evidence.endswith(
             " 20 draws of the rows for each of 4 draws of the HMM, seed 3; ± is two standard errors."
         )
+
+
+@pytest.mark.parametrize(
+    ("problems", "replicates", "words"), [(1, 3, "3 draws of the rows"), (1, 0, "0 draws"), (2, 20, "each of 2 draws")]
+)
+def test_a_table_of_before_an_extension_is_described_by_its_own_draws(
+    tmp_path: Path, problems: int, replicates: int, words: str
+) -> None:
+    run = run_of(tmp_path, curve(PEAKED, z=[1.0, -2.5, 0.5, None, -0.5, 1.0]), problems=4, seed=3)
+    assert findings(run).faults == []
+    write_draws(tmp_path, problems, replicates)
+    found = findings(run)
+    assert len(found.faults) == 1
+    assert f"its table is of an earlier attempt, with {replicates} draws of the rows" in found.faults[0]
+    assert words in found.faults[0]
+    assert (found.design["draws of the rows"], found.design["draws of the HMM"]) == (str(replicates), str(problems))
+    assert all(f" {replicates} draws of the rows" in claim.evidence for claim in found.claims) == (replicates > 0)
+    assert not any("each of 4" in claim.evidence for claim in found.claims)
+
+
+def test_curves_with_draws_of_their_own_are_counted_one_by_one(tmp_path: Path) -> None:
+    run = run_of(tmp_path, curve(PEAKED), curves={"a": {}, "b": {"problems": 2}})
+    rows = [("a", 0, draw) for draw in range(20)] + [("b", number % 2, number // 2) for number in range(40)]
+    columns = zip(*rows, strict=True)
+    names = ("curve", "problem", "replicate")
+    table = {**dict(zip(names, map(list, columns), strict=True)), "gaussian_reference": [False] * len(rows)}
+    pq.write_table(pa.table(table), tmp_path / "table.parquet")
+    found = findings(run)
+    assert found.faults == []
+    assert found.design["draws of the HMM"] == "1 to 2"
+    assert "20 draws of the rows for each of 1 to 2 draws of the HMM" in found.claims[0].evidence
 
 
 def test_a_bias_below_p_equals_n_is_said(tmp_path: Path) -> None:
