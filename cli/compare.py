@@ -27,8 +27,8 @@ _HELP = """Compare recorded runs: keys, results, verdicts.
 
 Keys of the configuration are shown where they differ, results side by side, and the verdict of each run. Each run is
 compared with the first, point by point, by the difference and by z: the difference in standard errors of itself. A
-curve is found in the other run by its label, a run's only curve by whatever label. The table shows one quantity; --json
-and --csv have all of them, in full precision.
+curve is found in the other run by its label, without a signal-to-noise ratio that is not configured; a run's only curve
+by whatever label. The table shows one quantity; --json and --csv have all of them, in full precision.
 
 With --over-seeds, runs that differ in their seed alone are one line: the mean over seeds, its 95 % interval, and the
 number of runs. Runs that are not finished are left out, and counted.

@@ -86,7 +86,7 @@ def _results(curve: Curve, quantity: str) -> list[Result]:
         error = float(curve.standard_error[quantity][k])
         found.append(
             Result(
-                curve.label,
+                curve.name,
                 f"p = {width:.0f}" + (f", context {contexts[k]:.0f}" if several_contexts else ""),
                 quantity,
                 float(curve.centre(quantity)[k]),

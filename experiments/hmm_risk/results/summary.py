@@ -46,6 +46,8 @@ class Curve:
 
     Attributes:
         label: its legend.
+        name: the label without a signal-to-noise ratio that follows from the problem; runs that draw other problems have
+            curves of the same name.
         x: columns that can serve as the x axis (gamma, width, context_length), one entry for each point.
         mean, standard_error, between, within: over problems and draws, by measured quantity; see `Spread`.
         median, low, high: of all draws, by measured quantity; low and high are the 10 and 90 % quantiles.
@@ -67,6 +69,7 @@ class Curve:
     """
 
     label: str
+    name: str
     ridge: str
     x: dict[str, Float64[ndarray, " k"]]
     mean: dict[str, Float64[ndarray, " k"]]
@@ -170,8 +173,10 @@ class _Points:
         if several_ridges:
             words.append(f"λ = {self._ridge}" if self._ridge != "optimal" else "optimal λ")
         quantiles = {name: _quantiles(block) for name, block in values.items()}
+        own_name = ", ".join(words) or "measured"
         return Curve(
-            label=", ".join(words) or "measured",
+            label=own_name,
+            name=own_name,
             ridge=self._ridge,
             x={name: _column(middle, name, num_points) for name in ("gamma", "width", "context_length", "snr")},
             mean={name: found.mean for name, found in spreads.items()},

@@ -10,18 +10,27 @@ import pytest
 from scipy import linalg, optimize
 
 from drawn import one_in
+from lab.core.runs.compare import paired
 from lab.core.runs.figures import house_style, save_figure
+from lab.core.runs.over_seeds import means
+from lab.core.runs.parquet import write_table
 from lab.core.runs.recorded_study import LabelledRun, PlotRequest, RecordedStudy
 from lab.experiments.distill.recorded import STUDY as DISTILL
 from lab.experiments.hmm_risk.config import HmmRiskConfig, LinearGaussianConfig, Loading
 from lab.experiments.hmm_risk.grid.expand import expand
 from lab.experiments.hmm_risk.pool import WorkerState
 from lab.experiments.hmm_risk.results.recorded import STUDY as HMM_RISK
+from lab.experiments.hmm_risk.results.recorded import load
 from lab.experiments.hmm_risk.units import Unit
 from reference.parquet import read_table
 
 REFERENCE = Path(__file__).parents[3] / "outputs" / "reference"
 STUDIES: dict[str, RecordedStudy] = {"hmm_risk": HMM_RISK, "distill": DISTILL}
+POINT = {
+    **{"ridge": "0", "num_train": 10, "width": 5, "gamma": 0.5, "context_length": 1, "problem": 0},
+    **{"noise_floor": 0.5, "misspecification": 0.1, "null_risk": 1.5, "theory_excess_risk": 2.0},
+    **{"gaussian_reference": False, "problem_is_drawn": True},
+}
 FIGURES = [
     (study, path.parents[1].name, path.stem)
     for study in STUDIES
@@ -85,3 +94,20 @@ def test_committed_lines_pass_through_the_theory_at_the_dots(run: str) -> None:
         for row in read_table(path):
             if row.get("quantity") == "excess_risk" and np.isfinite(row["theory"]):
                 assert known[row["curve"], row["width"]] == pytest.approx(row["theory"], rel=1e-12)
+
+
+def test_curves_of_runs_that_draw_other_problems_are_found_in_one_another(tmp_path: Path) -> None:
+    results = []
+    for seed, ratio in enumerate((2.0, 2.5)):
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        (directory / "config.json").write_text(json.dumps({"per_output": True, "seed": seed}))
+        draws = [{"replicate": draw, "excess_risk": 1.0 + draw, "snr": ratio} for draw in range(3)]
+        # two curves: the only one of a run is found under any label
+        write_table(
+            directory / "table.parquet", [{**POINT, **draw, "label": label} for label in ("a", "b") for draw in draws]
+        )
+        assert [curve.label for curve in load(directory).curves] == [f"a, SNR {ratio:g}", f"b, SNR {ratio:g}"]
+        results.append(HMM_RISK.results(directory))
+    assert [(pair.curve, pair.quantity) for pair in paired(*results)] == [("a", "excess_risk"), ("b", "excess_risk")]
+    assert [(mean.curve, mean.num_runs) for mean in means(results)] == [("a", 2), ("b", 2)]
