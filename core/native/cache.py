@@ -4,7 +4,6 @@ A library's name ends with the digest of its content, so a file that was cut off
 """
 
 import hashlib
-import logging
 import os
 import stat
 import tempfile
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_log = logging.getLogger(__name__)
+from lab.core.streams import say
 
 _BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _DIGITS = 16
@@ -46,7 +45,7 @@ def find_library(folder: Path, name: str) -> Path | None:
     for path in sorted(folder.glob(f"{name}-{'[0-9a-f]' * _DIGITS}.so")):
         if _is_trusted(path) and path.stem.rpartition("-")[2] == _digest(path):
             return path
-        _log.warning("%s is damaged, or another user's: it is compiled again", path)
+        say(f"{path} is damaged, or another user's: it is compiled again")
         path.unlink(missing_ok=True)
     return None
 

@@ -233,6 +233,8 @@ class Run(Generic[Row]):
             self._write("config.json", self._config)
         self._status |= {"rows": len(self.rows), "crc32": self._file.crc}
         if kind is None:
+            # sinks of a run with nothing left to compute get its rows too
+            self._sinks.pass_on(self.directory, self.rows, [])
             self._write_status("finished")
         # whoever requeues a job, as submitit does, may end the process
         elif issubclass(kind, KeyboardInterrupt | SystemExit):

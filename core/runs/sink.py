@@ -1,14 +1,12 @@
 """Forwarding the rows of a run to its sinks; a failing sink does not stop the run."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from lab.core.runs.sinks import new_sink
-
-_log = logging.getLogger(__name__)
+from lab.core.streams import say
 
 
 class Sink(Protocol):
@@ -64,7 +62,7 @@ class Sinks:
         try:
             action()
         except Exception as error:
-            _log.warning("sink %s: %s: %s; it gets no more rows", name, type(error).__name__, error)
+            say(f"sink {name}: {type(error).__name__}: {error}; it gets no more rows")
             assert self._open is not None, "it is set before anything is tried"
             self._open.pop(name, None)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from lab.core.errors import CheckpointError
 from lab.core.runs.atomic_files import refuse_special
 from lab.core.runs.json_files import read_json_object
 from lab.core.runs.sums import file_digest, known_digest
-
-_log = logging.getLogger(__name__)
+from lab.core.streams import say
 
 META = "meta.json"
 HINT = "remove the folder to go on from an earlier one, or start a new run"
@@ -74,7 +72,7 @@ def newest_whole(paths: list[Path]) -> Path | None:
             damages.append(error)
             continue
         for damage in damages:
-            _log.warning("going on from %s: %s", path, damage)
+            say(f"going on from {path}: {damage}")
         return path
     if damages:
         raise damages[0]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +69,17 @@ def test_a_sink_may_be_chosen_for_a_run_that_was_begun_without_it(name: str, tmp
     assert files(tmp_path / "late") == files(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sink_may_be_chosen_for_a_run_with_nothing_left_to_compute(name: str, tmp_path: Path) -> None:
+    with run_of(tmp_path / "late") as run:
+        run.log(ROWS)
+    with run_of(tmp_path / "late", name):
+        pass
+    with run_of(tmp_path / "whole", name) as run:
+        run.log(ROWS)
+    assert files(tmp_path / "late") == files(tmp_path / "whole")
+
+
 class Failing:
     def __init__(self, where: str) -> None:
         self.where = where
@@ -90,15 +100,14 @@ class Failing:
 
 @pytest.mark.parametrize("where", ["open", "row", "close"])
 def test_a_failing_sink_is_said_once_and_never_stops_a_run(
-    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(passing, "new_sink", lambda name: Failing(where) if name == "bad" else new_sink(name))
-    with caplog.at_level(logging.WARNING), run_of(tmp_path, "bad", NAMES[0]) as run:
+    with run_of(tmp_path, "bad", NAMES[0]) as run:
         run.log(ROWS[:2])
         run.log(ROWS[2:])
-    assert [record.getMessage() for record in caplog.records] == [
-        f"sink bad: OSError: no {where}; it gets no more rows"
-    ]
+    # standard output is for scripts
+    assert capsys.readouterr() == ("", f"lab: sink bad: OSError: no {where}; it gets no more rows\n")
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(ROWS)
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "finished"
     assert files(tmp_path)

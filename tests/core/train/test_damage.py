@@ -43,7 +43,7 @@ def test_a_damaged_checkpoint_is_refused_by_its_file(tmp_path: Path, damage: Cal
 
 
 def test_without_the_newest_checkpoint_training_goes_on_from_the_one_before(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = TrainConfig(steps=20, evaluate_every=5, checkpoint_every=7)
     whole, again = Toy(), Toy()
@@ -58,9 +58,9 @@ def test_without_the_newest_checkpoint_training_goes_on_from_the_one_before(
     flip_a_bit(checkpoint_path(tmp_path, 20) / "state.pt")
     assert again.state.load_newest(tmp_path)
     assert again.state.step == 10
-    (record,) = caplog.records
-    assert "going on from" in record.message
-    assert "step_00000020/state.pt is damaged" in record.message
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lab: going on from ")
+    assert "step_00000020/state.pt is damaged" in line
     end(again)
     for name, weight in whole.weights().items():
         assert again.weights()[name].equal(weight)
