@@ -18,6 +18,7 @@ from typing import IO, Any, Protocol
 
 from lab.core.dotted_keys import by_dotted_key
 from lab.core.errors import LabError
+from lab.core.runs.atomic_files import as_run_error
 from lab.core.runs.checked_lines import Findings, read
 from lab.core.runs.json_files import json_object_if_there
 from lab.core.runs.trackers import new_tracker
@@ -26,6 +27,13 @@ from lab.core.runs.trackers import new_tracker
 POLL_S = 1.0
 
 _NO_WORDS = ("unit", "kind")
+# of rows about single samples and files, the words that name their unit of work; the others differ from row to row
+_KEYS = {
+    **dict.fromkeys(("answer", "piece"), ("model", "task")),
+    **dict.fromkeys(("model", "finished"), ("model",)),
+    "task": ("task",),
+    "choice": ("model", "task", "curve", "how"),
+}
 # rows that list something by file and sentence; `left_out` of the rows of a training counts them
 _NO_CURVES = ("bad_sample",)
 
@@ -54,8 +62,9 @@ class Tracker(Protocol):
 class Points:
     """What a tracker draws of rows: numbers by name and step, each of them once.
 
-    A name holds the unit of work, the kind of the row if it is not a step of a training, and its words. A run that went
-    on from a checkpoint repeats rows; they are the same and left out. Rows that list samples have no numbers to draw.
+    A name holds the unit of work, the kind of the row if it is not a step of a training, and its words; of rows about
+    single samples only those of model and task. A run that went on from a checkpoint repeats rows; they are the same
+    and left out. Rows that list samples have no numbers to draw.
     """
 
     def __init__(self) -> None:
@@ -71,7 +80,8 @@ class Points:
         unit, kind = str(row.get("unit", "")), str(row.get("kind", ""))
         if kind in _NO_CURVES:
             return {}, 0, unit
-        words = [str(value) for key, value in row.items() if isinstance(value, str) and key not in _NO_WORDS]
+        named = _KEYS.get(kind, row.keys() - _NO_WORDS)
+        words = [value for key, value in row.items() if isinstance(value, str) and key in named]
         prefix = "/".join(part for part in (unit, "" if kind == "train" else kind, *words) if part)
         given = row.get("step")
         if isinstance(given, int):
@@ -159,10 +169,18 @@ def follow(run: Path, tracker: Tracker, *, has_ended: Callable[[], bool], poll_s
 
 
 def fresh_folder(run: Path, name: str) -> Path:
-    """An empty folder for a tracker in a run's directory."""
+    """An empty folder for a tracker or a sink in a run's directory.
+
+    Raises:
+        RunError: if what is there cannot be removed, or the folder cannot be made.
+    """
     folder = run / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    try:
+        if os.path.lexists(folder):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise as_run_error(error, folder) from error
     return folder
 
 

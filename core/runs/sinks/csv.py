@@ -1,9 +1,10 @@
 """One CSV file per kind of row, in the run's folder csv/: for spreadsheets and `tail -f`."""
 
 import csv
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
+
+from lab.core.runs.track import fresh_folder
 
 
 class Sink:
@@ -11,9 +12,7 @@ class Sink:
 
     def open(self, run: Path) -> None:
         """Start with an empty folder."""
-        self._folder = run / "csv"
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+        self._folder = fresh_folder(run, "csv")
         self._columns: dict[str, list[str]] = {}
 
     def row(self, row: Mapping[str, object]) -> None:

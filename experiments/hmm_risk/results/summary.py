@@ -46,8 +46,8 @@ class Curve:
 
     Attributes:
         label: its legend.
-        name: the label without a signal-to-noise ratio that follows from the problem; runs that draw other problems have
-            curves of the same name.
+        name: the label without a signal-to-noise ratio that follows from the problem: runs that draw other problems
+            have curves of the same name.
         x: columns that can serve as the x axis (gamma, width, context_length), one entry for each point.
         mean, standard_error, between, within: over problems and draws, by measured quantity; see `Spread`.
         median, low, high: of all draws, by measured quantity; low and high are the 10 and 90 % quantiles.

@@ -2,12 +2,12 @@
 
 import importlib
 import json
-import logging
 import os
 import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from lab.core.runs import tracker_sink, trackers
 from lab.core.runs.checked_lines import encode
 from lab.core.runs.record import Run
 from lab.core.runs.sinks import new_sink, refuse_unknown
-from lab.core.runs.track import Points, Reader, follow
+from lab.core.runs.track import Points, Reader, follow, fresh_folder
 from lab.core.runs.tracker_sink import TrackerSink
 
 ROWS: list[dict[str, Any]] = [
@@ -89,6 +89,50 @@ def test_rows_that_a_run_repeats_are_left_out() -> None:
 def test_rows_that_list_samples_make_no_curves() -> None:
     row = {"unit": "stage_1", "kind": "bad_sample", "step": 2, "file": "/a/b.jsonl", "line": 7, "error": "no picture"}
     assert Points().of(row)[0] == {}
+
+
+def test_rows_of_an_evaluation_make_a_curve_for_each_model_and_task() -> None:
+    sample = {"model": "student", "task": "pope.tsv", "category": "a", "split": "b", "stopped_at": "end of turn"}
+    rows = [
+        {"kind": "model", "model": "student", "role": "model", "digest": "0f", "backends": "ssd: x", "num_layers": 4},
+        {"kind": "task", "task": "pope.tsv", "digest": "1e", "num_samples": 3},
+        *({"kind": "answer", **sample, "index": str(n), "prediction": f"it is {n}", "hit": 1.0} for n in range(3)),
+        {"kind": "choice", **sample, "index": "3", "hit": 0.0},
+        {"kind": "choice", "curve": "a", "how": "corr_gcv", "risk": 0.5},
+        {"kind": "left_out", "split": "train", "reason": "too long", "count": 2},
+    ]
+    points = Points()
+    drawn = [(name, step) for values, step, _ in map(points.of, rows) for name in values]
+    assert drawn == [
+        ("model/student/num_layers", 0),
+        ("task/pope.tsv/num_samples", 0),
+        *(("answer/student/pope.tsv/hit", step) for step in range(3)),
+        ("choice/student/pope.tsv/hit", 0),
+        ("choice/a/corr_gcv/risk", 0),
+        ("left_out/train/too long/count", 0),
+    ]
+
+
+def test_a_full_disk_is_an_error_of_the_tracker_and_not_of_a_thread(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    module = importlib.import_module("lab.core.runs.trackers.tensorboard")
+    monkeypatch.setattr(module, "event_file", lambda folder: Path("/dev/full").open("wb"))  # noqa: SIM115
+    before = threading.active_count()
+    with pytest.raises(OSError, match="No space left"):
+        follow(finished, module.Tracker(), has_ended=lambda: True)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("there", ["a file", "a link"])
+def test_a_folder_that_cannot_be_replaced_is_named_with_the_reason(tmp_path: Path, there: str) -> None:
+    if there == "a file":
+        (tmp_path / "csv").write_text("")
+    else:
+        (tmp_path / "csv").symlink_to(tmp_path)
+    with pytest.raises(RunError, match=f"{tmp_path / 'csv'} cannot be written: (a part of the path is a file|Cannot)"):
+        fresh_folder(tmp_path, "csv")
 
 
 def test_a_file_is_read_as_it_grows_and_again_when_it_is_replaced(tmp_path: Path) -> None:
@@ -239,10 +283,10 @@ def test_its_own_reader_finds_what_a_run_has_recorded(name: str, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_tracker_that_is_killed_is_said_once_and_the_run_is_the_same(
-    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tensorboard")
-    with caplog.at_level(logging.WARNING), run_of(tmp_path / "killed", "tensorboard") as run:
+    with run_of(tmp_path / "killed", "tensorboard") as run:
         run.log(ROWS[:1])
         (sink,) = (run._sinks._open or {}).values()
         assert isinstance(sink, TrackerSink)
@@ -250,7 +294,7 @@ def test_a_tracker_that_is_killed_is_said_once_and_the_run_is_the_same(
         sink._process.wait()
         run.log(ROWS[1:4])
         run.log(ROWS[4:])
-    said = [record.getMessage() for record in caplog.records]
+    said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert "tensorboard: RunError: its process ended with exit code -9" in said[0]
     assert (tmp_path / "killed" / "metrics.jsonl").read_bytes() == (finished / "metrics.jsonl").read_bytes()
@@ -259,11 +303,11 @@ def test_a_tracker_that_is_killed_is_said_once_and_the_run_is_the_same(
 
 @pytest.mark.slow
 def test_a_tracker_that_hangs_holds_a_run_up_for_a_moment_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("tensorboard")
     monkeypatch.setattr(tracker_sink, "_PATIENCE_S", 0.2)
-    with caplog.at_level(logging.WARNING), run_of(tmp_path, "tensorboard") as run:
+    with run_of(tmp_path, "tensorboard") as run:
         run.log(ROWS[:1])
         (sink,) = (run._sinks._open or {}).values()
         assert isinstance(sink, TrackerSink)
@@ -271,5 +315,5 @@ def test_a_tracker_that_hangs_holds_a_run_up_for_a_moment_only(
         run.log(ROWS[1:])
     os.kill(sink._process.pid, signal.SIGKILL)
     sink._process.wait()
-    assert "has not ended" in caplog.text
+    assert "has not ended" in capsys.readouterr().err
     assert json.loads((tmp_path / "status.json").read_text())["status"] == "finished"
