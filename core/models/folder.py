@@ -153,11 +153,11 @@ class ModelFolder:
         content = {} if self.kind is Kind.gguf else self.content
         key = "torch_dtype" if content.get("torch_dtype") else "dtype"
         named = content.get(key)
-        every = list(named.values()) if isinstance(named, dict) else [named]
-        for each in every:
-            if each is not None and not isinstance(each, str):
+        found = []
+        for each in named.values() if isinstance(named, dict) else [named or Precision.float32.value]:
+            if not isinstance(each, str):
                 raise ConfigError(f"{self.path / CONFIG}: {key}={named} must be the name of a dtype, such as bfloat16")
-        found = [Precision[each] if each in Precision.__members__ else Precision.float32 for each in every]
+            found.append(Precision[each] if each in Precision.__members__ else Precision.float32)
         return max(found, key=lambda precision: precision.dtype.itemsize, default=Precision.float32)
 
     @property
@@ -189,8 +189,8 @@ class ModelFolder:
         with contextlib.suppress(InputError):
             found.add(tokenizer.id_of(TURN_END))
         if self.kind is Kind.gguf:
-            end = set() if tokenizer.eos_id is None else {tokenizer.eos_id}
-            return frozenset(found | end | read_gguf_ends(self.path))
+            end_of_text = set() if tokenizer.eos_id is None else {tokenizer.eos_id}
+            return frozenset(found | end_of_text | read_gguf_ends(self.path))
         for name in (GENERATION_CONFIG, CONFIG):
             content = load_json(self.path / name) if (self.path / name).is_file() else {}
             for section in (content, *(value for value in content.values() if isinstance(value, dict))):
