@@ -87,6 +87,7 @@ class Stream:
         seed: int,
         on_bad_sample: OnBadSample = OnBadSample.skip,
         is_packed: bool = False,
+        ends: bool = False,
     ) -> None:
         """Begin at the first sample.
 
@@ -97,6 +98,7 @@ class Stream:
             seed: random seed of the order.
             on_bad_sample: what is done about a sample that cannot be used.
             is_packed: whether the samples of a batch are packed into one row instead of padded.
+            ends: whether a finite source is read once only: its last batch may be smaller; see `has_ended`.
 
         Raises:
             InputError: if a number is out of range.
@@ -108,6 +110,9 @@ class Stream:
         self._collate = pack if is_packed else pad
         self._seeds = Seeds(seed)
         self._num_samples = len(source) if isinstance(source, FiniteSource) else None
+        self._end = self._num_samples if ends else None
+        # looked at before a batch was handed out
+        self._ahead: dict[int, Sample] = {}
         self._order: tuple[int, Int64[ndarray, " n"]] | None = None
         self._state = {"position": 0, "num_left_out": 0}
         # where the reading is expected to jump, and how far
@@ -117,6 +122,15 @@ class Stream:
     def state(self) -> dict[str, int]:
         """Number of samples read since the beginning, and how many of them were left out."""
         return dict(self._state)
+
+    def most_batches(self, number: int) -> int:
+        """How many of so many batches there are from the start, unless samples are left out."""
+        return number if self._end is None else min(number, -(-self._end // self._batch_size))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is no further batch."""
+        return self._end is not None and self._state["position"] >= self._end
 
     def restore(self, state: dict[str, int]) -> None:
         """Resume from the `state` of a stream with the same source, seed and limits.
@@ -163,13 +177,15 @@ class Stream:
         left_out: list[LeftOut] = []
         patience = self._num_samples or 10 * self._batch_size
         num_in_a_row = 0
-        while len(samples) < self._batch_size:
+        assert not self.has_ended, "asked before"
+        while not self.has_ended and (len(samples) < self._batch_size or self._is_unusable_from_here()):
             if isinstance(self._source, Expecting):
                 self._source.expect(self._upcoming(self._source.num_expected))
             index = self._index(self._state["position"])
             self._state["position"] += 1
             try:
-                samples.append(usable_sample(self._source, index, max_length=self._max_length))
+                found = self._ahead.pop(index, None)
+                samples.append(found or usable_sample(self._source, index, max_length=self._max_length))
                 num_in_a_row = 0
             except InputError as error:
                 if self._on_bad_sample is OnBadSample.refuse:
@@ -183,6 +199,17 @@ class Stream:
                         f"none of {num_in_a_row} samples in a row can be used; the last: {error}"
                     ) from None
         return self._collate(samples, left_out)
+
+    def _is_unusable_from_here(self) -> bool:
+        """Whether a stream that ends has only samples before its end that would make no further batch."""
+        for position in range(self._state["position"], self._end or 0):
+            index = self._index(position)
+            try:
+                self._ahead = {index: usable_sample(self._source, index, max_length=self._max_length)}
+            except InputError:
+                continue
+            return False
+        return self._end is not None
 
     def _upcoming(self, number: int) -> list[int]:
         """The samples that are likely to be read next, as far as they are of this epoch."""

@@ -76,7 +76,7 @@ class EvaluationConfig:
     """How much held-out data is used, and the settings of the baselines."""
 
     num_batches: int = 16
-    """Batches for the evaluation after each stage."""
+    """Batches for the evaluation after each stage; fewer where fewer samples are held out: each is read once."""
     num_validation_batches: int = 2
     """Batches for each validation loss during training."""
     batch_size: int = 64

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lab.core.data.bad_samples import OnBadSample
 from lab.core.data.batch import Batch
@@ -14,6 +15,7 @@ from lab.core.models.folder import ModelFolder
 from lab.core.models.vision_language_config import VisionEncoderConfig
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.core.runs.random_streams import Seeds
+from lab.core.streams import say
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data_sources import DataConfig, data_sources
 
@@ -120,12 +122,22 @@ class Data:
         return self._stream("train", self._seed(purpose, *indices), batch_size, has_lessons=has_lessons)
 
     def held_out(self, num_batches: int, *, batch_size: int) -> "HeldOut":
-        """The first held-out batches: always the same, from samples that are never trained on.
+        """The first held-out batches: always the same, from samples that are never trained on, none of them twice.
 
         Raises:
             InputError: if a file is missing or damaged.
         """
         return HeldOut(self._stream("test", self._seed("held out"), batch_size), num_batches)
+
+    def say_few_held_out(self, num_asked: int) -> None:
+        """Say it where fewer samples are held out than an evaluation asks for.
+
+        Raises:
+            InputError: if a file is missing or damaged.
+        """
+        source = self._source("test", seed=0)
+        if isinstance(source, FiniteSource) and len(source) < num_asked:
+            _say_few(len(source), num_asked)
 
     def _seed(self, purpose: str, *indices: int) -> int:
         return int(self._seeds.numpy(purpose, *indices).integers(2**31))
@@ -139,6 +151,7 @@ class Data:
             seed=seed,
             on_bad_sample=self._config.policy,
             is_packed=self._is_packed and split == "train",
+            ends=split == "test",
         )
 
     def _source(self, split: str, *, seed: int, has_lessons: bool = False) -> Source:
@@ -152,8 +165,20 @@ class Data:
         return self._config.source.open(self._config.options, request)
 
 
+# a run and the check before it open the same data
+@lru_cache
+def _say_few(num_samples: int, num_asked: int) -> None:
+    say(
+        f"{num_samples:,} samples are held out, fewer than the {num_asked:,} that evaluation.num_batches and "
+        "evaluation.batch_size ask for; each is read once"
+    )
+
+
 class HeldOut:
-    """The first batches of a stream, produced again in every iteration, so that one at a time is in memory."""
+    """The first batches of a stream, produced again in every iteration, so that one at a time is in memory.
+
+    There are fewer where the stream ends before.
+    """
 
     def __init__(self, stream: Stream, num_batches: int) -> None:
         self._stream = stream
@@ -161,11 +186,13 @@ class HeldOut:
         self._num_batches = num_batches
 
     def __len__(self) -> int:
-        return self._num_batches
+        return self._stream.most_batches(self._num_batches)
 
     def __iter__(self) -> Iterator[Batch]:
         self._stream.restore(self._start)
         for _ in range(self._num_batches):
+            if self._stream.has_ended:
+                return
             yield self._stream.next_batch()
 
 

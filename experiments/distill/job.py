@@ -229,6 +229,7 @@ def open_context(config: DistillConfig, folder: Path | None) -> RunContext:
     # detect missing, broken or useless files before anything is written
     data.refuse_broken()
     list(data.held_out(1, batch_size=1))
+    data.say_few_held_out(config.evaluation.num_batches * config.evaluation.batch_size)
     trained, evaluated = long_samples(config, data)
     # weights last: reading them takes longer than all of this
     teacher = load()

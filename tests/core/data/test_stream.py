@@ -58,6 +58,28 @@ def test_each_epoch_has_every_sample_once_in_another_order() -> None:
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 64])
+@pytest.mark.parametrize("broken", [1000, 2, 3])
+def test_a_stream_that_ends_has_every_usable_sample_once_and_a_note_about_every_other(
+    batch_size: int, broken: int
+) -> None:
+    ending = Stream(Finite(broken=broken), batch_size=batch_size, max_length=5, seed=5, ends=True)
+    start = ending.state
+    for _ in range(2):
+        ending.restore(start)
+        batches = []
+        while not ending.has_ended:
+            batches.append(ending.next_batch())
+        drawn = [ids(batch) for batch in batches]
+        usable = [index for index in range(11) if index % broken != broken - 1]
+        assert sorted(flat(drawn)) == usable
+        assert all(len(batch) == batch_size for batch in drawn[:-1])
+        assert sum(len(batch.left_out) for batch in batches) == 11 - len(usable) == ending.state["num_left_out"]
+        assert len(drawn) <= ending.most_batches(1000) <= 11
+    # as far as it goes, the order of one that does not
+    assert flat(drawn) == flat(draw(stream(Finite(broken=broken), batch_size=1), len(usable)))
+
+
 def test_the_order_depends_on_the_seed_alone() -> None:
     assert draw(stream(Finite()), 3) == draw(stream(Finite()), 3)
     assert draw(stream(Finite()), 3) != draw(stream(Finite(), seed=6), 3)

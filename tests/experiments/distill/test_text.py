@@ -54,6 +54,22 @@ def bench(runner: Any, tmp_path: Path) -> RunContext:
     return RunContext(config, teacher.requires_grad_(False), data, tokenizer, CPU)
 
 
+def test_an_evaluation_reads_each_held_out_sample_once(bench: RunContext, capsys: pytest.CaptureFixture[str]) -> None:
+    held_out = bench.data.held_out(16, batch_size=4)
+    first, again = ([batch.llm_ids for batch in held_out] for _ in range(2))
+    assert len(first) <= len(held_out) < 16
+    assert [len(ids) for ids in first[:-1]] == [4] * (len(first) - 1)
+    assert all(ours.equal(theirs) for ours, theirs in zip(first, again, strict=True))
+    questions = [tuple(row[row != 0].tolist()) for ids in first for row in ids]
+    assert len(set(questions)) == len(questions)
+    number = len(questions) + sum(len(batch.left_out) for batch in held_out)
+    bench.data.say_few_held_out(128)
+    bench.data.say_few_held_out(128)
+    assert capsys.readouterr().err.count(f"{number} samples are held out, fewer than the 128") == 1
+    bench.data.say_few_held_out(number)
+    assert not capsys.readouterr().err
+
+
 def test_a_text_model_goes_through_all_stages(bench: RunContext, tmp_path: Path) -> None:
     with Run(tmp_path / "run", {}, [], {}, b"") as record:
         work_on_students(record, bench, {})
