@@ -16,7 +16,8 @@ _HELP = """Read every sample of your conversations, and list all faults.
 
 Each fault is a line with file, line and reason; then come counts by reason, lengths in tokens of the teacher, tiles,
 and the share above the maximum length. PATH is what data.conversations.path may be (docs/data.md). The exit code is 0
-if `lab distill` would take the files, leaving out what is faulty, and 2 otherwise.
+if `lab distill` would take the files, leaving out what is faulty, and 2 otherwise. Give --max-tiles and
+--held-out-share as the run will have them.
 
 \b
 Examples:
@@ -50,6 +51,24 @@ def add(app: typer.Typer) -> None:
                 min=1, max=LARGEST_COUNT, help="Tokens that a sample may have; by default as the teacher's context."
             ),
         ] = None,
+        max_tiles: Annotated[
+            int | None,
+            typer.Option(
+                min=1,
+                max=256,
+                help="Tiles that an image may have, as prompt.max_tiles; by default as in training of a run or an "
+                "exported student, else 12, as a run's default.",
+            ),
+        ] = None,
+        held_out_share: Annotated[
+            float | None,
+            typer.Option(
+                min=0,
+                max=1,
+                help="Share of the samples that a run holds out, as data.conversations.held_out_share; by default "
+                "0.01.",
+            ),
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
     ) -> None:
         from lab.cli.dispatch import one_line_errors
@@ -60,11 +79,18 @@ def add(app: typer.Typer) -> None:
                 raise InputError("--max-length counts tokens of a teacher; name it with --teacher")
             with printed():
                 module = importlib.import_module("lab.experiments.distill.check_data")
-                found = module.check_conversations(path, image_folder=image_folder, teacher=teacher, limit=max_length)
+                found = module.check_conversations(
+                    path,
+                    image_folder=image_folder,
+                    teacher=teacher,
+                    limit=max_length,
+                    max_tiles=max_tiles,
+                    held_out_share=held_out_share,
+                )
                 if as_json:
                     print_json(found.content())
                 else:
                     for line in found.lines():
                         print(printable(line))
-            if not found.is_usable:
-                raise InputError(f"{path}: nearly no sample can be used; repair the file")
+            if found.refusal is not None:
+                raise InputError(f"a run would not take {path}: {found.refusal}")

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from lab.core.data.bad_samples import OnBadSample
 from lab.core.data.batch import Batch
 from lab.core.data.prompt_format import MOST_TILES, PromptFormat
 from lab.core.data.source_spec import SourceRequest
-from lab.core.data.stream import SPLITS, FiniteSource, Source, Stream, refusal, usable_sample
+from lab.core.data.stream import FiniteSource, Source, Stream, refusal, usable_sample
 from lab.core.errors import ConfigError, InputError
 from lab.core.models.config import ModelConfig, VisionConfig, max_length
 from lab.core.models.folder import ModelFolder
@@ -18,11 +18,7 @@ from lab.core.runs.random_streams import Seeds
 from lab.core.streams import say
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data_sources import DataConfig, data_sources
-
-# samples of each split that are read before a run begins: at most a second, with large images
-_NUM_LOOKED_AT = 64
-# share of them that must be usable: with fewer, the file as a whole is wrong
-LEAST_USABLE = 0.1
+from lab.experiments.distill.usable import refuse_unusable
 
 
 @dataclass(kw_only=True, slots=True)
@@ -88,30 +84,24 @@ class Data:
     def refuse_broken(self) -> None:
         """Reject files that cannot be used. Every sample of a small file is read, a few dozen of a large one.
 
-        If bad samples are skipped, a file is rejected if nearly all of those are bad; else for the first of them.
+        If bad samples are skipped, files are rejected if nearly all of those are bad, or all of a split; else for the
+        first of them.
 
         Raises:
             InputError: naming the file, the line and what is wrong with it.
         """
-        for split in SPLITS:
-            source = self._source(split, seed=0)
-            if isinstance(source, FiniteSource):
-                self._refuse_broken(source)
+        refuse_unusable(partial(self._source, seed=0), self._errors_of)
 
-    def _refuse_broken(self, source: FiniteSource) -> None:
-        looked_at = range(0, len(source), max(1, len(source) // _NUM_LOOKED_AT))
+    def _errors_of(self, source: FiniteSource, places: range) -> list[str]:
         errors = []
-        for index in looked_at:
+        for index in places:
             try:
                 usable_sample(source, index, max_length=self._max_length)
             except InputError as error:
                 if self._config.policy is OnBadSample.refuse:
                     raise refusal(error) from None
-                errors.append(error)
-        if len(errors) > (1 - LEAST_USABLE) * len(looked_at):
-            raise InputError(
-                f"{len(errors)} of {len(looked_at)} samples looked at cannot be used; the first: {errors[0]}"
-            )
+                errors.append(str(error))
+        return errors
 
     def stream(self, purpose: str, *indices: int, batch_size: int, has_lessons: bool = False) -> Stream:
         """Training batches, in a different order for each purpose and index; a new teacher begins with lessons.

@@ -52,6 +52,7 @@ class FoundModel:
         tokenizer: of the model.
         prompt: the prompt format of training, as far as known.
         stop_ids: tokens that end an answer.
+        trained_tiles: tiles that an image had at most in training; None if that is not recorded.
         is_student: whether it may have layers other than softmax attention.
         load: the model on a device, in a precision or, with None, in the run's or config.json's.
     """
@@ -60,6 +61,7 @@ class FoundModel:
     tokenizer: Tokenizer
     prompt: PromptConfig
     stop_ids: frozenset[int]
+    trained_tiles: int | None
     is_student: bool
     load: Callable[[torch.device, Precision | None], LanguageModel]
 
@@ -130,7 +132,7 @@ def find_in_run(run: RecordedRun, selector: StudentSelector) -> FoundModel:
         model = load_finished(run, node, device=device)
         return model.to((precision or run.config.teacher.precision).dtype)
 
-    return FoundModel(teacher.architecture, tokenizer, prompt, frozenset(stop_ids), True, load)
+    return FoundModel(teacher.architecture, tokenizer, prompt, frozenset(stop_ids), prompt.max_tiles, True, load)
 
 
 def refuse_unknown(name: str, selector: StudentSelector) -> None:
@@ -188,9 +190,12 @@ def _in_folder(folder: ModelFolder, *, prompt: PromptConfig | None) -> FoundMode
     def load(device: torch.device, precision: Precision | None) -> LanguageModel:
         return folder.load(device=device, dtype=(precision or folder.precision).dtype)
 
+    is_recorded = prompt is not None or "max_tiles" in folder.prompt
     prompt = _kept_prompt(folder) if prompt is None else prompt
+    trained_tiles = prompt.max_tiles if is_recorded else None
     is_student = folder.kind is Kind.student
-    return FoundModel(folder.architecture, tokenizer, prompt, folder.stop_ids(tokenizer), is_student, load)
+    stop_ids = folder.stop_ids(tokenizer)
+    return FoundModel(folder.architecture, tokenizer, prompt, stop_ids, trained_tiles, is_student, load)
 
 
 def _kept_prompt(folder: ModelFolder) -> PromptConfig:

@@ -142,7 +142,7 @@ def _link(trap: Trap, name: str) -> Path:
 def test_conversations_of_others_are_data(name: str, trap: Trap, lab: Lab, outputs: Path) -> None:
     path = DATA[name](trap)
     before = {*trap.folder.parent.rglob("*")} - {*outputs.rglob("*")}
-    checked = lab("data", "check", str(path), cwd=trap.folder, env=trap.environment)
+    checked = lab("data", "check", str(path), "--held-out-share", "0.5", cwd=trap.folder, env=trap.environment)
     trap.refuse_sprung(checked)
     assert checked.code == 2
     data = (f"data.conversations.path='{path}'", "data.conversations.held_out_share=0.5")
