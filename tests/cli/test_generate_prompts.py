@@ -102,7 +102,11 @@ def test_requests_are_answered_one_by_one_and_go_on_after_a_kill(typed: Typed, t
     assert typed("generate", "hybrid", *words, *sampled).code == 0
     assert texts(several.read_bytes()) == texts(whole)
     refused = ask("--temperature", "4", "--seed", "3", *FEW)
-    assert (refused.code, "answers to other requests, or with other options" in refused.err) == (2, True)
+    assert (refused.code, "about other pictures, or with other options; give a new file" in refused.err) == (2, True)
+    # another picture by the same name
+    Image.fromarray(255 - pixels).save(tmp_path / "a.png")
+    refused = ask(*sampled)
+    assert (refused.code, "about other pictures, or with other options; give a new file" in refused.err) == (2, True)
     assert texts(answers.read_bytes()) == texts(whole), "nothing is lost"
 
 

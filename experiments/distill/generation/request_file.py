@@ -3,16 +3,19 @@
 A line of the file is an object with `prompt`, possibly `images`, paths relative to the file, and anything else but
 `image`, which would be meant to be read. A line of the answers holds its number, the model, by a digest of its weights,
 the request, the answer, and a digest of all that, by which damage is found. A command that is typed again goes on
-behind the last answer, also where the same model has another name; answers of another model are refused.
+behind the last answer, also where the same model has another name; answers of another model, or about pictures that
+have changed since, are refused.
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from lab.experiments.distill.opened_model import refuse_pictures
 from lab.experiments.distill.teacher import digest
 
 _DIGITS = 16
+_picture_digest = partial(hashlib.blake2b, digest_size=_DIGITS // 2)
 # of a line of answers: its digest
 _END = len(', "sum": ""}') + _DIGITS
 
@@ -99,10 +103,10 @@ def answer_file(
     """
     requests = read_requests(path)
     model = digest(respondent.opened.model)
-    asked = [_digest(request, options) for request in requests]
-    num_before = _answered(target, asked, model)
+    digest_of = partial(_digest, path, options)
+    num_before = _answered(target, map(digest_of, requests), model)
     begin, num_tokens, next_place = time.perf_counter(), 0, num_before
-    prompts = _Prompts(respondent, path, requests, num_before, seeds, day)
+    prompts = _Prompts(respondent, path, requests, num_before, digest_of, seeds, day)
     # answers that ended before one above them in the file
     early: dict[int, Report] = {}
     prompts.refuse_first()
@@ -116,7 +120,7 @@ def answer_file(
                 row = {
                     "line": request.number,
                     "model": model,
-                    "asked": asked[next_place],
+                    "asked": prompts.asked.pop(next_place),
                     "request": request.content,
                     "answer": content,
                 }
@@ -168,12 +172,26 @@ def refuse_pictures_of(requests: list[FiledRequest], path: Path, architecture: M
 
 
 class _Prompts:
-    """The prompts of a file from a place on; ends before one that cannot be read, and keeps why."""
+    """The prompts of a file from a place on; ends before one that cannot be read, and keeps why.
+
+    Attributes:
+        failure: why it ended.
+        asked: digests of requests that were handed out, by their places.
+    """
 
     def __init__(
-        self, respondent: Respondent, path: Path, requests: list[FiledRequest], first: int, seeds: Seeds, day: date
+        self,
+        respondent: Respondent,
+        path: Path,
+        requests: list[FiledRequest],
+        first: int,
+        digest_of: Callable[[FiledRequest], str],
+        seeds: Seeds,
+        day: date,
     ) -> None:
         self.failure: LabError | None = None
+        self.asked: dict[int, str] = {}
+        self._digest_of = digest_of
         self._respondent = respondent
         self._path = path
         self._requests = requests
@@ -185,6 +203,8 @@ class _Prompts:
         for place in range(self._first, len(self._requests)):
             try:
                 prompt = self._read(self._requests[place])
+                # its pictures as they are now: an hour later they may be others
+                self.asked[place] = self._digest_of(self._requests[place])
             except LabError as error:
                 self.failure = error
                 return
@@ -242,15 +262,35 @@ def _request(path: Path, number: int, line: str) -> FiledRequest:
     return FiledRequest(number, content, content["prompt"], paths)
 
 
-def _digest(request: FiledRequest, options: dict[str, Any]) -> str:
-    content = json.dumps([request.content, options], sort_keys=True, default=str)
+def _digest(path: Path, options: dict[str, Any], request: FiledRequest) -> str:
+    """Of a request, its options and what its pictures hold.
+
+    Raises:
+        InputError: if a picture cannot be read.
+    """
+    pictures = []
+    for image in request.images:
+        try:
+            with image.open("rb") as file:
+                pictures.append(hashlib.file_digest(file, _picture_digest).hexdigest())
+        except OSError as error:
+            why = f"{path}, line {request.number}: {image} cannot be read ({error.strerror}); put it back"
+            raise InputError(why) from None
+    asked = [request.content, options, *([pictures] if pictures else [])]
+    content = json.dumps(asked, sort_keys=True, default=str)
     return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
-def _answered(target: Path, asked: list[str], model: str) -> int:
+def _answered(target: Path, asked: Iterable[str], model: str) -> int:
     """How many of the first requests have an answer; a line that a kill has cut is removed.
 
+    Args:
+        target: the file of answers.
+        asked: digests of the requests; only as many as have an answer are looked at.
+        model: digest of its weights.
+
     Raises:
+        InputError: if a picture of a request that has an answer cannot be read.
         RunError: if the file holds anything else.
     """
     if not target.exists():
@@ -264,8 +304,10 @@ def _answered(target: Path, asked: list[str], model: str) -> int:
             f"{target} holds answers of another model (digest of its weights {other[:_DIGITS]}, of this one's "
             f"{model[:_DIGITS]}); give a new file"
         )
-    if [row["asked"] for row in found] != asked[: len(found)]:
-        raise RunError(f"{target} holds answers to other requests, or with other options; give a new file")
+    if [row["asked"] for row in found] != list(islice(asked, len(found))):
+        raise RunError(
+            f"{target} holds answers to other requests, about other pictures, or with other options; give a new file"
+        )
     if len(whole) < len(content):
         write_atomically(target, whole)
     return len(found)
