@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from lab.core.errors import ConfigError
 
@@ -34,6 +35,8 @@ _WITH_VALUE = frozenset(
 def overrides_of(words: Sequence[str]) -> list[str]:
     """A command line in which models and tasks are overrides: words with = and flags are left as they are.
 
+    A path that exists, or a task as `KIND:PATH`, may have a = in its name.
+
     Args:
         words: as they were typed.
 
@@ -43,7 +46,7 @@ def overrides_of(words: Sequence[str]) -> list[str]:
     given: dict[str, list[str]] = {"models": [], "tasks": []}
     rest = []
     for before, word in zip(["", *words], words, strict=False):
-        if "=" in word or word.startswith("-") or before in _WITH_VALUE:
+        if _is_override(word) or word.startswith("-") or before in _WITH_VALUE:
             rest.append(word)
         else:
             given["tasks" if is_task(word) else "models"].append(word)
@@ -51,6 +54,10 @@ def overrides_of(words: Sequence[str]) -> list[str]:
         if found and any(word.startswith(f"{key}=") for word in rest):
             raise ConfigError(f"{found[0]} and {key}=: give {key} as words or as an override, not both")
     return [*(f"{key}=[{','.join(map(_quoted, found))}]" for key, found in given.items() if found), *rest]
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and not has_kind(word) and not Path(word).exists()
 
 
 def is_task(word: str) -> bool:

@@ -31,6 +31,7 @@ from lab.experiments.eval.answering import Respondent, compared, followed_by
 from lab.experiments.eval.recorded import STUDY
 from lab.experiments.eval.seeds import students_t
 from lab.experiments.eval.shipped_questions import ShippedQuestions
+from lab.experiments.eval.words import overrides_of
 from reference.toy_evaluation import distilled_from
 
 Evaluated = Callable[..., Path]
@@ -251,6 +252,13 @@ def test_replicates_have_a_mean_and_a_window_with_their_memory(
 def test_models_and_tasks_are_words_or_overrides_but_not_both(evaluated: Evaluated, questions: Path) -> None:
     with pytest.raises(ConfigError, match="not both"):
         evaluated("run", "shipped", "models=[shipped]", f"questions:{questions}")
+
+
+def test_a_path_or_a_task_may_have_an_equals_sign(tmp_path: Path) -> None:
+    (tmp_path / "lr=3").mkdir()
+    words = [f"{tmp_path}/lr=3", f"text:{tmp_path}/lr=3", f"against={tmp_path}/lr=4", "limit=2"]
+    expected = [f"models=['{words[0]}']", f"tasks=['{words[1]}']", *words[2:]]
+    assert overrides_of(words) == expected
 
 
 def test_compared_scores_are_summed() -> None:
