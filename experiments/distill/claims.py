@@ -133,7 +133,7 @@ def _layer_errors(rows: _Rows) -> dict[str, dict[str, dict[int, float]]]:
     """The relative error of each student's layers after each stage, the mean over replicates."""
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for row in rows:
-        if row["kind"] == "layer" and row["model"] == STUDENT:
+        if row["kind"] == "layer" and row["model"] == STUDENT and row["relative_error"] is not None:
             of_layer = found.setdefault(row["student"], {}).setdefault(row["name"], {})
             of_layer.setdefault(row["stage"], []).append(row["relative_error"])
     return {
@@ -149,7 +149,8 @@ def _maps(rows: _Rows) -> Iterator[HeatMap]:
         yield HeatMap(
             title="Error of each layer after each stage",
             note="||student - teacher|| / ||teacher|| of the head outputs on the teacher's inputs and held-out data, "
-            "the mean over replicates. Without a number the layer is the teacher's, or the stage is left out.",
+            "the mean over replicates. Without a number the layer is the teacher's, or gives nothing but zeros "
+            "there, or the stage is left out.",
             columns=["student", "layer", *(_STAGES[stage] for stage in stages)],
             rows=[
                 [student or "the student", layer, *(by_stage.get(stage) for stage in stages)]

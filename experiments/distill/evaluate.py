@@ -189,13 +189,16 @@ class _LayerErrors:
         return True
 
     def rows(self) -> list[LayerRow]:
-        """||student - teacher|| / ||teacher|| of each layer's head outputs, and their mean squared error."""
+        """||student - teacher|| / ||teacher|| of each layer's head outputs, and their mean squared error.
+
+        Where all of the teacher's are zero, the former is None.
+        """
         return [
             {
                 "kind": "layer",
                 "layer": index,
                 "name": layer.name,
-                "relative_error": (self._error[index] / self._size[index]) ** 0.5,
+                "relative_error": (self._error[index] / self._size[index]) ** 0.5 if self._size[index] else None,
                 "layer_mse": self._error[index] / self._count[index],
             }
             for index, layer in self._layers.items()
@@ -203,8 +206,8 @@ class _LayerErrors:
 
     @property
     def mean_relative_error(self) -> float | None:
-        """The mean over converted layers; None if there is none."""
-        errors = [row["relative_error"] for row in self.rows()]
+        """The mean over converted layers that have one; None if there is none."""
+        errors = [row["relative_error"] for row in self.rows() if row["relative_error"] is not None]
         return sum(errors) / len(errors) if errors else None
 
 

@@ -35,7 +35,7 @@ def layer_error(table: Sequence[Row]) -> Plotted | None:
         mine = [row for row in rows if row["stage"] == stage]
         axes.plot(
             [row["layer"] for row in mine],
-            [row["relative_error"] for row in mine],
+            [math.nan if row["relative_error"] is None else row["relative_error"] for row in mine],
             **_style(stage),
             label=_STAGES[stage],
         )

@@ -87,14 +87,15 @@ class LayerRow(Origin):
     Attributes:
         layer: its number, through the embedding first, then the language model.
         name: its name in the model.
-        relative_error: ||student - teacher|| / ||teacher|| over all tokens, heads and dimensions.
+        relative_error: ||student - teacher|| / ||teacher|| over all tokens, heads and dimensions; None if all of the
+            teacher's are zero.
         layer_mse: the mean squared difference.
     """
 
     kind: Literal["layer"]
     layer: int
     name: str
-    relative_error: float
+    relative_error: float | None
     layer_mse: float
 
 
@@ -123,7 +124,7 @@ class ResultRow(Origin):
         kl_per_token: divergence from the teacher's next-token distribution, nats per token.
         kl_per_answer_token: the same over tokens of answers.
         agreement: the fraction of tokens, from 0 to 1, whose most likely successor is the teacher's.
-        relative_error: the mean of the layers' relative errors; None if no layer is converted.
+        relative_error: the mean of the layers' relative errors; None if no converted layer has one.
         num_softmax: layers of softmax attention.
     """
 

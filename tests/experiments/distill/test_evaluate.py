@@ -83,6 +83,16 @@ def test_a_student_is_measured_against_plain_definitions(make_teacher: Make, sma
     assert all(0.9 < float(str(row["relative_error"])) < 1.3 for row in layers), "a seed is as far off as nothing"
 
 
+def test_a_layer_whose_teacher_gives_zeros_has_no_relative_error(make_teacher: Make, small_config: Config) -> None:
+    teacher = make_teacher()
+    torch.nn.init.zeros_(teacher.mixer_layers()[0].layer.mixer.wqkv.weight)
+    student = build_student(teacher, StudentConfig(), seeds=Seeds(0))
+    rows = measured(student, teacher, batches_for(teacher, small_config("stage=all"), count=1))
+    first, *others = (row["relative_error"] for row in rows if row["kind"] == "layer")
+    assert first is None
+    assert rows[-1]["relative_error"] == pytest.approx(sum(map(float, map(str, others))) / len(others))
+
+
 def greedy_answer(model: Hovle, batch: Batch, row: int, start: int, length: int) -> list[int]:
     """A decode of one row, a whole forward pass for every token."""
     first_tile = int((batch.llm_ids[:row] == model.config.vision.image_token_id).sum()) // 4
