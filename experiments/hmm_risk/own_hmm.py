@@ -31,6 +31,9 @@ _DAMAGE = (*_OF_NUMPY, zipfile.BadZipFile, zlib.error, struct.error)
 
 _DISCRETE = ("start", "transition", "emission")
 
+# of features and their noise: sums of their eighth powers, and inverses of those, are numbers of float64
+_SMALLEST_SCALE, _LARGEST_SCALE = 1e-20, 1e20
+
 
 @dataclass(kw_only=True, slots=True)
 class OwnGaussian(LinearGaussianConfig):
@@ -165,20 +168,29 @@ def _discrete(config: FileConfig, arrays: dict[str, ndarray], digest: str) -> Ow
     _take(arrays, _DISCRETE, _DISCRETE)
     if config.start is not None:
         raise InputError(f"hmm.start={config.start.value}: the file has the array start; leave the key out")
-    start = validation.probability_rows("start", arrays["start"], shape=(None,))
+    start = _probabilities("start", arrays["start"], shape=(None,))
     size = start.size
     tables = DiscreteTables(
         start,
-        validation.probability_rows("transition", arrays["transition"], shape=(size, size)),
-        validation.probability_rows("emission", arrays["emission"], shape=(size, None)),
+        _probabilities("transition", arrays["transition"], shape=(size, size)),
+        _probabilities("emission", arrays["emission"], shape=(size, None)),
     )
     return OwnDiscrete(
         num_states=size, num_tokens=tables.emission.shape[1], tables=tables, path=config.path, digest=digest
     )
 
 
+def _probabilities(name: str, table: ndarray, *, shape: tuple[int | None, ...]) -> Float64[ndarray, "..."]:
+    """Rows that sum to one in float64, from those that do in the precision of the file."""
+    if table.dtype != np.float32:
+        return validation.probability_rows(name, table, shape=shape)
+    tolerance = validation.FLOAT32_PROBABILITY_TOLERANCE
+    rows = validation.probability_rows(name, table, shape=shape, tolerance=tolerance)
+    return rows / rows.sum(axis=-1, keepdims=True)
+
+
 def check_states(own: OwnGaussian, num_tokens: int, observation_noise: float, smallest: float) -> None:
-    """Refuse states that leave float64, or beside which the noise of the features is rounding.
+    """Refuse states and noise whose powers leave float64, or states beside which the noise of the features is rounding.
 
     Args:
         own: the model.
@@ -202,4 +214,11 @@ def check_states(own: OwnGaussian, num_tokens: int, observation_noise: float, sm
         raise ConfigError(
             f"observation_noise={observation_noise:g}: beside features of size {size:.3g} in hmm.path={own.path} risks "
             f"are right to eight digits from {smallest * size:.3g}; give that or more"
+        )
+    largest = max(size, observation_noise)
+    if observation_noise < _SMALLEST_SCALE or largest > _LARGEST_SCALE:
+        raise ConfigError(
+            f"hmm.path={own.path}: features of size {size:.3g} with observation_noise={observation_noise:g} are not "
+            f"from {_SMALLEST_SCALE:g} to {_LARGEST_SCALE:g}, where float64 holds their powers; divide loading and "
+            f"observation_noise by {largest:.3g}"
         )

@@ -249,6 +249,11 @@ def _check_own(cell: Cell, own: OwnGaussian) -> None:
     representation, num_rows = cell.representation, own.hmm.num_features
     if representation.name is RepresentationName.kalman_state:
         asked = representation.observation_dim or 1
+        if asked > num_rows:
+            raise ConfigError(
+                f"representation.observation_dim={asked}: loading in hmm.path={own.path} has {num_rows} rows; give up "
+                f"to {num_rows}, or a loading with more rows"
+            )
     else:
         window = representation.window if representation.name is RepresentationName.context_window else 1
         asked = -(-max(cell.widths[-1], representation.num_features or 1) // window)

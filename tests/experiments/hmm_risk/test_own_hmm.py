@@ -23,6 +23,7 @@ from lab.experiments.hmm_risk.config import (
 )
 from lab.experiments.hmm_risk.grid.cell import digests
 from lab.experiments.hmm_risk.grid.expand import expand
+from lab.experiments.hmm_risk.own_hmm import OwnDiscrete, read_hmm
 from lab.experiments.hmm_risk.pool import build_work
 
 RNG = np.random.default_rng(0)
@@ -112,6 +113,27 @@ def test_a_state_that_noise_reaches_in_one_direction_only_has_a_risk(tmp_path: P
         assert 2 * row["theory_excess_risk"] == pytest.approx(expected["theory_excess_risk"], rel=1e-9)  # type: ignore[typeddict-item]
 
 
+def test_features_of_the_filter_name_the_key_that_asks_for_tokens(tmp_path: Path) -> None:
+    path = written(tmp_path, GAUSSIAN | {"loading": GAUSSIAN["loading"][:5]})
+    filtered = RepresentationConfig(name=RepresentationName.kalman_state, observation_dim=20)
+    with pytest.raises(
+        ConfigError, match=r"representation\.observation_dim=20: loading in .* has 5 rows; give up to 5"
+    ):
+        expand(config(path, widths=[1, 3], context_length=10, representation=filtered))
+
+
+def test_a_discrete_model_in_float32_has_rows_that_sum_to_one(tmp_path: Path) -> None:
+    single = {name: table.astype(np.float32) for name, table in DISCRETE.items()}
+    single["transition"] *= np.float32(1 + 5e-7)
+    own = read_hmm(FileConfig(path=written(tmp_path, single)))
+    assert isinstance(own, OwnDiscrete)
+    for rows, table in zip(own.tables, DISCRETE.values(), strict=True):
+        np.testing.assert_allclose(rows, table, rtol=1e-6)
+        np.testing.assert_allclose(rows.sum(axis=-1), 1, rtol=1e-15)
+    with pytest.raises(ConfigError, match="must sum to 1 within 1e-08"):
+        read_hmm(FileConfig(path=written(tmp_path, {name: table.astype(float) for name, table in single.items()})))
+
+
 def test_a_discrete_model_has_the_posteriors_of_its_tables(tmp_path: Path) -> None:
     (cell,) = expand(
         config(
@@ -152,6 +174,18 @@ def test_another_content_is_another_digest(tmp_path: Path) -> None:
         ({"observation_noise": 0.0}, "observation_noise=0 must be positive"),
         ({"observation_noise": np.ones(2)}, r"observation_noise has shape \(2,\)"),
         ({"loading": 1e9 * np.ones((40, 3))}, "beside features of size .* risks are right to eight digits from"),
+        (
+            {"observation_noise": 1e200},
+            r"noise=1e\+200 are not from 1e-20 to 1e\+20, .* divide loading and obs.* by 1e\+200",
+        ),
+        (
+            {"loading": 1e-180 * GAUSSIAN["loading"], "observation_noise": 1e-180},
+            r"observation_noise=1e-180 are not from 1e-20 to 1e\+20",
+        ),
+        (
+            {"loading": 1e90 * GAUSSIAN["loading"], "observation_noise": 1e89},
+            r"features of size .*e\+90 with observation_noise=1e\+89 are not from 1e-20 to 1e\+20",
+        ),
     ],
 )
 def test_a_linear_gaussian_model_without_a_law_is_named(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
