@@ -12,14 +12,16 @@ from lab.core.errors import RunError
 from lab.core.report.content import Claim, Findings, Verdict, share_verdict
 from lab.core.report.recorded import RecordedRun
 from lab.experiments.hmm_risk.results.claim_curves import ClaimCurve, claim_curves, known, with_interval
+from lab.experiments.hmm_risk.results.curves import FEWEST_BELOW
+from lab.experiments.hmm_risk.results.spread import clear_distance
 from lab.experiments.hmm_risk.results.table_draws import TableDraws, table_draws
 
 # around p = n: a peak in it is the one of the theory, and asymptotic lines are accurate outside the wider range
 _AT_THRESHOLD = (0.9, 1.12)
 _NEAR_THRESHOLD = (0.8, 1.25)
 
-# more standard errors than this are a difference
-_CLEARLY = 2.0
+# distances in standard errors that are counted; what is concluded from them is Student's
+_COUNTED = 2.0
 # runs in which chance alone may refute an exact line
 _BY_CHANCE = 0.05
 
@@ -62,11 +64,11 @@ def findings(run: RecordedRun) -> Findings:
     curves = [] if table is None else claim_curves(table.columns, table.rows)
     faults: list[str] = []
     draws = _draws(run, faults)
+    num_draws = 0 if draws is None else draws.independent
     if any(curve.has("accuracy") for curve in curves):
-        claims = list(_about_classes(curves))
+        claims = list(_about_classes(curves, num_draws=num_draws))
     else:
         is_reference = draws is not None and _has_reference_only(run, faults)
-        num_draws = 0 if draws is None else draws.independent
         claims = list(_about_risk(curves, is_reference=is_reference, num_draws=num_draws))
     figures, drawn = [path.stem for path in run.figures], _drawn(run, draws)
     claims = [
@@ -121,8 +123,8 @@ def _has_reference_only(run: RecordedRun, faults: list[str]) -> bool:
 
 def _about_risk(curves: Sequence[ClaimCurve], *, is_reference: bool, num_draws: int) -> Iterator[Claim]:
     theory = partial(_asymptotic, is_reference=is_reference)
-    exact = partial(_exact, num_draws=num_draws)
-    for about in (_peak, _means, exact, theory, _bias, _degenerate, _better_than_zero):
+    exact, better = partial(_exact, num_draws=num_draws), partial(_better_than_zero, num_draws=num_draws)
+    for about in (_peak, _means, exact, theory, _bias, _degenerate, better):
         claim = about(curves)
         if claim is not None:
             yield claim
@@ -168,7 +170,7 @@ def _exact(curves: Sequence[ClaimCurve], *, num_draws: int) -> Claim | None:
     z = [known(curve["z"], place) for curve in curves for place in curve.places("z")]
     if not z or num_draws < 2:
         return None
-    rms, beyond, largest = math.sqrt(fmean(x**2 for x in z)), sum(abs(x) > _CLEARLY for x in z), max(map(abs, z))
+    rms, beyond, largest = math.sqrt(fmean(x**2 for x in z)), sum(abs(x) > _COUNTED for x in z), max(map(abs, z))
     # Bonferroni: it holds however the points depend on each other
     bound = float(stdtrit(num_draws - 1, 1 - _BY_CHANCE / 2 / len(z)))
     return Claim(
@@ -177,7 +179,7 @@ def _exact(curves: Sequence[ClaimCurve], *, num_draws: int) -> Claim | None:
         figure="excess",
         evidence=f"Distances in standard errors have the root mean square {rms:.2f} at {len(z)} points, where chance "
         f"alone gives about 1, and more or less where points share their draws; {beyond} of them are beyond "
-        f"{_CLEARLY:g}. The largest is {largest:.2g}; chance alone stays below {bound:.2g} in 19 of 20 runs.",
+        f"{_COUNTED:g}. The largest is {largest:.2g}; chance alone stays below {bound:.2g} in 19 of 20 runs.",
     )
 
 
@@ -231,7 +233,7 @@ def _degenerate(curves: Sequence[ClaimCurve]) -> Claim | None:
     def judge(curve: ClaimCurve) -> _Answer | None:
         places = [place for place in curve.places("width", "gamma", "excess") if known(curve["gamma"], place) < 1]
         # along another axis than the width, such as the length of the context, there is no smallest model
-        if len(places) < 3 or len({known(curve["width"], place) for place in places}) < len(places):
+        if len(places) < FEWEST_BELOW or len({known(curve["width"], place) for place in places}) < len(places):
             return None
         best = min(places, key=lambda place: known(curve["excess"], place))
         smallest = min(places, key=lambda place: known(curve["width"], place))
@@ -242,16 +244,16 @@ def _degenerate(curves: Sequence[ClaimCurve]) -> Claim | None:
     return _judged(statement, curves, judge, "least at p = {}", "excess")
 
 
-def _better_than_zero(curves: Sequence[ClaimCurve]) -> Claim | None:
+def _better_than_zero(curves: Sequence[ClaimCurve], *, num_draws: int) -> Claim | None:
     def judge(curve: ClaimCurve) -> _Answer | None:
         places = curve.places("total", "null")
         if not places:
             return None
         best = min(places, key=lambda place: known(curve["total"], place) - known(curve["null"], place))
         total, null = known(curve["total"], best), known(curve["null"], best)
-        margin = _CLEARLY * (curve["s.e."][best] or 0.0)
-        width = known(curve["width"], best)
         error = curve["s.e."][best]
+        margin = clear_distance(num_draws) * error if error else 0.0
+        width = known(curve["width"], best)
         spread = "" if error is None else f" ± {2 * error:.2g}"
         word = f"total risk {total:.3g}{spread} at p = {width:.0f}, of predicting zero {null:.3g}"
         return _Answer(total + margin < null, word, 100 * total / null if null else math.nan)
@@ -260,7 +262,7 @@ def _better_than_zero(curves: Sequence[ClaimCurve]) -> Claim | None:
     return _judged(statement, curves, judge, "its total risk is {} % of that of zero", "total")
 
 
-def _about_classes(curves: Sequence[ClaimCurve]) -> Iterator[Claim]:
+def _about_classes(curves: Sequence[ClaimCurve], *, num_draws: int) -> Iterator[Claim]:
     def judge(curve: ClaimCurve) -> _Answer | None:
         places = curve.places("width", "accuracy")
         if not places:
@@ -271,8 +273,9 @@ def _about_classes(curves: Sequence[ClaimCurve]) -> Iterator[Claim]:
         if guess is None:
             return None
         z = curve["z of accuracy"][best]
-        margin = _CLEARLY * (curve["s.e."][best] or 0.0)
-        is_better = z > _CLEARLY if z is not None else known(curve["accuracy"], best) - margin > guess
+        error = curve["s.e."][best]
+        margin = clear_distance(num_draws) * error if error else 0.0
+        is_better = z > clear_distance(num_draws) if z is not None else known(curve["accuracy"], best) - margin > guess
         beside = "" if z is None else f", z of the difference {z:.2g}"
         gain = 100 * (known(curve["accuracy"], best) - guess)
         return _Answer(is_better, f"{found}, a constant guess {guess:.3g}{beside}", gain)

@@ -21,6 +21,9 @@ from lab.core.heads.asymptotics import asymptotic_risk, exact_risk, optimal_ridg
 from lab.core.heads.factor_population import FactorPopulation
 from lab.core.heads.population import DensePopulation, Population
 
+# widths below p = n from which on the shape of the risk there is spoken of
+FEWEST_BELOW = 3
+
 
 @dataclass(frozen=True, slots=True)
 class TheoryCurve:

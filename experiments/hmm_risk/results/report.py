@@ -14,9 +14,6 @@ _NEAR_THRESHOLD = (0.8, 1.25)
 
 _ROUNDING = 1e-13
 
-# more standard errors than this are a difference
-CLEARLY = 2.0
-
 _Column = Sequence[Entry] | Float64[ndarray, " k"]
 
 
@@ -85,7 +82,7 @@ def _classes_headline(curves: Sequence[Curve]) -> str:
     name = f"{curve.label}: " if len(curves) > 1 else ""
     found = f"accuracy {curve.mean['accuracy'][place]:.3f} at p = {curve.x['width'][place]:.0f}"
     constant = f"constant guess {curve.baseline['accuracy'][place]:.3f}"
-    is_better = curve.z["accuracy"][place] > CLEARLY or curve.standard_error["accuracy"][place] == 0
+    is_better = curve.z["accuracy"][place] > curve.clearly or curve.standard_error["accuracy"][place] == 0
     return f"{name}{found}, {constant}{'' if is_better else ': no better'}"
 
 

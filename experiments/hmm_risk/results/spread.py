@@ -7,11 +7,18 @@ one problem it is that of its draws alone: the spread between problems is not in
 
 # Letters: k points, K problems, R draws of the rows of each.
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
+
+from lab.core.students_t import t_quantile
+
+_CONFIDENCE = 0.95
+# of many draws
+_CLEARLY = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +67,11 @@ def spread(values: Float64[ndarray, "k K R"]) -> Spread:
             between=np.sqrt(np.maximum(variance - squared, 0.0)),
             within=np.sqrt(squared / num_problems),
         )
+
+
+def clear_distance(num_draws: int) -> float:
+    """How many standard errors, themselves estimated from so many independent draws, are a difference.
+
+    Student's quantile of nineteen in twenty, and two for many draws; infinite for fewer than two, which have no spread.
+    """
+    return max(_CLEARLY, t_quantile(num_draws, _CONFIDENCE)) if num_draws > 1 else math.inf

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray
 
-from lab.experiments.hmm_risk.results.spread import Spread, spread
+from lab.experiments.hmm_risk.results.spread import Spread, clear_distance, spread
 from lab.experiments.hmm_risk.results.tails import NO_MEAN_WITHIN, is_heavy
 from lab.experiments.hmm_risk.rows import MEASURED_QUANTITIES, RiskResult, quantities
 
@@ -90,6 +90,16 @@ class Curve:
     num_problems: int
     num_draws: int
     labellings_rejected: int
+
+    @property
+    def num_independent(self) -> int:
+        """Draws between which standard errors are taken: of the problem, or of the rows if there is one problem."""
+        return self.num_problems if self.num_problems > 1 else self.num_draws
+
+    @property
+    def clearly(self) -> float:
+        """The z beyond which a difference is one: two standard errors, or more if they are known from few draws."""
+        return clear_distance(self.num_independent)
 
     @property
     def null_excess(self) -> Float64[ndarray, " k"]:

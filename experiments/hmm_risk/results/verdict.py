@@ -7,12 +7,15 @@ from jaxtyping import Bool, Float64
 from numpy import ndarray
 
 from lab.experiments.hmm_risk.dependent_rows.finite_size import LARGEST_CORRECTION
-from lab.experiments.hmm_risk.results.curves import CurveShape, Point, curve_shape
-from lab.experiments.hmm_risk.results.report import CLEARLY, root_mean_square
+from lab.experiments.hmm_risk.results.curves import FEWEST_BELOW, CurveShape, Point, curve_shape
+from lab.experiments.hmm_risk.results.report import root_mean_square
 from lab.experiments.hmm_risk.results.summary import Curve
 
 # near the threshold the asymptotic line is too low by (n - p)/(n - p - 1), and single draws spread over decades
 _NEAR, _CLOSE = (0.8, 1.25), (0.9, 1.1)
+
+# independent draws below which two standard errors are far from nineteen in twenty
+_FEW = 10
 
 _DEFINITIONS = {
     "excess_risk": "excess risk",
@@ -55,7 +58,9 @@ def _shape(curve: Curve, quantity: str) -> str:
     if shape.best_below is not None:
         best = shape.best_below
         remark = _beside_null(curve, quantity, best)
-        if shape.first_descent_is_degenerate:
+        if int(np.count_nonzero(curve.x["gamma"] < 1)) < FEWEST_BELOW:
+            words.append(f"below p = n its minimum is {_risk(curve, best)} at p = {best.width}{remark}")
+        elif shape.first_descent_is_degenerate:
             end = remark or ": degenerate"
             words.append(f"below p = n it is lowest at the smallest model ({_risk(curve, best)}){end}")
         else:
@@ -88,7 +93,7 @@ def _null(curve: Curve) -> list[str]:
     """Where heads are worse than predicting zero: beyond the error bar, or in the median where there is no mean."""
     total, null = curve.centre("prediction_risk"), curve.baseline["prediction_risk"]
     z = curve.z["prediction_risk"]
-    is_worse = np.where(np.isfinite(z), z > CLEARLY, total > null)
+    is_worse = np.where(np.isfinite(z), z > curve.clearly, total > null)
     if not is_worse.any():
         return []
     if is_worse.all():
@@ -116,9 +121,9 @@ def _classes(curve: Curve) -> list[str]:
 
 
 def _is_better(curve: Curve, name: str, sign: int) -> Bool[ndarray, " k"]:
-    """Better than the baseline by more than two standard errors; without any spread, better at all."""
+    """Better than the baseline by more than chance of so many draws explains; without any spread, better at all."""
     z, gain = sign * curve.z[name], sign * (curve.mean[name] - curve.baseline[name])
-    return np.where(np.isfinite(z), z > CLEARLY, gain > 0)
+    return np.where(np.isfinite(z), z > curve.clearly, gain > 0)
 
 
 def _agreement(curve: Curve) -> list[str]:
@@ -135,7 +140,7 @@ def _agreement(curve: Curve) -> list[str]:
             place = int(np.nanargmax(np.abs(z)))
             parts.append(
                 f"{line}, z has a root mean square of {root_mean_square([z]):.2f} over {np.isfinite(z).sum()} "
-                f"sizes, at most {abs(z[place]):.2f} (p = {curve.x['width'][place]:.0f})"
+                f"sizes, at most {abs(z[place]):.2f} (p = {curve.x['width'][place]:.0f}){_of_few(curve)}"
             )
     if curve.is_reference:
         return [*parts, *_reference(curve)]
@@ -153,6 +158,13 @@ def _agreement(curve: Curve) -> list[str]:
     if ignored:
         parts.append(f"theory of independent rows misses by {ignored}")
     return parts
+
+
+def _of_few(curve: Curve) -> str:
+    """What is to be expected of z whose standard error is that of a few draws."""
+    if curve.num_independent >= _FEW:
+        return ""
+    return f"; of {curve.num_independent} draws, one z in twenty is beyond {curve.clearly:.3g} by chance"
 
 
 def _refusals(curve: Curve) -> list[str]:

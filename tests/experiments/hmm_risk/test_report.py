@@ -108,7 +108,7 @@ def test_medians_and_what_predicting_zero_achieves_are_named() -> None:
     assert "one problem was drawn: the spread between HMMs is not in the error bars" in said
     assert "no mean is estimated at p = 10: medians" in said
     # total 2.1 to 3.1 beside a null risk of 1.5
-    worse = "\n".join(verdict(curves(rows(peaked(4.0))), is_one_problem=False))
+    worse = "\n".join(verdict(curves(rows(peaked(4.0) | {3: [[2.0, 2.1, 2.2]]})), is_one_problem=False))
     assert "every size is worse than predicting zero" in worse
     assert "lowest at the smallest model (1.6), worse than predicting zero (1)" in worse
     assert "degenerate" not in worse
@@ -159,3 +159,21 @@ def test_classes_are_compared_with_a_constant_guess() -> None:
         in verdict(good, is_one_problem=False)[0]
     )
     assert headline(good) == "accuracy 0.900 at p = 5, constant guess 0.750"
+
+
+def test_one_width_below_p_equal_to_n_has_no_smallest_model() -> None:
+    risks = {width: draws for width, draws in peaked(0.1).items() if width >= 5}
+    said = "\n".join(verdict(curves(rows(risks)), is_one_problem=False))
+    assert "below p = n its minimum is 0.06 at p = 5" in said
+    assert "degenerate" not in said
+
+
+def test_a_difference_of_two_draws_needs_more_standard_errors() -> None:
+    # totals of 1.5 + 0.2 and 1.5 + 0.3 beside a null risk of 1.5: z = 5, below Student's 12.7 of one degree of freedom
+    draws = [1.2, 1.3]
+    few = "\n".join(verdict(curves(rows({5: [draws]})), is_one_problem=False))
+    assert "worse than predicting zero" not in few
+    assert "of 2 draws, one z in twenty is beyond 12.7 by chance" in few
+    many = "\n".join(verdict(curves(rows({5: [draws * 10]})), is_one_problem=False))
+    assert "worse than predicting zero" in many
+    assert "by chance" not in many
