@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -16,12 +17,16 @@ from numpy import ndarray
 from safetensors import SafetensorError, safe_open
 
 from lab.core.errors import InputError
+from lab.core.streams import say
 from lab.experiments.probe.rows import BLOCK
 
 _NAMES = ("features", "targets", "labels", "groups", "clusters")
 _KINDS = (".npy", ".npz", ".parquet", ".safetensors")
 # what pandas calls an index without a name
 _INDEX = re.compile(r"__index_level_\d+__")
+_ARE_WORDS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+# columns in a sentence
+_MOST_NAMED = 10
 
 Parts = Callable[[], Iterator[ndarray]]
 
@@ -179,11 +184,9 @@ def _of_table(path: Path) -> Iterator[tuple[str, Stored]]:
     columns = {name: [name] for name in _NAMES if name in schema.names}
     if "features" not in columns:
         numeric = [
-            field.name
-            for field in schema
-            if field.name not in (*_NAMES, *_index(schema))
-            and (pa.types.is_floating(field.type) or pa.types.is_integer(field.type))
+            field.name for field in schema if field.name not in (*_NAMES, *_index(schema)) and _is_number(field.type)
         ]
+        _say_left_out(path, [name for name in schema.names if name not in (*_NAMES, *numeric)])
         columns["features"] = numeric
     for name, chosen in columns.items():
         if not chosen:
@@ -201,6 +204,25 @@ def _of_table(path: Path) -> Iterator[tuple[str, Stored]]:
         yield name, Stored(path, (num_rows, *first.shape[1:]), parts)
 
 
+def _is_number(kind: pa.DataType) -> bool:
+    """Whether a column is a feature: numbers, and yes or no, as pandas writes dummy variables."""
+    of_kind = pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean, pa.types.is_decimal
+    return any(is_kind(kind) for is_kind in of_kind)
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    """A file is opened several times before a run begins."""
+    say(sentence)
+
+
+def _say_left_out(path: Path, names: list[str]) -> None:
+    """Say which columns are no features."""
+    if names:
+        shown = ", ".join(names[:_MOST_NAMED]) + (", …" if len(names) > _MOST_NAMED else "")
+        _say_once(f"{path}: columns that are left out, since they are no numbers or an index: {shown}")
+
+
 def _index(schema: pa.Schema) -> list[str]:
     """The columns that pandas wrote as numbers of rows."""
     known = (schema.pandas_metadata or {}).get("index_columns", [])
@@ -216,7 +238,9 @@ def _matrix(batch: pa.RecordBatch, names: list[str], path: Path) -> ndarray:
             raise InputError(f"{path}: {name} has empty entries; fill them in, or leave these rows out")
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        if pa.types.is_decimal(column.type):
+            column = column.cast(pa.float64())
+        if any(is_words(column.type) for is_words in _ARE_WORDS):
             arrays.append(np.array(column.to_pylist(), np.str_))
             continue
         has_offsets = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +173,13 @@ WORDS = np.array(["a", "bb"] * 25)
 
 @pytest.mark.parametrize(
     "column",
-    [pa.array(WORDS), pa.array(WORDS, pa.large_string()), pa.array(WORDS).dictionary_encode()],
-    ids=["string", "large", "categories"],
+    [
+        pa.array(WORDS),
+        pa.array(WORDS, pa.large_string()),
+        pa.array(WORDS).dictionary_encode(),
+        pa.array(WORDS).cast(pa.string_view()),
+    ],
+    ids=["string", "large", "categories", "view"],
 )
 def test_words_in_a_table_are_classes_and_groups(tmp_path: Path, column: pa.Array) -> None:
     lists = pa.array(FEATURES.tolist(), pa.large_list(pa.float64()))
@@ -192,6 +198,24 @@ def test_the_index_of_pandas_is_not_a_feature(tmp_path: Path, name: str) -> None
     known = {"index_columns": [name, {"kind": "range"}], "columns": [], "column_indexes": []}
     pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(known)}), path := tmp_path / "a.parquet")
     np.testing.assert_array_equal(read(opened(path))[0], FEATURES)
+
+
+def test_yes_or_no_and_decimal_columns_are_features_and_others_are_said_to_be_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    numbers = [Decimal(number) / 4 for number in range(50)]
+    table = {"x": FEATURES[:, 0], "is_red": FEATURES[:, 1] > 0, "price": numbers, "name": ["a"] * 50, "labels": LABELS}
+    pq.write_table(pa.table(table), path := tmp_path / "a.parquet")
+    for _ in range(2):
+        features, _ = read(opened(path))
+        expected = np.stack([FEATURES[:, 0], FEATURES[:, 1] > 0, np.arange(50) / 4], axis=1)
+        np.testing.assert_array_equal(features, expected)
+    assert (
+        capfd.readouterr().err.count(
+            "a.parquet: columns that are left out, since they are no numbers or an index: name"
+        )
+        == 1
+    )
 
 
 def test_a_table_may_have_one_feature(tmp_path: Path) -> None:
