@@ -156,12 +156,21 @@ class ProbeConfig:
                     f"num_train={number}: give 4 rows or more, and whole contexts of "
                     f"rows_per_context={self.rows_per_context} rows"
                 )
+        contexts = min(self.num_train) // self.rows_per_context
+        if contexts < 2:
+            raise ConfigError(
+                f"rows_per_context={self.rows_per_context}: a draw of num_train={min(self.num_train)} rows is one "
+                "context, of which none can be left out; lower it"
+            )
         refuse_outside(self, "skip", at_least=0, at_most=LARGEST_COUNT)
         refuse_outside(self, "draws", at_least=2, at_most=LARGEST_COUNT)
         refuse_outside(self, "jitter", at_least=0, at_most=1e3)
         refuse_outside(self, "seed", at_least=0, at_most=LARGEST_SEED)
-        if self.folds != 0 and not 2 <= self.folds <= min(self.num_train):
-            raise ConfigError(f"folds={self.folds}: give 2 to {min(self.num_train)}, or 0 for none")
+        if self.folds != 0 and not 2 <= self.folds <= contexts:
+            unit = "rows" if self.rows_per_context == 1 else "contexts"
+            raise ConfigError(
+                f"folds={self.folds}: give 2 to {contexts}, the number of {unit} of the smallest draw, or 0 for none"
+            )
         current.refuse_unknown(self.products)
         refuse_unknown(self.sinks)
 

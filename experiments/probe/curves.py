@@ -19,7 +19,7 @@ from lab.experiments.distill.teacher import device_of
 from lab.experiments.probe.config import Basis, ProbeConfig, Target
 from lab.experiments.probe.feature_file import open_features
 from lab.experiments.probe.models import NamedModel, named_models
-from lab.experiments.probe.pool import Pool, make_pool, refuse_useless
+from lab.experiments.probe.pool import Pool, make_pool, refuse_no_pairs, refuse_too_few, refuse_useless
 from lab.experiments.probe.rows import Rows
 from lab.experiments.probe.state_rows import state_rows
 from lab.experiments.probe.states import StateRequest, States, states_of
@@ -233,3 +233,9 @@ def _refuse(config: ProbeConfig, rows: Rows, name: str) -> None:
             )
         if variant in ("distinct", "clustered") and rows.clusters is None:
             raise ConfigError(f"variants={variant}: {name} has no clusters; add an array of that name, or leave it out")
+        if variant == "clustered":
+            refuse_no_pairs(rows, name)
+        elif variant == "distinct":
+            drawn = {"num_train": max(config.num_train), "rows_per_context": config.rows_per_context}
+            kept = distinct_rows(rows, Seeds(config.seed))
+            refuse_too_few(kept, **drawn, label=f"variants=distinct: one row of each cluster of {name}")

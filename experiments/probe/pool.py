@@ -23,6 +23,8 @@ from lab.experiments.probe.rows import Block, Rows
 _SAMPLE, _MOST_SAMPLED = (4000, 16_000), 2e7
 # numbers in the sums of clusters: 320 MB
 _MOST_SUMS = 4e7
+# below it, squares lose digits
+_LEAST_SQUARES = 1e-290
 # rows, spread over all, among which the nearest other one is looked for
 _LOOKED_AT = 400
 
@@ -132,35 +134,65 @@ def refuse_useless(rows: Rows, *, num_train: int, rows_per_context: int, num_col
     Raises:
         InputError: as `make_pool`, and as the rows do.
     """
-    _drawn(rows, num_train, rows_per_context, np.random.default_rng(0), label)
-    features, targets = np.zeros(rows.shape[1]), 0.0
+    refuse_too_few(rows, num_train=num_train, rows_per_context=rows_per_context, label=label)
+    features, targets, largest = np.zeros(rows.shape[1]), 0.0, np.zeros(rows.shape[1])
     for block in rows.blocks():
         with np.errstate(over="ignore"):
             features += np.sum(block.features**2, axis=0)
             targets += float(np.sum(block.targets**2))
-    _refuse_squares(label, float(features.sum()), targets)
-    if not features[:num_columns].any():
+        largest = np.maximum(largest, np.abs(block.features).max(axis=0))
+    _refuse_squares(label, float(features.sum()), targets, rows)
+    if not largest[:num_columns].any():
         raise InputError(
-            f"widths={num_columns}: the first {int(np.argmax(features > 0))} columns of {label} are 0; raise it, or "
+            f"widths={num_columns}: the first {int(np.argmax(largest > 0))} columns of {label} are 0; raise it, or "
             "leave out basis=as_given"
         )
 
 
-def _refuse_squares(label: str, features: float, targets: float) -> None:
+def refuse_too_few(rows: Rows, *, num_train: int, rows_per_context: int, label: str) -> None:
+    """Refuse rows of which no draw can be made.
+
+    Raises:
+        InputError: as `make_pool`.
+    """
+    _drawn(rows, num_train, rows_per_context, np.random.default_rng(0), label)
+
+
+def refuse_no_pairs(rows: Rows, label: str) -> None:
+    """Refuse rows whose clusters have no moments of pairs.
+
+    Raises:
+        InputError: if every cluster has one row, or there are too many clusters for their sums to be kept.
+    """
+    assert rows.clusters is not None, "rows with clusters"
+    number = int(np.count_nonzero(np.bincount(rows.clusters) > 1))
+    if number == 0:
+        raise InputError(f"variants=clustered: every cluster of {label} has one row; leave it out")
+    if number * sum(rows.shape[1:]) > _MOST_SUMS:
+        raise InputError(f"variants=clustered: {label} has {number} clusters, too many to keep sums of; leave it out")
+
+
+def _refuse_squares(label: str, features: float, targets: float, rows: Rows) -> None:
     for name, total in (("features", features), ("targets", targets)):
         if not np.isfinite(total):
             raise InputError(f"{label}: the squares of its {name} are beyond float64; give them in another unit")
-        if total == 0:
-            raise InputError(f"{label}: all {name} are 0; there is nothing to fit")
+        if total < _LEAST_SQUARES:
+            largest = max(float(np.abs(getattr(block, name)).max()) for block in rows.blocks())
+            if largest == 0:
+                raise InputError(f"{label}: all {name} are 0; there is nothing to fit")
+            raise InputError(
+                f"{label}: the largest of its {name} is {largest:.2g}, whose square is beyond float64; give them in "
+                "another unit"
+            )
 
 
 def _drawn(rows: Rows, num_train: int, size: int, rng: np.random.Generator, label: str) -> Int64[ndarray, " n"]:
     """Rows of a draw: T of each of n/T contexts, context by context."""
     contexts = rows.contexts
     num_rows = rows.shape[0]
+    if num_train >= num_rows:
+        raise InputError(f"{label} has {num_rows} rows, too few for num_train={num_train} and others; lower it")
     if contexts is None:
-        if num_train >= num_rows:
-            raise InputError(f"{label} has {num_rows} rows, too few for num_train={num_train} and others; lower it")
         return np.asarray(rng.permutation(num_rows)[:num_train])
     order = rng.permutation(num_rows)
     # in each context, rows in random order; the first T of the contexts that have as many
@@ -170,11 +202,28 @@ def _drawn(rows: Rows, num_train: int, size: int, rng: np.random.Generator, labe
     able = np.flatnonzero(sizes >= size)
     if able.size * size < num_train:
         raise InputError(
-            f"{label} has {able.size} contexts of {size} or more rows, too few for num_train={num_train}; lower it, or "
-            "rows_per_context"
+            f"{label} has {able.size} contexts of {size} or more rows, too few for num_train={num_train}; "
+            f"{_cure(sizes, num_train, size)}"
         )
     chosen = rng.permutation(able)[: num_train // size]
     return np.asarray(order[(starts[chosen][:, None] + np.arange(size)).ravel()])
+
+
+def _cure(sizes: Int64[ndarray, " g"], num_train: int, size: int) -> str:
+    """What makes a draw of contexts of these sizes possible: another number of rows of each, or fewer rows."""
+    cures = []
+    most = int(np.count_nonzero(sizes >= size)) * size
+    if most >= max(2 * size, 4):
+        cures.append(f"lower it to {most} or less")
+    possible = [
+        other
+        for other in range(1, int(sizes.max()) + 1)
+        if num_train % other == 0 and int(np.count_nonzero(sizes >= other)) * other >= num_train >= 2 * other
+    ]
+    if possible:
+        nearest = min(possible, key=lambda other: abs(other - size))
+        cures.append(f"{'raise' if nearest > size else 'lower'} rows_per_context to {nearest}")
+    return ", or ".join(cures) or "give more rows of each context"
 
 
 def _turn(basis: Basis, covariance: Float64[ndarray, "d d"], rng: np.random.Generator) -> Float64[ndarray, "d d"]:
@@ -215,7 +264,7 @@ class _Sums:
             first, last = np.searchsorted(wanted, [block.start, block.start + len(block.features)])
             for array, values in zip(kept, (block.features, block.targets), strict=True):
                 array[first:last] = values[wanted[first:last] - block.start]
-        _refuse_squares(label, float(np.trace(covariance)), square)
+        _refuse_squares(label, float(np.trace(covariance)), square, rows)
         return _Sums(covariance / num_rows, cross / num_rows, square / num_rows, *kept)
 
 

@@ -154,7 +154,10 @@ class DrawnRows:
             scales = np.sqrt(row_scales(leverages, int(np.linalg.matrix_rank(root))))
             return lambda start, size, rng: (rng.standard_normal((size, width)) @ root) * rng.choice(scales, (size, 1))
         if pool.between is None or self.rows.clusters is None:
-            raise ConfigError("variants=clustered needs clusters of more than one row; leave it out")
+            raise ConfigError(
+                "variants=clustered needs clusters of more than one row, and not more of them than sums can be kept "
+                "of; leave it out"
+            )
         clusters = self.rows.clusters
         between, within = _root(pool.between.covariance), _root(population.covariance - pool.between.covariance)
         means = self.seeds.numpy("means").standard_normal((int(clusters.max()) + 1, width)) @ between

@@ -224,6 +224,8 @@ def test_each_cause_can_be_taken_away(probe: Run, results_of: Callable[[Path], R
         (["target=next_token"], "target=next_token belongs to model=MODEL"),
         (["num_train=[30,30]"], "each once"),
         (["folds=1"], "folds=1: give 2 to"),
+        (["rows_per_context=30"], "rows_per_context=30: a draw of num_train=30 rows is one context"),
+        (["rows_per_context=10"], "folds=5: give 2 to 3, the number of contexts"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_is_written(
@@ -249,7 +251,13 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
         {"features": FEATURES * (np.arange(60) >= 7), "targets": TARGETS},
         "widths=5: the first 7 columns of .* are 0",
     ),
-    "few contexts": ({"features": FEATURES, "targets": TARGETS, "groups": np.arange(3000) // 300}, "has 10 contexts"),
+    "few contexts": (
+        {"features": FEATURES, "targets": TARGETS, "groups": np.arange(3000) // 300},
+        "has 10 contexts of 1 or more rows, too few for num_train=30; lower it to 10 or less, or raise "
+        "rows_per_context to 3",
+    ),
+    "tiny": ({"features": 1e-170 * FEATURES, "targets": TARGETS}, "the largest of its features is .*e-170, whose"),
+    "tiny targets": ({"features": FEATURES, "targets": 1e-170 * TARGETS}, "the largest of its targets is"),
 }
 
 
@@ -260,6 +268,22 @@ def test_rows_that_cannot_be_used_are_refused_before_anything_is_written(
     np.savez(path := tmp_path / "rows.npz", **arrays)
     with pytest.raises(LabError, match=message):
         probe(f"features={path}", "basis=as_given")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("variant", "clusters", "message"),
+    [
+        ("distinct", np.arange(3000) % 25, "variants=distinct: one row of each cluster of .* has 25 rows, too few"),
+        ("clustered", np.arange(3000), "variants=clustered: every cluster of .* has one row"),
+    ],
+)
+def test_every_variant_is_checked_before_anything_is_written(
+    probe: Run, tmp_path: Path, variant: str, clusters: Any, message: str
+) -> None:
+    np.savez(path := tmp_path / "rows.npz", features=FEATURES, targets=TARGETS, clusters=clusters)
+    with pytest.raises(LabError, match=message):
+        probe(f"features={path}", f"variants=[as_they_are,{variant}]")
     assert not (tmp_path / "run").exists()
 
 
