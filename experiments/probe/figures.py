@@ -11,7 +11,7 @@ from lab.core.runs.axes import plain_ticks
 from lab.core.runs.captions import Caption
 from lab.core.runs.curve_styles import CurveStyle, curve_styles
 from lab.core.runs.figures import Drawn, legend_below, new_figure, new_grid
-from lab.experiments.probe.report import layers_of
+from lab.experiments.probe.layers import layers_of
 from lab.experiments.probe.results import LINES, Point, Results, lowest
 
 _DASHES = {"gaussian": ":", "elliptical": "-", "empirical": "--"}

@@ -161,6 +161,8 @@ def _theory(pool: Pool, curve: Curve, settings: ProbeConfig) -> Iterator[Row]:
         row["states"] = curve.states()
     if pool.num_clusters is not None:
         row["num_clusters"] = pool.num_clusters
+    if pool.num_contexts is not None:
+        row["num_contexts"] = pool.num_contexts
     if pool.is_class:
         row["guess_accuracy"], row["guess_log_loss"] = guessed(pool)
     yield row
@@ -257,7 +259,7 @@ def _report(record: Run[Row], settings: ProbeConfig, curves: Sequence[Curve]) ->
     results = Results.of(table)
     paths = draw_figures(record.folder("figures"), settings.figures, lambda name: drawn(name, results))
     header, body = summary_table(results)
-    sentences = verdict(results)
+    sentences = verdict(results, settings.basis)
     record.save_summary(header, body, sentences)
     record.set_headline(settings.title, headline(results))
     print_summary(settings.title, header, body, sentences, paths)

@@ -41,6 +41,7 @@ class Pool:
         is_class: whether targets are classes.
         features, targets: of kept rows.
         num_clusters: of all rows; None without clusters.
+        num_contexts: of all rows; None without contexts.
         draws: kept rows of each draw, context by context.
         sample: kept rows that stand for all.
     """
@@ -53,6 +54,7 @@ class Pool:
     features: Float64[ndarray, "k d"]
     targets: Float64[ndarray, "k m"]
     num_clusters: int | None
+    num_contexts: int | None
     draws: Sequence[Int64[ndarray, " n"]]
     sample: Int64[ndarray, " s"]
 
@@ -123,6 +125,7 @@ def make_pool(
         features=sums.features @ turn,
         targets=sums.targets / unit,
         num_clusters=None if rows.clusters is None else np.unique(rows.clusters).size,
+        num_contexts=None if rows.contexts is None else np.unique(rows.contexts).size,
         draws=[np.searchsorted(wanted, draw) for draw in draws],
         sample=np.searchsorted(wanted, sample),
     )

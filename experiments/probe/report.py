@@ -1,12 +1,14 @@
 """Report of a probe: a line for each width and strength, and what it says in sentences."""
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from lab.core.runs.json_files import Entry
+from lab.experiments.probe.config import Basis
+from lab.experiments.probe.layers import comparisons
+from lab.experiments.probe.limits import limits, of_other_risk
 from lab.experiments.probe.results import (
     ESTIMATES,
     LINES,
@@ -14,7 +16,6 @@ from lab.experiments.probe.results import (
     OF_CONTEXTS,
     Point,
     Results,
-    interval,
     lowest,
 )
 from lab.experiments.probe.rows import CurveRow
@@ -40,7 +41,6 @@ _COLUMNS = (
 )
 # of a curve, in a table that one reads
 _MOST_WIDTHS = 9
-_LAYER = re.compile(r"(?:(?P<model>.*), )?layer (?P<number>\d+)(?:, (?P<variant>.*))?")
 _NAMES = {
     "gaussian": "Gaussian line",
     "leave_one_out": "leave-one-out",
@@ -127,8 +127,8 @@ def headline(results: Results) -> str:
     return f"n = {size}: {'; '.join(words)}"
 
 
-def verdict(results: Results) -> list[str]:
-    """The findings in sentences."""
+def verdict(results: Results, basis: Basis) -> list[str]:
+    """The findings in sentences, and what they do not say."""
     sentences: list[str] = []
     for curve in results.curves:
         name = f"{curve['curve']}: " if curve["curve"] else ""
@@ -137,7 +137,7 @@ def verdict(results: Results) -> list[str]:
         if curve.get("guess_accuracy") is not None:
             sentences.append(f"{name}{_classes(results, curve)}")
     sentences += _choices(results)
-    sentences += _layers(results)
+    sentences += comparisons(results)
     num_widths = len({point.width for point in results.points})
     if num_widths > _MOST_WIDTHS:
         sentences.append(
@@ -151,7 +151,7 @@ def verdict(results: Results) -> list[str]:
         "a line, or an estimate from training rows above what is measured (without ridge a median over draws above a "
         "median)"
     )
-    return sentences
+    return [*sentences, *limits(results, basis)]
 
 
 def _rows(curve: CurveRow) -> str:
@@ -281,9 +281,10 @@ def _classes(results: Results, curve: object) -> str:
     mine = {key: value for key, value in results.classes.items() if key[0] == curve["curve"] and key[1] == size}
     most, least = max(mine, key=lambda key: mine[key][0]), min(mine, key=lambda key: mine[key][1])
     return (
-        f"n = {size}: accuracy at most {100 * mine[most][0]:.1f} % (p = {most[2]}, ridge {most[3]:g}), constant guess "
-        f"{100 * curve['guess_accuracy']:.1f} %; log-loss at least {mine[least][1]:.3f} nats (p = {least[2]}, ridge "
-        f"{least[3]:g}), constant guess {curve['guess_log_loss']:.3f}"
+        f"n = {size}: of {len(mine)} heads, the best in hindsight on the held-out rows have accuracy "
+        f"{100 * mine[most][0]:.1f} % (p = {most[2]}, ridge {most[3]:g}), constant guess "
+        f"{100 * curve['guess_accuracy']:.1f} %, and log-loss {mine[least][1]:.3f} nats (p = {least[2]}, ridge "
+        f"{least[3]:g}), constant guess {curve['guess_log_loss']:.3f}; such a choice is too good by chance"
     )
 
 
@@ -293,34 +294,5 @@ def _choices(results: Results) -> Iterator[str]:
         yield (
             f"width and ridge chosen from training rows alone by {_NAMES[how]}: a risk {np.median(costs):.2f} % above "
             f"the best in hindsight (median of {costs.size} draws; nine in ten at most {np.quantile(costs, 0.9):.2f} %)"
+            f"{of_other_risk(results, how)}"
         )
-
-
-def layers_of(results: Results) -> dict[str, dict[int, Point]]:
-    """The best head behind each layer for the largest n, by model and variant."""
-    found: dict[str, dict[int, Point]] = {}
-    size = results.sizes()[-1]
-    for curve in results.curves:
-        matched = _LAYER.fullmatch(curve["curve"])
-        if matched is not None:
-            label = ", ".join(part for part in (matched["model"], matched["variant"]) if part)
-            found.setdefault(label, {})[int(matched["number"])] = results.best(curve["curve"], size)
-    return found
-
-
-def _layers(results: Results) -> Iterator[str]:
-    """Each model against the first, layer by layer, on the same rows."""
-    found = layers_of(results)
-    first, *others = found or {"": {}}
-    for other in others:
-        for layer, point in found[other].items():
-            theirs = found[first].get(layer)
-            if theirs is None or theirs.risks.size != point.risks.size:
-                continue
-            difference = point.risks - theirs.risks
-            half, mean = interval(difference), float(difference.mean())
-            much = "as much as" if abs(mean) <= half else "less than" if mean > 0 else "more than"
-            yield (
-                f"layer {layer}: {other} carries {much} {first}: risk of the best head {point.mean:.4g} against "
-                f"{theirs.mean:.4g}, paired difference {mean:+.4f} ± {half:.4f}"
-            )

@@ -153,6 +153,7 @@ class CurveRow(TypedDict):
         cosine: median over rows of a draw of the largest cosine with another one.
         states: name of the states in the cache, a digest of the model and of what it has read; absent for a file.
         num_clusters: of the pool; absent without clusters.
+        num_contexts: of the pool; absent where all rows are independent.
         guess_accuracy, guess_log_loss: of the constant guess; of classes only.
     """
 
@@ -166,6 +167,7 @@ class CurveRow(TypedDict):
     cosine: float
     states: NotRequired[str]
     num_clusters: NotRequired[int]
+    num_contexts: NotRequired[int]
     guess_accuracy: NotRequired[float]
     guess_log_loss: NotRequired[float]
 

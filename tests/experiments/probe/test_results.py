@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from lab.experiments.probe.config import Basis
 from lab.experiments.probe.report import verdict
 from lab.experiments.probe.results import Results, lowest
 
@@ -25,7 +26,9 @@ def test_one_draw_with_a_huge_risk_does_not_move_the_gap_of_an_estimate_without_
 
 def table(heads: list[dict[str, Any]], num_train: int = 100) -> list[Any]:
     """Three draws of each head, one of which is a thousand times as high."""
-    rows: list[Any] = [{"kind": "curve", "curve": "", "num_features": 200, "leverage_sd": None, "cosine": 0.1}]
+    rows: list[Any] = [
+        {"kind": "curve", "curve": "", "num_rows": 3000, "num_features": 200, "leverage_sd": None, "cosine": 0.1}
+    ]
     for head in heads:
         at = {"curve": "", "num_train": num_train, "width": head["width"], "ridge": head["ridge"]}
         line = head.get("line", 2.0)
@@ -58,6 +61,6 @@ def test_the_rank_of_the_features_decides_where_the_threshold_is() -> None:
     assert [point.is_away for point in results.points] == [True, False, True]
     assert math.isnan(results.points[2].gap("gaussian"))
     assert not results.points[2].is_beyond("gaussian", 5.0)
-    said = " ".join(verdict(results))
+    said = " ".join(verdict(results, Basis.rotation))
     assert "-100" not in said
     assert "of 1 points beyond" in said or "points beyond" not in said
