@@ -15,6 +15,9 @@ b the bias kappa^2 sum b_i^2 s_i/(s_i + kappa)^2 of `asymptotics` and r the squa
 head, which may depend on its scale. For lambda = 0 and p < n, kappa = 0 and p/n = mean tau delta/(1 + tau delta); for
 p > n, kappa is that of Gaussian rows and the variance is theirs times the mean of r/tau. With tau = 1 all of it is
 `asymptotic_risk`.
+
+Rows of zeros, a share f of all, have no part in a fit: heads are those of n(1 - f) rows of the others, whose covariance
+is Sigma/(1 - f), and n lambda stays. Zeros are predicted for them, so that they have no excess risk.
 """
 
 # Letters: p width, N rows.
@@ -32,12 +35,12 @@ from lab.core.errors import InputError
 from lab.core.heads.asymptotics import AsymptoticRisk, asymptotic_risk
 from lab.core.heads.population import Spectrum
 
-# scales below this share of their mean count as this: a row of no length has no part in a fit
+# scales below this share of their mean count as this, unless they are 0
 _LEAST_SCALE = 1e-6
 
 
 def row_scales(leverages: Real[ndarray, " N"], width: int) -> Float64[ndarray, " N"]:
-    """The scales tau behind measured leverages x'Sigma^-1 x, with mean 1.
+    """The scales tau behind measured leverages x'Sigma^-1 x, with mean 1; 0 for rows of zeros.
 
     Gaussian rows have a leverage/p of variance 2/p. What that explains is taken off: deviations from the mean shrink so
     that their variance is (v - 2/p)/(1 + 2/p), v the measured one.
@@ -52,6 +55,10 @@ def row_scales(leverages: Real[ndarray, " N"], width: int) -> Float64[ndarray, "
     values = validation.real_array("leverages", leverages, shape=(None,))
     if values.size == 0 or values.min() < 0 or not values.any():
         raise InputError("leverages must be 0 or more, and not all 0; give x'Sigma^-1 x of some rows")
+    if not values.all():
+        scales = np.zeros_like(values)
+        scales[values > 0] = row_scales(values[values > 0], width)
+        return scales / scales.mean()
     relative = values / values.mean()
     variance = float(relative.var())
     chance = 2 / validation.whole_number("width", width)
@@ -73,21 +80,23 @@ def elliptical_risk(
 
     Args:
         spectrum: of Sigma, the mean of x x'.
-        scales: tau of rows of the population, with mean 1; training rows are drawn from them.
+        scales: tau of rows of the population, with mean 1 and 0 for rows of zeros; training rows are drawn from them.
         residuals: squared residual of each of these rows under the best head, summed over outputs.
         num_train: n.
         ridge: lambda; 0 for the minimum-norm head.
 
     Returns:
-        The risk, with the mean residual as its noise. With lambda = 0 and p = n the variance is infinite.
+        The risk, with the mean residual as its noise. With lambda = 0 and p = n(1 - f) the variance is infinite.
 
     Raises:
-        InputError: if lengths differ, a scale is not positive or a residual negative, and as `asymptotic_risk`.
+        InputError: if lengths differ, a scale or residual is negative, all scales are 0, and as `asymptotic_risk`.
     """
     tau = validation.real_array("scales", scales, shape=(None,))
     rest = validation.real_array("residuals", residuals, shape=tau.shape)
-    if tau.size == 0 or tau.min() <= 0 or rest.min() < 0:
-        raise InputError("scales must be positive and residuals 0 or more; see row_scales")
+    if tau.size == 0 or tau.min() < 0 or not tau.any() or rest.min() < 0:
+        raise InputError("scales must be 0 or more, and not all 0, and residuals 0 or more; see row_scales")
+    if not tau.all():
+        return _without_zeros(spectrum, tau, rest, num_train, ridge)
     noise = float(rest.mean())
     # checks the arguments, and is what happens beyond p = n without ridge
     gaussian = asymptotic_risk(spectrum, noise, num_train=num_train, ridge=ridge)
@@ -120,6 +129,23 @@ def elliptical_risk(
     margin = 1 - psi * float(np.mean(tau * weights))
     bias = float(signals @ (1 - kept) ** 2) / margin
     return AsymptoticRisk(bias, psi * float(np.mean(weights * rest)) / margin, noise, kappa)
+
+
+def rows_of_length(scales: Float64[ndarray, " N"], num_train: int) -> int:
+    """How many of n rows are not of zeros, on average; 1 at the least."""
+    return max(round(num_train * float(np.mean(scales > 0))), 1)
+
+
+def _without_zeros(
+    spectrum: Spectrum, tau: Float64[ndarray, " N"], rest: Float64[ndarray, " N"], num_train: int, ridge: float
+) -> AsymptoticRisk:
+    """The risk on all rows, from that on rows that are not of zeros."""
+    present = tau > 0
+    share, rows = float(np.mean(present)), rows_of_length(tau, num_train)
+    others = Spectrum(spectrum.eigenvalues / share, spectrum.squared_coefficients)
+    strength = ridge * num_train / rows
+    found = elliptical_risk(others, tau[present] * share, rest[present], num_train=rows, ridge=strength)
+    return AsymptoticRisk(share * found.bias, share * found.variance, float(rest.mean()), share * found.kappa)
 
 
 def _seen(tau: Float64[ndarray, " N"], delta: float) -> float:

@@ -85,6 +85,14 @@ def empirical_risk(
     y = validation.real_array("targets", targets, shape=(x.shape[0], None))
     n = validation.whole_number("num_train", num_train)
     strength = validation.non_negative_number("ridge", ridge)
+    present = x.any(axis=1)
+    if present.any() and not present.all():
+        # rows of zeros have no part in a fit, and zeros are predicted for them
+        share = float(np.mean(present))
+        rows = max(round(n * share), 1)
+        found = empirical_risk(x[present], y[present], num_train=rows, ridge=strength * n / rows)
+        zeros = float(np.mean(np.sum(y[~present] ** 2, axis=1)))
+        return EmpiricalRisk(share * found.mean_error + (1 - share) * zeros, share * found.spread)
     x = _directions(x)
     size, rank = x.shape
     if rank >= size:

@@ -13,7 +13,7 @@ from scipy import linalg
 
 from lab.core.errors import InputError
 from lab.core.heads.asymptotics import asymptotic_risk, exact_risk, finite_factor
-from lab.core.heads.elliptical import elliptical_risk, row_scales
+from lab.core.heads.elliptical import elliptical_risk, row_scales, rows_of_length
 from lab.core.heads.empirical import empirical_risk
 from lab.core.heads.sampled_moments import fresh_residuals, fresh_spectrum
 from lab.experiments.probe.pool import Pool
@@ -107,7 +107,7 @@ class _Width:
             "elliptical": elliptical.total,
         }
         if ridge == 0 and np.isfinite(elliptical.variance):
-            factor = finite_factor(self._spectrum, num_train=num_train)
+            factor = finite_factor(self._spectrum, num_train=rows_of_length(self._scales, num_train))
             row["elliptical"] = elliptical.total + (factor - 1) * elliptical.variance
         exact = exact_risk(self._spectrum, self._noise, num_train=num_train) if ridge == 0 else None
         if exact is not None:

@@ -60,6 +60,24 @@ def test_heads_on_simulated_rows_have_this_risk(width: int, ridge: float) -> Non
         assert abs(np.mean(risks) - gaussian) > 2 * abs(np.mean(risks) - theory)
 
 
+@pytest.mark.parametrize(("width", "ridge"), [(30, 0.0), (160, 0.0), (80, 0.05)])
+def test_rows_of_zeros_have_no_part_in_a_fit(width: int, ridge: float) -> None:
+    scales, noise = np.array([0.0, 0.9, 1.2, 1.9]), np.array([0.5, 0.4, 0.4, 1.5])
+    risks = simulated(width, ridge, scales, noise)
+    theory = elliptical_risk(spectrum_of(width), scales, noise, num_train=NUM_TRAIN, ridge=ridge).excess
+    # n = 80 varies by 4 rows
+    assert abs(np.mean(risks) - theory) < 4 * np.std(risks) / np.sqrt(len(risks)) + 0.04 * theory
+
+
+def test_rows_of_zeros_have_a_scale_of_zero() -> None:
+    rng, width = np.random.default_rng(0), 20
+    leverages = np.sum(rng.standard_normal((4000, width)) ** 2, axis=1) * (np.arange(4000) % 4 > 0)
+    found = row_scales(leverages, width)
+    np.testing.assert_array_equal(found == 0, leverages == 0)
+    assert found[found > 0].std() < 0.1
+    assert found.mean() == pytest.approx(1)
+
+
 def test_scales_are_found_behind_leverages_of_few_features() -> None:
     rng, width = np.random.default_rng(0), 20
     leverages = np.sum(rng.standard_normal((4000, width)) ** 2, axis=1)
@@ -73,5 +91,6 @@ def test_scales_are_found_behind_leverages_of_few_features() -> None:
 def test_what_is_no_scale_is_refused() -> None:
     with pytest.raises(InputError, match="leverages"):
         row_scales(np.zeros(3), 2)
-    with pytest.raises(InputError, match="scales must be positive"):
-        elliptical_risk(spectrum_of(3), np.array([1.0, 0.0]), np.ones(2), num_train=5, ridge=0.0)
+    for scales in ([1.0, -1.0], [0.0, 0.0]):
+        with pytest.raises(InputError, match="scales must be 0 or more"):
+            elliptical_risk(spectrum_of(3), np.array(scales), np.ones(2), num_train=5, ridge=0.0)

@@ -68,6 +68,17 @@ def test_gaussian_rows(num_train: int, ridge: float) -> None:
 
 
 @pytest.mark.parametrize(("num_train", "ridge"), [(20, 0.0), (100, 0.0), (60, 0.1)])
+def test_rows_of_zeros_have_no_part_in_a_fit(num_train: int, ridge: float) -> None:
+    rng = np.random.default_rng(0)
+    present = np.arange(SIZE) % 4 > 0
+    rows = labelled(gaussian(rng) * present[:, None], rng)
+    scales = present / present.mean()
+    variances = Spectrum(SPECTRUM.eigenvalues * present.mean(), SPECTRUM.squared_coefficients)
+    known = elliptical_risk(variances, scales, np.full(SIZE, OUTPUTS), num_train=num_train, ridge=ridge)
+    assert empirical_risk(*rows, num_train=num_train, ridge=ridge).total == pytest.approx(known.total, rel=0.05)
+
+
+@pytest.mark.parametrize(("num_train", "ridge"), [(20, 0.0), (100, 0.0), (60, 0.1)])
 def test_rows_of_varying_scale(num_train: int, ridge: float) -> None:
     rng = np.random.default_rng(0)
     scales = rng.gamma(2.0, 0.5, SIZE)
