@@ -183,8 +183,10 @@ class Results:
             if rows[0].get("accuracy") is not None
         }
         found = [Choice(*key, np.array(values)) for key, values in costs.items()]
-        pairs = [(point.estimates["corr_gcv"], point.estimates["gcv"]) for point in points]
-        has_contexts = any(abs(one - other) > 1e-6 * abs(other) + 1e-9 for one, other in pairs)
+        rows_of = [row for rows in measured.values() for row in rows if row.get("corr_gcv") is not None]
+        pairs = [(row["corr_gcv"], row["gcv"]) for row in rows_of]
+        # NaN where rows of a context have the same features
+        has_contexts = any(one != other and not abs(one - other) <= 1e-6 * abs(other) + 1e-9 for one, other in pairs)
         return cls(curves, points, found, classes, has_contexts)
 
     def of_curve(self, curve: str, num_train: int) -> list[Point]:

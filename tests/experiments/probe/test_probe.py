@@ -158,6 +158,7 @@ def test_every_draw_has_a_choice_and_is_done(
     for size, how in ((1, "leave_one_out"), (10, "gcv")):
         words = (f"features={path}", f"rows_per_context={size}", "widths=[40]", "ridge=[0]", "folds=0", "figures=[]")
         folder = probe(*words, name=how)
+        assert results_of(folder).has_contexts == (size > 1)
         (choice,) = results_of(folder).choices
         assert (choice.how, choice.costs.size) == (how, 3)
         with monkeypatch.context() as patch:
