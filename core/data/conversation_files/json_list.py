@@ -88,6 +88,9 @@ def _items(file: IO[bytes], path: Path) -> Iterator[tuple[int, bytes]]:
                 yield base + start, content
             start = place
         if depth == 0:
-            if (buffer[place:] + file.read(_BLOCK)).strip():
+            rest = (buffer[place:] + file.read(_BLOCK)).lstrip(b" \t\r")
+            if rest.startswith(b"\n") and rest.lstrip().startswith(b"["):
+                raise InputError(f'{path} has a list on each line; make each an object: {{"messages": [...]}}')
+            if rest.strip():
                 raise InputError(f"{path} is a JSON list with something behind its end; remove that")
             return

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,10 @@ def parse(content: bytes) -> dict[str, Any]:
     # lists in lists without end, too
     except (ValueError, RecursionError):
         raise BadSample("is not valid JSON; repair it", Reason.wrong_json) from None
+    if isinstance(record, list):
+        raise BadSample(
+            f'is not a JSON object but a list; write the list of messages as {{"{MESSAGES}": [...]}}', Reason.wrong_json
+        )
     if not isinstance(record, dict):
         raise BadSample("is not a JSON object; repair it", Reason.wrong_json)
     return record
@@ -67,11 +72,16 @@ def said(record: Mapping[str, Any]) -> Said:
     system: str | None = None
     pictures = _pictures(record)
     if not _is_empty(record.get(MESSAGES)):
-        system, turns = _messages(_listed(record[MESSAGES]), pictures)
+        system, turns, pictures = _messages(_listed(record[MESSAGES]), pictures)
     elif not _is_empty(record.get(TEXTS)):
         pairs = _listed(record[TEXTS])
         turns = [_text(pair, key) for pair in pairs for key in ("user", "assistant")]
     else:
+        if CONVERSATIONS not in record and ("role" in record or "from" in record):
+            raise BadSample(
+                f'is a message, not a conversation; write the messages of each as {{"{MESSAGES}": [...]}}',
+                Reason.wrong_conversation,
+            )
         spoken = _listed(record.get(CONVERSATIONS))
         if spoken and isinstance(spoken[0], dict) and spoken[0].get("from") == _SYSTEM:
             system, spoken = _text(spoken[0], "value"), spoken[1:]
@@ -131,63 +141,83 @@ def _text(turn: object, key: str) -> str:
     return value
 
 
-def _messages(messages: list[Any], pictures: list[str | bytes]) -> tuple[str | None, list[str]]:
-    """System message and turns; pictures inside of messages are appended to `pictures`."""
+def _messages(messages: list[Any], given: list[str | bytes]) -> tuple[str | None, list[str], list[str | bytes]]:
+    """System message, turns, and pictures in the order of their marks.
+
+    A mark without a picture of its own, in a text or as a part, has the next of those that are given for the record.
+    """
     system: str | None = None
     turns: list[str] = []
+    waiting = deque(given)
+    pictures: list[str | bytes] = []
     for place, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
         if role == _SYSTEM and place == 0:
-            system = _content(message, [])
+            # it cannot have pictures: whoever writes the prompt refuses the mark
+            system, _ = _content(message)
         elif role == ("user", "assistant")[len(turns) % 2]:
-            turns.append(_content(message, pictures))
+            text, own = _content(message)
+            turns.append(text)
+            for picture in own:
+                if picture is not None:
+                    pictures.append(picture)
+                elif waiting:
+                    pictures.append(waiting.popleft())
         else:
             raise BadSample(
                 f"message {place + 1} has the role {role!r}; user and assistant must take turns, after a first system "
                 "message at most; repair it",
                 Reason.wrong_conversation,
             )
-    return system, turns
+    return system, turns, [*pictures, *waiting]
 
 
-def _content(message: Mapping[str, Any], pictures: list[str | bytes]) -> str:
+def _content(message: Mapping[str, Any]) -> tuple[str, list[str | bytes | None]]:
+    """The text of a message, and for each mark in it the picture, or None."""
     content = message.get("content")
     if isinstance(content, str):
-        return content
-    words = []
+        return content, [None] * content.count(IMAGE_MARK)
+    words: list[str] = []
+    pictures: list[str | bytes | None] = []
     for entry in content if isinstance(content, list) else [None]:
         part: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
         kind = part.get("type")
         if kind == "text":
             words.append(_text(part, "text"))
+            pictures += [None] * words[-1].count(IMAGE_MARK)
         elif kind in ("image", "image_url"):
             words.append(f"{IMAGE_MARK}\n")
             value = part.get(kind)
             value = value.get("url") if isinstance(value, dict) and "url" in value else value
-            if value is not None:
-                pictures.append(_picture(value))
+            pictures.append(None if _is_empty(value) else _picture(value))
         else:
             raise BadSample(
                 "the content of a message must be text, or parts of type text, image or image_url; repair it",
                 Reason.wrong_conversation,
             )
-    return "".join(words)
+    return "".join(words), pictures
 
 
 def _given(record: Mapping[str, Any]) -> list[Any]:
-    """What a record holds under `image` or `images`; an empty text or list holds none.
+    """What a record holds under `image` or `images`; an empty text or list, or a row of nulls, holds none.
 
     Raises:
         BadSample: if both hold pictures, and not the same.
     """
-    values = [record[key] for key in IMAGE_KEYS if not _is_empty(record.get(key))]
-    lists = [value if isinstance(value, list) else [value] for value in values]
+    values = [record.get(key) for key in IMAGE_KEYS]
+    given = [
+        [each for each in (value if isinstance(value, list) else [value]) if not _is_empty(each)] for value in values
+    ]
+    lists = [pictures for pictures in given if pictures]
     if len(lists) > 1 and lists[0] != lists[1]:
         raise BadSample("has different pictures under image and images; remove one", Reason.wrong_conversation)
     return lists[0] if lists else []
 
 
 def _is_empty(value: object) -> bool:
+    if isinstance(value, dict) and value:
+        # a table has a row of nulls where there is no picture
+        return value.keys() <= {"bytes", "path"} and all(part is None or part == "" for part in value.values())
     return value is None or value in ("", [])
 
 

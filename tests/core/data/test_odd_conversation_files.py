@@ -55,3 +55,38 @@ def test_an_empty_key_does_not_hide_a_conversation(empty: Any) -> None:
 def test_the_mark_of_the_byte_order_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(codecs.BOM_UTF8 + b"one\r\ntwo")
     assert list(documents_in(tmp_path)) == ["one\ntwo"]
+
+
+@pytest.mark.parametrize("key", ["image", "images"])
+@pytest.mark.parametrize("empty", [{"bytes": None, "path": None}, [None], [{"bytes": None, "path": ""}], [""]])
+def test_nulls_in_the_place_of_a_picture_are_none(key: str, empty: Any) -> None:
+    assert said({"conversations": TURNS, key: empty}).pictures == []
+    other = {"image": "images", "images": "image"}[key]
+    assert said({"conversations": TURNS, key: empty, other: [None, "a.png"]}).pictures == ["a.png"]
+
+
+def test_a_mark_without_a_picture_of_its_own_has_the_next_of_the_record() -> None:
+    def asked(*parts: dict[str, Any] | str) -> list[dict[str, Any]]:
+        content = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+        return [{"role": "user", "content": content}, {"role": "assistant", "content": "x"}]
+
+    own = {"type": "image", "image": "own.png"}
+    null = {"type": "image_url", "image_url": {"url": None}}
+    mark = {"type": "image", "image": {"bytes": None, "path": None}}
+    messages = [*asked(own, "first"), *asked({"type": "image"}, "<image>second", own), *asked(mark, null)]
+    given = [f"{number}.png" for number in range(4)]
+    assert said({"images": given, "messages": messages}).pictures == ["own.png", *given[:2], "own.png", *given[2:]]
+    # more than there are marks: what writes the prompt counts them
+    assert said({"images": given, "messages": asked(own, "<image>")}).pictures == ["own.png", *given]
+
+
+def test_lists_of_messages_on_lines_are_said_to_be_such(tmp_path: Path) -> None:
+    messages = json.dumps([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    (path := tmp_path / "a.jsonl").write_text(f"{messages}\n{messages}\n")
+    with pytest.raises(InputError, match=r'a\.jsonl has a list on each line; make each an object: \{"messages": '):
+        open_file(path, 0.0)
+    (other := tmp_path / "b.jsonl").write_text(f"{messages}\n")
+    with pytest.raises(BadSample, match=r'is a message, not a conversation; write .* \{"messages": '):
+        said(open_file(other, 0.0).read(0))
+    with pytest.raises(BadSample, match="is not a JSON object but a list"):
+        parse(messages.encode())
