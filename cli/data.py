@@ -36,7 +36,8 @@ def add(app: typer.Typer) -> None:
     def check(
         path: Annotated[Path, typer.Argument(help="A file or folder of conversations, or a list of data sets.")],
         image_folder: Annotated[
-            Path | None, typer.Option(help="Folder of the images; by default that of the file.")
+            Path | None,
+            typer.Option(help="Folder of the images; by default that of the file, or PATH itself if it is a folder."),
         ] = None,
         teacher: Annotated[
             str | None,

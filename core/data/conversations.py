@@ -37,7 +37,7 @@ class ConversationsConfig:
     """A JSONL file, a JSON list, a Parquet table, a tar shard, a folder of one of these, or a JSON file that lists data
     sets (docs/data.md)."""
     image_folder: Path | None = None
-    """Folder that the paths of images are relative to; null: the folder of the file."""
+    """Folder that the paths of images are relative to; null: that of the file, or `path` itself if it is a folder."""
     held_out_share: float = 0.01
     """Share of the samples that training never sees; chosen by a hash, so they stay the same when the file grows."""
 
@@ -89,9 +89,15 @@ class Conversations:
         sets = data_sets(config.path, config.image_folder)
         found = [_parts(each, config.held_out_share, split, prompt_format) for each in sets]
         for each, parts in zip(sets, found, strict=True):
-            _refuse_empty(each, parts, config.path)
+            _refuse_empty(each, parts, config, split)
         if split == "train" and sets[0].weight is not None:
             found = _weighted(found, [each.weight or 0.0 for each in sets])
+            for each, parts in zip(sets, found, strict=True):
+                if not sum(part.count for part in parts):
+                    raise InputError(
+                        f"{config.path}: {each.name}: weight={each.weight:g} is less than one sample of an epoch; "
+                        "raise it"
+                    )
         self._parts = [part for parts in found for part in parts if part.count]
         if not self._parts:
             raise InputError(
@@ -163,35 +169,60 @@ def _place(part: _Part, inside: int) -> Place:
 def _parts(each: DataSet, share: float, split: str, prompt_format: PromptFormat) -> list[_Part]:
     if each.max_tiles is not None:
         prompt_format = replace(prompt_format, max_tiles=each.max_tiles)
-    parts = []
-    for path in each.files:
-        file = open_file(path, share)
-        num_read = int(min(each.repeat, 1.0) * len(file))
-        chosen = np.flatnonzero(file.held_out[:num_read] == (split == "test"))
+    files = [open_file(path, share) for path in each.files]
+    lengths = [len(file) for file in files]
+    share_read = min(each.repeat, 1.0)
+    num_read = _rounded([share_read * length for length in lengths], int(share_read * sum(lengths)))
+    chosen = [
+        np.flatnonzero(file.held_out[:first] == (split == "test")) for file, first in zip(files, num_read, strict=True)
+    ]
+    repeat = max(each.repeat, 1.0) if split == "train" else 1.0
+    num_chosen = [repeat * len(indices) for indices in chosen]
+    counts = _rounded(num_chosen, round(sum(num_chosen)))
+    return [
         # half of the memory where it is enough
-        chosen = chosen.astype(np.uint32) if len(file) < 2**32 else chosen
-        repeat = max(each.repeat, 1.0) if split == "train" else 1.0
-        parts.append(_Part(file, chosen, round(repeat * len(chosen)), each.image_folder, prompt_format))
-    return parts
+        _Part(
+            file, indices.astype(np.uint32) if len(file) < 2**32 else indices, count, each.image_folder, prompt_format
+        )
+        for file, indices, count in zip(files, chosen, counts, strict=True)
+    ]
 
 
-def _refuse_empty(each: DataSet, parts: list[_Part], path: Path) -> None:
+def _rounded(numbers: list[float], total: int) -> list[int]:
+    """Whole numbers with the sum `total`, each a number rounded: up where most is lost otherwise, those first."""
+    found = [int(number) for number in numbers]
+    most_lost = sorted(range(len(numbers)), key=lambda place: found[place] - numbers[place])
+    for place in most_lost[: max(total - sum(found), 0)]:
+        found[place] += 1
+    return found
+
+
+def _refuse_empty(each: DataSet, parts: list[_Part], config: ConversationsConfig, split: str) -> None:
     """Refuse a data set of a list of which nothing would be read, and files without a sample."""
     num_samples = sum(len(part.file) for part in parts)
-    label = f"{path}: {each.name}" if each.name else str(path)
+    label = f"{config.path}: {each.name}" if each.name else str(config.path)
     if num_samples == 0:
         raise InputError(f"{label} holds no sample; give conversations, or leave it out")
-    if not any(int(each.repeat * len(part.file)) for part in parts):
+    if not int(each.repeat * num_samples):
         raise InputError(f"{label}: repeat_time={each.repeat:g} reads none of its {num_samples} samples; raise it")
+    if each.name and split == "train" and not any(part.count for part in parts):
+        raise InputError(
+            f"{label}: all that is read of its {num_samples} samples is held out; lower "
+            f"held_out_share={config.held_out_share:g}, or leave the data set out"
+        )
 
 
 def _weighted(found: list[list[_Part]], weights: list[float]) -> list[list[_Part]]:
     """The parts of each data set with as many samples in an epoch as its weight says; the epoch keeps its length."""
     counts = [sum(part.count for part in parts) for parts in found]
-    whole = sum(weight for weight, count in zip(weights, counts, strict=True) if count)
+    length = sum(counts)
+    shares = _rounded([length * weight / sum(weights) for weight in weights], length)
     return [
-        [replace(part, count=round(sum(counts) * weight / whole * part.count / count)) for part in parts if count]
-        for parts, weight, count in zip(found, weights, counts, strict=True)
+        [
+            replace(part, count=count)
+            for part, count in zip(parts, _rounded([share * part.count / whole for part in parts], share), strict=True)
+        ]
+        for parts, whole, share in zip(found, counts, shares, strict=True)
     ]
 
 

@@ -61,22 +61,36 @@ def meta_of(path: Path) -> dict[str, Any] | None:
     if not start.removeprefix(_BOM).lstrip().startswith(b"{"):
         return None
     first, _, rest = start.partition(b"\n")
-    content = _parsed(first)
+    content = _parsed(first, path)
     if content is None:
-        content = _parsed(start)
+        content = _parsed(start, path)
     elif rest.strip():
         # lines of JSON
         return None
-    is_meta = isinstance(content, dict) and any(
-        isinstance(entry, dict) and _ANNOTATION in entry for entry in content.values()
-    )
+    is_meta = isinstance(content, dict) and any(_is_entry(entry) for entry in content.values())
     return content if is_meta else None
 
 
-def _parsed(content: bytes) -> Any:
+def _is_entry(value: Any) -> bool:
+    return isinstance(value, dict) and _ANNOTATION in value
+
+
+def _parsed(content: bytes, path: Path) -> Any:
     """What JSON describes; None if it is none."""
+
+    def collected(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        # of two with one name, JSON keeps the last
+        if len(found) < len(pairs) and (_is_entry(found) or any(_is_entry(value) for _, value in pairs)):
+            names = [name for name, _ in pairs]
+            double = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{path} has {double} twice; give each data set and key a name of its own")
+        return found
+
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=collected)
+    except InputError:
+        raise
     except (ValueError, RecursionError):
         return None
 

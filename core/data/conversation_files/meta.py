@@ -20,7 +20,7 @@ class DataSet:
         name: of it; empty if there is only one.
         files: that hold its samples.
         image_folder: that paths of pictures are relative to.
-        repeat: below 1, the share of each file that is read, from its start; else how often an epoch reads its samples.
+        repeat: below 1, the share that is read, from the start of each file; else how often an epoch reads its samples.
         weight: its share of an epoch, relative to that of the others; None if `repeat` says it.
         max_tiles: most tiles of a picture; None for that of the run.
     """
@@ -61,9 +61,12 @@ def _entry(label: str, name: str, entry: Any, folder: Path) -> DataSet:
     unknown = sorted(entry.keys() - _KNOWN)
     if unknown:
         raise InputError(f"{label} has the key {unknown[0]}, which is not implemented; remove it")
-    if entry.get("data_augment"):
+    augment = entry.get("data_augment")
+    if augment is True:
         raise InputError(f"{label} has data_augment=true, but pictures are never augmented; set it to false")
-    root = entry.get("root", "")
+    if augment is not None and augment is not False:
+        raise InputError(f"{label}: data_augment={augment!r} must be true or false; repair it")
+    root = "" if entry.get("root") is None else entry["root"]
     if not isinstance(root, str):
         raise InputError(f"{label}: root={root!r} must be the path of a folder; repair it")
     annotation = folder / entry["annotation"]
@@ -76,7 +79,7 @@ def _entry(label: str, name: str, entry: Any, folder: Path) -> DataSet:
         name,
         tuple(files_in(annotation)),
         folder / root,
-        _number(label, "repeat_time", entry.get("repeat_time", 1)),
+        1.0 if entry.get("repeat_time") is None else _number(label, "repeat_time", entry["repeat_time"]),
         None if entry.get("weight") is None else _number(label, "weight", entry["weight"]),
         max_tiles,
     )

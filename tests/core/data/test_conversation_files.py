@@ -241,6 +241,7 @@ def test_a_list_of_data_sets_says_roots_shares_and_repetitions(tmp_path: Path) -
         ({"annotation": "gone.jsonl"}, r"gone\.jsonl cannot be read"),
         ({"annotation": "a.jsonl", "repeat_time": 0.3}, r"a: repeat_time=0\.3 reads none of its 2 samples"),
         ({"annotation": "empty.jsonl"}, "a holds no sample"),
+        ({"annotation": "a.jsonl", "data_augment": "False"}, "data_augment='False' must be true or false"),
     ],
 )
 def test_a_wrong_entry_of_a_list_of_data_sets_is_named(entry: dict[str, Any], match: str, tmp_path: Path) -> None:
