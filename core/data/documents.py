@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import sysconfig
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Iterator
 from functools import cache, lru_cache
@@ -13,33 +14,65 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lab.core.data.files_below import compression_of, files_below, say_others
 from lab.core.errors import InputError
 from lab.core.runs.atomic_files import refuse_special
 
 # what a line or row holds its text under
 _KEY = "text"
-_PLAIN = frozenset({".md", ".rst", ".txt"})
-_LINES, _TABLE = ".jsonl", ".parquet"
-_SUFFIXES = _PLAIN | {_LINES, _TABLE}
+_PLAIN = frozenset({"", ".md", ".rst", ".txt"})
+_LINES, _TABLE, _JSON = ".jsonl", ".parquet", ".json"
+_SUFFIXES = (_PLAIN - {""}) | {_LINES, _TABLE}
 _ROWS = 256
+# as much of a first line as is looked at
+_LOOKED_AT = 1 << 24
 
 
 def files_of(path: Path) -> list[Path]:
-    """A file, or every file with documents below a folder, in the order of their paths.
+    """A file, or every file with documents below a folder, in the order of their paths; see `files_below`.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, a folder cannot be read, or a file is compressed.
     """
     if path.is_file():
         return [path]
     if not path.exists():
         raise InputError(f"{path} does not exist; give a text file, or a folder of them")
-    paths = sorted(each for each in path.rglob("*") if each.suffix in _SUFFIXES and each.is_file())
+    paths, others = files_below(path, _SUFFIXES | {_JSON})
+    # of JSON, lines with texts are read, as C4 names them
+    about = [each for each in paths if each.suffix.lower() == _JSON and not _has_lines(each)]
+    paths = [each for each in paths if each not in set(about)]
     if not paths:
         raise InputError(
             f"{path} holds no file {', '.join(f'*{suffix}' for suffix in sorted(_SUFFIXES))}; name another"
         )
+    say_others(path, len(paths), tuple(about + others))
     return paths
+
+
+def kind_of(path: Path) -> str:
+    """How a file holds documents: `.jsonl` or `.parquet`; any other is the suffix of a file that is one document.
+
+    The suffix says it, but for JSON lines under another one, which are seen from the first.
+
+    Raises:
+        InputError: if the file is compressed, is of no kind that is known, or cannot be read.
+    """
+    refuse_special(path, InputError)
+    suffix = path.suffix.lower()
+    start = _start_of(path, 8)
+    if (name := compression_of(start)) is not None:
+        raise InputError(f"{path} is compressed ({name}); unpack it")
+    if suffix in (_LINES, _TABLE):
+        return suffix
+    if _has_lines(path):
+        return _LINES
+    if suffix not in _PLAIN:
+        raise InputError(
+            f"{path} is no kind of text that is known by its ending {suffix}; rename it to *.txt if all of it is text, "
+            f"or write its texts as JSON lines (*{_LINES}) or Parquet with a {_KEY} each"
+        )
+    return path.suffix
 
 
 def documents_in(path: Path) -> Iterator[str]:
@@ -49,10 +82,10 @@ def documents_in(path: Path) -> Iterator[str]:
         InputError: if there is none, or one is not a text, naming file and line.
     """
     for each in files_of(path):
-        refuse_special(each, InputError)
-        if each.suffix == _LINES:
+        kind = kind_of(each)
+        if kind == _LINES:
             yield from _lines(each)
-        elif each.suffix == _TABLE:
+        elif kind == _TABLE:
             yield from _rows(each)
         else:
             try:
@@ -62,17 +95,43 @@ def documents_in(path: Path) -> Iterator[str]:
                 raise InputError(f"{each} is not UTF-8 text ({error}); remove it") from None
 
 
+def _has_lines(path: Path) -> bool:
+    """Whether the first line of a file is an object with a text."""
+    if not _start_of(path, 64).removeprefix(BOM_UTF8).lstrip().startswith(b"{"):
+        return False
+    first = _start_of(path, _LOOKED_AT).removeprefix(BOM_UTF8).lstrip().partition(b"\n")[0]
+    try:
+        record = json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and isinstance(record.get(_KEY), str)
+
+
+def _start_of(path: Path, num_bytes: int) -> bytes:
+    refuse_special(path, InputError)
+    try:
+        with open(path, "rb") as file:
+            return file.read(num_bytes)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path} cannot be read ({error.strerror}); give a text file")
+
+
 def digest_of(path: Path) -> str:
     """A digest of the content of a file; read once in a process, as long as it stays the same.
 
     Raises:
         InputError: if it cannot be read.
     """
+    refuse_special(path, InputError)
     try:
         status = path.stat()
         return _digest(path, (status.st_size, status.st_mtime_ns, status.st_ino))
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give a text file") from None
+        raise _unreadable(path, error) from None
 
 
 @lru_cache(maxsize=1 << 16)
@@ -85,10 +144,12 @@ def _lines(path: Path) -> Iterator[str]:
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
+                # a mark of the byte order is not text
+                line = line.removeprefix(BOM_UTF8) if number == 1 else line
                 if line.strip():
                     yield _text(line, f"{path}, line {number}")
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give a text file") from None
+        raise _unreadable(path, error) from None
 
 
 def _text(line: bytes, place: str) -> str:

@@ -8,6 +8,10 @@ from PIL import Image, UnidentifiedImageError
 
 # Pillow knows forty more, some of which run another program (EPS) or are rarely met and rarely tested
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# of files in these formats
+ENDINGS = frozenset(
+    "apng bmp dib gif j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx mpo pbm pfm pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
+)
 _ORIENTATION = 0x0112
 # what turns a picture upright, by its EXIF entry
 _UPRIGHT = {

@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from lab.core.data.chat_template import IGNORED, Conversation
 from lab.core.data.contents import Content, contents_of
-from lab.core.data.documents import digest_of, documents_in, documents_of_python, files_of
+from lab.core.data.documents import digest_of, documents_in, documents_of_python, files_of, kind_of
 from lab.core.data.picture_format import IMAGENET
 from lab.core.data.sample import Sample
 from lab.core.data.source_spec import SourceRequest, SourceSpec
@@ -51,8 +51,8 @@ class TextConfig:
     """Where the text comes from, how it is cut, and how much of it is held out."""
 
     folder: Path | None = None
-    """A file, or a folder whose *.txt, *.md, *.rst, *.jsonl and *.parquet files are read recursively; null:
-    documentation that comes with Python."""
+    """A file, or a folder whose *.txt, *.md, *.rst, *.jsonl and *.parquet files are read recursively, and *.json
+    files of JSON lines; null: documentation that comes with Python."""
     piece_length: int = 128
     """T, tokens of a sample."""
     held_out_share: float = 0.1
@@ -197,7 +197,7 @@ def _say_once(words: str, is_odd: bool) -> None:
 def _store(folder: Path | None, tokenizer: Tokenizer) -> TokenStore:
     if folder is None:
         return token_store(documents_of_python, [_content_of_python()["digest"]], tokenizer)
-    digests = [f"{path.suffix} {digest_of(path)}" for path in files_of(folder)]
+    digests = [f"{kind_of(path)} {digest_of(path)}" for path in files_of(folder)]
     return token_store(lambda: documents_in(folder), digests, tokenizer)
 
 
@@ -220,7 +220,8 @@ def _open(options: TextConfig, request: SourceRequest) -> Texts:
 
 def _refuse_missing(options: TextConfig) -> None:
     if options.folder is not None:
-        files_of(options.folder)
+        for path in files_of(options.folder):
+            kind_of(path)
 
 
 SOURCE = SourceSpec(kind="text", options=TextConfig, open=_open, refuse_missing=_refuse_missing, contents=_contents)

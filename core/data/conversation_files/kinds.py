@@ -10,21 +10,17 @@ from typing import Any
 from lab.core.data.conversation_files.json_list import JsonList
 from lab.core.data.conversation_files.jsonl import JsonLines
 from lab.core.data.conversation_files.parquet import ParquetRows
+from lab.core.data.conversation_files.record import CONVERSATION_KEYS
 from lab.core.data.conversation_files.spec import ConversationFile
 from lab.core.data.conversation_files.tar import TarShard
+from lab.core.data.files_below import compression_of, files_below, say_others
+from lab.core.data.pixels import ENDINGS
 from lab.core.data.sample import is_held_out
 from lab.core.errors import InputError
 from lab.core.runs.atomic_files import refuse_special
 
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"PK\x03\x04": "zip",
-}
 # of a folder, those of one kind
 _SUFFIXES = (".jsonl", ".parquet", ".tar", ".json")
 # as much of a file as is looked at; a meta file is never larger
@@ -36,19 +32,30 @@ def files_in(path: Path) -> list[Path]:
     """The files of a folder, sorted by name; a file itself.
 
     Raises:
-        InputError: if a folder holds none, or several kinds.
+        InputError: if a folder holds none, several kinds, or a compressed one, or cannot be read.
     """
     if not path.is_dir():
         return [path]
-    found = {suffix: sorted(path.rglob(f"*{suffix}")) for suffix in _SUFFIXES}
+    files, others = files_below(path, _SUFFIXES)
+    found = {suffix: [each for each in files if each.suffix.lower() == suffix] for suffix in _SUFFIXES}
     kinds = [suffix for suffix in _SUFFIXES if found[suffix]]
-    # beside tables and archives there are often JSON files about them
-    if len(kinds) > 1 and kinds[-1] == ".json":
+    # beside data there are often JSON files about them
+    if len(kinds) > 1 and kinds[-1] == ".json" and all(_is_about(each) for each in found[".json"]):
         kinds.pop()
     if len(kinds) != 1:
         what = f"files {' and '.join(f'*{kind}' for kind in kinds)}" if kinds else "no file"
         raise InputError(f"{path} holds {what}; give one file, or a folder of one of {', '.join(_SUFFIXES)}")
+    others += [each for kind in _SUFFIXES if kind != kinds[0] for each in found[kind]]
+    say_others(path, len(found[kinds[0]]), tuple(each for each in others if each.suffix.lower()[1:] not in ENDINGS))
     return found[kinds[0]]
+
+
+def _is_about(path: Path) -> bool:
+    """Whether a JSON file is one object without a conversation or a list of data sets, such as dataset_info.json."""
+    content = _parsed(_start_of(path, _LOOKED_AT), path)
+    return isinstance(content, dict) and not (
+        content.keys() & set(CONVERSATION_KEYS) or any(_is_entry(each) for each in content.values())
+    )
 
 
 def meta_of(path: Path) -> dict[str, Any] | None:
@@ -129,9 +136,8 @@ def _indexed(path: Path, share: float, version: Sequence[int]) -> ConversationFi
         return is_held_out(key, share)
 
     start = _start_of(path, 1 << 10).removeprefix(_BOM).lstrip()
-    for magic, name in _COMPRESSED.items():
-        if start.startswith(magic):
-            raise InputError(f"{path} is compressed ({name}); unpack it")
+    if (name := compression_of(start)) is not None:
+        raise InputError(f"{path} is compressed ({name}); unpack it")
     if start.startswith(b"PAR1"):
         return ParquetRows(path, held_out)
     if start[257:262] == b"ustar" or (path.suffix == ".tar" and tarfile.is_tarfile(path)):

@@ -17,12 +17,9 @@ import numpy as np
 
 from lab.core.data.bad_samples import BadSample, Reason
 from lab.core.data.conversation_files.record import HeldOut, parse
+from lab.core.data.pixels import ENDINGS
 from lab.core.errors import InputError
 
-# by their names, all that `pixels.FORMATS` reads
-_PICTURES = frozenset(
-    "apng bmp dib gif j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx mpo pbm pfm pgm png pnm ppm tif tiff webp".split()  # noqa: SIM905
-)
 # what writers of WebDataset put beside, which says nothing to a model: numbers, texts about the sample, digests
 _BESIDE = frozenset(
     "__key__ __url__ caption cbor class cls cls2 count csv html id index inx json jsn key md md5 mp msg npy npz pickle "  # noqa: SIM905
@@ -128,7 +125,7 @@ def _samples(path: Path) -> Iterator[tuple[str, _Sample]]:
             found = linked.get(_target(member))
         elif not _is_whole(member):
             found = None
-        if not is_record and kind not in _PICTURES:
+        if not is_record and kind not in ENDINGS:
             sample.fault = (
                 f"its member with the ending {_shown(ending)} is neither a record, nor a picture that is read, nor "
                 "known to be something beside; write the archive without it, or with another ending"

@@ -194,7 +194,7 @@ def test_a_run_does_not_go_on_with_another_file(evaluated: Evaluated, questions:
         (["{teacher}", "gqa:{questions}"], "the word 'Answer' is not among"),
         (["{teacher}@2", "questions:{questions}"], "is not a run: stage, variant and replicate"),
         (["nothing", "questions:{questions}"], "there is no run nothing"),
-        (["{teacher}", "text:{questions}"], "context=2048: .* was trained on at most 1024 tokens"),
+        (["{teacher}", "text:{text}"], "context=2048: .* was trained on at most 1024 tokens"),
         (["{teacher}", "text:gone.txt"], "gone.txt does not exist"),
         (["{teacher}", "questions:{questions}", "baselines=[none]"], "baselines=none: choose from chance"),
         (["{teacher}", "{teacher}", "questions:{questions}"], "models has .* twice"),
@@ -210,8 +210,9 @@ def test_a_run_does_not_go_on_with_another_file(evaluated: Evaluated, questions:
 def test_what_cannot_work_is_refused_before_anything_is_written(
     words: list[str], message: str, evaluated: Evaluated, questions: Path, teacher: Path, outputs: Path
 ) -> None:
+    (text := questions.parent / "text.txt").write_text("one two")
     with pytest.raises(LabError, match=message) as caught:
-        evaluated("run", *(word.format(teacher=teacher, questions=questions) for word in words))
+        evaluated("run", *(word.format(teacher=teacher, questions=questions, text=text) for word in words))
     assert "\n" not in str(caught.value)
     assert not outputs.exists()
 
