@@ -1,7 +1,7 @@
 """The command line that continues a recorded run."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -66,16 +66,22 @@ def resumed(arguments: Sequence[str], *, study: Experiment) -> list[str]:
     return [*overrides, f"hydra.run.dir={quoted(directory)}"]
 
 
-def refuse_links(directory: Path) -> None:
+def refuse_links(directory: Path, points: Iterable[Path] = ()) -> None:
     """Refuse a directory where what is written in place is a link: it could lead to any file of the user's.
+
+    Other folders in it are not looked at: what trackers keep in a run has links of their own.
+
+    Args:
+        directory: of a run or a sweep.
+        points: the directories of the sweep's points.
 
     Raises:
         RunError: naming the link.
     """
-    for pattern in ("*.log", ".lock", "multirun.yaml", "*/*.log", "*/.lock"):
-        for path in directory.glob(pattern):
-            if path.is_symlink():
-                raise RunError(f"{path} is a link, and the run would write to what it leads to; remove it")
+    patterns = ("*.log", ".lock", "multirun.yaml")
+    for path in (found for folder in (directory, *points) for name in patterns for found in folder.glob(name)):
+        if path.is_symlink():
+            raise RunError(f"{path} is a link, and the run would write to what it leads to; remove it")
 
 
 def _refuse_less(directory: Path, words: Sequence[str]) -> None:

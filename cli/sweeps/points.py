@@ -163,11 +163,18 @@ def checked_command(experiment: Experiment, overrides: Sequence[str], *, is_mult
     """
     command = command_of(experiment, overrides, is_multirun=is_multirun)
     if not command.is_elsewhere:
-        refuse_links(command.folder)
+        refuse_links(command.folder, _folders_of_points(command))
     is_grid = command.is_sweep and not command.is_search
     finished = frozenset(point.number for point in command.points if is_grid and command.is_finished(point))
     checked = [point for point in command.points[:MOST_CHECKED] if point.number not in finished]
     return replace(command, finished=finished, needs={point.number: command.check(point) for point in checked})
+
+
+def _folders_of_points(command: Command) -> Sequence[Path]:
+    """Where the points of a sweep write; those of a search are numbered when they are chosen."""
+    if command.is_search:
+        return [path for path in command.folder.glob("*") if path.name.isdecimal()]
+    return [point.directory for point in command.points] if command.is_sweep else []
 
 
 def _is_search(overrides: Sequence[str]) -> bool:

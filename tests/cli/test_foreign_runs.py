@@ -99,15 +99,17 @@ def test_a_secret_does_not_get_into_an_export(
     assert not (tmp_path / "exported").exists()
 
 
-@pytest.mark.parametrize("name", ["lab.log", ".lock", "multirun.yaml", "0/lab.log"])
-def test_nothing_is_logged_through_a_link(typed: Typed, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "flags"), [("lab.log", ()), (".lock", ()), ("multirun.yaml", ("-m",)), ("0/lab.log", ("-m",))]
+)
+def test_nothing_is_logged_through_a_link(typed: Typed, tmp_path: Path, name: str, flags: tuple[str, ...]) -> None:
     other = tmp_path / "profile"
     other.write_text("of the user\n")
     link = tmp_path / "run" / name
     link.parent.mkdir(parents=True)
     link.symlink_to(other)
     directories = [f"hydra.run.dir={tmp_path / 'run'}", f"hydra.sweep.dir={tmp_path / 'run'}"]
-    done = typed("hmm-risk", "sweep", "num_train=20", *directories)
+    done = typed("hmm-risk", "sweep", *flags, "num_train=20", *directories)
     assert done.code == 2
     assert done.err == f"lab: {link} is a link, and the run would write to what it leads to; remove it\n"
     assert other.read_text() == "of the user\n"

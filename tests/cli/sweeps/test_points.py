@@ -108,6 +108,15 @@ def test_a_dry_run_of_a_run_is_one_line_and_refuses_what_a_start_would(
     assert not outputs.exists()
 
 
+def test_links_that_a_tracker_keeps_in_a_run_do_not_hold_it_up(typed: Typed, recorded: Path) -> None:
+    # as W&B makes them
+    (recorded / "wandb" / "run-1").mkdir(parents=True)
+    (recorded / "wandb" / "run-1" / "debug.log").touch()
+    (recorded / "wandb" / "debug.log").symlink_to("run-1/debug.log")
+    done = typed("hmm-risk", "sweep", f"resume={recorded}", "--dry-run")
+    assert (done.code, "one run" in done.out) == (0, True), done.err
+
+
 def test_values_are_in_the_order_of_hydras_sweeper_and_of_a_search_the_ends_are_listed() -> None:
     with initialize_config_module("lab.conf", version_base="1.3"):
         params = ["num_train=20,30", "seed=1,2"]
