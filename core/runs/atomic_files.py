@@ -14,6 +14,8 @@ from typing import IO
 
 from lab.core.errors import LabError, RunError
 
+_NO_LOCKS = "its file system has no locks ({strerror}); mount it with -o flock, or set LAB_OUTPUTS to a folder elsewhere"
+
 # what the user can do; any other error is told in the words of the system
 _HINTS = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -25,6 +27,10 @@ _HINTS = {
     errno.ENOENT: "its folder is not there any more, or cannot hold files; give another place, or start again",
     errno.ENOTDIR: "a part of the path is a file; set LAB_OUTPUTS to a folder that can be written",
     errno.ELOOP: "it is a link, or one of its folders is one in a circle; remove it",
+    # Lustre that is mounted without them, and NFS without its lock daemon
+    errno.ENOSYS: _NO_LOCKS,
+    errno.ENOLCK: _NO_LOCKS,
+    errno.EOPNOTSUPP: _NO_LOCKS,
     errno.EEXIST: "a file is in the way; set LAB_OUTPUTS to a folder that can be written",
 }
 
@@ -271,8 +277,8 @@ def as_run_error(error: OSError, path: Path) -> RunError:
     is_other = source != path and PARTIAL not in str(source)
     if error.errno == errno.ENOENT and is_other and path.parent.exists():
         return RunError(f"{source} cannot be read: it does not exist, and {path} is made of it; put it back")
-    hint = _HINTS.get(error.errno or 0) or f"{error.strerror or error}; choose another place"
-    return RunError(f"{path} cannot be written: {hint}")
+    hint = _HINTS.get(error.errno or 0, "{strerror}; choose another place")
+    return RunError(f"{path} cannot be written: {hint.format(strerror=error.strerror or error)}")
 
 
 def flush(path: Path) -> None:

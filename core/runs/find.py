@@ -123,14 +123,15 @@ def run_state(directory: Path, status: Mapping[str, object]) -> str:
 
 
 def is_open(directory: Path) -> bool:
-    """Whether a process works on a run now."""
+    """Whether a process works on a run now; where the file system has no locks, none can."""
     try:
         with open(directory / ".lock") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
+    except (BlockingIOError, PermissionError):
+        # a lock that this user may not read is taken for held
         return True
+    except OSError:
+        return False
     return False
 
 

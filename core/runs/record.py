@@ -17,6 +17,7 @@ figures/           PDF, PNG, and the plotted numbers
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,9 @@ Row = TypeVar("Row", bound=Mapping[str, object])
 
 # Keys that do not affect any recorded number: a run may be resumed with other values of them.
 INDIFFERENT_KEYS = frozenset({"workers", "threads", "loader", "loader_processes", "parallel", "sinks", "resume_on"})
+
+# for the lock of a folder that `lab runs` looks at: half a second
+_TRIES, _PAUSE_S = 11, 0.05
 
 _HINT = "start a new run without resume"
 # what readers compare; a line of metrics.jsonl has a checksum
@@ -328,11 +332,26 @@ def _lock(directory: Path) -> IO[str]:
         raise as_run_error(error, path) from error
     try:
         # the kernel releases the lock when the process ends, however it ends
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        _take(file)
+    except BlockingIOError as error:
         file.close()
         raise RunError(f"{directory} is open in another process; wait for it, or start a new run") from error
+    except OSError as error:
+        file.close()
+        raise as_run_error(error, directory) from error
     return file
+
+
+def _take(file: IO[str]) -> None:
+    """Take the lock of a file; whoever asks `is_open` holds it for a moment, which is waited for."""
+    for left in reversed(range(_TRIES)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not left:
+                raise
+        time.sleep(_PAUSE_S)
 
 
 def _dump(content: object) -> str:
