@@ -83,7 +83,13 @@ def _squeue(jobs: set[str]) -> dict[str, str] | None:
     words = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={','.join(sorted(jobs))}"]
     try:
         answer = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+            words,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

@@ -81,6 +81,8 @@ def _scontrol(*words: str) -> "subprocess.CompletedProcess[str]":
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            # names of jobs and folders need not be UTF-8
+            errors="replace",
             timeout=_SECONDS,
             check=False,
         )

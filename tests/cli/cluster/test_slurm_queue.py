@@ -44,6 +44,11 @@ def test_a_job_has_ended_when_the_queue_says_so_twice(queue: Path) -> None:
     assert [watcher.get_state(job) for job in ("7_0", "7_1")] == ["FAILED", "CANCELLED"]
 
 
+def test_a_byte_that_is_not_utf_8_hides_no_job(queue: Path) -> None:
+    queue.write_bytes(b"7_0 RUNNING\n\xff PENDING\n")
+    assert slurm_queue.queue_states(["7_0"]) == {"7_0": "RUNNING"}
+
+
 def test_a_job_that_the_queue_has_forgotten_has_ended(queue: Path) -> None:
     watcher = QueueWatcher(seconds=0)
     watcher.register_job("7")

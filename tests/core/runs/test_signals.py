@@ -17,7 +17,7 @@ from lab.cli.dispatch import one_line_errors
 from lab.core.runs import signals
 from lab.core.runs.early_signals import INTERRUPTED, SIGNALS, handle_early
 from lab.core.runs.signals import EndSignals
-from lab.core.runs.slurm import RUNNING
+from lab.core.runs.slurm import RUNNING, state_of
 from lab.core.train.interruption import Interruption
 
 # a fake scontrol: it prints the file `state`, and records its arguments in `told`
@@ -58,6 +58,12 @@ def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+def test_a_byte_that_is_not_utf_8_hides_no_job(controller: Path) -> None:
+    (controller / "state").write_bytes(_RUNNING.encode().replace(b"JobName=", b"JobName=\xff"))
+    state = state_of("7")
+    assert (state is not None and state.is_running, state is not None and state.can_be_requeued) == (True, True)
 
 
 def told(controller: Path) -> list[str]:
