@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.core.errors import ConfigError
+from lab.core.errors import ConfigError, LabError
 from lab.core.runs.slurm import RUNNING
 from lab.experiments.spec import Experiment
 
@@ -42,6 +42,8 @@ Examples:
 """
 
 _TASK = "$SLURM_ARRAY_TASK_ID"
+# numbers of tasks with which a command is checked: one of them must do
+_TRIED = ("0", "1")
 KEYS = ("time", "gpus_per_node", "nodes", "cpus_per_task", "mem", "partition", "account", "name")
 # seconds ahead of the time limit: enough for a step and a checkpoint
 _WARNING = 120
@@ -218,7 +220,15 @@ def _check(experiment: Experiment, stages: Sequence[Sequence[str]]) -> None:
     for place, words in enumerate(stages):
         # a later stage starts from a run that is not there yet; everything else is what stage 1 checks
         known = [word for word in words if place == 0 or not word.startswith("stage=")] + ["stage=1"] * (place > 0)
-        check_command(experiment, [word.replace(_TASK, "0") for word in known])
+        numbers_of_tasks = _TRIED if any(_TASK in word for word in known) else _TRIED[-1:]
+        for number in numbers_of_tasks:
+            try:
+                check_command(experiment, [word.replace(_TASK, number) for word in known])
+                break
+            except LabError:
+                # an array begins where the user likes
+                if number == _TRIED[-1]:
+                    raise
 
 
 def _job_script(experiment: Experiment, words: Sequence[str], resources: Resources, name: str) -> str:

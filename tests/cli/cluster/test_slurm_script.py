@@ -151,3 +151,18 @@ def test_the_command_is_checked_as_if_it_was_run() -> None:
 def test_no_key_of_a_study_is_one_of_a_job() -> None:
     keys = {field.name for config in (HmmRiskConfig, DistillConfig) for field in fields(config)}
     assert keys & set(slurm.KEYS) == set()
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_an_array_may_begin_at_one(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(experiment: Experiment, words: Sequence[str]) -> None:
+        if int(words[-1].partition("=")[2]) < least:
+            raise ConfigError(f"{words[-1]} must be {least} or more")
+
+    monkeypatch.setattr(dispatch, "check_command", check)
+    words = ("hmm-risk", "sweep", "time=60", "num_train=$SLURM_ARRAY_TASK_ID")
+    if least == 1:
+        assert 'num_train="$SLURM_ARRAY_TASK_ID"' in printed(*words)
+        return
+    with pytest.raises(ConfigError, match="num_train=1 must be 2 or more"):
+        printed(*words)
