@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lab.cli.help import RESULTS
-from lab.cli.recorded_runs import config_of, labelled_runs, run_name, say_unfinished, study_of
+from lab.cli.recorded_runs import config_of, labelled_runs, say_unfinished, study_of
 from lab.cli.run_data import print_json
 from lab.cli.seed_means import print_means
 from lab.core.errors import ConfigError
 from lab.core.printable import printable
 from lab.core.runs.compare import Difference, differing_keys, paired
+from lab.core.runs.find import run_name
 from lab.core.runs.json_files import json_object_if_there
 from lab.core.streams import printed
 from lab.experiments.spec import Experiment
@@ -188,7 +189,7 @@ def _short(value: object) -> str:
 
 
 def _verdict(run: "LabelledRun") -> list[str]:
-    hint = f"resume={run.directory.name} writes it again"
+    hint = f"resume={run_name(run.directory)} writes it again"
     summary = json_object_if_there(run.directory / "summary.json", hint=hint) or {}
     lines = summary.get("verdict")
     return [str(line) for line in lines] if isinstance(lines, list) else []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lab.core.errors import RunError
-from lab.core.runs.find import find_run, outputs_root, points_of, run_state
+from lab.core.runs.find import find_run, points_of, run_name, run_state
 from lab.core.runs.json_files import json_object_or_none, read_json, read_json_object
 from lab.core.streams import say
 from lab.experiments.key_help import keys_of
@@ -39,17 +39,6 @@ def labelled_runs(names: Sequence[str]) -> "list[LabelledRun]":
     return [LabelledRun(directory, label) for directory, label in zip(directories, labels, strict=True)]
 
 
-def run_name(directory: Path) -> str:
-    """A short name of a run that `find_run` accepts: of a point of a sweep with that of the sweep."""
-    parts = directory.parts
-    try:
-        parts = directory.relative_to(outputs_root()).parts
-    except ValueError:
-        # a run elsewhere
-        return str(directory)
-    return "/".join(parts[-2:] if "sweeps" in parts[:-2] else parts[-1:])
-
-
 def study_of(runs: "Sequence[LabelledRun]", experiments: Sequence[Experiment]) -> "RecordedStudy":
     """The study of some runs.
 
@@ -73,8 +62,8 @@ def say_unfinished(directories: Iterable[Path]) -> None:
         status = json_object_or_none(directory / "status.json")
         state = "finished" if status is None else run_state(directory, status)
         if state != "finished" and (directory / "table.parquet").exists():
-            goes_on = f"resume={directory.name} goes on with it"
-            say(f"{run_name(directory)} is {state}, and its table may be of an earlier attempt; {goes_on}")
+            name = run_name(directory)
+            say(f"{name} is {state}, and its table may be of an earlier attempt; resume={name} goes on with it")
 
 
 def config_of(directory: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.cli.recorded_runs import say_unfinished
 from lab.core.errors import RunError
-from lab.core.runs.find import find_run, in_order, run_directories
+from lab.core.runs.find import find_run, in_order, run_directories, run_name
 from lab.core.runs.json_files import finite, json_object_if_there, read_json_object
 
 
@@ -68,7 +68,7 @@ def _content(directory: Path) -> dict[str, Any]:
 
     hint = "if this is not a run, `lab runs` lists them"
     status = read_json_object(directory / "status.json", hint=hint)
-    again = f"resume={directory.name} writes it again"
+    again = f"resume={run_name(directory)} writes it again"
     summary = json_object_if_there(directory / "summary.json", hint=again) or {}
     return {
         "run": str(directory),
@@ -102,7 +102,7 @@ def print_summary_csv(name: str) -> None:
     lines: list[dict[str, Any]] = []
     for point in points:
         of_sweep = {} if points == [directory] else {"point": point.relative_to(directory).as_posix()}
-        hint = f"resume={point.name} writes it"
+        hint = f"resume={run_name(point)} writes it"
         lines += [of_sweep | line for line in _summary(read_json_object(point / "summary.json", hint=hint))]
     writer = csv.DictWriter(
         sys.stdout, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n"

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lab.cli.recorded_runs import config_of, run_name, study_of
+from lab.cli.recorded_runs import config_of, study_of
 from lab.cli.run_data import print_json
 from lab.core.errors import ConfigError, RunError
 from lab.core.printable import printable
-from lab.core.runs.find import find_run, points_of
+from lab.core.runs.find import find_run, points_of, run_name
 from lab.core.runs.json_files import json_object_or_none
 from lab.core.runs.over_seeds import SEED, Group, SeedMean, grouped, means
 from lab.core.runs.recorded_study import LabelledRun

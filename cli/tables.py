@@ -13,7 +13,7 @@ from lab.cli.sweeps.leaving import waiting_jobs
 from lab.core.errors import RunError
 from lab.core.printable import printable
 from lab.core.runs.console import print_directory, print_summary
-from lab.core.runs.find import find_run, in_order, outputs_root, run_directories, run_state
+from lab.core.runs.find import find_run, in_order, outputs_root, run_directories, run_name, run_state
 from lab.core.runs.json_files import json_object_if_there, json_object_or_none, read_json_object
 
 # columns of a title, and of a result that is worth a column; between two columns are spaces
@@ -88,14 +88,14 @@ def print_run(name: str) -> None:
     path = directory / "summary.json"
     if not path.exists():
         state = run_state(directory, status)
-        raise RunError(f"{directory} is {state} and has no table yet; resume={directory.name} goes on with it")
+        raise RunError(f"{directory} is {state} and has no table yet; resume={run_name(directory)} goes on with it")
     say_unfinished([directory])
-    summary = read_json_object(path, hint=f"resume={directory.name} writes it again")
+    summary = read_json_object(path, hint=f"resume={run_name(directory)} writes it again")
     try:
         figures = sorted((directory / "figures").glob("*.p[nd][gf]"))
         print_summary(str(status.get("title", "")), summary["columns"], summary["rows"], summary["verdict"], figures)
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        raise RunError(f"{path} is damaged; resume={directory.name} writes it again") from error
+        raise RunError(f"{path} is damaged; resume={run_name(directory)} writes it again") from error
     console = Console(markup=False, emoji=False, highlight=False)
     for line in _stage_lines(directory):
         console.print(printable(line), soft_wrap=True)
@@ -106,13 +106,13 @@ def print_run(name: str) -> None:
 def _stage_lines(directory: Path) -> list[str]:
     """What the stages of a training went on from, and what they trained, in words."""
     path = directory / "stages.json"
-    notes = json_object_if_there(path, hint=f"remove it to see the rest of {directory.name}") or {}
+    notes = json_object_if_there(path, hint=f"remove it to see the rest of {run_name(directory)}") or {}
     try:
         first = [note for note in notes.get("stages", []) if note["replicate"] == 0]
         lines = [str(line) for note in first[:_MOST_STAGES] for line in note["words"]]
         more = len(notes.get("stages", [])) - len(first[:_MOST_STAGES])
     except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path} is damaged; remove it to see the rest of {directory.name}") from error
+        raise RunError(f"{path} is damaged; remove it to see the rest of {run_name(directory)}") from error
     lines += [f"{more} more stages are in {path}"] if more else []
     return [*lines, str(notes["expected"])] if notes.get("expected") else lines
 

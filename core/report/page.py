@@ -19,6 +19,7 @@ from lab.core.report.differences import differences
 from lab.core.report.pictures import data_uri
 from lab.core.report.recorded import RecordedRun
 from lab.core.report.tables import is_number, latex, markdown, numeric_columns, shown
+from lab.core.runs.find import run_name
 
 # by which a report is recognised, to be replaced by a later one
 GENERATOR = "lab report"
@@ -179,7 +180,7 @@ def _of_folder(run: RecordedRun, faults: list[str]) -> list[Picture]:
             caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
             pictures.append(Picture(name=path.stem, png=path.read_bytes(), alt=alt, caption=caption))
         except OSError as error:
-            faults.append(f"{error.filename} cannot be read ({error.strerror}); resume={run.directory.name} writes it")
+            faults.append(f"{error.filename} cannot be read ({error.strerror}); resume={run_name(run.directory)} writes it")
     return pictures
 
 

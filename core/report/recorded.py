@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.core.errors import RunError
 from lab.core.report.content import Entry, Table
-from lab.core.runs.find import run_state
+from lab.core.runs.find import run_name, run_state
 from lab.core.runs.json_files import read_json, read_json_object
 
 
@@ -103,7 +103,7 @@ class RecordedRun:
 
     def _object(self, name: str) -> dict[str, Any]:
         try:
-            return read_json_object(self.directory / name, hint=f"resume={self.directory.name} may write it again")
+            return read_json_object(self.directory / name, hint=f"resume={run_name(self.directory)} may write it again")
         except RunError as error:
             self.faults.append(str(error))
             return {}

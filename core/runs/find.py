@@ -3,7 +3,9 @@
 import difflib
 import fcntl
 import os
+from collections import deque
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from lab.core.errors import RunError
@@ -21,15 +23,65 @@ _SHOWN = 80
 # of the runs that a name is the end of
 _NAMED = 3
 
+# one of them makes a folder that of a run
+_OF_A_RUN = frozenset({"status.json", "overrides.json"})
+
+# digits of which fewer are the end of any name by chance; the time at the end of a name has as many
+_LEAST_DIGITS = 6
+
 
 def outputs_root() -> Path:
     """Where runs are recorded: LAB_OUTPUTS, or outputs/ in the working directory."""
     return Path(os.environ.get("LAB_OUTPUTS", "outputs"))
 
 
+def run_name(directory: Path) -> str:
+    """A short name of a run that `find_run` accepts, for tables and behind resume=.
+
+    Of a point of a sweep it begins with that of the sweep; of a run outside the output folder it is the whole path.
+    """
+    try:
+        # not what links lead to: linked runs are listed where the links are
+        parts = Path(os.path.abspath(directory)).relative_to(os.path.abspath(outputs_root())).parts
+    except ValueError:
+        return str(directory)
+    if len(parts) == 4 and parts[1] == "sweeps":
+        return "/".join(parts[-2:])
+    is_found = len(parts) == 3 and (parts[1] in ("runs", "sweeps") or parts[0] == "reference")
+    return parts[-1] if is_found else "/".join(parts) or str(directory)
+
+
 def run_directories(root: Path) -> list[Path]:
-    """Every recorded run under `root`, newest first; each point of a sweep is a run."""
-    found = {path.parent for pattern in ("**/status.json", "**/overrides.json") for path in root.glob(pattern)}
+    """Every recorded run under `root`, newest first; each point of a sweep is a run.
+
+    Links to folders are followed, except within runs and to where the way has been already or where it comes from.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    own = os.path.realpath(root)
+    # each with where it really is; real folders first: a run that is also linked is listed once, by its own name
+    folders, links = deque([(str(root), own)]), deque[tuple[str, str]]()
+    while folders or links:
+        is_link = not folders
+        folder, real = (folders or links).popleft()
+        if real in seen or (is_link and f"{own}/".startswith(f"{real.rstrip('/')}/")):
+            continue
+        seen.add(real)
+        try:
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
+        except OSError:
+            # no folder, or one of others
+            continue
+        is_run = any(entry.name in _OF_A_RUN for entry in entries)
+        if is_run:
+            found.append(Path(folder))
+        for entry in entries:
+            with suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, os.path.join(real, entry.name)))
+                elif not is_run and entry.is_symlink() and entry.is_dir():
+                    links.append((entry.path, os.path.realpath(entry.path)))
     return sorted(
         found,
         key=lambda path: (path / "config.json").stat().st_mtime if (path / "config.json").exists() else 0,
@@ -41,7 +93,7 @@ def find_run(name: str) -> Path:
     """The run that `name` means: a directory, a name as `lab runs` lists it, or the end of one.
 
     Raises:
-        RunError: if there is none, or more than one.
+        RunError: if there is none, or more than one, or the name is a few digits within another.
     """
     if not name:
         raise RunError("the name of the run is empty; `lab runs` lists those there are")
@@ -58,7 +110,14 @@ def find_run(name: str) -> Path:
         return root / name
     folders = _folders(root, name)
     matches = _ending(root, folders, name)
-    whole = [path for path in matches if path.name == name]
+    whole = [path for path in matches if f"/{path.relative_to(root).as_posix()}".endswith(f"/{name}")]
+    first = name.partition("/")[0]
+    if matches and not whole and first.isdecimal() and len(first) < _LEAST_DIGITS:
+        near = matches[0].relative_to(root).as_posix()
+        raise RunError(
+            f"{name} is too short for the end of a name of digits, such as that of {near}; give {_LEAST_DIGITS} of "
+            "them or more, or the path"
+        )
     if len(matches) == 1 or len(whole) == 1:
         return (whole or matches)[0]
     if not matches:

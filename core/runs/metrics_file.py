@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from lab.core.errors import RunError
 from lab.core.runs.atomic_files import as_run_error, file_atomically, refuse_special
 from lab.core.runs.checked_lines import Findings, encode, read
+from lab.core.runs.find import run_name
 from lab.core.runs.row_store import RowStore
 
 Row = TypeVar("Row", bound=Mapping[str, object])
@@ -159,7 +160,7 @@ class MetricsFile(Generic[Row]):
         if ours.st_size != self._size:
             raise RunError(
                 f"{self.path} was changed by another program while the run went on; "
-                f"resume={self.path.parent.name} keeps the rows that are whole"
+                f"resume={run_name(self.path.parent)} keeps the rows that are whole"
             )
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from lab.core.errors import RunError
 from lab.core.runs.atomic_files import file_atomically, refuse_special, write_atomically
+from lab.core.runs.find import run_name
 from lab.core.runs.sums import check_file
 
 _BLOCK = 50_000
@@ -113,7 +114,7 @@ def read_table(
         RunError: if it is not there, or damaged.
     """
     path = directory / name
-    again = f"resume={directory.name} writes it again"
+    again = f"resume={run_name(directory)} writes it again"
     refuse_special(path, RunError)
     check_file(path, hint=again, error=RunError)
     filters = [(key, "in" if isinstance(value, list) else "=", value) for key, value in (equal or {}).items()]
@@ -131,7 +132,7 @@ def read_table(
         )
     except FileNotFoundError as error:
         raise RunError(
-            f"{path} is not there: the run has no table yet; resume={directory.name} goes on with it"
+            f"{path} is not there: the run has no table yet; resume={run_name(directory)} goes on with it"
         ) from error
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path} is damaged; {again}") from error

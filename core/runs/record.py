@@ -14,21 +14,20 @@ SHA256SUMS         digests of all these but metrics.jsonl, compared when they ar
 figures/           PDF, PNG, and the plotted numbers
 """
 
-import fcntl
 import json
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from lab.core.dotted_keys import by_dotted_key
 from lab.core.errors import RunError
-from lab.core.runs.atomic_files import as_run_error, make_folder, refuse_special, remove_partial_files, write_atomically
+from lab.core.runs.atomic_files import as_run_error, make_folder, remove_partial_files, write_atomically
 from lab.core.runs.attempts import PROVENANCE, ResumeOn, patch_name, refuse_difference, with_earlier
 from lab.core.runs.find import SCHEMA_VERSION, refuse_other_version
+from lab.core.runs.folder_lock import locked
 from lab.core.runs.json_files import Entry, finite, json_object_or_none, read_json_object
 from lab.core.runs.metrics_file import MetricsFile
 from lab.core.runs.row_store import RowStore
@@ -42,9 +41,6 @@ Row = TypeVar("Row", bound=Mapping[str, object])
 
 # Keys that do not affect any recorded number: a run may be resumed with other values of them.
 INDIFFERENT_KEYS = frozenset({"workers", "threads", "loader", "loader_processes", "parallel", "sinks", "resume_on"})
-
-# for the lock of a folder that `lab runs` looks at: half a second
-_TRIES, _PAUSE_S = 11, 0.05
 
 _HINT = "start a new run without resume"
 # what readers compare; a line of metrics.jsonl has a checksum
@@ -121,7 +117,7 @@ class Run(Generic[Row]):
         self._status: dict[str, str | int] = {"schema_version": SCHEMA_VERSION, "started": _now()}
         self._sinks = Sinks(sinks)
         self._signals = EndSignals(directory)
-        self._lock = _lock(directory)
+        self._lock = locked(directory)
         self._metrics: MetricsFile[Row] | None = None
         try:
             self._open(deciding(config), overrides, provenance, patch, str(config.get("resume_on", ResumeOn.same)))
@@ -318,40 +314,6 @@ class Run(Generic[Row]):
 def deciding(config: Mapping[str, object]) -> dict[str, object]:
     """The keys of a configuration that affect the results."""
     return {key: value for key, value in config.items() if key not in INDIFFERENT_KEYS}
-
-
-def _lock(directory: Path) -> IO[str]:
-    path = directory / ".lock"
-    refuse_special(path, RunError)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        # no link: it would make a file elsewhere
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        file = open(handle, "a")  # noqa: SIM115  (held open until the run is left)
-    except OSError as error:
-        raise as_run_error(error, path) from error
-    try:
-        # the kernel releases the lock when the process ends, however it ends
-        _take(file)
-    except BlockingIOError as error:
-        file.close()
-        raise RunError(f"{directory} is open in another process; wait for it, or start a new run") from error
-    except OSError as error:
-        file.close()
-        raise as_run_error(error, directory) from error
-    return file
-
-
-def _take(file: IO[str]) -> None:
-    """Take the lock of a file; whoever asks `is_open` holds it for a moment, which is waited for."""
-    for left in reversed(range(_TRIES)):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if not left:
-                raise
-        time.sleep(_PAUSE_S)
 
 
 def _dump(content: object) -> str:

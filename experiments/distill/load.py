@@ -19,7 +19,7 @@ from lab.core.models.decoder import LanguageModel
 from lab.core.models.folder import PROMPT, Kind, ModelFolder, Precision
 from lab.core.models.vision_language_config import VisionEncoderConfig
 from lab.core.parallel.layout import Layout, assign, cut_modules, whole
-from lab.core.runs.find import is_listed
+from lab.core.runs.find import is_listed, run_name
 from lab.core.runs.random_streams import Seeds
 from lab.core.streams import say
 from lab.core.tokenizer import Tokenizer
@@ -164,7 +164,7 @@ def _place_of(name: str, selector: StudentSelector) -> ModelFolder | RecordedRun
         )
     run = find_recorded(name)
     if run.teacher_folder is not None and not run.teacher_folder.exists():
-        raise RunError(f"{run.folder} has no finished teacher; resume={run.folder.name} continues it")
+        raise RunError(f"{run.folder} has no finished teacher; resume={run_name(run.folder)} continues it")
     return run
 
 

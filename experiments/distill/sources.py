@@ -12,7 +12,14 @@ from lab.core.mixers.spec import mixer_spec
 from lab.core.models.folder import Kind, ModelFolder
 from lab.core.runs.atomic_files import refuse_special
 from lab.core.runs.checked_lines import Findings, read
-from lab.core.runs.find import SCHEMA_VERSION, find_run, outputs_root, refuse_other_version, run_directories
+from lab.core.runs.find import (
+    SCHEMA_VERSION,
+    find_run,
+    outputs_root,
+    refuse_other_version,
+    run_directories,
+    run_name,
+)
 from lab.core.runs.json_files import json_object_or_none
 from lab.core.train.digests import read_meta
 from lab.core.train.state import checkpoints
@@ -118,7 +125,7 @@ def choose_node(run: RecordedRun, selector: StudentSelector) -> StageNode:
     if not chosen:
         asked = "" if selector.stage is None else f" of stage {selector.stage}"
         has = ", ".join(str(node.stage) for node in finished)
-        fix = f"it has finished stage {has}" if has else f"continue it with `lab distill resume={folder.name}`"
+        fix = f"it has finished stage {has}" if has else f"continue it with `lab distill resume={run_name(folder)}`"
         raise RunError(f"{folder} has no finished student{asked}; {fix}")
     return chosen[0]
 
@@ -193,7 +200,7 @@ def _why_not(folder: Path, recorded: Mapping[str, object]) -> str | None:
     if status.get("schema_version") != SCHEMA_VERSION:
         return "another version of lab recorded it; choose another"
     if status.get("status") != "finished":
-        return f"it is {status.get('status', 'unreadable')}; finish it with resume={folder.name}"
+        return f"it is {status.get('status', 'unreadable')}; finish it with resume={run_name(folder)}"
     for key in _COMMON:
         if _at(theirs, key) != _at(recorded, key):
             return f"its {key} differs; choose a run of the same teacher and student"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lab.core.errors import RunError
-from lab.core.runs import metrics_file, record
+from lab.core.runs import folder_lock, metrics_file, record
 from lab.core.runs.find import is_open
 from lab.core.runs.record import Extension, Run
 from lab.core.runs.sums import SUMS
@@ -130,7 +130,7 @@ def test_a_status_that_is_damaged_stops_nobody(
 
 
 def test_a_run_is_open_in_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(folder_lock, "_PAUSE_S", 0.0)
     with opened(tmp_path) as run:
         with pytest.raises(RunError, match="is open in another process"):
             opened(tmp_path)
@@ -341,7 +341,7 @@ def test_who_only_asks_whether_a_run_is_open_does_not_hold_it_up(
     with (tmp_path / ".lock").open("w") as asking:
         fcntl.flock(asking, fcntl.LOCK_SH)
         # it has its answer after a while
-        monkeypatch.setattr(record.time, "sleep", lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))
+        monkeypatch.setattr(folder_lock.time, "sleep", lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))
         opened(tmp_path)._close()
 
 
