@@ -79,7 +79,7 @@ def print_comparison(
     """
     runs = labelled_runs(names)
     if len(runs) < 2:
-        raise ConfigError(f"{names[0]} is one run; name two or more, or a sweep with several points")
+        raise ConfigError(f"{names[0]} is one run; name two or more, or a sweep with several points that have ended")
     say_unfinished(run.directory for run in runs)
     study = study_of(runs, experiments)
     results = [study.results(run.directory) for run in runs]

@@ -19,16 +19,17 @@ _HINT = "if this is not a run, `lab runs` lists them"
 
 
 def labelled_runs(names: Sequence[str]) -> "list[LabelledRun]":
-    """The runs of some names, in their order; a sweep stands for its points.
+    """The runs of some names, in their order; a sweep stands for its points that have a table.
 
     A run's label is the overrides in which it differs from the others; its name, where that does not tell it apart.
 
     Raises:
-        RunError: if there is no such run.
+        RunError: if there is no such run, or no point of a sweep has a table.
     """
     from lab.core.runs.recorded_study import LabelledRun
 
-    directories = list(dict.fromkeys(point for name in names for point in points_of(find_run(name))))
+    folders = [find_run(name) for name in names]
+    directories = list(dict.fromkeys(point for folder in folders for point in with_table(folder, points_of(folder))))
     if len(directories) == 1:
         return [LabelledRun(directories[0], "")]
     overrides = [_overrides(directory) for directory in directories]
@@ -37,6 +38,35 @@ def labelled_runs(names: Sequence[str]) -> "list[LabelledRun]":
     if "" in labels or len(set(labels)) < len(labels):
         labels = [run_name(directory) for directory in directories]
     return [LabelledRun(directory, label) for directory, label in zip(directories, labels, strict=True)]
+
+
+def with_table(folder: Path, points: Sequence[Path], *, name: str = "table.parquet") -> list[Path]:
+    """The points of a sweep that have a table; the others are left out, and counted in a line on stderr.
+
+    One that is recorded as finished is kept: whoever reads its table says that it is gone.
+
+    Args:
+        folder: of the sweep; a run that is the only point itself is kept as it is.
+        points: its points.
+        name: of the file that counts as the table.
+
+    Raises:
+        RunError: if none has one.
+    """
+    if list(points) == [folder]:
+        return [folder]
+    found = [point for point in points if (point / name).exists() or _is_finished(point)]
+    left_out = [point for point in points if point not in found]
+    if not found:
+        raise RunError(f"{folder}: no point has a table yet; `lab runs` says how it stands")
+    if left_out:
+        more = ", …" if len(left_out) > 1 else ""
+        say(f"{len(left_out)} of {len(points)} points have no table yet, and are left out: {run_name(left_out[0])}{more}")
+    return found
+
+
+def _is_finished(point: Path) -> bool:
+    return (json_object_or_none(point / "status.json") or {}).get("status") == "finished"
 
 
 def study_of(runs: "Sequence[LabelledRun]", experiments: Sequence[Experiment]) -> "RecordedStudy":

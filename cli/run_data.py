@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lab.cli.recorded_runs import say_unfinished
+from lab.cli.recorded_runs import say_unfinished, with_table
 from lab.core.errors import RunError
 from lab.core.runs.find import find_run, in_order, run_directories, run_name
 from lab.core.runs.json_files import finite, json_object_if_there, read_json_object
@@ -57,10 +57,11 @@ def print_csv(name: str) -> None:
     write_table(pa.concat_tables(tables, promote_options="permissive"), sys.stdout.buffer)
 
 
-def _points(directory: Path) -> list[Path]:
-    """The run itself, or the runs of a sweep."""
+def _points(directory: Path, *, name: str = "table.parquet") -> list[Path]:
+    """The run itself, or the runs of a sweep that have a table."""
     found = in_order(path for path in run_directories(directory) if path != directory)
-    return found if found and not (directory / "status.json").exists() else [directory]
+    is_sweep = found and not (directory / "status.json").exists()
+    return with_table(directory, found, name=name) if is_sweep else [directory]
 
 
 def _content(directory: Path) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def print_summary_csv(name: str) -> None:
         RunError: if there is no such run, or it has no summary yet.
     """
     directory = find_run(name)
-    points = _points(directory)
+    points = _points(directory, name="summary.json")
     say_unfinished(points)
     lines: list[dict[str, Any]] = []
     for point in points:

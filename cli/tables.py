@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lab.cli.recorded_runs import say_unfinished
+from lab.cli.recorded_runs import say_unfinished, with_table
 from lab.cli.sweeps.leaving import waiting_jobs
 from lab.core.errors import RunError
 from lab.core.printable import printable
@@ -71,7 +71,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def print_run(name: str) -> None:
-    """Print the summary of a run, and where its files are.
+    """Print the summary of a run, and where its files are; of a sweep, of each point that has one.
 
     Raises:
         RunError: if there is no such run, or its summary is damaged.
@@ -80,7 +80,7 @@ def print_run(name: str) -> None:
     if not (directory / "status.json").exists():
         # not deeper: any folder may be given, also that of everything
         points = {path.parent for path in (*directory.glob("*/status.json"), *directory.glob("*/*/status.json"))}
-        for point in in_order(points):
+        for point in with_table(directory, in_order(points), name="summary.json") if points else ():
             print_run(str(point))
         if points:
             return

@@ -166,3 +166,26 @@ def test_every_name_that_is_listed_is_accepted(typed: Typed, two: tuple[Path, Pa
         assert find_run(name.partition("/")[2]) == find_run(name)
     # as in a terminal of 80 columns, one line for each
     assert max(map(len, typed("runs").out.splitlines())) <= 240
+
+
+def test_a_point_that_waits_does_not_hide_the_others(typed: Typed, two: tuple[Path, Path], tmp_path: Path) -> None:
+    sweep = two[0].parent
+    (sweep / "2").mkdir()
+    (sweep / "2" / "status.json").write_text(json.dumps({"schema_version": 4, "status": "waiting"}))
+    said = f"lab: 1 of 3 points have no table yet, and are left out: {sweep.name}/2\n"
+    for words in (
+        *(("show", *flags) for flags in ((), ("--json",), ("--csv",), ("--csv", "--summary"))),
+        ("plot", "--out", str(tmp_path / "figures")),
+        ("compare", "--csv"),
+    ):
+        done = typed(words[0], str(sweep), *words[1:])
+        assert (done.code, done.err) == (0, said), words
+    shutil.rmtree(sweep / "2")
+    (two[1] / "table.parquet").unlink()
+    # not left out: it was there
+    refused(typed("show", str(sweep), "--csv"), "table.parquet", f"resume={sweep.name}/1")
+    for point in two:
+        (point / "status.json").write_text(json.dumps({"schema_version": 4, "status": "interrupted"}))
+        for name in ("table.parquet", "summary.json"):
+            (point / name).unlink(missing_ok=True)
+    refused(typed("show", str(sweep)), "no point has a table yet")
