@@ -1,5 +1,6 @@
 """The command line that continues a recorded run."""
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -11,14 +12,18 @@ from lab.core.runs.atomic_files import refuse_special
 from lab.core.runs.find import find_run, refuse_other_version
 from lab.core.runs.json_files import json_object_or_none, read_json
 from lab.core.runs.record import INDIFFERENT_KEYS
+from lab.core.runs.trackers import tracker_names
 from lab.experiments.spec import Experiment
 
 # also as the place that a group is put in: data@hydra.callbacks
 _OF_HYDRA = re.compile(r"(^|[@:])hydra([./@:]|$)")
 # of a sweep whose points optuna chooses: its study
 SEARCH = "optuna.db"
-# where the points of a sweep are computed
-_LAUNCHER = re.compile(r"hydra[/.]launcher[.=]")
+_SUBDIR = "hydra.sweep.subdir="
+# where the points of a sweep are computed, and what their folders are called
+_OF_SWEEP = re.compile(rf"hydra[/.]launcher[.=]|{re.escape(_SUBDIR)}")
+# Hydra's name for a point's folder, unless the user names it otherwise
+BY_NUMBER = "${hydra:job.num}"
 # ${seed} is another key of the run, ${oc.env:HOME} is not, and neither is ${${seed}:HOME}
 _RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
 # as the value of a group: a file outside the folders of configuration, or a name that is found out later
@@ -39,7 +44,7 @@ def resumed(arguments: Sequence[str], *, study: Experiment) -> list[str]:
     names = [word.removeprefix("resume=") for word in arguments if word.startswith("resume=")]
     if not names:
         return list(arguments)
-    others = [word for word in arguments if not word.startswith("resume=")]
+    places, others = _split([word for word in arguments if not word.startswith("resume=")])
     directory = find_run(names[-1])
     refuse_other_version(directory)
     if "${" in str(directory):
@@ -49,8 +54,13 @@ def resumed(arguments: Sequence[str], *, study: Experiment) -> list[str]:
     is_sweep = (directory / "multirun.yaml").exists()
     _refuse_other_study(directory, study)
     overrides = _sweep_overrides(directory) if is_sweep else _run_overrides(directory)
+    if is_sweep and not any(word.startswith(_SUBDIR) for word in others):
+        others += _recorded_subdir(directory, is_checked=not places)
+    if places:
+        # Hydra composes such a command alone: its points are not checked beforehand
+        refuse_links(directory, _possible_points(directory) if is_sweep else ())
     allowed = INDIFFERENT_KEYS | study.grows | study.free
-    free = [word for word in others if word.partition("=")[0] in allowed or (is_sweep and _LAUNCHER.match(word))]
+    free = [word for word in others if word.partition("=")[0] in allowed or (is_sweep and _OF_SWEEP.match(word))]
     _refuse_less(directory, [word for word in free if word.partition("=")[0] in study.grows])
     # what makes no difference to the recorded numbers may be another in this attempt
     replaced = {word.partition("=")[0] for word in free}
@@ -62,8 +72,31 @@ def resumed(arguments: Sequence[str], *, study: Experiment) -> list[str]:
                 f"{', '.join(sorted(study.grows | study.free | INDIFFERENT_KEYS))}; leave it out, or start a new run"
             )
     if is_sweep:
-        return ["--multirun", *overrides, f"hydra.sweep.dir={quoted(directory)}"]
-    return [*overrides, f"hydra.run.dir={quoted(directory)}"]
+        return ["--multirun", *overrides, f"hydra.sweep.dir={quoted(directory)}", *places]
+    return [*overrides, f"hydra.run.dir={quoted(directory)}", *places]
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The flag --config-dir with its folder, as the user typed it, and the other words.
+
+    It is never recorded: what is in the folder may run code. config.json says whether it still holds the same keys.
+    """
+    places: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, is_set, _ = word.partition("=")
+        if name in ("--config-dir", "-cd"):
+            places += [word] if is_set else [word, *itertools.islice(rest, 1)]
+        else:
+            others.append(word)
+    return places, others
+
+
+def _possible_points(directory: Path) -> list[Path]:
+    """Folders of a sweep that may be those of points."""
+    found = [path for pattern in ("*", "*/*") for path in directory.glob(pattern)]
+    return [path for path in found if path.is_dir() and path.name not in tracker_names()]
 
 
 def refuse_links(directory: Path, points: Iterable[Path] = ()) -> None:
@@ -123,6 +156,33 @@ def _run_overrides(directory: Path) -> list[str]:
 
 
 def _sweep_overrides(directory: Path) -> list[str]:
+    return _harmless(_recorded_sweep(directory)[0], directory / "multirun.yaml")
+
+
+def _recorded_subdir(directory: Path, *, is_checked: bool) -> list[str]:
+    """The override that names the folders of a sweep's points as they were; none where they are numbered.
+
+    Args:
+        directory: of the sweep.
+        is_checked: whether where they lead is looked at before one starts.
+
+    Raises:
+        RunError: if the name could lead elsewhere, or read what is none of the sweep's.
+    """
+    _, subdir = _recorded_sweep(directory)
+    if subdir == BY_NUMBER:
+        return []
+    is_inside = not subdir.startswith("/") and ".." not in subdir.split("/")
+    if _RESOLVER.search(subdir.replace(BY_NUMBER, "")) or not is_inside or not is_checked:
+        raise RunError(
+            f"{directory / 'multirun.yaml'} holds {_SUBDIR}{subdir}, which can do more than name a folder; if you know "
+            f"where it comes from, type '{_SUBDIR}{subdir}' beside resume="
+        )
+    return [f"{_SUBDIR}{quoted(subdir)}"]
+
+
+def _recorded_sweep(directory: Path) -> tuple[list[str], str]:
+    """The overrides of a sweep, and what the folders of its points are called."""
     import yaml
 
     path = directory / "multirun.yaml"
@@ -130,14 +190,18 @@ def _sweep_overrides(directory: Path) -> list[str]:
     try:
         # not with OmegaConf: interpolations in somebody's file could read anything, and aliases become copies of copies
         recorded: Any = yaml.safe_load(path.read_bytes())
-        overrides = recorded["hydra"]["overrides"]["task"]
+        hydra = recorded["hydra"]
+        overrides = hydra["overrides"]["task"]
         if not isinstance(overrides, list):
             raise TypeError("overrides are a list")
-        words = [str(word) for word in overrides]
+        # as Hydra reads them: in front
+        params = (hydra.get("sweeper") or {}).get("params") or {}
+        words = [*(f"{key}={value}" for key, value in params.items()), *map(str, overrides)]
+        subdir = str((hydra.get("sweep") or {}).get("subdir") or BY_NUMBER)
     # brackets in brackets without end are a RecursionError
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged; start a new sweep") from error
-    return _harmless(words, path)
+    return words, subdir
 
 
 def _harmless(overrides: Sequence[str], path: Path) -> list[str]:

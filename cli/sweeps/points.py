@@ -1,6 +1,7 @@
 """The points of a command: of a sweep each combination of its values, of a run the run. Checked before one starts."""
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from lab.cli.cluster.in_a_job import refuse_several_tasks
 from lab.cli.override_errors import unreachable_key
-from lab.cli.resume import refuse_links
+from lab.cli.resume import BY_NUMBER, refuse_links
 from lab.cli.sweeps.composing import composed, sweep_axes, without_hydra
 from lab.core.errors import ConfigError, RunError
 from lab.core.runs.find import run_state
@@ -18,9 +19,6 @@ from lab.experiments.spec import Experiment, function_of
 
 # points of a sweep that are checked before the first one starts; composing one takes about 0.1 s
 MOST_CHECKED = 200
-
-# Hydra's name for a point's folder, unless the user names it otherwise
-_BY_NUMBER = "${hydra:job.num}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +140,14 @@ def command_of(experiment: Experiment, overrides: Sequence[str], *, is_multirun:
             first = _with_hydra(experiment.config, [*fixed, *(axis[0] for axis in axes)])
     folder = Path(str(first.hydra.sweep.dir if is_sweep else first.hydra.run.dir))
     hydra = first.hydra
-    has_numbers = is_sweep and _text(hydra.sweep, "subdir") == _BY_NUMBER
+    has_numbers = is_sweep and _text(hydra.sweep, "subdir") == BY_NUMBER
     points = []
     for number, own in enumerate(itertools.product(*axes)):
         words = (*fixed, *own)
         directory = folder
         if is_sweep:
             directory /= str(number) if has_numbers else _subfolder(experiment.config, words, number)
+            _refuse_outside(directory, folder)
         points.append(Point(number, tuple(own) if is_sweep else words, words, directory))
     return Command(experiment, is_sweep, is_search, folder, hydra, without_hydra(first), tuple(points))
 
@@ -192,6 +191,14 @@ def _refuse_no_directory(first: Any, *, is_sweep: bool) -> None:
     directory = first.hydra[key].dir
     if directory is None or not str(directory).strip():
         raise ConfigError(f"hydra.{key}.dir={directory!r} is empty; give it a folder, or leave it out")
+
+
+def _refuse_outside(directory: Path, folder: Path) -> None:
+    """A point elsewhere would not be found with its sweep, and one in the sweep's own folder hides the others."""
+    if Path(os.path.normpath(folder)) not in Path(os.path.normpath(directory)).parents:
+        raise ConfigError(
+            f"hydra.sweep.subdir: {directory} is not below {folder}, the folder of the sweep; give the name of a folder"
+        )
 
 
 def _text(node: Any, key: str) -> str:
