@@ -132,8 +132,11 @@ def _refuse_other_study(directory: Path, study: Experiment) -> None:
     from hydra.core.config_store import ConfigStore
 
     known = {str(key) for key in ConfigStore.instance().load(f"{study.config}_schema.yaml").node}
-    for path in (directory / "config.json", *sorted(directory.glob("*/config.json"))[:1]):
-        recorded = json_object_or_none(path) if path.exists() else None
+    path = directory / "config.json"
+    # below a run, trackers have files of this name
+    found = [path] if path.exists() else sorted(directory.glob("*/config.json"))[:1]
+    for path in found:
+        recorded = json_object_or_none(path)
         if recorded is not None and not recorded.keys() <= known:
             raise RunError(
                 f"{directory} is of another study than `lab {study.command}`; resume it with that study's command"
