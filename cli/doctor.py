@@ -25,6 +25,8 @@ _CONV = (
     "pip install packaging ninja wheel && CAUSAL_CONV1D_FORCE_BUILD=TRUE "
     "pip install --no-build-isolation 'causal-conv1d>=1.4' (needs nvcc)"
 )
+# wider than any line of the report
+_WIDTH = 1000
 # dtypes of products
 _PRODUCTS = ("float32", "bfloat16")
 # mamba-ssm is a peer too, but has its own line
@@ -56,7 +58,9 @@ def print_report() -> None:
         table.add_row(finding.subject, Text(finding.result))
         if finding.hint:
             table.add_row("", Text(f"add it: {finding.hint}", style="dim"))
-    Console().print(table, highlight=False)
+    # commands are copied whole: a file or pipe has no width
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console.print(table, highlight=False)
 
 
 def measure_products() -> None:

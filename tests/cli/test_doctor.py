@@ -40,6 +40,13 @@ def test_the_doctor_says_what_runs_here_on_one_screen_and_builds_nothing(
     assert not list(cache.rglob("*.so"))
 
 
+def test_a_report_in_a_file_breaks_no_command(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    hint = f"pip install {'a-package-of-a-long-name ' * 12}--no-deps"
+    monkeypatch.setattr(doctor, "findings", lambda: [doctor.Finding("package", "missing", hint)])
+    assert f"add it: {hint}" in typed("doctor").out
+
+
 def test_what_was_measured_for_products_is_in_a_line_for_each_dtype(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
