@@ -1,6 +1,8 @@
 """`lab plot`: figures of recorded runs, from their tables, without computing."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -9,9 +11,9 @@ import typer
 
 from lab.cli.help import RESULTS
 from lab.cli.recorded_runs import config_of, labelled_runs, say_unfinished, study_of
-from lab.core.errors import ConfigError
+from lab.core.errors import ConfigError, LabError
 from lab.core.printable import printable
-from lab.core.streams import printed
+from lab.core.streams import printed, say
 from lab.experiments.spec import Experiment
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from lab.core.runs.recorded_study import LabelledRun, PlotRequest, RecordedStudy
 
 _FORMATS = ("pdf", "png", "svg")
+# ticks beyond a logarithmic axis are numbers too
+_LARGEST_LIMIT = 1e200
 
 _HELP = """Draw figures of recorded runs, without computing.
 
@@ -108,6 +112,7 @@ def draw_and_save(names: Sequence[str], options: PlotOptions, experiments: Seque
         LabError: if there is no such run, figure or curve; nothing is written then.
     """
     request = _request(options)
+    _refuse_bad_formulas(options)
     for word in options.formats:
         if word not in _FORMATS:
             raise ConfigError(f"--format {word}: choose from {', '.join(_FORMATS)}")
@@ -123,15 +128,47 @@ def draw_and_save(names: Sequence[str], options: PlotOptions, experiments: Seque
     drawn: dict[str, Drawn] = {}
     with house_style():
         for name in figures:
-            figure = study.draw(name, runs, request)
-            if figure is None:
-                raise ConfigError(f"--figure {name}: {runs[0].directory} has nothing that it shows; choose another")
+            with _drawing(name):
+                figure = study.draw(name, runs, request)
+                if figure is None:
+                    raise ConfigError(f"--figure {name}: {runs[0].directory} has nothing that it shows; choose another")
+                # texts and ticks are laid out here, before anything is written
+                figure.figure.draw_without_rendering()
             drawn[name] = figure
     _make_folders(options.out)
     for name, figure in drawn.items():
-        for path in save_figure(figure, options.out, name, options.formats or ("pdf", "png")):
+        with warnings.catch_warnings():
+            # said when it was drawn
+            warnings.simplefilter("ignore")
+            paths = save_figure(figure, options.out, name, options.formats or ("pdf", "png"))
+        for path in paths:
             print(f"figure: {printable(str(path))}")
         print(f"caption: {printable(str(options.out / f'{name}.tex'))}")
+
+
+@contextmanager
+def _drawing(name: str) -> Iterator[None]:
+    """What matplotlib warns of is said in a line, and what it cannot draw is refused.
+
+    Raises:
+        ConfigError: with the reason.
+    """
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("ignore")
+        for kind in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("always", kind)
+        try:
+            yield
+        except LabError:
+            raise
+        # matplotlib has many ways to refuse numbers and texts that it cannot show
+        except Exception as error:
+            reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            raise ConfigError(
+                f"--figure {name}: it cannot be drawn so ({reason}); give other labels or limits"
+            ) from error
+    for text in dict.fromkeys(str(warning.message) for warning in found):
+        say(f"figure {name}: {text}")
 
 
 def _of_run(run: "LabelledRun", study: "RecordedStudy") -> list[str]:
@@ -186,6 +223,26 @@ def _labels(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def _refuse_bad_formulas(options: PlotOptions) -> None:
+    """Refuse texts between dollar signs that are no formulas of matplotlib's."""
+    from matplotlib.cbook import is_math_text
+    from matplotlib.mathtext import MathTextParser
+
+    texts = [("--title", options.title), *(("--label", word) for word in options.labels)]
+    for option, text in texts:
+        drawn = text.partition("=>")[2].strip() if option == "--label" else text
+        if not is_math_text(drawn):
+            continue
+        try:
+            MathTextParser("agg").parse(drawn)
+        except ValueError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ConfigError(
+                f"{option} {text}: text between dollar signs is a formula, and this is no formula ({reason}); "
+                r"write \$ for a dollar sign"
+            ) from error
+
+
 def _limits(option: str, text: str) -> tuple[float, float] | None:
     """Two ascending numbers with a comma between them; None for an empty text."""
     if not text:
@@ -194,8 +251,10 @@ def _limits(option: str, text: str) -> tuple[float, float] | None:
         low, high = (float(word) for word in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option} {text}: give two numbers with a comma between them, such as 0.1,5") from error
-    if not -1e300 < low < high < 1e300:
+    if not low < high:
         raise ConfigError(f"{option} {text}: the first number must be smaller than the second")
+    if not max(abs(low), abs(high)) <= _LARGEST_LIMIT:
+        raise ConfigError(f"{option} {text}: give numbers from {-_LARGEST_LIMIT:g} to {_LARGEST_LIMIT:g}")
     return low, high
 
 

@@ -9,6 +9,7 @@ from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from lab.core.errors import ConfigError
 from lab.core.runs.recorded_study import AxesRequest
 
 _FEWEST_TICKS, _MOST_TICKS = 4, 10
@@ -73,7 +74,11 @@ def _stand_apart(axis: Axis, ticks: Sequence[float]) -> bool:
 
 
 def set_axes(figure: Figure, request: AxesRequest) -> None:
-    """Change limits and scales of every panel, and set the title."""
+    """Change limits and scales of every panel, and set the title.
+
+    Raises:
+        ConfigError: for limits of a logarithmic axis that are not above zero.
+    """
     for axes in figure.axes:
         if axes.get_label() != "<colorbar>":
             _set(axes, request)
@@ -86,10 +91,18 @@ def _set(axes: Axes, request: AxesRequest) -> None:
         axes.set_xscale(request.xscale)
     if request.yscale is not None and request.yscale != axes.get_yscale():
         axes.set_yscale(request.yscale)
-    if request.xlim is not None:
-        axes.set_xlim(*request.xlim)
-    if request.ylim is not None:
-        axes.set_ylim(*request.ylim)
+    for name, limits, scale, set_limits in (
+        ("x", request.xlim, axes.get_xscale(), axes.set_xlim),
+        ("y", request.ylim, axes.get_yscale(), axes.set_ylim),
+    ):
+        if limits is None:
+            continue
+        if scale == "log" and limits[0] <= 0:
+            words = f"{limits[0]:g},{limits[1]:g}"
+            raise ConfigError(
+                f"--{name}lim {words}: the {name} axis is logarithmic; give numbers above 0, or --{name}scale linear"
+            )
+        set_limits(*limits)
     # ticks were chosen for what the axis showed before
     if axes.get_xscale() == "log" and (request.xlim or request.xscale):
         plain_ticks(axes.xaxis)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from lab.core.runs.find import find_run
 from lab.core.runs.sums import SUMS
+from lab.experiments.hmm_risk.results import recorded as study
 from reference.parquet import read_table
 
 Typed = Callable[..., Any]
@@ -113,6 +115,10 @@ def test_points_of_a_sweep_are_curves_named_after_their_overrides(
         (("--curves", "SNR 7"), "there is no such curve"),
         (("--label", "SNR 7=>b"), "there is no such curve"),
         (("--label", "SNR 7"), "=>"),
+        (("--label", r"measured=>$\foo$"), "no formula"),
+        (("--title", r"a $\foo$ b"), "no formula"),
+        (("--xlim", "0,5"), "--xlim 0,5: the x axis is logarithmic; give numbers above 0, or --xscale linear"),
+        (("--ylim", "0.001,1e299"), "give numbers from -1e+200 to 1e+200"),
         (("--xlim", "2,1"), "--xlim 2,1"),
         (("--ylim", "1"), "--ylim 1"),
         (("--yscale", "cubic"), "log or linear"),
@@ -124,6 +130,14 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_written(
 ) -> None:
     refused(typed("plot", recorded.name, *words, "--out", str(tmp_path / "out")), said)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_matplotlib_warns_of_is_said_in_a_line(
+    typed: Typed, recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study, "set_axes", lambda figure, request: warnings.warn("no such letter", stacklevel=1))
+    done = typed("plot", recorded.name, "--format", "png", "--out", str(tmp_path))
+    assert (done.code, done.err) == (0, "lab: figure excess_risk: no such letter\n")
 
 
 def test_runs_that_are_missing_damaged_or_of_another_study_are_refused(
