@@ -81,7 +81,11 @@ def runs(
     from lab.cli.tables import listed, print_runs
 
     with one_line_errors(), printed():
-        print_json(listed(study, limit)) if as_json else print_runs(study, limit)
+        studies = [experiment.config for experiment in found_experiments()]
+        if as_json:
+            print_json(listed(study, limit, studies=studies))
+        else:
+            print_runs(study, limit, studies=studies)
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -1,6 +1,7 @@
 """Recorded runs as JSON and CSV, for other programs: numbers in full precision."""
 
 import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ from lab.cli.recorded_runs import say_unfinished, with_table
 from lab.core.errors import RunError
 from lab.core.runs.find import find_run, in_order, run_directories, run_name
 from lab.core.runs.json_files import finite, json_object_if_there, read_json_object
+
+# rows that are turned into text together
+_AT_ONCE = 50_000
 
 
 def print_json(content: object) -> None:
@@ -36,6 +40,7 @@ def print_csv(name: str) -> None:
         RunError: if there is no such run, it has no table yet, or the tables of its points have different columns.
     """
     import pyarrow as pa
+    from pyarrow.csv import WriteOptions
     from pyarrow.csv import write_csv as write_table
 
     from lab.core.runs.parquet import read_table
@@ -53,8 +58,12 @@ def print_csv(name: str) -> None:
     for table in tables[1:]:
         if table.column_names != tables[0].column_names:
             raise RunError(f"{directory}: its points have different columns; give one point, such as {points[0]}")
-    sys.stdout.flush()
-    write_table(pa.concat_tables(tables, promote_options="permissive"), sys.stdout.buffer)
+    # as text: what standard output is takes no bytes where it is closed, and knows of no error in them
+    table = pa.concat_tables(tables, promote_options="permissive")
+    for number, part in enumerate([table.slice(0, 0), *table.to_batches(_AT_ONCE)]):
+        buffer = io.BytesIO()
+        write_table(part, buffer, WriteOptions(include_header=number == 0))
+        sys.stdout.write(buffer.getvalue().decode())
 
 
 def _points(directory: Path, *, name: str = "table.parquet") -> list[Path]:

@@ -1,6 +1,8 @@
 """`lab runs` and `lab show`: recorded runs as tables. A damaged run is listed as such."""
 
+import difflib
 import sys
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from rich.table import Table
 
 from lab.cli.recorded_runs import say_unfinished, with_table
 from lab.cli.sweeps.leaving import waiting_jobs
-from lab.core.errors import RunError
+from lab.core.errors import ConfigError, RunError
 from lab.core.printable import printable
 from lab.core.runs.console import print_directory, print_summary
 from lab.core.runs.find import find_run, in_order, outputs_root, run_directories, run_name, run_state
@@ -23,11 +25,21 @@ _MOST_STAGES = 6
 _OF_STATUS = ("started", "updated", "title", "headline", "error")
 
 
-def listed(study: str, limit: int) -> list[dict[str, str | None]]:
-    """Runs under the output folder, the newest first: names, states, and what they found; `job` of one that waits."""
+def listed(study: str, limit: int, *, studies: Collection[str]) -> list[dict[str, str | None]]:
+    """Runs under the output folder, the newest first: names, states, and what they found; `job` of one that waits.
+
+    Args:
+        study: those in its folder alone; by the name of its command or its folder. Empty for all.
+        limit: how many.
+        studies: the folders of all studies, which may have no run yet.
+
+    Raises:
+        ConfigError: if there is no such study.
+    """
     root = outputs_root()
+    folder = _folder_of(study, root, studies) if study else root
     found: list[dict[str, str | None]] = []
-    directories = run_directories(root / study if study else root)[:limit]
+    directories = run_directories(folder)[:limit]
     jobs = waiting_jobs(directories)
     for directory in directories:
         status = json_object_or_none(directory / "status.json")
@@ -40,13 +52,31 @@ def listed(study: str, limit: int) -> list[dict[str, str | None]]:
     return found
 
 
-def print_runs(study: str, limit: int) -> None:
-    """Print a table of `listed`, one line for each run."""
-    runs = listed(study, limit)
+def _folder_of(study: str, root: Path, studies: Collection[str]) -> Path:
+    folders = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+    known = sorted({*studies, *folders})
+    name = study if study in known else study.replace("-", "_")
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+        raise ConfigError(f"--study {study}: there is no such study; {hint}")
+    return root / name
+
+
+def print_runs(study: str, limit: int, *, studies: Collection[str]) -> None:
+    """Print a table of `listed`, one line for each run.
+
+    Raises:
+        ConfigError: see `listed`.
+    """
+    runs = listed(study, limit, studies=studies)
     # a file or pipe has no width: nothing is cut there
     console = Console(width=None if sys.stdout.isatty() else 240, markup=False, emoji=False)
     if not runs:
-        console.print(f"no runs under {outputs_root()}; `lab hmm-risk sweep` makes one")
+        command = "`lab hmm-risk sweep` makes one"
+        console.print(
+            f"no runs of {study} under {outputs_root()}" if study else f"no runs under {outputs_root()}; {command}"
+        )
         return
     rows = [(run["run"], run["status"], _age(run.get("updated"))) for run in runs]
     names = [[printable(text or "") for text in row] for row in rows]

@@ -1,6 +1,7 @@
 """`lab runs` and `lab show`: what was recorded is listed and shown, and what is damaged is said to be."""
 
 import csv
+import errno
 import io
 import json
 import shutil
@@ -11,8 +12,14 @@ from typing import Any
 
 import pytest
 
-from lab.cli.main import runs, show
+from lab.cli import run_data
+from lab.cli.main import found_experiments, runs, show
+from lab.cli.resume import resumed
+from lab.cli.run_data import print_csv
+from lab.core.errors import RunError
 from lab.core.runs.sums import SUMS
+from lab.core.streams import SteadyStream, printed
+from lab.experiments.spec import function_of
 from reference.parquet import read_table
 
 Typed = Callable[..., Any]
@@ -35,6 +42,56 @@ def test_runs_are_listed(typed: Typed, recorded: Path, monkeypatch: pytest.Monke
     assert "finished" in newest
     assert "unreadable" in oldest
     assert typed("runs", "--study", "hmm_risk", "--limit", "1").out.count("hmm_risk/runs/") == 1
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [("/tmp", "choose from"), ("..", "choose from"), ("hmm_risk/runs", ""), ("hmmrisk", "did you mean hmm_risk?")],
+)
+def test_a_study_that_does_not_exist_is_refused(typed: Typed, recorded: Path, study: str, words: str) -> None:
+    for more in ((), ("--json",)):
+        done = typed("runs", "--study", study, *more)
+        check_line(done.code, done.err, f"--study {study}: there is no such study", words)
+
+
+def test_a_study_is_named_by_its_folder_or_command_and_may_have_no_runs(typed: Typed, recorded: Path) -> None:
+    for study in ("hmm_risk", "hmm-risk"):
+        assert recorded.name in typed("runs", "--study", study).out
+    assert typed("runs", "--study", "probe").out.startswith("no runs of probe under ")
+
+
+def test_a_table_that_cannot_be_printed_is_said_to_be_and_one_that_is_read_in_part_is_not(recorded: Path) -> None:
+    class Broken(io.StringIO):
+        def __init__(self, error: OSError) -> None:
+            super().__init__()
+            self.error = error
+
+        def write(self, text: str) -> int:
+            raise self.error
+
+    for stream, refusal in (
+        (None, "it is closed"),
+        (Broken(OSError(errno.ENOSPC, "No space left on device")), "No space left on device"),
+        (Broken(BrokenPipeError()), None),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.stdout", SteadyStream(stream))
+            if refusal is None:
+                show(str(recorded), as_csv=True)
+                continue
+            with pytest.raises(RunError, match=f"standard output cannot be written: {refusal}"), printed():
+                print_csv(str(recorded))
+
+
+def test_a_table_is_printed_whole_in_parts(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_csv(str(recorded))
+    whole = capsys.readouterr().out
+    monkeypatch.setattr(run_data, "_AT_ONCE", 2)
+    print_csv(str(recorded))
+    assert capsys.readouterr().out == whole
+    assert len(list(csv.DictReader(io.StringIO(whole)))) == len(read_table(recorded / "table.parquet"))
 
 
 def test_an_empty_output_folder_has_no_runs(typed: Typed, outputs: Path) -> None:
@@ -121,6 +178,14 @@ def test_the_end_of_two_names_is_refused_and_what_is_listed_is_not(typed: Typed,
     check_line(done.code, done.err, recorded.name[-6:], "2 runs")
     for name in (recorded.name, f"hmm_risk/runs/{recorded.name}", f"runs/{recorded.name}"):
         assert typed("show", name).code == 0
+
+
+def test_a_run_with_files_of_a_tracker_is_resumed(recorded: Path) -> None:
+    (recorded / "tensorboard").mkdir()
+    (recorded / "tensorboard" / "config.json").write_text('{"hmm.state_dim": null}')
+    spec = next(spec for spec in found_experiments() if spec.config == "hmm_risk")
+    function_of(spec.register)()
+    assert str(recorded) in resumed([f"resume={recorded.name}"], study=spec)[-1]
 
 
 def test_showing_what_is_no_run_is_refused(typed: Typed, tmp_path: Path) -> None:
