@@ -13,7 +13,7 @@ from typing import cast
 from lab.cli.cluster.in_a_job import own_directories
 from lab.cli.cluster.several import as_one_of_several, end_others, end_with, refuse_sweep, silent_logs
 from lab.cli.cluster.slurm_queue import jobs_of_a_sweep
-from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message
+from lab.cli.hydra_errors import WithoutHydrasLine, hydra_message, refuse_bad_levels, refuse_flags_together
 from lab.cli.plan import planned
 from lab.cli.resume import resumed
 from lab.cli.sweeps.composing import composed
@@ -85,6 +85,7 @@ def _start(experiment: Experiment, overrides: Sequence[str], flags: Sequence[str
     refuse_missing_plugin(overrides)
     with _hydra():
         command = checked_command(experiment, overrides, is_multirun=bool(flags))
+    refuse_bad_levels(command.hydra)
     refuse_flags(command, is_left=_NO_WAIT in asked)
     if _DRY_RUN in asked:
         print_points(command)
@@ -225,10 +226,13 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
     messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(messages):
+        with contextlib.redirect_stderr(messages), contextlib.redirect_stdout(io.StringIO()):
             parsed, unknown = get_args_parser().parse_known_intermixed_args(list(arguments))
     except SystemExit as error:
+        if not error.code:
+            raise ConfigError("--version is not about a run; `lab version` prints that of lab") from error
         raise ConfigError(messages.getvalue().rstrip().rpartition("error: ")[2]) from error
+    refuse_flags_together(parsed)
     for word in unknown:
         if word.startswith("-"):
             raise ConfigError(f"{word}: there is no such flag; --help lists the keys and the flags")

@@ -1,12 +1,20 @@
 """Errors of Hydra and OmegaConf as one line that names the key, the value and a hint."""
 
 import io
+import logging
+import os
 import re
+from argparse import Namespace
 from typing import Any, TextIO
 
+from lab.core.dotted_keys import by_dotted_key
+from lab.core.errors import ConfigError
 from lab.core.hydra_schema import did_you_mean
 
 _NOT_OPTIONAL = re.compile(r"field '[^']*' is not Optional")
+# flags that say what is to be done with a configuration
+_MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
+_COMPLETIONS, _SHELLS = ("install", "uninstall", "query"), ("bash", "fish", "zsh")
 # what to write where OmegaConf says only what it was given
 _HINTS = {
     "could not be converted to Integer": "give one whole number",
@@ -16,6 +24,59 @@ _HINTS = {
     "Cannot merge DictConfig with ListConfig": "give a list, as in 'KEY=[1,2]'",
     "to string:": "give one text",
 }
+
+
+def refuse_flags_together(parsed: Namespace) -> None:
+    """Refuse flags of Hydra's of which it would use some only, or none.
+
+    Args:
+        parsed: by Hydra's own parser.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    modes = [flag for flag in _MODES if getattr(parsed, flag.strip("-").replace("-", "_")) not in (None, False)]
+    if len(modes) > 1:
+        raise ConfigError(f"{modes[0]} with {modes[1]}: each says what is to be done; leave one of them out")
+    for flag, is_given in (
+        ("--resolve", parsed.resolve and not parsed.help),
+        ("--package", parsed.package is not None),
+    ):
+        if is_given and parsed.cfg is None:
+            raise ConfigError(f"{flag}: it is about what --cfg prints; add --cfg job, or leave it out")
+    if parsed.shell_completion:
+        words = [word.partition("=") for word in parsed.overrides if word.partition("=")[0] in _COMPLETIONS]
+        if len(words) != 1 or words[0][2] not in _SHELLS:
+            choices = ", ".join(f"{name}=SHELL" for name in _COMPLETIONS)
+            raise ConfigError(f"--shell-completion: give one of {choices}, with SHELL one of {', '.join(_SHELLS)}")
+        if words[0][0] == "query" and "COMP_LINE" not in os.environ:
+            raise ConfigError(
+                "--shell-completion query: a shell asks it; install=SHELL prints what the shell has to run"
+            )
+
+
+def refuse_bad_levels(hydra: Any) -> None:
+    """Refuse levels of logs that logging does not know, before a folder is made for the log.
+
+    Args:
+        hydra: Hydra's part of a configuration.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    known = logging.getLevelNamesMapping()
+    for name in ("job_logging", "hydra_logging"):
+        for key, level in by_dotted_key(_content(hydra.get(name))).items():
+            is_level = key.rpartition(".")[2] == "level" and isinstance(level, str) and "${" not in level
+            if is_level and level not in known:
+                raise ConfigError(f"hydra.{name}.{key}={level}: there is no such level; choose from {', '.join(known)}")
+
+
+def _content(node: Any) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    content = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else None
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
 def hydra_message(error: Exception) -> str | None:

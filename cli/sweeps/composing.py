@@ -1,10 +1,13 @@
 """Configurations that a command line composes, and the values over which it sweeps."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lab.cli.override_errors import explain_failure, refuse_taken_as_bools
 from lab.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 
 class Axes(NamedTuple):
@@ -51,6 +54,9 @@ def sweep_axes(overrides: Sequence[str], *, is_search: bool = False) -> Axes:
     Args:
         overrides: those of `hydra.sweeper.params` first, as Hydra reads them.
         is_search: whether a sweeper chooses the points itself; of a range or an interval the ends are listed then.
+
+    Raises:
+        ConfigError: for an override that sweeps over nothing.
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -69,6 +75,17 @@ def sweep_axes(overrides: Sequence[str], *, is_search: bool = False) -> Axes:
             last = ends.end if override.is_interval_sweep() else ends.stop
             values[key] = [f"{key}={value}" for value in (ends.start, last)]
         else:
-            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            values[key] = _values(override)
     fixed = [found[0] for key, found in values.items() if not is_swept[key]]
     return Axes(fixed, [found for key, found in values.items() if is_swept[key]])
+
+
+def _values(override: "Override") -> list[str]:
+    """An override for each value of one of several."""
+    try:
+        found = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    except ValueError as error:
+        raise ConfigError(f"{override.input_line}: {error}; give values, as in KEY=1,2 or 'KEY=range(1,4)'") from error
+    if not found:
+        raise ConfigError(f"{override.input_line}: there is no value in it; give values, as in KEY=1,2")
+    return found
