@@ -85,6 +85,7 @@ def _start(experiment: Experiment, overrides: Sequence[str], flags: Sequence[str
     refuse_missing_plugin(overrides)
     with _hydra():
         command = checked_command(experiment, overrides, is_multirun=bool(flags))
+    _refuse_no_letters("hydra.sweep.dir" if command.is_sweep else "hydra.run.dir", str(command.folder))
     refuse_bad_levels(command.hydra)
     refuse_flags(command, is_left=_NO_WAIT in asked)
     if _DRY_RUN in asked:
@@ -166,7 +167,16 @@ def _refuse_odd_variables() -> None:
             raise ConfigError(f"{name} is empty; give it a folder, or unset it")
         if "${" in os.environ.get(name, ""):
             raise ConfigError(f"{name}={os.environ[name]}: a folder with ${{ in its name cannot hold runs; rename it")
+        _refuse_no_letters(name, os.environ.get(name, ""))
     seconds_between_lines()
+
+
+def _refuse_no_letters(name: str, folder: str) -> None:
+    """Refuse a folder whose name cannot be printed as it is: scripts, and libraries that write files, need it."""
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{name}={folder}: a folder whose name is not UTF-8 cannot hold runs; rename it") from None
 
 
 @contextlib.contextmanager

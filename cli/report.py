@@ -35,7 +35,8 @@ def write_report(names: Sequence[str], output: Path, experiments: Sequence[Exper
     different = {directory.resolve(): directory for directory in directories}
     reports = [_report(directory, experiments) for directory in different.values()]
     command = shlex.join(["lab", "report", *names, "-o", str(output)])
-    content = page(reports, command)
+    # a file's name may have bytes that are no letters, which are written as their numbers
+    content = page(reports, command).encode(errors="backslashreplace").decode()
     write_atomically(output, content)
     print(f"{output}: {len(reports)} run{'s' * (len(reports) != 1)}, {len(content.encode()) / 1e6:.2f} MB")
 

@@ -119,17 +119,20 @@ def read_table(
     check_file(path, hint=again, error=RunError)
     filters = [(key, "in" if isinstance(value, list) else "=", value) for key, value in (equal or {}).items()]
     try:
-        schema = pq.read_schema(path)
-        if _NAMES in (schema.metadata or {}) and schema.metadata[_NAMES] != _checksum(schema):
-            raise RunError(f"{path} is damaged: its columns have other names than were written; {again}")
-        # one file, also if the folder's name looks like a partition
-        return pq.read_table(
-            path,
-            columns=None if columns is None else list(columns),
-            partitioning=None,
-            filters=filters or None,
-            page_checksum_verification=True,
-        )
+        # a file and not its name, which may have letters that pyarrow cannot encode
+        with path.open("rb") as file:
+            schema = pq.read_schema(file)
+            if _NAMES in (schema.metadata or {}) and schema.metadata[_NAMES] != _checksum(schema):
+                raise RunError(f"{path} is damaged: its columns have other names than were written; {again}")
+            file.seek(0)
+            # one file, also if the folder's name looks like a partition
+            return pq.read_table(
+                file,
+                columns=None if columns is None else list(columns),
+                partitioning=None,
+                filters=filters or None,
+                page_checksum_verification=True,
+            )
     except FileNotFoundError as error:
         raise RunError(
             f"{path} is not there: the run has no table yet; resume={run_name(directory)} goes on with it"

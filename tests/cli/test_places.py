@@ -1,5 +1,6 @@
 """Runs are recorded, shown and continued in a directory of any name that the file system takes."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,20 @@ def test_an_interpolation_in_a_name_is_refused(
     done = typed("hmm-risk", "sweep", "num_train=20")
     assert done.code == 2
     assert done.err == f"lab: {name}={place}: a folder with ${{ in its name cannot hold runs; rename it\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["LAB_OUTPUTS", "LAB_RUN_DIR", "hydra.run.dir"])
+def test_a_folder_whose_name_is_no_text_is_refused(
+    name: str, typed: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    if name.startswith("LAB"):
+        monkeypatch.setenv(name, place)
+    done = typed("hmm-risk", "sweep", "num_train=20", *([] if name.startswith("LAB") else [f"{name}='{place}'"]))
+    assert done.code == 2
+    said = f"lab: {name}={tmp_path}/\\udcff: a folder whose name is not UTF-8 cannot hold runs; rename it\n"
+    assert done.err == said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -186,6 +187,19 @@ def test_a_run_with_files_of_a_tracker_is_resumed(recorded: Path) -> None:
     spec = next(spec for spec in found_experiments() if spec.config == "hmm_risk")
     function_of(spec.register)()
     assert str(recorded) in resumed([f"resume={recorded.name}"], study=spec)[-1]
+
+
+@pytest.mark.parametrize(
+    "words", ["show --csv", "show --json", "plot --out out", "report -o out.html", "report . -o out"]
+)
+def test_a_run_in_a_folder_whose_name_is_no_text_is_read(
+    typed: Typed, recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    place = recorded.rename(os.fsdecode(os.fsencode(recorded.parent) + b"/\xff"))
+    monkeypatch.chdir(tmp_path)
+    command, *more = words.split()
+    done = typed(command, *([] if "." in more else [str(place)]), *more)
+    assert (done.code, done.err) == (0, "")
 
 
 def test_showing_what_is_no_run_is_refused(typed: Typed, tmp_path: Path) -> None:

@@ -64,9 +64,11 @@ def table_draws(directory: Path) -> TableDraws:
     Raises:
         RunError: if it is not there, or damaged.
     """
-    # theory alone has no draws of rows; whether the file can be read is asked first
+    # whether the file can be read is asked first
     read_table(directory, columns=["problem"])
-    there = pq.read_schema(directory / "table.parquet").names
+    with (directory / "table.parquet").open("rb") as file:
+        there = pq.read_schema(file).names
+    # theory alone has no draws of rows
     columns = [name for name in _COLUMNS if name in there]
     table = read_table(directory, columns=columns)
     counts = table.group_by("curve").aggregate([(name, "count_distinct") for name in columns[1:]]).to_pylist()
