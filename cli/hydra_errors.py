@@ -87,7 +87,11 @@ def hydra_message(error: Exception) -> str | None:
     if isinstance(error, MissingConfigException):
         # schemas are options for Hydra but not for the user
         options = [name for name in error.options or () if not name.endswith("_schema")]
-        hint = f"choose from {', '.join(options)}" if options else "`--help` lists those there are, and --config-dir DIR adds yours"
+        hint = (
+            f"choose from {', '.join(options)}"
+            if options
+            else "`--help` lists those there are, and --config-dir DIR adds yours"
+        )
         return f"{error.missing_cfg_file}: there is no such option; {hint}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: {first_line(error)}; write KEY=VALUE, a list as 'KEY=[1,2]'"

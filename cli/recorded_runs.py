@@ -60,8 +60,8 @@ def with_table(folder: Path, points: Sequence[Path], *, name: str = "table.parqu
     if not found:
         raise RunError(f"{folder}: no point has a table yet; `lab runs` says how it stands")
     if left_out:
-        more = ", …" if len(left_out) > 1 else ""
-        say(f"{len(left_out)} of {len(points)} points have no table yet, and are left out: {run_name(left_out[0])}{more}")
+        first, more = run_name(left_out[0]), ", …" if len(left_out) > 1 else ""
+        say(f"{len(left_out)} of {len(points)} points have no table yet, and are left out: {first}{more}")
     return found
 
 

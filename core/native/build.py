@@ -107,7 +107,9 @@ def compiler_version() -> str | None:
 
 @cache
 def _version(compiler: str) -> str:
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True, errors="replace", timeout=60, check=True).stdout
+    return subprocess.run(
+        [compiler, "--version"], capture_output=True, text=True, errors="replace", timeout=60, check=True
+    ).stdout
 
 
 def _name(source: str, compiler: str, optional: tuple[str, ...]) -> str:
@@ -139,7 +141,9 @@ def processor_features() -> str:
 def _build(compiler: str, source: Path, path: Path, optional: tuple[str, ...]) -> None:
     for processor, extra in product(_THIS_PROCESSOR, dict.fromkeys((optional, ()))):
         command = [compiler, *_FLAGS, processor, *extra, "-o", str(path), str(source)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=False
+        )
         if done.returncode == 0 or not any(flag in done.stderr for flag in (processor, *extra)):
             break
     done.check_returncode()

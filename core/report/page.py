@@ -180,7 +180,9 @@ def _of_folder(run: RecordedRun, faults: list[str]) -> list[Picture]:
             caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
             pictures.append(Picture(name=path.stem, png=path.read_bytes(), alt=alt, caption=caption))
         except OSError as error:
-            faults.append(f"{error.filename} cannot be read ({error.strerror}); resume={run_name(run.directory)} writes it")
+            faults.append(
+                f"{error.filename} cannot be read ({error.strerror}); resume={run_name(run.directory)} writes it"
+            )
     return pictures
 
 

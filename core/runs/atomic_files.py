@@ -14,7 +14,9 @@ from typing import IO
 
 from lab.core.errors import LabError, RunError
 
-_NO_LOCKS = "its file system has no locks ({strerror}); mount it with -o flock, or set LAB_OUTPUTS to a folder elsewhere"
+_NO_LOCKS = (
+    "its file system has no locks ({strerror}); mount it with -o flock, or set LAB_OUTPUTS to a folder elsewhere"
+)
 
 # what the user can do; any other error is told in the words of the system
 _HINTS = {

@@ -113,9 +113,9 @@ def find_run(name: str) -> Path:
     whole = [path for path in matches if f"/{path.relative_to(root).as_posix()}".endswith(f"/{name}")]
     first = name.partition("/")[0]
     if matches and not whole and first.isdecimal() and len(first) < _LEAST_DIGITS:
-        near = matches[0].relative_to(root).as_posix()
+        found = matches[0].relative_to(root).as_posix()
         raise RunError(
-            f"{name} is too short for the end of a name of digits, such as that of {near}; give {_LEAST_DIGITS} of "
+            f"{name} is too short for the end of a name of digits, such as that of {found}; give {_LEAST_DIGITS} of "
             "them or more, or the path"
         )
     if len(matches) == 1 or len(whole) == 1:

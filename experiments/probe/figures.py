@@ -105,7 +105,8 @@ def _panel(axes: Axes, series: dict[str, list[Point]], x: str) -> list[Point]:
 def _limit(row: Sequence[Axes], points: Sequence[Point]) -> None:
     """Keep what lies next to p = n, up to thousands, from flattening all else in a row of panels."""
     away = [point.mean for point in points if point.is_away or (point.ridge > 0 and point.summary == "mean")]
-    if away:
+    # a perfect fit has no risk to scale the axis by
+    if max(away, default=0.0) > 0:
         row[0].set_ylim(top=min(_HEADROOM * max(away), row[0].get_ylim()[1]))
 
 

@@ -65,7 +65,7 @@ def test_a_folder_of_configuration_is_typed_again(places: tuple[str, ...], tmp_p
     assert going_on(*places, f"resume={tmp_path}") == expected
     # nothing that is checked later looks at such a command
     (tmp_path / "lab.log").symlink_to("/etc/profile")
-    with pytest.raises(RunError, match="lab.log is a link"):
+    with pytest.raises(RunError, match=r"lab\.log is a link"):
         going_on(*places, f"resume={tmp_path}")
 
 

@@ -33,6 +33,8 @@ _MAX_STEPS = 300
 _TOLERANCE = 1e-6
 
 
+# equations without a solution diverge, until the sum is not finite
+@np.errstate(over="ignore", invalid="ignore")
 def first_correction(rows: TokenRows, width: int, *, num_train: int, ridge: float = 0.0) -> float:
     """The first correction of the excess risk for few directions or sequences, as a share of the limit.
 

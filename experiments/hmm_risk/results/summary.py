@@ -257,7 +257,7 @@ class Curves:
         several_ridges = len({ridge for _, ridge in self._groups}) > 1
         grouped = [points.curve(label, several_ridges=several_ridges) for (label, _), points in self._groups.items()]
         # a signal-to-noise ratio that does not depend on the width is more informative than the noise level
-        if all("SNR" not in curve.label and np.ptp(curve.x["snr"]) < 1e-6 * curve.x["snr"][0] for curve in grouped):
+        if all("SNR" not in curve.label and _is_constant(curve.x["snr"]) for curve in grouped):
             return [
                 replace(curve, label=f"{curve.label}, SNR {curve.x['snr'][0]:.3g}".lstrip(", ")) for curve in grouped
             ]
@@ -279,6 +279,11 @@ def curves(rows: Iterable[Mapping[str, Any]]) -> list[Curve]:
     for _ in found.seen(rows):
         pass
     return found.all()
+
+
+def _is_constant(snr: Float64[ndarray, " k"]) -> bool:
+    """Whether a ratio is a finite number, the same at all sizes: it is infinite where targets are certain."""
+    return bool(np.isfinite(snr).all() and np.ptp(snr) < 1e-6 * snr[0])
 
 
 def _quantiles(values: Float64[ndarray, "k K R"]) -> Float64[ndarray, "3 k"]:

@@ -277,6 +277,9 @@ def test_a_state_without_room_is_refused_as_by_torch() -> None:
 def test_a_token_without_an_embedding_is_refused_and_changes_nothing() -> None:
     model = attention()
     steps = Steps(model, *states(model, 2, 3, 1))
-    with pytest.raises(InputError, match=r"tokens hold \[1, 51\]"):
-        steps.logits(Inputs(tokens=torch.tensor([[1], [51]])))
-    assert steps.state.length == 0
+    tokens = torch.tensor([[1], [51]])
+    for length, says in enumerate((r"tokens hold 51 but", r"tokens hold \[1, 51\]")):
+        with pytest.raises(InputError, match=says):
+            steps.logits(Inputs(tokens=tokens))
+        assert steps.state.length == length
+        steps.logits(Inputs(tokens=torch.ones_like(tokens)))

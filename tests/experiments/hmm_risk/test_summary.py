@@ -67,3 +67,9 @@ def test_next_to_p_equal_to_n_a_tiny_ridge_is_as_none(width: int, ridge: str, va
     rows = [row(width, replicate, 1.0, ridge=ridge, theory_variance=variance) for replicate in (0, 1)]
     (curve,) = curves(rows)
     assert curve.has_mean.tolist() == [has_mean]
+
+
+def test_an_infinite_signal_to_noise_ratio_is_in_no_label() -> None:
+    # targets that are certain
+    (curve,) = curves([row(width, draw, 0.0, snr=math.inf) for width in (2, 20) for draw in (0, 1)])
+    assert curve.label == "measured"
