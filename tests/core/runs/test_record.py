@@ -1,7 +1,6 @@
 """A run directory survives every way in which a run can end, and one process holds it at a time."""
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -16,7 +15,6 @@ import pytest
 
 from lab.core.errors import RunError
 from lab.core.runs import folder_lock, metrics_file, record
-from lab.core.runs.find import is_open
 from lab.core.runs.record import Extension, Run
 from lab.core.runs.sums import SUMS
 
@@ -333,30 +331,3 @@ def test_a_run_of_another_version_is_refused_in_one_line_and_left_as_it_is(tmp_p
     with pytest.raises(RunError, match=message), opened(tmp_path):
         pass
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-def test_who_only_asks_whether_a_run_is_open_does_not_hold_it_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with (tmp_path / ".lock").open("w") as asking:
-        fcntl.flock(asking, fcntl.LOCK_SH)
-        # it has its answer after a while
-        monkeypatch.setattr(folder_lock.time, "sleep", lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))
-        opened(tmp_path)._close()
-
-
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_named_as_the_fault(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def flock(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(RunError) as caught:
-        opened(tmp_path)
-    assert str(caught.value) == (
-        f"{tmp_path} cannot be written: its file system has no locks ({os.strerror(number)}); "
-        "mount it with -o flock, or set LAB_OUTPUTS to a folder elsewhere"
-    )
-    assert not is_open(tmp_path)
