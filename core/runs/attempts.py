@@ -78,8 +78,8 @@ def refuse_difference(run: Path, provenance: Mapping[str, Any], resume_on: str) 
     what = f"{'; '.join(found[:_NAMED])}{more}"
     if resume_on != ResumeOn.different:
         raise RunError(
-            f"{run} would go on with other last digits: {what}; resume it where it began, with the data of then, or "
-            "with resume_on=different"
+            f"{run} would go on with other last digits: {what}; resume it where it began, with the data that it had, "
+            "or with resume_on=different"
         )
     say(f"{run} goes on with other last digits (resume_on=different): {what}")
 

@@ -124,7 +124,7 @@ def test_other_products_or_data_than_before_are_refused_unless_told_otherwise(
         runner.run("again", "stage=all", "products=torch")
     content = {"chats.jsonl": {"path": "/chats.jsonl", "bytes": 3, "digest": "ab"}}
     monkeypatch.setattr(DataSources, "contents", lambda self: content)
-    with pytest.raises(RunError, match=r"chats\.jsonl is 3 bytes .*, was not used; .*with the data of then"):
+    with pytest.raises(RunError, match=r"chats\.jsonl is 3 bytes .*, was not used; .*with the data that it had"):
         runner.run("again", "stage=all")
 
 
