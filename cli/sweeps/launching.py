@@ -69,17 +69,21 @@ def launcher_behind(*layers: Callable[[Any, Launch], Launch]) -> Iterator[None]:
 def skipping(command: Command) -> Callable[[Any, Launch], Launch]:
     """A layer that launches all but the finished points, and says which these are."""
     finished = command.finished
+    is_said = False
 
     def layer(launcher: Any, launch: Launch) -> Launch:
         def without(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
+            nonlocal is_said
             numbered = list(enumerate(job_overrides, start=initial_job_idx))
             todo = [(number, words) for number, words in numbered if number not in finished]
-            results = {number: returned() for number in finished}
+            results = {number: returned() for number, _ in numbered if number in finished}
             if is_quiet():
-                for number in sorted(finished):
+                for number in results:
                     print_directory(command.points[number].directory)
-            else:
-                say(f"{len(finished)} of {len(numbered)} points are finished and skipped: {_ranges(finished)}")
+            elif not is_said:
+                # once: a sweeper with max_batch_size launches several times
+                say(f"{len(finished)} of {len(command.points)} points are finished and skipped: {_ranges(finished)}")
+                is_said = True
             if type(launcher).__name__ == "BasicLauncher":
                 # one after the other in any case: each keeps its number
                 for number, words in todo:

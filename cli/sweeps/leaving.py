@@ -1,6 +1,7 @@
 """`--no-wait`: the points of a sweep are submitted to Slurm, and the command ends; `lab runs` follows them."""
 
 import contextlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -41,10 +42,12 @@ def refuse_waiting(command: Command) -> None:
 
 def leaving(command: Command) -> Callable[[Any, Launch], Launch]:
     """A layer that submits jobs without waiting for them."""
+    left = iter([point for point in command.points if point.number not in command.finished])
 
     def layer(launcher: Any, launch: Launch) -> Launch:
         def submit(job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[Any]:
-            points = [point for point in command.points if point.number not in command.finished]
+            # a sweeper with max_batch_size comes several times
+            points = list(itertools.islice(left, len(job_overrides)))
             jobs: list[Any] = []
             # before there is a job: one that has begun writes its own status
             with _marked(points), _not_waiting(jobs):

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from lab.cli.sweeps.points import Command
+
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 
 Typed = Callable[..., Any]
@@ -94,3 +96,17 @@ def test_leaving_is_refused_where_there_is_nothing_to_leave(typed: Typed, output
     done = typed("slurm", "script", "hmm-risk", "sweep", "--no-wait", "time=60")
     assert (done.code, "--no-wait: a job runs a command as it stands" in done.err) == (2, True)
     assert not outputs.exists()
+
+
+def test_points_are_skipped_and_left_batch_by_batch(
+    typed: Typed, slurm: Path, outputs: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = outputs / "hmm_risk" / "sweeps" / "left"
+    monkeypatch.setattr(Command, "is_finished", lambda command, point: point.number in (0, 1, 3))
+    words = ("hmm-risk", "sweep", "-m", *tiny, "seed=1,2,3,4,5", f"hydra.sweep.dir={folder}")
+    done = typed(*words, *ON_SLURM, "hydra.sweeper.max_batch_size=2")
+    assert done.code == 0, done.err
+    assert done.err.count("points are finished") == 1
+    assert "lab: 3 of 5 points are finished and skipped: 0-1, 3\n" in done.err
+    assert done.err.count("lab: job 77: 1 points") == 2
+    assert json.loads((folder / "jobs.json").read_text()) == {"2": "77", "4": "77"}
