@@ -103,6 +103,9 @@ def test_a_dry_run_of_a_run_is_one_line_and_refuses_what_a_start_would(
     for words in (("num_train=0",), ("-m", "num_train=20,0")):
         done = typed("hmm-risk", "sweep", *tiny, "--dry-run", *words)
         assert (done.code, done.out, "num_train=0" in done.err) == (2, "", True)
+    for words in (("hydra.run.dir=/dev/null/x",), ("-m", "hydra.sweep.dir=/dev/null/x")):
+        done = typed("hmm-risk", "sweep", *tiny, "--dry-run", *words)
+        assert (done.code, done.out, "cannot be written: /dev/null" in done.err) == (2, "", True)
     done = typed("hmm-risk", "sweep", "--dry-run", "--cfg", "job")
     assert (done.code, "--dry-run with --cfg" in done.err) == (2, True)
     assert not outputs.exists()
