@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lab.core.data.files_below import compression_of, files_below, say_others
+from lab.core.data.files_below import compression_of, files_below, say_others, start_of, unreadable
 from lab.core.errors import InputError
 from lab.core.runs.atomic_files import refuse_special
 
@@ -26,6 +26,7 @@ _SUFFIXES = (_PLAIN - {""}) | {_LINES, _TABLE}
 _ROWS = 256
 # as much of a first line as is looked at
 _LOOKED_AT = 1 << 24
+_GIVE = "a text file"
 
 
 def files_of(path: Path) -> list[Path]:
@@ -60,7 +61,7 @@ def kind_of(path: Path) -> str:
     """
     refuse_special(path, InputError)
     suffix = path.suffix.lower()
-    start = _start_of(path, 8)
+    start = start_of(path, 8, give=_GIVE)
     if (name := compression_of(start)) is not None:
         raise InputError(f"{path} is compressed ({name}); unpack it")
     if suffix in (_LINES, _TABLE):
@@ -97,27 +98,14 @@ def documents_in(path: Path) -> Iterator[str]:
 
 def _has_lines(path: Path) -> bool:
     """Whether the first line of a file is an object with a text."""
-    if not _start_of(path, 64).removeprefix(BOM_UTF8).lstrip().startswith(b"{"):
+    if not start_of(path, 64, give=_GIVE).removeprefix(BOM_UTF8).lstrip().startswith(b"{"):
         return False
-    first = _start_of(path, _LOOKED_AT).removeprefix(BOM_UTF8).lstrip().partition(b"\n")[0]
+    first = start_of(path, _LOOKED_AT, give=_GIVE).removeprefix(BOM_UTF8).lstrip().partition(b"\n")[0]
     try:
         record = json.loads(first)
     except (ValueError, RecursionError):
         return False
     return isinstance(record, dict) and isinstance(record.get(_KEY), str)
-
-
-def _start_of(path: Path, num_bytes: int) -> bytes:
-    refuse_special(path, InputError)
-    try:
-        with open(path, "rb") as file:
-            return file.read(num_bytes)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(f"{path} cannot be read ({error.strerror}); give a text file")
 
 
 def digest_of(path: Path) -> str:
@@ -131,7 +119,7 @@ def digest_of(path: Path) -> str:
         status = path.stat()
         return _digest(path, (status.st_size, status.st_mtime_ns, status.st_ino))
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error, give=_GIVE) from None
 
 
 @lru_cache(maxsize=1 << 16)
@@ -149,7 +137,7 @@ def _lines(path: Path) -> Iterator[str]:
                 if line.strip():
                     yield _text(line, f"{path}, line {number}")
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error, give=_GIVE) from None
 
 
 def _text(line: bytes, place: str) -> str:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from lab.core.errors import InputError
+from lab.core.runs.atomic_files import refuse_special
 from lab.core.streams import say
 
 # of compressed files, by what they begin with
@@ -24,6 +25,25 @@ _SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
 def compression_of(start: bytes) -> str | None:
     """The name of the compression that bytes at the start of a file show; None if there is none."""
     return next((name for magic, name in COMPRESSED.items() if start.startswith(magic)), None)
+
+
+def start_of(path: Path, num_bytes: int, *, give: str) -> bytes:
+    """The first bytes of a file.
+
+    Raises:
+        InputError: if it cannot be read, with what to give instead.
+    """
+    refuse_special(path, InputError)
+    try:
+        with open(path, "rb") as file:
+            return file.read(num_bytes)
+    except OSError as error:
+        raise unreadable(path, error, give=give) from None
+
+
+def unreadable(path: Path, error: OSError, *, give: str) -> InputError:
+    """That a file cannot be read, and what to give instead."""
+    return InputError(f"{path} cannot be read ({error.strerror}); give {give}")
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], list[Path]]:

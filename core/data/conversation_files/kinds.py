@@ -13,7 +13,7 @@ from lab.core.data.conversation_files.parquet import ParquetRows
 from lab.core.data.conversation_files.record import CONVERSATION_KEYS
 from lab.core.data.conversation_files.spec import ConversationFile
 from lab.core.data.conversation_files.tar import TarShard
-from lab.core.data.files_below import compression_of, files_below, say_others
+from lab.core.data.files_below import compression_of, files_below, say_others, start_of, unreadable
 from lab.core.data.pixels import ENDINGS
 from lab.core.data.sample import is_held_out
 from lab.core.errors import InputError
@@ -25,6 +25,7 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _SUFFIXES = (".jsonl", ".parquet", ".tar", ".json")
 # as much of a file as is looked at; a meta file is never larger
 _LOOKED_AT = 1 << 24
+_GIVE = "a file of conversations: JSONL, a JSON list, Parquet or tar"
 _ANNOTATION = "annotation"
 
 
@@ -52,7 +53,7 @@ def files_in(path: Path) -> list[Path]:
 
 def _is_about(path: Path) -> bool:
     """Whether a JSON file is one object without a conversation or a list of data sets, such as dataset_info.json."""
-    content = _parsed(_start_of(path, _LOOKED_AT), path)
+    content = _parsed(start_of(path, _LOOKED_AT, give=_GIVE), path)
     return isinstance(content, dict) and not (
         content.keys() & set(CONVERSATION_KEYS) or any(_is_entry(each) for each in content.values())
     )
@@ -64,7 +65,7 @@ def meta_of(path: Path) -> dict[str, Any] | None:
     Raises:
         InputError: if it cannot be read.
     """
-    start = _start_of(path, _LOOKED_AT)
+    start = start_of(path, _LOOKED_AT, give=_GIVE)
     if not start.removeprefix(_BOM).lstrip().startswith(b"{"):
         return None
     first, _, rest = start.partition(b"\n")
@@ -117,7 +118,7 @@ def open_file(path: Path, share: float) -> ConversationFile:
         status = path.stat()
         return _indexed(path, share, (status.st_size, status.st_mtime_ns, status.st_ino))
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error, give=_GIVE) from None
 
 
 def refuse_missing_file(path: Path) -> None:
@@ -126,7 +127,7 @@ def refuse_missing_file(path: Path) -> None:
     Raises:
         InputError: saying why.
     """
-    _start_of(path, 1)
+    start_of(path, 1, give=_GIVE)
 
 
 # a run opens its data again for each stage and split
@@ -135,7 +136,7 @@ def _indexed(path: Path, share: float, version: Sequence[int]) -> ConversationFi
     def held_out(key: bytes) -> bool:
         return is_held_out(key, share)
 
-    start = _start_of(path, 1 << 10).removeprefix(_BOM).lstrip()
+    start = start_of(path, 1 << 10, give=_GIVE).removeprefix(_BOM).lstrip()
     if (name := compression_of(start)) is not None:
         raise InputError(f"{path} is compressed ({name}); unpack it")
     if start.startswith(b"PAR1"):
@@ -146,18 +147,3 @@ def _indexed(path: Path, share: float, version: Sequence[int]) -> ConversationFi
     if start.startswith(_UTF_16) or (b"\0" in start[:2] and start.strip(b"\0")):
         raise InputError(f"{path} is text in UTF-16 or UTF-32; save it as UTF-8")
     return JsonList(path, held_out) if start.startswith(b"[") else JsonLines(path, held_out)
-
-
-def _start_of(path: Path, num_bytes: int) -> bytes:
-    refuse_special(path, InputError)
-    try:
-        with open(path, "rb") as file:
-            return file.read(num_bytes)
-    except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{path} cannot be read ({error.strerror}); give a file of conversations: JSONL, a JSON list, Parquet or tar"
-    )
