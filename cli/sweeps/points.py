@@ -12,7 +12,7 @@ from lab.cli.override_errors import unreachable_key
 from lab.cli.resume import BY_NUMBER, refuse_links
 from lab.cli.sweeps.composing import composed, sweep_axes, without_hydra
 from lab.core.errors import ConfigError, RunError
-from lab.core.runs.atomic_files import refuse_unwritable
+from lab.core.runs.atomic_files import refuse_unwritable_folder
 from lab.core.runs.find import run_state
 from lab.core.runs.finished import is_finished_as
 from lab.core.runs.json_files import json_object_or_none
@@ -163,8 +163,7 @@ def checked_command(experiment: Experiment, overrides: Sequence[str], *, is_mult
     """
     command = command_of(experiment, overrides, is_multirun=is_multirun)
     if not command.is_elsewhere:
-        # a file in it, since the folder may be there
-        refuse_unwritable(command.folder / ".lock")
+        refuse_unwritable_folder(command.folder)
         refuse_links(command.folder, _folders_of_points(command))
     is_grid = command.is_sweep and not command.is_search
     finished = frozenset(point.number for point in command.points if is_grid and command.is_finished(point))

@@ -191,8 +191,9 @@ class ModelFolder:
         if self.kind is Kind.gguf:
             end_of_text = set() if tokenizer.eos_id is None else {tokenizer.eos_id}
             return frozenset(found | end_of_text | read_gguf_ends(self.path))
-        for name in (GENERATION_CONFIG, CONFIG):
-            content = load_json(self.path / name) if (self.path / name).is_file() else {}
+        path = self.path / GENERATION_CONFIG
+        files = {GENERATION_CONFIG: load_json(path) if path.is_file() else {}, CONFIG: self.content}
+        for name, content in files.items():
             for section in (content, *(value for value in content.values() if isinstance(value, dict))):
                 end = section.get("eos_token_id")
                 for index in end if isinstance(end, list) else [] if end is None else [end]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -260,9 +260,23 @@ def refuse_unwritable(path: Path) -> None:
     Raises:
         RunError: naming the nearest existing parent, which is not writable.
     """
+    _refuse_unwritable(path, path.absolute().parents, cure="choose another place")
+
+
+def refuse_unwritable_folder(folder: Path) -> None:
+    """Refuse a folder of the outputs, there or not, in which nothing can be created.
+
+    Raises:
+        RunError: naming the nearest part of it that exists, which is not writable.
+    """
+    cure = "set LAB_OUTPUTS to a folder that can be written"
+    _refuse_unwritable(folder, (folder.absolute(), *folder.absolute().parents), cure=cure)
+
+
+def _refuse_unwritable(path: Path, places: Iterable[Path], *, cure: str) -> None:
     nearest, prefix = path, _prefix_of(path)
     try:
-        nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        nearest = next(place for place in places if place.exists())
         _remove_abandoned(nearest, prefix)
         # only an attempt is conclusive: root ignores permissions, and permissions do not show a read-only disk
         attempt = tempfile.mkdtemp(dir=nearest, prefix=prefix)
@@ -270,7 +284,7 @@ def refuse_unwritable(path: Path) -> None:
         with suppress(FileNotFoundError):
             os.rmdir(attempt)
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {nearest}: {error.strerror}; choose another place") from error
+        raise RunError(f"{path} cannot be written: {nearest}: {error.strerror}; {cure}") from error
 
 
 def as_run_error(error: OSError, path: Path) -> RunError:
