@@ -17,7 +17,7 @@ def adamw(
 
     Zero is not a neutral value for a norm weight, a decay rate (`A_log`) or a step size (`dt_bias`), and biases are
     customarily excluded: exactly these have fewer than two axes. A step reads and writes each number once (`fused`):
-    torch's other loops, which pass over all of them eight times, took five times as long on a CPU.
+    torch's other loops, which pass over all of them eight times, take three to five times as long on a CPU.
 
     Args:
         parameters: the trained tensors, by name.
