@@ -26,6 +26,8 @@ FORMATS = ("pdf", "png")
 _COLUMN_INCHES = 3.5
 # of a panel in a grid: width and height
 _PANEL_INCHES = 2.35, 1.6
+# of a legend in this style: an entry without its name, and a letter of a name
+_LEGEND_ENTRY_IN, _LETTER_IN = 0.43, 0.046
 _STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.labelsize": 8,
@@ -87,10 +89,15 @@ def new_grid(*, num_rows: int, num_columns: int) -> tuple[Figure, Sequence[Seque
 
 
 def legend_below(figure: Figure, axes: Axes, *, num_columns: int) -> None:
-    """A legend below the panels, which are too small for so many names; the figure grows by its height."""
+    """A legend below the panels, which are too small for so many names; the figure grows by its height.
+
+    Of a narrow figure it has fewer columns: as many as names of such lengths have room.
+    """
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=num_columns)
     width, height = figure.get_size_inches()
+    room = int(width / (_LEGEND_ENTRY_IN + _LETTER_IN * max(map(len, labels), default=0)))
+    num_columns = max(1, min(num_columns, room))
+    figure.legend(handles, labels, loc="outside lower center", ncols=num_columns)
     figure.set_size_inches(width, height + 0.14 * -(-len(labels) // num_columns))
 
 

@@ -5,7 +5,7 @@ from matplotlib.colors import to_rgb
 
 from lab.core.errors import RunError
 from lab.core.runs.curve_styles import MARKERS, PALETTE
-from lab.core.runs.figures import Drawn, house_style, new_figure, save_figure
+from lab.core.runs.figures import Drawn, house_style, legend_below, new_figure, save_figure
 from reference.parquet import read_table
 
 COLUMNS = {"gamma": [0.5, 1.0, 2.0], "curve": ["a", "a", "b"], "risk": [1.0, float("inf"), 0.25]}
@@ -74,6 +74,20 @@ DEFICIENCIES = {
     "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
 }
+
+
+@pytest.mark.parametrize(
+    "names", [("theory", "measured"), ("Gaussian", "elliptical", "empirical", "no ridge", "best ridge")]
+)
+def test_a_legend_below_one_panel_is_no_wider_than_the_figure(names):
+    with house_style():
+        figure, (axes,) = new_figure(num_panels=1)
+        for name in names:
+            axes.plot([0, 1], label=name)
+        legend_below(figure, axes, num_columns=5)
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        assert legend.get_window_extent().width <= figure.bbox.width
 
 
 @pytest.mark.parametrize("deficiency", DEFICIENCIES)
