@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, TextIO, cast
 
 from lab.core.errors import RunError
@@ -126,3 +127,9 @@ def say(line: str, *, is_last: bool = False) -> None:
         except RuntimeError:
             # Python refuses to write into a write
             os.write(2, text.encode())
+
+
+@cache
+def say_once(line: str) -> None:
+    """As `say`, but the same line once in a process, however often it is found out."""
+    say(line)

@@ -26,7 +26,7 @@ _UPRIGHT = {
 _WHITE_OF_16_BITS = 65535
 # by which floats leave their range where a picture was resized
 _OVERSHOOT = 0.01
-# how Python writes an object that has no text of its own
+# the default repr of a Python object
 _OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 
 

@@ -126,7 +126,11 @@ def read_image(source: Path | IO[bytes], name: str) -> Image.Image:
     except Exception as error:
         # errors of Pillow itself have no number
         if isinstance(error, OSError) and error.errno is not None:
-            cure = ", or a data: URL for its content" if error.errno == ENAMETOOLONG else " that may be read"
+            cure = (
+                ", or its content as a data: URL"
+                if error.errno == ENAMETOOLONG
+                else " that you have permission to read"
+            )
             raise BadSample(
                 f"{name} cannot be opened ({fault_of(error)}); give the path of an image{cure}",
                 Reason.unreadable_image,

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +16,7 @@ from lab.core.runs.atomic_files import as_run_error, folder_atomically
 from lab.core.runs.json_files import write_json
 from lab.core.runs.sums import write_sums
 from lab.core.runs.tensor_files import write_tensors
-from lab.core.streams import say
+from lab.core.streams import say_once
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -235,14 +234,10 @@ def _is_one_file(folder: Path) -> bool:
     """Whether a folder has the tensors in one file, which transformers prefers to shards beside it."""
     is_one = (folder / ONE_FILE).is_file()
     if is_one and (folder / INDEX).exists():
-        _say_what_is_left(folder)
+        say_once(
+            f"{folder} has both {ONE_FILE}, which is read, and {INDEX}, whose files are left; remove one of the two"
+        )
     return is_one
-
-
-# a folder is opened several times
-@cache
-def _say_what_is_left(folder: Path) -> None:
-    say(f"{folder} has both {ONE_FILE}, which is read, and {INDEX}, whose files are left; remove one of the two")
 
 
 def _read_index(folder: Path) -> dict[str, Path] | None:

@@ -1,4 +1,4 @@
-"""An output head in a checkpoint whose config.json says that there is none of its own."""
+"""An untied output head in a checkpoint whose config.json says `tie_word_embeddings`."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 from lab.core.data.bad_samples import OnBadSample
 from lab.core.data.batch import Batch
@@ -15,7 +15,7 @@ from lab.core.models.folder import ModelFolder
 from lab.core.models.vision_language_config import VisionEncoderConfig
 from lab.core.ranges import LARGEST_COUNT, refuse_outside
 from lab.core.runs.random_streams import Seeds
-from lab.core.streams import say
+from lab.core.streams import say_once
 from lab.core.tokenizer import Tokenizer
 from lab.experiments.distill.data_sources import DataConfig, data_sources
 from lab.experiments.distill.usable import refuse_unusable
@@ -127,7 +127,10 @@ class Data:
         """
         source = self._source("test", seed=0)
         if isinstance(source, FiniteSource) and len(source) < num_asked:
-            _say_few(len(source), num_asked)
+            say_once(
+                f"{len(source):,} samples are held out, fewer than the {num_asked:,} that evaluation.num_batches and "
+                "evaluation.batch_size ask for; each is read once"
+            )
 
     def _seed(self, purpose: str, *indices: int) -> int:
         return int(self._seeds.numpy(purpose, *indices).integers(2**31))
@@ -153,15 +156,6 @@ class Data:
             has_lessons=has_lessons,
         )
         return self._config.source.open(self._config.options, request)
-
-
-# a run and the check before it open the same data
-@lru_cache
-def _say_few(num_samples: int, num_asked: int) -> None:
-    say(
-        f"{num_samples:,} samples are held out, fewer than the {num_asked:,} that evaluation.num_batches and "
-        "evaluation.batch_size ask for; each is read once"
-    )
 
 
 class HeldOut:

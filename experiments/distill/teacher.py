@@ -17,7 +17,7 @@ from lab.core.models.families import Teacher, TeacherConfig, build_random
 from lab.core.models.spec import family_of, key_map
 from lab.core.parallel.layout import whole
 from lab.core.runs.random_streams import Seeds
-from lab.core.streams import say
+from lab.core.streams import say_once
 
 # teacher.path=shipped: the trained copy that comes with the project
 SHIPPED = "shipped"
@@ -75,15 +75,9 @@ def first_device(config: TeacherConfig, device: torch.device, *, is_cut: bool) -
     if not is_cut:
         return device
     if config.path is not None and Path(config.path).suffix == ".gguf":
-        _say_read_whole(config.path)
+        say_once(f"teacher.path={config.path}: each process reads a GGUF file as a whole before it keeps its part")
         return torch.device("cpu")
     return torch.device("meta")
-
-
-@lru_cache
-def _say_read_whole(path: str) -> None:
-    # once, though a run opens its teacher for the checks too
-    say(f"teacher.path={path}: each process reads a GGUF file as a whole before it keeps its part")
 
 
 def load_teacher(config: TeacherConfig, *, device: torch.device, seed: int) -> LanguageModel:

@@ -92,7 +92,7 @@ def _parsed(content: bytes, path: Path) -> Any:
         if len(found) < len(pairs) and (_is_entry(found) or any(_is_entry(value) for _, value in pairs)):
             names = [name for name, _ in pairs]
             double = next(name for name in names if names.count(name) > 1)
-            raise InputError(f"{path} has {double} twice; give each data set and key a name of its own")
+            raise InputError(f"{path} has the key {double} twice; rename one of them")
         return found
 
     try:

@@ -144,7 +144,7 @@ def _text(turn: object, key: str) -> str:
 def _messages(messages: list[Any], given: list[str | bytes]) -> tuple[str | None, list[str], list[str | bytes]]:
     """System message, turns, and pictures in the order of their marks.
 
-    A mark without a picture of its own, in a text or as a part, has the next of those that are given for the record.
+    An image mark that does not name its picture, in text or as a part, takes the next picture of the record.
     """
     system: str | None = None
     turns: list[str] = []

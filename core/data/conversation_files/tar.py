@@ -20,7 +20,7 @@ from lab.core.data.conversation_files.record import HeldOut, parse
 from lab.core.data.pixels import ENDINGS
 from lab.core.errors import InputError
 
-# what writers of WebDataset put beside, which says nothing to a model: numbers, texts about the sample, digests
+# metadata that WebDataset writers store next to a sample, and that no model reads
 _BESIDE = frozenset(
     "__key__ __url__ caption cbor class cls cls2 count csv html id index inx json jsn key md md5 mp msg npy npz pickle "  # noqa: SIM905
     "pkl pt pth pyd sha256 ten tb text transcript tsv txt url xml yaml yml".split()
@@ -182,7 +182,7 @@ def _refuse_rest(path: Path, end: int, number: int) -> None:
             if rest.strip(b"\0"):
                 raise InputError(
                     f"{path} has something behind its end, which is behind member {number}: another archive, or a "
-                    "damaged member; give each archive as a file of its own"
+                    "damaged member; split it into one file per archive"
                 )
 
 

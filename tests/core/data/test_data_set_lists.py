@@ -55,7 +55,7 @@ def test_shares_of_data_sets_are_those_of_all_their_files(tmp_path: Path) -> Non
 )
 def test_two_data_sets_of_one_name_are_refused(content: str, double: str, tmp_path: Path) -> None:
     (tmp_path / "meta.json").write_text(content)
-    with pytest.raises(InputError, match=rf"meta\.json has {double} twice; give each"):
+    with pytest.raises(InputError, match=rf"meta\.json has the key {double} twice; rename"):
         opened(tmp_path)
 
 
